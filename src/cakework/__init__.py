@@ -1,0 +1,3 @@
+"""Cakework: serverless inside your own product, on microVMs."""
+
+__version__ = "0.1.0"

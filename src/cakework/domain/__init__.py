@@ -1,0 +1,1 @@
+"""Nouns, states and pure decisions, shared by server and node. No input or output here."""

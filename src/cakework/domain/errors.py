@@ -1,0 +1,105 @@
+"""The one error tree.
+
+    CakeworkError
+    ├── InvalidRequest    malformed or out of range; names the fields at fault
+    ├── Unauthenticated   no key, or a wrong one
+    ├── NotFound          not there, or not the caller's
+    ├── Conflict          the state does not allow it
+    ├── TooLarge          more bytes than are taken
+    ├── QuotaExceeded     more than the account may have
+    ├── NoRoom            the host cannot fit it now
+    └── Unavailable       a part that is needed does not answer
+
+Every error has a stable ``code`` for programs and a sentence for the person. Which HTTP
+status an error gets is decided where HTTP is, not here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field at fault: its path in the request (``files.0.name``) and what is wrong."""
+
+    field: str
+    message: str
+
+
+class CakeworkError(Exception):
+    """What every error of the platform is; ``code`` is stable, ``detail`` is for people."""
+
+    code = "internal_error"
+
+    def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(CakeworkError):
+    """The request is malformed or out of range."""
+
+    code = "invalid_request"
+
+    def __init__(self, detail: str, fields: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.fields = tuple(fields)
+
+
+class Unauthenticated(CakeworkError):
+    """No API key came with the request, or it is not a valid one."""
+
+    code = "unauthenticated"
+
+
+class NotFound(CakeworkError):
+    """The thing is not there, or belongs to somebody else."""
+
+    code = "not_found"
+
+
+class Conflict(CakeworkError):
+    """The thing's state does not allow the request."""
+
+    code = "conflict"
+
+
+class TooLarge(CakeworkError):
+    """The request has more bytes than are taken."""
+
+    code = "too_large"
+
+
+class QuotaExceeded(CakeworkError):
+    """The account has, or asks for, more than it may."""
+
+    code = "quota_exceeded"
+
+
+class NoRoom(CakeworkError):
+    """The host cannot fit what is asked now."""
+
+    code = "no_room"
+
+
+class Unavailable(CakeworkError):
+    """A part of the platform that is needed does not answer now."""
+
+    code = "unavailable"
+
+
+ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
+    error.code: error
+    for error in (
+        CakeworkError,
+        InvalidRequest,
+        Unauthenticated,
+        NotFound,
+        Conflict,
+        TooLarge,
+        QuotaExceeded,
+        NoRoom,
+        Unavailable,
+    )
+}

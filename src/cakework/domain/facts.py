@@ -1,0 +1,87 @@
+"""Facts: what a node tells the server, in one ordered stream, the journal.
+
+``GET /v1/journal?after=N`` on the node's socket streams one JSON object a line, oldest
+first, every fact with a cursor above ``N``, and goes on as facts come; an empty line is a
+heartbeat. The server stores each fact under its cursor and then confirms with
+``POST /v1/journal/ack`` ``{"cursor": N}``, after which the node may forget it. Facts that
+were not confirmed are sent again, so a reader must treat a cursor that it has as done.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+Stream = Literal["stdout", "stderr"]
+
+
+class Fact(BaseModel):
+    """What all facts share: place in the journal, and when, in unix milliseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cursor: int = 0
+    at_ms: int
+
+
+class VmLine(Fact):
+    """A line that the user's program printed. ``seq`` counts a VM's lines from 1, without gaps."""
+
+    kind: Literal["vm.line"] = "vm.line"
+    vm_id: str
+    seq: int
+    stream: Stream
+    text: str
+
+
+class VmStarted(Fact):
+    """The user's program was started."""
+
+    kind: Literal["vm.started"] = "vm.started"
+    vm_id: str
+
+
+class VmStopped(Fact):
+    """The VM is gone and all it held is released.
+
+    ``reason`` is a sentence for people. ``exit_code`` is the program's, 128 + n when signal n
+    ended it, absent when the program did not end by itself and its end was not seen.
+    """
+
+    kind: Literal["vm.stopped"] = "vm.stopped"
+    vm_id: str
+    reason: str
+    exit_code: int | None = None
+
+
+class BuildLine(Fact):
+    """A line of a build's output. ``seq`` counts a build's lines from 1, without gaps."""
+
+    kind: Literal["build.line"] = "build.line"
+    build_id: str
+    seq: int
+    stream: Stream
+    text: str
+
+
+class BuildSucceeded(Fact):
+    """The build's image can be started from."""
+
+    kind: Literal["build.succeeded"] = "build.succeeded"
+    build_id: str
+    image_id: str
+    size_bytes: int
+
+
+class BuildFailed(Fact):
+    """The build ended without an image; ``error`` says why, for people."""
+
+    kind: Literal["build.failed"] = "build.failed"
+    build_id: str
+    error: str
+
+
+AnyFact = Annotated[
+    VmLine | VmStarted | VmStopped | BuildLine | BuildSucceeded | BuildFailed,
+    Field(discriminator="kind"),
+]
+FACT: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)

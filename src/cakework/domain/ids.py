@@ -1,0 +1,37 @@
+"""Identifiers, each a type of its own so that one cannot be passed for another."""
+
+import secrets
+import uuid
+from typing import NewType
+
+from ulid import ULID
+
+AccountId = NewType("AccountId", str)
+BuildId = NewType("BuildId", str)
+ImageId = NewType("ImageId", str)
+KeyId = NewType("KeyId", str)
+VmId = NewType("VmId", str)
+
+BUILD_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+IMAGE_ID_PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
+VM_ID_PATTERN = r"^[0-9a-f]{14}$"
+
+
+def new_build_id() -> BuildId:
+    """Return a random UUID (RFC 9562, version 4) in lower case."""
+    return BuildId(str(uuid.uuid4()))
+
+
+def new_image_id() -> ImageId:
+    """Return a ULID: 26 characters of Crockford's base 32, ordered by time."""
+    return ImageId(str(ULID()))
+
+
+def new_vm_id() -> VmId:
+    """Return 14 random hexadecimal digits (56 bits)."""
+    return VmId(secrets.token_hex(7))
+
+
+def new_host_label() -> str:
+    """Return the first label of a VM's hostname: a lower-case ULID."""
+    return str(ULID()).lower()

@@ -1,0 +1,132 @@
+"""Settings: from ``CAKEWORK_*`` variables, else a TOML file, else the defaults here.
+
+The file is ``CAKEWORK_CONFIG`` if set, else ``/etc/cakework/cakework.toml`` if it is there;
+its keys are the lower-case names of the fields below.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_CONFIG = Path("/etc/cakework/cakework.toml")
+
+
+class Settings(BaseSettings):
+    """Every setting of server, node and command line, with its default."""
+
+    model_config = SettingsConfigDict(env_prefix="CAKEWORK_", extra="forbid")
+
+    data_dir: Path = Field(
+        Path("/var/lib/cakework"), description="Folder that holds everything Cakework keeps."
+    )
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8081, ge=0, le=65535, description="Port of the API.")
+    proxy_host: str = Field("127.0.0.1", description="Address the router listens on.")
+    proxy_port: int = Field(8082, ge=0, le=65535, description="Port of the router to the VMs.")
+    base_domain: str = Field(
+        "localhost", description="VMs get hostnames below it; point *.<base domain> at the router."
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="First API key (cw_…): made valid at start; the command line sends it.",
+    )
+    url: str = Field("http://127.0.0.1:8081", description="Server that the command line talks to.")
+    database_url: str | None = Field(
+        None, description="postgresql://… of the control plane's store; unset: SQLite in data_dir."
+    )
+    server_user: str = Field(
+        "nobody", description="User the server runs as when `cakework up` is root."
+    )
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_format: str = Field("auto", description="json, console, or auto: console on a terminal.")
+
+    max_body_mb: int = Field(64, ge=1, description="Largest request body taken, in MiB.")
+    max_vms_per_account: int = Field(200, ge=1, description="VMs an account may have started.")
+    max_builds_per_account: int = Field(20, ge=1, description="Unfinished builds per account.")
+    max_log_lines: int = Field(
+        200_000, ge=1000, description="Newest lines kept for each VM and each build."
+    )
+
+    accelerator: str = Field("auto", description="auto, kvm or tcg; auto boots a VM to find out.")
+    pool_size: int = Field(
+        2, ge=0, description="Machines kept restored ahead of demand, of the default shape."
+    )
+    template_shapes: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda: ["1x256"],
+        description="Templates made at start, comma-separated, each <cpu>x<memory in MB>.",
+    )
+    max_templates: int = Field(8, ge=1, description="Templates kept; the least used go first.")
+    memory_overcommit: float = Field(
+        1.5, gt=0, description="VM memory that may be promised, as a multiple of the host's."
+    )
+    disk_gb: int = Field(4, ge=1, le=500, description="Writable disk of a VM, sparse, in GB.")
+    dns: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda: ["1.1.1.1", "8.8.8.8"],
+        description="Resolvers that guests and builds use, comma-separated.",
+    )
+    egress: bool = Field(True, description="Whether guests may reach the public internet.")
+    egress_allow: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Private ranges guests and builds may reach all the same, comma-separated.",
+    )
+
+    build_concurrency: int = Field(2, ge=1, description="Builds that run at once.")
+    build_timeout_s: int = Field(900, ge=1, description="Longest time a build may take.")
+    build_memory_mb: int = Field(2048, ge=256, description="Memory of a build.")
+    build_output_mb: int = Field(16, ge=1, description="Output of a build that is kept, in MiB.")
+    image_size_mb: int = Field(8192, ge=64, description="Largest image, unpacked, in MiB.")
+    registry_mirrors: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Mirrors for FROM, comma-separated: docker.io=mirror.example:5000/prefix.",
+    )
+    insecure_registries: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        description="Registries spoken to without TLS, comma-separated host:port.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments first, then the environment, then the TOML file."""
+        path = Path(os.environ.get("CAKEWORK_CONFIG", DEFAULT_CONFIG))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    @property
+    def server_dir(self) -> Path:
+        """What the server keeps: its database, logs and spool."""
+        return self.data_dir / "server"
+
+    @property
+    def node_dir(self) -> Path:
+        """What the node keeps; readable by root alone."""
+        return self.data_dir / "node"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the sockets lie by which the server reaches the node."""
+        return self.data_dir / "run"
+
+    @property
+    def node_socket(self) -> Path:
+        """The node's internal API (HTTP)."""
+        return self.run_dir / "node.sock"
+
+    @property
+    def dial_socket(self) -> Path:
+        """The node's dial socket: hands out connections into VMs."""
+        return self.run_dir / "dial.sock"
