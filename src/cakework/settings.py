@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -18,6 +18,16 @@ from pydantic_settings import (
 )
 
 DEFAULT_CONFIG = Path("/etc/cakework/cakework.toml")
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+"""A list of words: an array in the file, comma-separated in the environment."""
 
 
 class Settings(BaseSettings):
@@ -60,7 +70,7 @@ class Settings(BaseSettings):
     pool_size: int = Field(
         2, ge=0, description="Machines kept restored ahead of demand, of the default shape."
     )
-    template_shapes: Annotated[list[str], NoDecode] = Field(
+    template_shapes: Words = Field(
         default_factory=lambda: ["1x256"],
         description="Templates made at start, comma-separated, each <cpu>x<memory in MB>.",
     )
@@ -69,12 +79,12 @@ class Settings(BaseSettings):
         1.5, gt=0, description="VM memory that may be promised, as a multiple of the host's."
     )
     disk_gb: int = Field(4, ge=1, le=500, description="Writable disk of a VM, sparse, in GB.")
-    dns: Annotated[list[str], NoDecode] = Field(
+    dns: Words = Field(
         default_factory=lambda: ["1.1.1.1", "8.8.8.8"],
         description="Resolvers that guests and builds use, comma-separated.",
     )
     egress: bool = Field(True, description="Whether guests may reach the public internet.")
-    egress_allow: Annotated[list[str], NoDecode] = Field(
+    egress_allow: Words = Field(
         default_factory=list[str],
         description="Private ranges guests and builds may reach all the same, comma-separated.",
     )
@@ -84,11 +94,11 @@ class Settings(BaseSettings):
     build_memory_mb: int = Field(2048, ge=256, description="Memory of a build.")
     build_output_mb: int = Field(16, ge=1, description="Output of a build that is kept, in MiB.")
     image_size_mb: int = Field(8192, ge=64, description="Largest image, unpacked, in MiB.")
-    registry_mirrors: Annotated[list[str], NoDecode] = Field(
+    registry_mirrors: Words = Field(
         default_factory=list[str],
         description="Mirrors for FROM, comma-separated: docker.io=mirror.example:5000/prefix.",
     )
-    insecure_registries: Annotated[list[str], NoDecode] = Field(
+    insecure_registries: Words = Field(
         default_factory=list[str],
         description="Registries spoken to without TLS, comma-separated host:port.",
     )
