@@ -1,0 +1,41 @@
+# `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench serve clean
+
+BIN := .venv/bin
+FUZZ_SECONDS ?= 20
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what serving needs: Debian packages, .venv, kernel, guest
+	@tools/setup run
+
+demo: setup ## Build two services, run each in a microVM, call them, show their logs
+	@examples/demo
+
+test: ## Run everything: checks, the guest's tests and fuzzer, all Python tests
+	@tools/setup test
+	@$(MAKE) check
+	@$(MAKE) -C guest test
+	@$(MAKE) -C guest fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@$(BIN)/pytest
+
+check: setup ## Lint, formatting, types, and the C code with -Werror
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(MAKE) -C guest check
+
+bench: ## Compare the start of a microVM with docker run
+	@tools/setup bench
+	@benchmarks/start
+
+serve: setup ## Serve the API on this machine, keeping everything in ./cakework-data
+	@CAKEWORK_DATA_DIR="$${CAKEWORK_DATA_DIR:-$(CURDIR)/cakework-data}" $(BIN)/cakework up
+
+clean: ## Remove what was built here (not .venv, not cakework-data)
+	@rm -rf .build .pytest_cache .ruff_cache .hypothesis .schemathesis

@@ -1,0 +1,1 @@
+"""The command line: ``cakework up``, ``build``, ``run``, ``logs`` and their like."""

@@ -1,0 +1,70 @@
+"""The commands, and how any of them ends.
+
+Commands are named by import path and imported only when called: ``cakework --help`` is quick.
+"""
+
+import os
+import signal
+import sys
+
+from cyclopts import App, Group
+
+from cakework import __version__
+from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.output import Output
+
+SERVE = Group("On the server's machine", sort_key=1)
+USE = Group("With a server (CAKEWORK_URL, CAKEWORK_API_KEY)", sort_key=2)
+OTHER = Group("Other", sort_key=3)
+
+COMMANDS: dict[str, tuple[str, Group, str]] = {
+    "up": ("cakework.cli.up:up", SERVE, "Serve: run the API, the router and the node here."),
+    "doctor": ("cakework.cli.doctor:doctor", SERVE, "Say what this machine has and lacks."),
+    "keys": ("cakework.cli.keys:app", SERVE, "Create, list and revoke API keys."),
+    "build": ("cakework.cli.builds:build", USE, "Build an image from a folder."),
+    "run": ("cakework.cli.run:run", USE, "Start a VM from an image and show its output."),
+    "vms": ("cakework.cli.vms:vms", USE, "List VMs."),
+    "logs": ("cakework.cli.logs:logs", USE, "Show the output of a VM or a build."),
+    "stop": ("cakework.cli.vms:stop", USE, "Stop and destroy VMs."),
+    "version": ("cakework.cli.version:version", OTHER, "Show the version."),
+}
+
+app = App(
+    name="cakework",
+    help="Run your users' code in microVMs, from your own product.",
+    version=__version__,
+)
+app["--help"].group = OTHER
+app["--version"].group = OTHER
+for _name, (_path, _group, _help) in COMMANDS.items():
+    app.command(_path, name=_name, group=_group, help=_help)
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = sys.argv[1:]
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code.
+
+    Raises:
+        SystemExit: With code 2, after an explanation, when the arguments are not understood.
+    """
+    try:
+        result = app(arguments, result_action="return_value")
+    except CommandFailed as failure:
+        Output(as_json="--json" in arguments).failure(failure)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    return int(result or 0)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
