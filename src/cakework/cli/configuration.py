@@ -1,5 +1,7 @@
-"""Reads the settings for a command, and says what is wrong with them in a sentence."""
+"""Reads the settings for a command, says what is wrong with them, and hands them on."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cakework.cli.exits import CommandFailed, ExitCode
@@ -34,3 +36,16 @@ def load_settings(**overrides: object) -> "Settings":
             ExitCode.USAGE,
             code="invalid_settings",
         ) from error
+
+
+def environment(settings: "Settings") -> dict[str, str]:
+    """Return the environment of node and server: this one, with what was given as options."""
+    chosen = {
+        "CAKEWORK_DATA_DIR": str(settings.data_dir),
+        "CAKEWORK_HOST": settings.host,
+        "CAKEWORK_PORT": str(settings.port),
+        "CAKEWORK_PROXY_PORT": str(settings.proxy_port),
+    }
+    if config := os.environ.get("CAKEWORK_CONFIG"):
+        chosen["CAKEWORK_CONFIG"] = str(Path(config).absolute())
+    return {**os.environ, **chosen}

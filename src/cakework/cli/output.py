@@ -60,7 +60,11 @@ class Output:
         if self.as_json:
             print(json.dumps({"error": failure.problem}), file=sys.stderr, flush=True)
         else:
-            print(f"{paint('error:', '1;31')} {failure.detail}", file=sys.stderr, flush=True)
+            print(
+                f"{paint('error:', '1;31', sys.stderr)} {failure.detail}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def shown(message: str, stream: TextIO) -> str:
@@ -75,9 +79,9 @@ def shown_on_stderr(message: str) -> str:
     return shown(message, sys.stderr)
 
 
-def paint(text: str, code: str) -> str:
-    """Return ``text`` in colour (an ANSI SGR code) when stderr is a terminal."""
-    return f"\x1b[{code}m{text}\x1b[0m" if sys.stderr.isatty() else text
+def paint(text: str, code: str, stream: TextIO) -> str:
+    """Return ``text`` in colour (an ANSI SGR code) when it goes to a terminal."""
+    return f"\x1b[{code}m{text}\x1b[0m" if stream.isatty() else text
 
 
 def print_table(values: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> None:

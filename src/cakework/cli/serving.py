@@ -1,0 +1,156 @@
+"""The platform on one machine: starts node and server in order, and stops them in order."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+
+import anyio
+import httpx2
+
+from cakework.cli.configuration import environment
+from cakework.cli.exits import CommandFailed
+from cakework.cli.output import Output
+from cakework.cli.privileges import as_server_user
+from cakework.cli.supervisor import Program
+from cakework.settings import Settings
+
+START_S = 300.0
+"""Longest wait for a part to be ready: a first start boots a VM to find out what works."""
+POLL_S = 0.05
+SAY_EVERY_S = 10.0
+
+
+class Serving:
+    """Node and server of one data folder."""
+
+    def __init__(self, settings: Settings, output: Output, *, stop_vms: bool) -> None:
+        self._settings = settings
+        self._output = output
+        self._stop_vms = stop_vms
+        self._env = environment(settings)
+        node = ["setpriv", "--pdeathsig=TERM", "--", sys.executable, "-m", "cakework.node"]
+        server = as_server_user([sys.executable, "-m", "cakework.server"], settings)
+        self._node = Program("node", node, self._env, output.progress)
+        self._server = Program("server", server, self._env, output.progress)
+
+    async def run(self) -> None:
+        """Start both, say so when all is ready, and keep them running.
+
+        Raises:
+            CommandFailed: One does not start.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._node.keep)
+            await self._wait("node", self._node_state)
+            self._node.proven = True
+            group.start_soon(self._server.keep)
+            await self._wait("server", self._server_state)
+            self._server.proven = True
+            self._announce(await self._first_key())
+
+    async def stop(self) -> None:
+        """Stop the server, then the VMs if they are to be stopped, then the node."""
+        self._output.progress(
+            "stopping, and all VMs too" if self._stop_vms else "stopping; VMs keep running"
+        )
+        await self._server.stop()
+        if self._stop_vms:
+            await self._stop_all_vms()
+        await self._node.stop()
+
+    def kill(self) -> None:
+        """End both at once. What they were doing is picked up at the next start."""
+        self._server.kill()
+        self._node.kill()
+
+    async def _wait(self, name: str, state: Callable[[], Awaitable[str | None]]) -> None:
+        """Wait until ``state`` returns None; until then say now and then what it returns."""
+        began = said = anyio.current_time()
+        while waiting_for := await state():
+            now = anyio.current_time()
+            if now - began > START_S:
+                raise CommandFailed(f"The {name} is not ready after {START_S:g} s: {waiting_for}")
+            if now - said > SAY_EVERY_S:
+                self._output.progress(f"waiting for the {name}: {waiting_for}")
+                said = now
+            await anyio.sleep(POLL_S)
+
+    async def _node_state(self) -> str | None:
+        try:
+            async with self._node_client() as client:
+                (await client.get("/v1/health")).raise_for_status()
+        except httpx2.HTTPError as error:
+            return str(error) or type(error).__name__
+        return None
+
+    async def _server_state(self) -> str | None:
+        try:
+            async with httpx2.AsyncClient(base_url=api_url(self._settings)) as client:
+                answer = await client.get("/readyz")
+        except httpx2.HTTPError as error:
+            return str(error) or type(error).__name__
+        return None if answer.is_success else answer.text
+
+    async def _first_key(self) -> str | None:
+        """Make a key when there is none yet, and return it."""
+        if self._settings.api_key is not None:
+            return None
+        create = ["-m", "cakework.cli", "keys", "create", "--if-none", "--name=first", "--json"]
+        argv = as_server_user([sys.executable, *create], self._settings)
+        done = await anyio.run_process(
+            argv, env=self._env, cwd="/", stderr=sys.stderr, check=False, stdin=subprocess.DEVNULL
+        )
+        if done.returncode != 0:
+            raise CommandFailed("The first API key could not be made; it says why above.")
+        created = json.loads(done.stdout)
+        return created["key"] if created else None
+
+    def _announce(self, key: str | None) -> None:
+        settings = self._settings
+        router = f"http://*.{settings.base_domain}:{settings.proxy_port}"
+        found = {
+            "url": api_url(settings),
+            "router": f"http://{connectable(settings.proxy_host)}:{settings.proxy_port}",
+            "dataDir": str(settings.data_dir),
+            "apiKey": key,
+        }
+        if self._output.as_json:
+            self._output.result(found, "")
+            return
+        lines = [
+            "",
+            "  Cakework is up.",
+            f"  API      {found['url']}",
+            f"  VMs      {router}",
+            f"  Data     {settings.data_dir}",
+            *(["", f"  API key  {key}", "  It is shown only this once: keep it."] if key else []),
+            "",
+            "  Ctrl-C stops; VMs keep running until stopped.",
+            "",
+        ]
+        self._output.result(found, "\n".join(lines))
+
+    async def _stop_all_vms(self) -> None:
+        async with self._node_client() as client, anyio.create_task_group() as group:
+            for vm in (await client.get("/v1/vms")).json():
+                if vm["state"] != "stopped":
+                    path = f"/v1/vms/{vm['vm_id']}/stop"
+                    group.start_soon(lambda path=path: client.post(path, json={}))
+
+    def _node_client(self) -> httpx2.AsyncClient:
+        transport = httpx2.AsyncHTTPTransport(uds=str(self._settings.node_socket))
+        return httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60)
+
+
+def api_url(settings: Settings) -> str:
+    """Return the API's address as seen from this machine."""
+    return f"http://{connectable(settings.host)}:{settings.port}"
+
+
+def connectable(host: str) -> str:
+    """Return an address to connect to for one that is listened on."""
+    return {
+        "0.0.0.0": "127.0.0.1",  # noqa: S104
+        "::": "[::1]",
+    }.get(host, f"[{host}]" if ":" in host else host)
