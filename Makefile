@@ -15,7 +15,7 @@ setup: ## Install what serving needs: Debian packages, .venv, kernel, guest
 	@tools/setup run
 
 demo: setup ## Build two services, run each in a microVM, call them, show their logs
-	@examples/demo
+	@$(BIN)/python examples/demo.py
 
 test: ## Run everything: checks, the guest's tests and fuzzer, all Python tests
 	@tools/setup test

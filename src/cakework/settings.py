@@ -36,64 +36,93 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CAKEWORK_", extra="forbid")
 
     data_dir: Path = Field(
-        Path("/var/lib/cakework"), description="Folder that holds everything Cakework keeps."
+        default=Path("/var/lib/cakework"),
+        description="Folder that holds everything Cakework keeps.",
     )
-    host: str = Field("127.0.0.1", description="Address the API listens on.")
-    port: int = Field(8081, ge=0, le=65535, description="Port of the API.")
-    proxy_host: str = Field("127.0.0.1", description="Address the router listens on.")
-    proxy_port: int = Field(8082, ge=0, le=65535, description="Port of the router to the VMs.")
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: int = Field(default=8081, ge=0, le=65535, description="Port of the API.")
+    proxy_host: str = Field(default="127.0.0.1", description="Address the router listens on.")
+    proxy_port: int = Field(
+        default=8082, ge=0, le=65535, description="Port of the router to the VMs."
+    )
+    proxy_idle_timeout_s: int = Field(
+        3600, ge=1, description="Longest time without a byte on a connection through the router."
+    )
+    proxy_connections_per_vm: int = Field(
+        256, ge=1, description="Requests the router has under way to one VM."
+    )
     base_domain: str = Field(
-        "localhost", description="VMs get hostnames below it; point *.<base domain> at the router."
+        default="localhost",
+        description="VMs get hostnames below it; point *.<base domain> at the router.",
     )
     api_key: SecretStr | None = Field(
-        None,
+        default=None,
         description="First API key (cw_…): made valid at start; the command line sends it.",
     )
-    url: str = Field("http://127.0.0.1:8081", description="Server that the command line talks to.")
+    url: str = Field(
+        default="http://127.0.0.1:8081", description="Server that the command line talks to."
+    )
     database_url: str | None = Field(
-        None, description="postgresql://… of the control plane's store; unset: SQLite in data_dir."
+        default=None,
+        description="postgresql://… of the control plane's store; unset: SQLite in data_dir.",
     )
     server_user: str = Field(
-        "nobody", description="User the server runs as when `cakework up` is root."
+        default="nobody", description="User the server runs as when `cakework up` is root."
     )
-    log_level: str = Field("info", description="debug, info, warning or error.")
-    log_format: str = Field("auto", description="json, console, or auto: console on a terminal.")
+    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    log_format: str = Field(
+        default="auto", description="json, console, or auto: console on a terminal."
+    )
 
-    max_body_mb: int = Field(64, ge=1, description="Largest request body taken, in MiB.")
-    max_vms_per_account: int = Field(200, ge=1, description="VMs an account may have started.")
-    max_builds_per_account: int = Field(20, ge=1, description="Unfinished builds per account.")
+    max_body_mb: int = Field(default=64, ge=1, description="Largest request body taken, in MiB.")
+    max_vms_per_account: int = Field(
+        default=200, ge=1, description="VMs an account may have started."
+    )
+    max_builds_per_account: int = Field(
+        default=20, ge=1, description="Unfinished builds per account."
+    )
     max_log_lines: int = Field(
-        200_000, ge=1000, description="Newest lines kept for each VM and each build."
+        default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )
 
-    accelerator: str = Field("auto", description="auto, kvm or tcg; auto boots a VM to find out.")
+    accelerator: str = Field(
+        default="auto", description="auto, kvm or tcg; auto boots a VM to find out."
+    )
     pool_size: int = Field(
-        2, ge=0, description="Machines kept restored ahead of demand, of the default shape."
+        default=2, ge=0, description="Machines kept restored ahead of demand, of the default shape."
     )
     template_shapes: Words = Field(
         default_factory=lambda: ["1x256"],
         description="Templates made at start, comma-separated, each <cpu>x<memory in MB>.",
     )
-    max_templates: int = Field(8, ge=1, description="Templates kept; the least used go first.")
-    memory_overcommit: float = Field(
-        1.5, gt=0, description="VM memory that may be promised, as a multiple of the host's."
+    max_templates: int = Field(
+        default=8, ge=1, description="Templates kept; the least used go first."
     )
-    disk_gb: int = Field(4, ge=1, le=500, description="Writable disk of a VM, sparse, in GB.")
+    memory_overcommit: float = Field(
+        default=1.5,
+        gt=0,
+        description="VM memory that may be promised, as a multiple of the host's.",
+    )
+    disk_gb: int = Field(
+        default=4, ge=1, le=500, description="Writable disk of a VM, sparse, in GB."
+    )
     dns: Words = Field(
         default_factory=lambda: ["1.1.1.1", "8.8.8.8"],
         description="Resolvers that guests and builds use, comma-separated.",
     )
-    egress: bool = Field(True, description="Whether guests may reach the public internet.")
+    egress: bool = Field(default=True, description="Whether guests may reach the public internet.")
     egress_allow: Words = Field(
         default_factory=list[str],
         description="Private ranges guests and builds may reach all the same, comma-separated.",
     )
 
-    build_concurrency: int = Field(2, ge=1, description="Builds that run at once.")
-    build_timeout_s: int = Field(900, ge=1, description="Longest time a build may take.")
-    build_memory_mb: int = Field(2048, ge=256, description="Memory of a build.")
-    build_output_mb: int = Field(16, ge=1, description="Output of a build that is kept, in MiB.")
-    image_size_mb: int = Field(8192, ge=64, description="Largest image, unpacked, in MiB.")
+    build_concurrency: int = Field(default=2, ge=1, description="Builds that run at once.")
+    build_timeout_s: int = Field(default=900, ge=1, description="Longest time a build may take.")
+    build_memory_mb: int = Field(default=2048, ge=256, description="Memory of a build.")
+    build_output_mb: int = Field(
+        default=16, ge=1, description="Output of a build that is kept, in MiB."
+    )
+    image_size_mb: int = Field(default=8192, ge=64, description="Largest image, unpacked, in MiB.")
     registry_mirrors: Words = Field(
         default_factory=list[str],
         description="Mirrors for FROM, comma-separated: docker.io=mirror.example:5000/prefix.",

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import anyio
 from cyclopts import App, Parameter
@@ -15,11 +15,15 @@ from cyclopts import App, Parameter
 from cakework.cli.configuration import environment, load_settings
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.folders import prepare_folders
+from cakework.cli.logs import iso
 from cakework.cli.output import Json, Output
 from cakework.cli.privileges import as_server_user
 from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import KeyId
 from cakework.settings import Settings
+
+if TYPE_CHECKING:
+    from cakework.server.services.keys import KeyInfo
 
 Result = TypeVar("Result")
 
@@ -54,7 +58,7 @@ def create(
 
     settings = settings_as_server_user()
     output = Output(as_json=as_json)
-    if if_none and any(key.revoked_at is None for key in call(list_keys, settings)):
+    if if_none and any(key.revoked_ms is None for key in call(list_keys, settings)):
         output.result(None, "There is a key already.")
         return ExitCode.OK
     created = call(partial(create_key, account=account, name=name), settings)
@@ -81,9 +85,21 @@ def revoke(key_id: str, /, *, as_json: Json = False) -> int:
     """
     from cakework.server.keys_admin import revoke_key
 
-    call(partial(revoke_key, key_id=KeyId(key_id)), settings_as_server_user())
+    call(lambda settings: revoke_key(settings, KeyId(key_id)), settings_as_server_user())
     Output(as_json=as_json).result({"id": key_id}, f"{key_id} is revoked.")
     return ExitCode.OK
+
+
+def describe(key: "KeyInfo") -> dict[str, object]:
+    """Return a key as it is listed."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "account": key.account,
+        "prefix": key.prefix,
+        "createdAt": iso(key.created_ms),
+        "revokedAt": None if key.revoked_ms is None else iso(key.revoked_ms),
+    }
 
 
 def settings_as_server_user() -> Settings:
