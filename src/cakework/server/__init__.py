@@ -1,0 +1,1 @@
+"""The control plane: parses what strangers send, keeps records, and never needs root."""

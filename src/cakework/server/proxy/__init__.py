@@ -1,0 +1,1 @@
+"""The router: maps hostnames to VMs and streams HTTP both ways."""

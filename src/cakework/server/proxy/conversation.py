@@ -1,0 +1,208 @@
+"""One client's connection: request after request, each routed by its own Host header."""
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+
+import h11
+import structlog
+
+from cakework.domain.vms import VmState
+from cakework.server.proxy.exchange import ClientGone, Exchange, VmBroke
+from cakework.server.proxy.forwarding import request_for_vm
+from cakework.server.proxy.heads import HeadScanner, RequestHead, parse_head
+from cakework.server.proxy.refusals import AnswerForm, Refusal, malformed, render
+from cakework.server.proxy.routes import Limits, Routes
+from cakework.server.proxy.tunnel import tunnel
+from cakework.server.proxy.upstreams import Destination, Lease, Upstreams
+from cakework.server.proxy.wire import Wire
+
+REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+"""Methods that may be sent a second time when a connection used before turns out stale."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A request as it is told about in the log."""
+
+    request_id: str
+    head: RequestHead
+    vm_id: str | None = None
+    exchange: Exchange | None = None
+    refusal: Refusal | None = None
+
+
+class Conversation:
+    """Serves the requests that come on ``client``."""
+
+    def __init__(
+        self, client: Wire, *, routes: Routes, upstreams: Upstreams, limits: Limits
+    ) -> None:
+        self._client = client
+        self._routes = routes
+        self._upstreams = upstreams
+        self._limits = limits
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+    async def hold(self) -> None:
+        """Serve requests until either side wants no more, then close the connection."""
+        try:
+            while await self._serve_one():
+                pass
+            await self._finish(self._client)
+        except (ClientGone, ConnectionError):
+            self._client.reset()
+
+    async def _serve_one(self) -> bool:
+        try:
+            head = await self._read_head()
+        except Refusal as refusal:
+            form = AnswerForm(new_request_id())
+            self._log.info("proxy.refused", request_id=form.request_id, code=refusal.code)
+            await self._client.write(render(refusal, form))
+            return False
+        return head is not None and await self._answer(head)
+
+    async def _read_head(self) -> RequestHead | None:
+        """Return the next request's head, or None when the client wants no more.
+
+        Raises:
+            Refusal: the head is malformed, too long, or took too long to come.
+        """
+        try:
+            async with asyncio.timeout(self._limits.keep_alive_s):
+                data = await self._client.read()
+        except TimeoutError:
+            return None
+        scanner = HeadScanner(self._limits.head_bytes)
+        try:
+            async with asyncio.timeout(self._limits.head_timeout_s):
+                while data:
+                    if found := scanner.feed(data):
+                        self._client.unread(found[1])
+                        return parse_head(found[0])
+                    data = await self._client.read()
+        except TimeoutError as error:
+            raise Refusal(408, "request_timeout", "the head took too long to come") from error
+        return None
+
+    async def _answer(self, head: RequestHead) -> bool:
+        visit = _Visit(new_request_id(), head)
+        begun = time.monotonic()
+        try:
+            return await self._forward(visit)
+        except Refusal as refusal:
+            visit.refusal = refusal
+            return await self._refuse(visit, refusal)
+        finally:
+            self._record(visit, time.monotonic() - begun)
+
+    async def _forward(self, visit: _Visit) -> bool:
+        head = visit.head
+        destination = self._find(head)
+        visit.vm_id = destination.vm_id
+        near = _take_head(head, self._limits.head_bytes)
+        reuse = head.method in REPEATABLE and not head.has_body
+        while True:
+            async with self._upstreams.lease(destination, reuse=reuse) as lease:
+                request = request_for_vm(head, self._client.peer)
+                exchange = Exchange(self._client, near, lease.wire, request)
+                visit.exchange = exchange
+                if await self._carry_out(exchange, lease):
+                    return exchange.client_may_persist
+            reuse = False
+
+    def _find(self, head: RequestHead) -> Destination:
+        route = self._routes.find(head.host)
+        if route is None or route.state is VmState.DESTROYED:
+            raise Refusal(404, "not_found", "no VM has this hostname")
+        if route.port is None:
+            raise Refusal(404, "vm_has_no_port", "the VM was started without a port to reach")
+        if route.state is VmState.CREATED:
+            raise Refusal(502, "vm_not_started", "the VM has not started yet")
+        if route.state is VmState.STOPPED:
+            raise Refusal(502, "vm_stopped", "the VM is stopped")
+        return Destination(head.host, route.vm_id, route.port)
+
+    async def _carry_out(self, exchange: Exchange, lease: Lease) -> bool:
+        """Return whether the exchange took place; not when a used connection was stale."""
+        try:
+            async with asyncio.timeout(self._limits.idle_timeout_s) as clock:
+                touch = _Touch(clock, self._limits.idle_timeout_s)
+                await exchange.run(touch)
+                if exchange.has_switched:
+                    await tunnel(self._client, lease.wire, touch)
+                    await self._finish(lease.wire)
+        except VmBroke as error:
+            if lease.reused and not exchange.has_heard:
+                return False
+            problem = Refusal(502, "vm_closed", "the VM closed the connection without an answer")
+            raise _too_late(exchange, problem) from error
+        except TimeoutError as error:
+            problem = Refusal(504, "vm_timeout", "the VM did not answer in time")
+            raise _too_late(exchange, problem) from error
+        except Refusal as refusal:
+            raise _too_late(exchange, refusal) from refusal
+        lease.keep = exchange.vm_may_persist
+        return True
+
+    async def _finish(self, wire: Wire) -> None:
+        limits = self._limits
+        await wire.finish(flush_s=limits.idle_timeout_s, linger_s=limits.linger_s)
+
+    async def _refuse(self, visit: _Visit, refusal: Refusal) -> bool:
+        head = visit.head
+        keep_alive = head.may_persist and not head.has_body
+        form = AnswerForm(visit.request_id, head.method != b"HEAD", keep_alive)
+        await self._client.write(render(refusal, form))
+        return keep_alive
+
+    def _record(self, visit: _Visit, took_s: float) -> None:
+        exchange, refusal = visit.exchange, visit.refusal
+        answered = exchange.status if exchange else None
+        self._log.info(
+            "proxy.request",
+            request_id=visit.request_id,
+            vm_id=visit.vm_id,
+            host=visit.head.host,
+            method=visit.head.method.decode(),
+            path=visit.head.path,
+            status=refusal.status if refusal else answered,
+            code=refusal.code if refusal else None,
+            bytes_in=exchange.bytes_in if exchange else 0,
+            bytes_out=exchange.bytes_out if exchange else 0,
+            duration_ms=round(took_s * 1000, 1),
+        )
+
+
+class _Touch:
+    """Puts off the end of an idle connection whenever it is called."""
+
+    def __init__(self, clock: asyncio.Timeout, idle_s: float) -> None:
+        self._clock = clock
+        self._idle_s = idle_s
+
+    def __call__(self) -> None:
+        if not self._clock.expired():
+            self._clock.reschedule(asyncio.get_running_loop().time() + self._idle_s)
+
+
+def new_request_id() -> str:
+    """Return an id for an answer of the router's own."""
+    return secrets.token_hex(12)
+
+
+def _take_head(head: RequestHead, bytes_max: int) -> h11.Connection:
+    near = h11.Connection(h11.SERVER, max_incomplete_event_size=bytes_max)
+    near.receive_data(head.raw)
+    try:
+        near.next_event()
+    except h11.RemoteProtocolError as error:
+        raise malformed("the head is malformed") from error
+    return near
+
+
+def _too_late(exchange: Exchange, problem: Refusal) -> Exception:
+    """Return ``problem``, unless an answer has begun: then only cutting it off tells."""
+    return problem if exchange.status is None else ClientGone()

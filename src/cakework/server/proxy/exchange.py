@@ -1,0 +1,188 @@
+"""One request and its answer, streamed both ways at once.
+
+    client ──near──▶ router ──far──▶ VM        request: the pump
+    client ◀──near── router ◀──far── VM        answer:  the relay
+
+Each direction waits for the slower of its two ends. The relay decides when the exchange is
+over: an answer may begin, and end, before the request has. That a client has half-closed is
+passed on; that it is lost closes the way to the VM at once, and the other way around.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import h11
+
+from cakework.server.proxy.forwarding import answer_for_client, interim_for_client
+from cakework.server.proxy.refusals import malformed
+from cakework.server.proxy.wire import Wire
+
+
+class ClientGone(Exception):
+    """The client is no longer there to be answered."""
+
+
+class VmBroke(Exception):
+    """The VM closed the connection, or spoke something else than HTTP, before its answer ended."""
+
+
+class Exchange:
+    """Passes one request to a VM and its answer back.
+
+    ``near`` has taken the request's head already. ``status`` is the answer's, once it began.
+    """
+
+    def __init__(self, client: Wire, near: h11.Connection, vm: Wire, request: h11.Request) -> None:
+        self.status: int | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._client = client
+        self._near = near
+        self._vm = vm
+        self._far = h11.Connection(h11.CLIENT, max_incomplete_event_size=65536)
+        self._request = request
+        self._touch: Callable[[], None] = _ignore
+        self._heard = False
+        self._switched = False
+        self._answered = False
+        self._fault: Exception | None = None
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether the VM sent anything."""
+        return self._heard
+
+    @property
+    def has_switched(self) -> bool:
+        """Whether both sides agreed on another protocol, whose bytes are the wires' next."""
+        return self._switched
+
+    @property
+    def vm_may_persist(self) -> bool:
+        """Whether the VM's connection can carry another request."""
+        done = self._far.our_state is h11.DONE and self._far.their_state is h11.DONE
+        return done and not self._far.trailing_data[0]
+
+    @property
+    def client_may_persist(self) -> bool:
+        """Whether the client's connection can carry another request."""
+        return self._near.our_state is h11.DONE and self._near.their_state is h11.DONE
+
+    async def run(self, touch: Callable[[], None]) -> None:
+        """Pass all of the answer to the client, or up to where the protocol is switched.
+
+        ``touch`` is called whenever bytes have moved.
+
+        Raises:
+            ClientGone: the client went away.
+            VmBroke: the VM did not answer to the end.
+            Refusal: the request's body is malformed.
+        """
+        if self._client.is_lost:
+            raise ClientGone
+        self._touch = touch
+        self._client.on_lost = self._vm.abort
+        pump = asyncio.create_task(self._pump())
+        try:
+            await self._relay()
+        except (ConnectionError, h11.ProtocolError) as error:
+            raise self._blame() from error
+        finally:
+            self._client.on_lost = None
+            pump.cancel()
+            await asyncio.wait([pump])
+        if not pump.cancelled():
+            pump.result()
+
+    def _blame(self) -> Exception:
+        if self._fault is not None:
+            return self._fault
+        return ClientGone() if self._client.is_lost else VmBroke()
+
+    async def _pump(self) -> None:
+        try:
+            await self._send(self._far.send(self._request))
+            if self._near.their_state is h11.SEND_BODY:
+                await self._pump_body()
+            else:
+                await self._send(self._far.send(h11.EndOfMessage()))
+            await self._client.ended()
+            if not self._client.has_bytes:
+                self._vm.write_eof()
+        except h11.RemoteProtocolError:
+            self._fault = (
+                ClientGone() if self._client.has_ended else malformed("the body is malformed")
+            )
+            self._vm.abort()
+        except ConnectionError:
+            # Whichever side it was, the relay finds out: it may still read an early answer.
+            return
+
+    async def _pump_body(self) -> None:
+        sent: list[bytes] = []
+        while True:
+            event = self._near.next_event()
+            if event is h11.NEED_DATA:
+                await self._send(b"".join(sent))
+                sent.clear()
+                self._near.receive_data(await self._client.read())
+                self._touch()
+            elif isinstance(event, h11.Data):
+                self.bytes_in += len(event.data)
+                sent.append(self._far.send(h11.Data(data=event.data)))
+            elif isinstance(event, h11.EndOfMessage):
+                self._client.unread(self._near.trailing_data[0])
+                sent.append(self._far.send(h11.EndOfMessage()))
+                return await self._send(b"".join(sent))
+
+    async def _send(self, data: bytes) -> None:
+        if data:
+            await self._vm.write(data)
+            self._touch()
+
+    async def _relay(self) -> None:
+        while not (self._answered or self._switched):
+            data = await self._vm.read()
+            self._heard = self._heard or bool(data)
+            self._touch()
+            self._far.receive_data(data)
+            passed = self._take_answer()
+            if passed:
+                await self._client.write(passed)
+                self._touch()
+
+    def _take_answer(self) -> bytes:
+        passed: list[bytes] = []
+        while not (self._answered or self._switched):
+            event = self._far.next_event()
+            if event is h11.NEED_DATA:
+                break
+            if isinstance(event, h11.InformationalResponse):
+                passed.append(self._interim(event))
+            elif isinstance(event, h11.Response):
+                self.status = event.status_code
+                last = self._near.their_state is h11.SEND_BODY
+                passed.append(self._near.send(answer_for_client(event, last=last)))
+            elif isinstance(event, h11.Data):
+                self.bytes_out += len(event.data)
+                passed.append(self._near.send(h11.Data(data=event.data)))
+            elif isinstance(event, h11.EndOfMessage):
+                self._answered = True
+                passed.append(self._near.send(h11.EndOfMessage()))
+        return b"".join(passed)
+
+    def _interim(self, event: h11.InformationalResponse) -> bytes:
+        if self._near.their_http_version == b"1.0":
+            return b""
+        passed = self._near.send(interim_for_client(event))
+        if event.status_code == 101:
+            if self._near.their_state is h11.SEND_BODY:
+                raise h11.RemoteProtocolError("switched before the request had ended")
+            self.status = 101
+            self._switched = True
+            self._vm.unread(self._far.trailing_data[0])
+        return passed
+
+
+def _ignore() -> None:
+    return None

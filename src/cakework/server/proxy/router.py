@@ -1,0 +1,95 @@
+"""The router: ``http://<hostname>:<proxy port>/`` reaches the VM with that hostname.
+
+See docs/dev/router.md.
+"""
+
+import asyncio
+
+import structlog
+
+from cakework.domain.vms import VmState
+from cakework.server.proxy.conversation import Conversation, new_request_id
+from cakework.server.proxy.dialer import Dialer
+from cakework.server.proxy.refusals import AnswerForm, Refusal, render
+from cakework.server.proxy.routes import Limits, Routes
+from cakework.server.proxy.upstreams import Destination, Upstreams
+from cakework.server.proxy.wire import Wire
+
+SWEEP_S = 0.5
+
+
+class Router:
+    """Listens, and passes requests to VMs."""
+
+    def __init__(self, *, routes: Routes, dialer: Dialer, limits: Limits | None = None) -> None:
+        self._routes = routes
+        self._limits = limits or Limits()
+        self._upstreams = Upstreams(dialer, per_vm=self._limits.connections_per_vm)
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._clients: dict[asyncio.Task[None], Wire] = {}
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+    @property
+    def port(self) -> int:
+        """The port listened on.
+
+        Raises:
+            RuntimeError: the router was not started.
+        """
+        if self._server is None:
+            raise RuntimeError("the router was not started")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on ``host`` and ``port`` (0: any free one).
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Wire(self._welcome), host, port)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def close(self) -> None:
+        """Stop listening and close every connection, at once."""
+        if self._server is None or self._sweeper is None:
+            return
+        self._server.close()
+        tasks = [self._sweeper, *self._clients]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self._upstreams.close()
+        await self._server.wait_closed()
+        self._server = self._sweeper = None
+
+    def _welcome(self, client: Wire) -> None:
+        if len(self._clients) >= self._limits.connections:
+            busy = Refusal(503, "too_many_connections", "the router has too many connections")
+            client.transport.write(render(busy, AnswerForm(new_request_id())))
+            client.transport.close()
+            return
+        conversation = Conversation(
+            client, routes=self._routes, upstreams=self._upstreams, limits=self._limits
+        )
+        task = asyncio.create_task(conversation.hold())
+        self._clients[task] = client
+        task.add_done_callback(self._see_off)
+
+    def _see_off(self, task: asyncio.Task[None]) -> None:
+        self._clients.pop(task).abort()
+        if not task.cancelled() and (error := task.exception()):
+            self._log.error("proxy.failed", exc_info=error)
+
+    async def _sweep(self) -> None:
+        """Close what leads to VMs that are gone, and notice resets of stalled connections."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._upstreams.sweep(self._is_live)
+            for client in self._clients.values():
+                client.probe()
+
+    def _is_live(self, destination: Destination) -> bool:
+        route = self._routes.find(destination.host)
+        return route is not None and route.state is VmState.STARTED

@@ -1,0 +1,42 @@
+"""What the router needs to know about VMs, and what it allows them and their callers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cakework.domain.vms import VmState
+
+
+class Route(Protocol):
+    """A hostname's VM, the port inside it (None: not to be reached), and the VM's state."""
+
+    @property
+    def vm_id(self) -> str: ...  # noqa: D102
+    @property
+    def port(self) -> int | None: ...  # noqa: D102
+    @property
+    def state(self) -> VmState: ...  # noqa: D102
+
+
+class Routes(Protocol):
+    """Knows the VM of every hostname."""
+
+    def find(self, host: str) -> Route | None:
+        """Return the route of ``host`` (lower case, no port), or None when no VM has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection through the router may cost.
+
+    ``idle_timeout_s`` is how long an exchange, or a connection that was upgraded, may go on
+    without a byte moving; ``keep_alive_s`` how long a connection may wait for a request.
+    """
+
+    head_bytes: int = 32 * 1024
+    head_timeout_s: float = 15.0
+    keep_alive_s: float = 75.0
+    idle_timeout_s: float = 3600.0
+    linger_s: float = 2.0
+    connections: int = 4000
+    connections_per_vm: int = 256

@@ -1,0 +1,230 @@
+"""A router with what it needs around it: routes, a stand-in for the node's dial socket that
+connects to servers of the test, and plain sockets as clients. Faults are made here."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cakework.domain.orders import DialAnswer, DialRequest
+from cakework.domain.vms import VmState
+from cakework.server.proxy.dialer import NodeDialer
+from cakework.server.proxy.router import Router
+from cakework.server.proxy.routes import Limits
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+HOST = "01arz3ndektsv4rrffq69g5fav.localhost"
+VM = "0123456789abcd"
+DEADLINE_S = 10.0
+
+
+@dataclass
+class KnownRoute:
+    vm_id: str
+    port: int | None
+    state: VmState = VmState.STARTED
+
+
+@dataclass
+class KnownRoutes:
+    by_host: dict[str, KnownRoute] = field(default_factory=dict[str, KnownRoute])
+
+    def find(self, host: str) -> KnownRoute | None:
+        return self.by_host.get(host)
+
+
+@dataclass
+class DialNode:
+    """Answers dials. ``answers`` sends other bytes than it should, ``fds`` as many sockets."""
+
+    ports: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+    answer: bytes | None = None
+    fds: int = 1
+    silent: bool = False
+    dials: int = 0
+
+    def serve(self, node: socket.socket) -> None:
+        with node, node.makefile("rb") as lines:
+            request = DialRequest.model_validate_json(lines.readline())
+            self.dials += 1
+            if self.silent:
+                lines.read()
+                return
+            with contextlib.ExitStack() as stack:
+                answer, fds = self._connect(request, stack)
+                data = self.answer or (answer.model_dump_json().encode() + b"\n")
+                socket.send_fds(node, [data[:1]], fds)
+                node.sendall(data[1:])
+
+    def _connect(
+        self, request: DialRequest, stack: contextlib.ExitStack
+    ) -> tuple[DialAnswer, list[int]]:
+        port = self.ports.get((request.vm_id, request.port))
+        if port is None:
+            return DialAnswer(ok=False, code="not_found", detail="no such VM"), []
+        try:
+            socks = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for _ in range(self.fds)
+            ]
+        except ConnectionRefusedError:
+            return DialAnswer(ok=False, code="refused", detail="refused"), []
+        return DialAnswer(ok=True), [sock.fileno() for sock in socks]
+
+
+@contextlib.asynccontextmanager
+async def dial_socket(node: DialNode, path: Path) -> AsyncGenerator[None]:
+    """Serve ``node`` on ``path`` with one thread for each dial."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        listener.listen(128)
+
+        async def accept() -> None:
+            async with asyncio.TaskGroup() as dials:
+                while True:
+                    connection, _ = await loop.sock_accept(listener)
+                    connection.setblocking(True)
+                    dials.create_task(asyncio.to_thread(node.serve, connection))
+
+        task = asyncio.create_task(accept())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@dataclass
+class Client:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        raw = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
+        first, *lines = raw.decode("latin-1").split("\r\n")[:-2]
+        headers = {name.lower(): value for name, value in (ln.split(": ", 1) for ln in lines)}
+        return int(first.split(" ")[1]), headers
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        status, headers = await self.head()
+        if headers.get("transfer-encoding") == "chunked":
+            return status, headers, b"".join([chunk async for chunk in self.chunks()])
+        if "content-length" in headers:
+            length = int(headers["content-length"])
+            return status, headers, await self.exactly(length)
+        return status, headers, await self.rest()
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        while True:
+            size = int(await asyncio.wait_for(self.reader.readuntil(b"\n"), DEADLINE_S), 16)
+            chunk = await self.exactly(size + 2)
+            if not size:
+                return
+            yield chunk[:-2]
+
+    async def exactly(self, count: int) -> bytes:
+        return await asyncio.wait_for(self.reader.readexactly(count), DEADLINE_S)
+
+    async def rest(self) -> bytes:
+        return await asyncio.wait_for(self.reader.read(), DEADLINE_S)
+
+    async def problem(self) -> tuple[int, str]:
+        status, headers, body = await self.answer()
+        assert headers["content-type"] == "application/problem+json"
+        problem = json.loads(body)
+        assert problem["status"] == status
+        assert problem["requestId"] == headers["x-request-id"]
+        return status, problem["code"]
+
+    def reset(self) -> None:
+        sock = self.writer.get_extra_info("socket")
+        linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
+
+
+@dataclass
+class Rig:
+    router: Router
+    routes: KnownRoutes
+    node: DialNode
+    stack: contextlib.AsyncExitStack
+
+    async def vm(self, handler: Handler, host: str = HOST, vm_id: str = VM) -> None:
+        """Have ``handler`` be what listens on port 80 of a VM."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await handler(reader, writer)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.stack.push_async_callback(_close_server, server)
+        self.route(server.sockets[0].getsockname()[1], host, vm_id)
+
+    def route(self, port: int, host: str = HOST, vm_id: str = VM) -> None:
+        self.node.ports[vm_id, 80] = port
+        self.routes.by_host[host] = KnownRoute(vm_id, 80)
+
+    async def client(self) -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.router.port)
+        self.stack.callback(writer.transport.abort)
+        return Client(reader, writer)
+
+
+async def _close_server(server: asyncio.Server) -> None:
+    server.close()
+
+
+@contextlib.asynccontextmanager
+async def router_rig(
+    limits: Limits | None = None, dial_timeout_s: float = 5
+) -> AsyncGenerator[Rig]:
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        routes, node = KnownRoutes(), DialNode()
+        await stack.enter_async_context(dial_socket(node, folder / "dial.sock"))
+        dialer = NodeDialer(folder / "dial.sock", timeout_s=dial_timeout_s)
+        router = Router(routes=routes, dialer=dialer, limits=limits)
+        await router.start("127.0.0.1", 0)
+        stack.push_async_callback(router.close)
+        yield Rig(router, routes, node, stack)
+
+
+def get(path: str = "/", host: str = HOST, *lines: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
+
+
+def post(*lines: str, body: bytes = b"") -> bytes:
+    return "\r\n".join(["POST / HTTP/1.1", f"Host: {HOST}", *lines, "", ""]).encode() + body
+
+
+async def request_head(reader: asyncio.StreamReader) -> dict[str, str]:
+    """Read a request's head as a server in a VM does; ``""`` has the request line."""
+    raw = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = raw.decode("latin-1").split("\r\n")[:-2]
+    pairs = (line.split(": ", 1) for line in lines)
+    return {"": first} | {name.lower(): value for name, value in pairs}
+
+
+def ok(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer every request on a connection with its head in JSON, and its body's length."""
+    while True:
+        head = await request_head(reader)
+        body = await reader.readexactly(int(head.get("content-length", "0")))
+        writer.write(ok(json.dumps({**head, "body": len(body)}).encode()))
+        await writer.drain()
