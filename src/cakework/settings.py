@@ -46,10 +46,12 @@ class Settings(BaseSettings):
         default=8082, ge=0, le=65535, description="Port of the router to the VMs."
     )
     proxy_idle_timeout_s: int = Field(
-        3600, ge=1, description="Longest time without a byte on a connection through the router."
+        default=3600,
+        ge=1,
+        description="Longest time without a byte on a connection through the router.",
     )
     proxy_connections_per_vm: int = Field(
-        256, ge=1, description="Requests the router has under way to one VM."
+        default=256, ge=1, description="Requests the router has under way to one VM."
     )
     base_domain: str = Field(
         default="localhost",
