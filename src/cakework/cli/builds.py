@@ -18,6 +18,7 @@ SETTLE_S = 10.0
 
 def build(
     folder: Path,
+    /,
     *,
     file: Annotated[Path | None, Parameter(alias="-f")] = None,
     as_json: Json = False,

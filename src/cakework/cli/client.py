@@ -3,7 +3,7 @@
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, Self, TypedDict, cast
 from urllib.parse import quote
 
 from cakework.cli.exits import CommandFailed, ExitCode
@@ -57,6 +57,12 @@ class Client:
             headers={"X-Api-Key": api_key, "User-Agent": "cakework-cli"},
             timeout=TIMEOUT_S,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._http.close()
 
     def get_build(self, build_id: str) -> Build:
         """Return a build."""

@@ -23,6 +23,7 @@ RECONNECT_S = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 def logs(
     source: str,
+    /,
     *,
     follow: Annotated[bool, Parameter(alias="-f", negative=(), show_default=False)] = False,
     query: str | None = None,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def run(
     image: str,
+    /,
     *,
     cpu: int | None = None,
     memory: int | None = None,

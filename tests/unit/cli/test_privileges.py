@@ -17,7 +17,8 @@ from cakework.settings import Settings
 REPORT = """
 import json, os, sys
 from pathlib import Path
-status = dict(l.split(":\\t") for l in Path("/proc/self/status").read_text().splitlines() if ":\\t" in l)
+lines = Path("/proc/self/status").read_text().splitlines()
+status = dict(line.split(":\\t") for line in lines if ":\\t" in line)
 Path(sys.argv[1], "server", "mine").write_text("x")
 print(json.dumps({
     "uid": os.getuid(), "groups": os.getgroups(), "caps": status["CapBnd"].strip(),
@@ -104,5 +105,5 @@ def test_a_data_folder_is_used_by_one_at_a_time(settings: Settings) -> None:
 def test_an_unknown_user_is_named(tmp_path: Path) -> None:
     """The message names the user and the setting."""
     settings = Settings(data_dir=tmp_path, server_user="no-such-user")
-    with pytest.raises(CommandFailed, match="no-such-user.*CAKEWORK_SERVER_USER"):
+    with pytest.raises(CommandFailed, match=r"no-such-user.*CAKEWORK_SERVER_USER"):
         prepare_folders(settings)
