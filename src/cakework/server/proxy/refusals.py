@@ -33,7 +33,7 @@ def render(refusal: Refusal, form: AnswerForm) -> bytes:
     """Return the whole HTTP/1.1 answer of ``refusal``."""
     title = HTTPStatus(refusal.status).phrase
     problem = {
-        "type": "about:blank",
+        "type": f"urn:cakework:problem:{refusal.code}",
         "title": title,
         "status": refusal.status,
         "detail": refusal.detail,

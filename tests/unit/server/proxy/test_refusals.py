@@ -20,7 +20,7 @@ def test_a_refusal_is_a_problem_document() -> None:
     assert (answer.status_code, headers[b"x-request-id"]) == (502, b"r1")
     assert headers[b"content-type"] == b"application/problem+json"
     assert json.loads(body.data) == {
-        "type": "about:blank",
+        "type": "urn:cakework:problem:vm_stopped",
         "title": "Bad Gateway",
         "status": 502,
         "detail": "the VM is stopped",
