@@ -1,0 +1,6 @@
+"""Builds: from a Dockerfile and files to an image."""
+
+from cakework.node.builds.queue import Builds
+from cakework.node.builds.run import BuildNetwork
+
+__all__ = ["BuildNetwork", "Builds"]

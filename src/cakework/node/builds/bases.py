@@ -1,0 +1,223 @@
+"""Base images: made when first asked for, once, and kept in the builds' storage."""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio.to_thread
+import structlog
+
+from cakework.node.builds.failure import NO_SPACE, BuildError
+from cakework.node.builds.recipes import EXCLUDED, Recipe
+from cakework.node.builds.sandbox import Confinement, Sandbox
+from cakework.node.builds.sources import SourcesError, debian_sources
+from cakework.node.builds.storage import BuildStorage
+from cakework.node.cgroups import Cgroup, Limits
+
+OS_RELEASE = Path("/etc/os-release")
+APT = Path("/etc/apt")
+PROGRESS_S = 10
+TIMEOUT_S = 1200
+MEMORY_MB = 4096
+FILE_BYTES = 8 * 2**30
+_PHASE = re.compile(r"^I: ([a-z].*)\.\.\.$", re.MULTILINE)
+_HANDED_DOWN = re.compile(
+    r'^Acquire::(?:https?::Proxy\b.*|Retries|Check-Valid-Until|Check-Date) ".+";$'
+)
+
+Say = Callable[[str], None]
+
+log = structlog.get_logger(__name__)
+
+
+class Bases:
+    """Makes base images in ``storage``, each once however many builds ask for it."""
+
+    def __init__(self, storage: BuildStorage, sandbox: Sandbox, cgroup_prefix: str) -> None:
+        self._storage = storage
+        self._sandbox = sandbox
+        self._cgroup_prefix = cgroup_prefix
+        self._making: dict[str, asyncio.Task[None]] = {}
+        self._listeners: dict[str, list[Say]] = {}
+        self._made: set[str] = set()
+
+    async def ensure(self, recipe: Recipe, say: Say) -> None:
+        """Return when the image of ``recipe`` is there, telling ``say`` how it goes on.
+
+        Raises:
+            BuildError: it cannot be made.
+        """
+        if recipe.name in self._made:
+            return
+        if recipe.name not in self._making:
+            task = asyncio.create_task(self._make(recipe))
+            task.add_done_callback(lambda _: self._making.pop(recipe.name, None))
+            self._making[recipe.name] = task
+        listeners = self._listeners.setdefault(recipe.name, [])
+        listeners.append(say)
+        try:
+            await asyncio.shield(self._making[recipe.name])
+        finally:
+            listeners.remove(say)
+
+    def forget(self) -> None:
+        """Look again for what is there, as after images were removed from the storage."""
+        self._made.clear()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._making.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _make(self, recipe: Recipe) -> None:
+        work_id = f"base-{recipe.name}"
+        work = self._storage.make_work(work_id)
+        limits = Limits(memory_mb=MEMORY_MB, pids_max=4096)
+        cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", limits)
+        confinement = Confinement(
+            work, Path("/etc/resolv.conf"), cgroup, file_bytes=FILE_BYTES, apt=True
+        )
+        started = time.monotonic()
+        try:
+            if not await self._is_there(recipe, confinement):
+                await self._fill(recipe, confinement)
+                log.info("base_image_made", name=recipe.name, seconds=_since(started))
+            self._made.add(recipe.name)
+        finally:
+            await asyncio.shield(cgroup.end())
+            self._storage.remove_work(work_id)
+
+    async def _is_there(self, recipe: Recipe, confinement: Confinement) -> bool:
+        tag = f"localhost/{recipe.reference}:{recipe.version}"
+        status, _, _ = await self._sandbox.read(
+            ("buildah", "inspect", "--type", "image", tag), confinement
+        )
+        return status == 0
+
+    async def _fill(self, recipe: Recipe, confinement: Confinement) -> None:
+        work = confinement.work
+        (work / "customize.sh").write_text(recipe.script)
+        (work / "import.sh").write_text(_import_script(recipe))
+        if recipe.packages:
+            await self._install(recipe, confinement)
+        await self._run(("sh", f"/b/{work.name}/import.sh"), recipe, "storing it", confinement)
+
+    async def _install(self, recipe: Recipe, confinement: Confinement) -> None:
+        try:
+            codename = _codename()
+            sources = debian_sources(APT, codename)
+        except SourcesError as error:
+            raise BuildError(f"base image {recipe.reference} cannot be made: {error}") from error
+        (confinement.work / "debian.sources").write_text(sources)
+        options = await anyio.to_thread.run_sync(_apt_options)
+        command = _mmdebstrap(recipe, f"/b/{confinement.work.name}", codename, options)
+        await self._run(command, recipe, "reading package lists", confinement)
+
+    async def _run(
+        self, command: tuple[str, ...], recipe: Recipe, phase: str, confinement: Confinement
+    ) -> None:
+        """Run one command, saying now and then what it is at."""
+        output = bytearray()
+        ticker = asyncio.create_task(self._tick(recipe, phase, output))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                status = await self._sandbox.run(command, confinement, output.extend, output.extend)
+        except TimeoutError as error:
+            raise BuildError(f"base image {recipe.reference} took too long to make") from error
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticker
+        if status:
+            raise _failed(recipe, output.decode(errors="replace"))
+
+    async def _tick(self, recipe: Recipe, phase: str, output: bytearray) -> None:
+        started = time.monotonic()
+        while True:
+            phases = _PHASE.findall(output.decode(errors="replace"))
+            at = phases[-1] if phases else phase
+            self._say(recipe, f"{at}, {_since(started):.0f} s so far")
+            await asyncio.sleep(PROGRESS_S)
+
+    def _say(self, recipe: Recipe, text: str) -> None:
+        for say in list(self._listeners.get(recipe.name, ())):
+            say(f"making base image {recipe.reference}: {text}")
+
+
+def _mmdebstrap(recipe: Recipe, work: str, codename: str, options: list[str]) -> tuple[str, ...]:
+    return (
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=apt",
+        "--format=tar",
+        f"--include={','.join(recipe.packages)}",
+        '--aptopt=Apt::Install-Recommends "false"',
+        *(f"--aptopt={option}" for option in options),
+        *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDED),
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        f'--customize-hook=sh {work}/customize.sh "$1"',
+        codename,
+        f"{work}/out/rootfs.tar",
+        f"{work}/debian.sources",
+    )
+
+
+def _import_script(recipe: Recipe) -> str:
+    """Return a script that makes the image; its tags come last, so it is whole or not there."""
+    config = [f"--cmd '{json.dumps(recipe.cmd)}'", *(f"--env '{each}'" for each in recipe.env)]
+    # Device nodes cannot be made in a user namespace, and every runtime brings its own /dev.
+    fill = (
+        'tar -xf "$work/out/rootfs.tar" -C "$root" --numeric-owner --xattrs --exclude="./dev/*"'
+        if recipe.packages
+        else 'sh "$work/customize.sh" "$root"'
+    )
+    return f"""\
+set -eu
+work=$(dirname "$0")
+name=localhost/{recipe.reference}
+container=$(buildah from --signature-policy /b/etc/policy.json scratch)
+trap 'buildah rm "$container" >/dev/null' EXIT
+root=$(buildah mount "$container")
+{fill}
+buildah umount "$container" >/dev/null
+buildah config {" ".join(config)} --workingdir / "$container"
+image=$(buildah commit -q --signature-policy /b/etc/policy.json "$container")
+buildah tag "$image" "$name:latest" "$name:{recipe.version}"
+"""
+
+
+def _failed(recipe: Recipe, output: str) -> BuildError:
+    if NO_SPACE in output.lower():
+        return BuildError("the disk for builds is full")
+    signs = ("E: ", "error: ", "Error: ")
+    lines = [line for line in output.splitlines() if line.startswith(signs)]
+    log.error("base_image_failed", name=recipe.name, output=output[-4000:])
+    why = lines[0].split(": ", 1)[1] if lines else "see the node's log"
+    return BuildError(f"base image {recipe.reference} could not be made: {why}")
+
+
+def _codename() -> str:
+    fields = dict(line.split("=", 1) for line in OS_RELEASE.read_text().splitlines() if "=" in line)
+    codename = fields.get("VERSION_CODENAME", "").strip('"')
+    if fields.get("ID", "").strip('"') != "debian" or not codename:
+        raise SourcesError("this host is not a Debian release")
+    return codename
+
+
+def _apt_options() -> list[str]:
+    """Return how this host reaches its sources: proxies, retries, date checks."""
+    dump = subprocess.run(
+        ("apt-config", "dump", "Acquire"), capture_output=True, text=True, check=True
+    )
+    return [line for line in dump.stdout.splitlines() if _HANDED_DOWN.match(line)]
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)

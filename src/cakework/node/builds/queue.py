@@ -1,0 +1,210 @@
+"""All builds of a node: taken, carried out a few at a time, told of.
+
+    submit ──▶ waiting ──▶ running ──▶ its end written ──▶ its end told
+                  ▲           │
+                  └───────────┘  the node ended meanwhile
+
+A build whose node was killed is run again, with the layers that were finished, and its log
+goes on where it was; one that is begun MAX_ATTEMPTS times fails. The end of a build may be
+told twice, when the node is killed between telling it and noting that.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from typing import Self
+
+import structlog
+
+from cakework.domain.errors import NoRoom
+from cakework.domain.facts import BuildFailed, BuildSucceeded
+from cakework.domain.orders import BuildOrder
+from cakework.node.builds.bases import Bases
+from cakework.node.builds.failure import BuildError
+from cakework.node.builds.identities import user_namespace
+from cakework.node.builds.log import BuildLog, Emit, now_ms
+from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
+from cakework.node.builds.registries import Registries
+from cakework.node.builds.run import MIB, BuildLimits, BuildNetwork, BuildRun, Workshop
+from cakework.node.builds.sandbox import Confinement, Sandbox
+from cakework.node.builds.storage import BuildStorage
+from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.images import Image, ImageStore
+from cakework.settings import Settings
+
+QUEUE_MAX = 1000
+MAX_ATTEMPTS = 3
+CANCELLED = "the build was cancelled"
+
+log = structlog.get_logger(__name__)
+
+
+class Builds:
+    """The builds of a node; enter it before use. ``emit`` is told every fact, in order.
+
+    ``emit`` must have put a fact beyond the reach of a crash of this process when it returns.
+    """
+
+    def __init__(
+        self, settings: Settings, images: ImageStore, network: BuildNetwork, emit: Emit
+    ) -> None:
+        self._settings = settings
+        self._images = images
+        self._network = network
+        self._emit = emit
+        home = settings.node_dir / "builds"
+        self._storage = BuildStorage(home)
+        self._records = BuildRecords(home / "records")
+        self._slots = asyncio.Semaphore(settings.build_concurrency)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelled: set[str] = set()
+        self._cgroup_prefix = f"build-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}-"
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Remove what an earlier run left, then take up the builds that it did not finish."""
+        registries = Registries.parse(
+            self._settings.registry_mirrors, self._settings.insecure_registries
+        )
+        for cgroup in Cgroup.existing(self._cgroup_prefix):
+            await cgroup.end()
+        self._storage.prepare(registries, self._settings.dns)
+        self._records.prepare()
+        sandbox = Sandbox(self._storage.home, self._stack.enter_context(user_namespace()))
+        await self._reap(sandbox)
+        bases = Bases(self._storage, sandbox, self._cgroup_prefix)
+        self._stack.push_async_callback(bases.close)
+        self._shop = Workshop(
+            self._storage,
+            sandbox,
+            bases,
+            registries,
+            self._images,
+            self._network,
+            self._limits(),
+            self._cgroup_prefix,
+        )
+        for record in self._records.unfinished():
+            self._start(record)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End what runs, without an outcome: unfinished builds are taken up at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    def submit(self, order: BuildOrder) -> None:
+        """Take ``order``: when this returns it is carried out whatever happens to the node.
+
+        An order whose build is known already changes nothing.
+
+        Raises:
+            NoRoom: too many builds wait.
+        """
+        if order.build_id in self._tasks:
+            return
+        if len(self._tasks) >= QUEUE_MAX:
+            raise NoRoom(f"{QUEUE_MAX} builds are waiting", retry_after_s=30)
+        if record := self._records.add(order):
+            self._start(record)
+
+    async def cancel(self, build_id: str) -> None:
+        """End the build as failed; one that has ended, or is not known, is left as it is."""
+        task = self._tasks.get(build_id)
+        if task is None:
+            return
+        self._cancelled.add(build_id)
+        task.cancel()
+        await asyncio.wait([task])
+
+    def known(self) -> list[str]:
+        """Return the ids of the builds that have not ended."""
+        return list(self._tasks)
+
+    def _start(self, record: BuildRecord) -> None:
+        task = asyncio.create_task(self._carry_out(record), name=f"build {record.build_id}")
+        self._tasks[record.build_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(record.build_id, None))
+
+    async def _carry_out(self, record: BuildRecord) -> None:
+        try:
+            outcome = record.outcome() or await self._outcome(record)
+        except asyncio.CancelledError:
+            if record.build_id not in self._cancelled:
+                raise
+            outcome = _failed(record.build_id, CANCELLED)
+        if record.outcome() is None:
+            record.end(outcome)
+        self._emit(outcome)
+        record.tell()
+        self._cancelled.discard(record.build_id)
+        log.info("build_ended", build_id=record.build_id, outcome=outcome.kind)
+
+    async def _outcome(self, record: BuildRecord) -> Outcome:
+        async with self._slots:
+            order = record.order()
+            limit = self._settings.build_output_mb * MIB
+            with contextlib.closing(
+                BuildLog(record.build_id, record.lines, self._emit, limit)
+            ) as build_log:
+                try:
+                    image = self._images.get(order.image_id) or await self._build(
+                        record, order, build_log
+                    )
+                except BuildError as error:
+                    return _failed(record.build_id, str(error))
+                except OSError as error:
+                    log.exception("build_broke", build_id=record.build_id)
+                    return _failed(record.build_id, f"the host cannot build: {error.strerror}")
+            return _succeeded(record.build_id, image)
+
+    async def _build(self, record: BuildRecord, order: BuildOrder, build_log: BuildLog) -> Image:
+        attempt = record.begin()
+        if attempt > MAX_ATTEMPTS:
+            raise BuildError(f"the node ended during the build, {MAX_ATTEMPTS} times")
+        if attempt > 1:
+            build_log.say("[cakework: the node was restarted; building again]", "stderr")
+        return await BuildRun(self._shop, order, build_log).build()
+
+    async def _reap(self, sandbox: Sandbox) -> None:
+        """Remove the working containers that an earlier run left behind."""
+        work = self._storage.make_work("reap")
+        cgroup = Cgroup.create(f"{self._cgroup_prefix}reap", Limits())
+        if not cgroup.usable:
+            log.warning("no_cgroups", effect="builds have no bound on memory and processes")
+        confinement = Confinement(work, self._storage.resolv_conf, cgroup, MIB * MIB)
+        try:
+            status, _, stderr = await sandbox.read(("buildah", "rm", "--all"), confinement)
+            if status:
+                raise OSError(f"buildah does not work on this host: {stderr.strip()[-500:]}")
+        finally:
+            await cgroup.end()
+            self._storage.remove_work("reap")
+
+    def _limits(self) -> BuildLimits:
+        settings = self._settings
+        return BuildLimits(
+            timeout_s=settings.build_timeout_s,
+            memory_mb=settings.build_memory_mb,
+            image_mb=settings.image_size_mb,
+            context_mb=settings.max_body_mb,
+        )
+
+
+def _failed(build_id: str, error: str) -> BuildFailed:
+    return BuildFailed(build_id=build_id, error=error, at_ms=now_ms())
+
+
+def _succeeded(build_id: str, image: Image) -> BuildSucceeded:
+    return BuildSucceeded(
+        build_id=build_id,
+        image_id=image.image_id,
+        size_bytes=image.config.size_bytes,
+        at_ms=now_ms(),
+    )

@@ -1,0 +1,85 @@
+"""The images that a Dockerfile builds on: what has to be there before it is built.
+
+They are fetched ahead, apart from the build itself, whose commands run on a network of their
+own. Variables in FROM are filled in from the ARGs before the first FROM.
+"""
+
+import re
+from collections.abc import Iterator
+
+from cakework.domain.dockerfiles import Instruction, parse_dockerfile
+
+_VARIABLE = re.compile(
+    r"\$(?:(?P<name>\w+)|\{(?P<braced>\w+)(?::(?P<sign>[-+])(?P<word>[^}]*))?\})"
+)
+_FROM = re.compile(r"^(?:--\S+\s+)*(?P<image>\S+)(?:\s+as\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
+_FLAGS = re.compile(r"(?:--\S+\s+)*")
+_COPY_FROM = re.compile(r"(?:^|\s)--from=(\S+)")
+_MOUNT_FROM = re.compile(r"--mount=\S*?\bfrom=([^,\s]+)")
+_ARG = re.compile(r"(?P<name>\w+)(?:=(?P<value>\"[^\"]*\"|'[^']*'|\S*))?")
+SCRATCH = "scratch"
+
+
+def base_images(dockerfile: str) -> list[str]:
+    """Return the references of images from outside that ``dockerfile`` names, each once.
+
+    Raises:
+        DockerfileError: it does not parse.
+    """
+    found: dict[str, None] = {}
+    arguments: dict[str, str] = {}
+    stages: set[str] = set()
+    count = 0
+    for instruction in parse_dockerfile(dockerfile):
+        if instruction.name == "ARG" and not count:
+            _declare(instruction.arguments, arguments)
+        for reference in _references(instruction, arguments):
+            if reference != SCRATCH and reference.lower() not in stages:
+                found[reference] = None
+        if instruction.name == "FROM":
+            stages |= {str(count), _stage(instruction).lower()}
+            count += 1
+    return list(found)
+
+
+def _references(instruction: Instruction, arguments: dict[str, str]) -> Iterator[str]:
+    match instruction.name:
+        case "FROM":
+            if (matched := _FROM.match(instruction.arguments)) and (
+                image := _expand(matched["image"], arguments)
+            ):
+                yield image
+        case "COPY" | "ADD":
+            yield from _COPY_FROM.findall(_flags(instruction))
+        case "RUN":
+            yield from _MOUNT_FROM.findall(_flags(instruction))
+        case _:
+            return
+
+
+def _flags(instruction: Instruction) -> str:
+    matched = _FLAGS.match(instruction.arguments)
+    return matched[0] if matched else ""
+
+
+def _stage(instruction: Instruction) -> str:
+    matched = _FROM.match(instruction.arguments)
+    return (matched and matched["stage"]) or ""
+
+
+def _declare(text: str, arguments: dict[str, str]) -> None:
+    for matched in _ARG.finditer(text):
+        value = (matched["value"] or "").strip("\"'")
+        arguments[matched["name"]] = _expand(value, arguments)
+
+
+def _expand(text: str, arguments: dict[str, str]) -> str:
+    def value(matched: re.Match[str]) -> str:
+        found = arguments.get(matched["name"] or matched["braced"], "")
+        if matched["sign"] == "-":
+            return found or matched["word"]
+        if matched["sign"] == "+":
+            return matched["word"] if found else ""
+        return found
+
+    return _VARIABLE.sub(value, text)

@@ -1,0 +1,106 @@
+"""Where buildah keeps layers and how it is set up: a folder of Cakework's own.
+
+builds/storage/   images, layers, working containers, as containers/storage lays them out
+builds/run/       its run-time state; emptied at start
+builds/etc/       its configuration, written anew at start, read-only inside
+builds/root/      where a sandbox's root is put together
+builds/work/<id>/ a build's context, scratch space and result
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cakework.node.builds.identities import give
+from cakework.node.builds.registries import Registries
+
+CAPABILITIES = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETFCAP",
+    "SETGID",
+    "SETUID",
+    "SYS_CHROOT",
+]
+
+
+class BuildStorage:
+    """The folder ``home``, made ready for buildah."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.work = home / "work"
+        self.resolv_conf = home / "etc" / "resolv.conf"
+        self.policy = "/b/etc/policy.json"
+
+    def prepare(self, registries: Registries, dns: list[str]) -> None:
+        """Make the folders, write the configuration, remove what the last run left behind.
+
+        No command may be running on the storage.
+        """
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.home.chmod(0o700)
+        for name in ("run", "etc", "work"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
+        for name in ("storage", "run", "etc", "work", "root"):
+            (self.home / name).mkdir(exist_ok=True)
+        for name in ("storage", "run"):
+            give(self.home / name)
+        for name, text in _configuration(registries, dns):
+            (self.home / "etc" / name).write_text(text)
+
+    def make_work(self, work_id: str) -> Path:
+        """Make the work folder ``work_id``, with room for temporary files."""
+        work = self.work / work_id
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in (work, work / "tmp", work / "out", work / "sys" / "fs" / "cgroup"):
+            folder.mkdir(parents=True)
+        for folder in (work, *work.glob("**/")):
+            give(folder)
+        return work
+
+    def remove_work(self, work_id: str) -> None:
+        """Remove the work folder; nothing may run in it."""
+        shutil.rmtree(self.work / work_id)
+
+    def containers_of(self, work_id: str) -> list[str]:
+        """Return the working containers that a build left, known by the volume it was given."""
+        mark = f"/b/{work_id}/sys:"
+        return [
+            file.parent.parent.name
+            for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json")
+            if mark in file.read_text()
+        ]
+
+
+def _configuration(registries: Registries, dns: list[str]) -> Iterator[tuple[str, str]]:
+    yield "storage.conf", _STORAGE
+    yield "registries.conf", registries.configuration()
+    yield "containers.conf", _containers()
+    yield "policy.json", json.dumps({"default": [{"type": "insecureAcceptAnything"}]})
+    yield "auth.json", "{}"
+    yield "resolv.conf", "".join(f"nameserver {server}\n" for server in dns)
+
+
+def _containers() -> str:
+    return (
+        "[containers]\n"
+        f"default_capabilities = {json.dumps(CAPABILITIES)}\n"
+        "default_sysctls = []\n"
+        "http_proxy = false\n"
+        "[engine]\n"
+        "hooks_dir = []\n"
+        'cgroup_manager = "cgroupfs"\n'
+    )
+
+
+_STORAGE = """\
+[storage]
+driver = "overlay"
+graphroot = "/b/storage"
+runroot = "/b/run"
+"""

@@ -1,0 +1,192 @@
+"""Cgroups: a bound on what a group of processes may use, and a way to end all of them.
+
+Works on version 2, on version 1 and on hosts that mix them (version 1's controllers beside an
+empty version 2). A host where none can be made is tolerated: the cgroup then holds nothing,
+and ``usable`` says so; whoever needs bounds has to look at it.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+ROOT = Path("/sys/fs/cgroup")
+PARENT = "cakework"
+V1_CONTROLLERS = ("memory", "pids", "cpu")
+CPU_PERIOD_US = 100_000
+END_POLL_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a cgroup may use; ``None`` is as much as there is. ``cpus`` counts whole processors."""
+
+    memory_mb: int | None = None
+    pids_max: int | None = None
+    cpus: float | None = None
+
+
+class Cgroup:
+    """One named group: a folder in each hierarchy of the host that bounds something."""
+
+    def __init__(self, name: str, folders: tuple[Path, ...]) -> None:
+        self.name = name
+        self.folders = folders
+
+    @classmethod
+    def create(cls, name: str, limits: Limits, root: Path = ROOT) -> "Cgroup":
+        """Make the group ``name`` with ``limits``; one of that name is taken over."""
+        if _is_v2(root):
+            return cls(name, tuple(_make_v2(root, name, limits)))
+        return cls(name, tuple(_make_v1(root, name, limits)))
+
+    @classmethod
+    def existing(cls, prefix: str, root: Path = ROOT) -> list["Cgroup"]:
+        """Return the groups on this host whose names begin with ``prefix``."""
+        found: dict[str, list[Path]] = {}
+        for parent in _parents(root):
+            for folder in parent.glob(f"{prefix}*"):
+                if folder.is_dir():
+                    found.setdefault(folder.name, []).append(folder)
+        return [cls(name, tuple(folders)) for name, folders in sorted(found.items())]
+
+    @property
+    def usable(self) -> bool:
+        """Whether the host could make it at all."""
+        return bool(self.folders)
+
+    @property
+    def runtime_path(self) -> str:
+        """What a container runtime takes as its ``--cgroup-parent``."""
+        return f"/{PARENT}/{self.name}"
+
+    def procs_files(self) -> list[Path]:
+        """Return the files that a process writes its id to in order to join."""
+        return [folder / "cgroup.procs" for folder in self.folders]
+
+    def add(self, pid: int) -> None:
+        """Put process ``pid`` and the children it will have into the group."""
+        for file in self.procs_files():
+            file.write_text(str(pid))
+
+    def pids(self) -> set[int]:
+        """Return the processes in the group and below it."""
+        found: set[int] = set()
+        for folder in self.folders:
+            for file in folder.glob("**/cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    found.update(int(line) for line in file.read_text().split())
+        return found - {0}
+
+    def kill(self) -> int:
+        """Send SIGKILL to every process in it once; return how many there were."""
+        pids = self.pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(pids)
+
+    async def empty(self, timeout_s: float = 10) -> None:
+        """Kill until nothing is left in it.
+
+        Raises:
+            TimeoutError: processes are left that SIGKILL does not end.
+        """
+        with anyio.fail_after(timeout_s):
+            # The kernel tells nobody when a group has become empty.
+            while self.kill():  # noqa: ASYNC110
+                await anyio.sleep(END_POLL_S)
+
+    async def end(self, timeout_s: float = 10) -> None:
+        """Kill until nothing is left, then remove the group.
+
+        Raises:
+            TimeoutError: it could not be emptied or removed in time.
+        """
+        await self.empty(timeout_s)
+        with anyio.fail_after(timeout_s):
+            while not self.remove():  # noqa: ASYNC110
+                await anyio.sleep(END_POLL_S)
+
+    def remove(self) -> bool:
+        """Remove the group, if there is no process in it; say whether it is gone."""
+        for folder in self.folders:
+            for below in sorted(folder.glob("**/"), key=lambda path: -len(path.parts)):
+                with contextlib.suppress(OSError):
+                    below.rmdir()
+        return not any(folder.exists() for folder in self.folders)
+
+    def oom_kills(self) -> int:
+        """Return how many of its processes the kernel killed for want of memory."""
+        for folder in self.folders:
+            for name in ("memory.events", "memory.oom_control"):
+                with contextlib.suppress(OSError):
+                    fields = dict(_pairs((folder / name).read_text()))
+                    return int(fields.get("oom_kill", "0"))
+        return 0
+
+
+def _is_v2(root: Path) -> bool:
+    return (root / "cgroup.controllers").exists()
+
+
+def _parents(root: Path) -> Iterator[Path]:
+    if _is_v2(root):
+        yield root / PARENT
+        return
+    for controller in V1_CONTROLLERS:
+        yield root / controller / PARENT
+
+
+def _make_v2(root: Path, name: str, limits: Limits) -> Iterator[Path]:
+    folder = root / PARENT / name
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        for above in (root, root / PARENT):
+            (above / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        _write(folder / "memory.max", _bytes(limits.memory_mb))
+        _write(folder / "memory.swap.max", 0 if limits.memory_mb else None)
+        _write(folder / "pids.max", limits.pids_max)
+        if limits.cpus is not None:
+            _write(folder / "cpu.max", f"{int(limits.cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}")
+        yield folder
+
+
+def _make_v1(root: Path, name: str, limits: Limits) -> Iterator[Path]:
+    quota = None if limits.cpus is None else int(limits.cpus * CPU_PERIOD_US)
+    values: dict[str, dict[str, int | None]] = {
+        "memory": {
+            "memory.limit_in_bytes": _bytes(limits.memory_mb),
+            "memory.memsw.limit_in_bytes": _bytes(limits.memory_mb),
+        },
+        "pids": {"pids.max": limits.pids_max},
+        "cpu": {"cpu.cfs_period_us": CPU_PERIOD_US, "cpu.cfs_quota_us": quota},
+    }
+    for controller in V1_CONTROLLERS:
+        folder = root / controller / PARENT / name
+        with contextlib.suppress(OSError):
+            if not (root / controller / "cgroup.procs").exists():
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, value in values[controller].items():
+                _write(folder / file, value)
+            yield folder
+
+
+def _write(file: Path, value: int | str | None) -> None:
+    if value is not None and file.exists():
+        file.write_text(str(value))
+
+
+def _bytes(memory_mb: int | None) -> int | None:
+    return None if memory_mb is None else memory_mb * 1024 * 1024
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        yield key, value
