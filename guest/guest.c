@@ -1,0 +1,389 @@
+#include "guest.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "files.h"
+#include "identity.h"
+#include "output.h"
+#include "paths.h"
+#include "rootfs.h"
+
+#ifndef GUEST_BUILD
+#define GUEST_BUILD "unknown"
+#endif
+
+enum { ACKNOWLEDGE_MS = 2000, EVENTS = 4 };
+
+static bool watch_port(struct guest *g, int operation, bool output)
+{
+    struct epoll_event event = {.data.ptr = &g->link};
+    event.events = (uint32_t)(EPOLLIN | (output ? EPOLLOUT : 0)) | EPOLLET;
+    return !epoll_ctl(g->epoll, operation, g->link.fd, &event);
+}
+
+static bool watch_children(struct guest *g)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &g->signals};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &set, NULL);
+    g->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    return g->signals >= 0 && !epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->signals, &event);
+}
+
+bool guest_init(struct guest *g, int port)
+{
+    link_init(&g->link, port);
+    lines_reset(&g->lines);
+    g->out.fd = g->err.fd = -1;
+    g->epoll = epoll_create1(EPOLL_CLOEXEC);
+    return g->epoll >= 0 && watch_port(g, EPOLL_CTL_ADD, false) && watch_children(g);
+}
+
+static void answer_failed(struct guest *g, const struct failure *failure)
+{
+    struct encoder e = link_answer(&g->link);
+    encode_failed(&e, (uint32_t)failure->error, failure->what);
+    link_answered(&g->link, &e);
+}
+
+static void refuse(struct guest *g, int error, const char *what)
+{
+    struct failure failure;
+    fail(&failure, error, what, NULL);
+    answer_failed(g, &failure);
+}
+
+static void on_hello(struct guest *g, const struct hello *hello)
+{
+    struct encoder e;
+    link_greet(&g->link);
+    e = link_answer(&g->link);
+    encode_hello(&e, hello->token, g->state, g->lines.last, GUEST_BUILD);
+    link_answered(&g->link, &e);
+    lines_resend(&g->lines, hello->acked);
+    g->ending_due = g->state == STATE_EXITED;
+    g->ending_sent = false;
+    if (g->state == STATE_FAILED)
+        answer_failed(g, &g->failure);
+}
+
+static bool start(struct guest *g, const struct run *run, struct failure *failure)
+{
+    struct process process;
+    if (!identity_set(run, failure) ||
+        !process_start(&process, run, &g->disks, g->network.address, failure))
+        return false;
+    g->pid = process.pid;
+    output_open(&g->out, process.out, STREAM_STDOUT);
+    output_open(&g->err, process.err, STREAM_STDERR);
+    return true;
+}
+
+static void on_run(struct guest *g, const struct run *run)
+{
+    struct encoder e;
+    if (g->state != STATE_WAITING || g->rehearsing) {
+        refuse(g, EBUSY, "running the program");
+        return;
+    }
+    if (!start(g, run, &g->failure)) {
+        g->state = STATE_FAILED;
+        answer_failed(g, &g->failure);
+        return;
+    }
+    g->state = STATE_RUNNING;
+    e = link_answer(&g->link);
+    encode_started(&e, (uint32_t)g->pid);
+    link_answered(&g->link, &e);
+}
+
+/* Ends everything but this process. */
+static void kill_all(void)
+{
+    kill(-1, SIGKILL);
+    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+        ;
+}
+
+static bool undo_rehearsal(struct guest *g, struct failure *failure)
+{
+    lines_reset(&g->lines);
+    return disk_settle(&g->disks.image, failure) && disk_release(&g->disks.image, failure) &&
+           rootfs_remove_folders(failure) && rootfs_prepare_folders(failure);
+}
+
+static void end_rehearsal(struct guest *g)
+{
+    struct encoder e;
+    g->rehearsing = false;
+    if (!undo_rehearsal(g, &g->failure)) {
+        g->state = STATE_FAILED;
+        answer_failed(g, &g->failure);
+        return;
+    }
+    e = link_answer(&g->link);
+    encode_rehearsed(&e);
+    link_answered(&g->link, &e);
+}
+
+static void on_rehearse(struct guest *g, char **argv)
+{
+    static char *nothing[2];
+    uint8_t seed[SEED_SIZE];
+    struct run run = {.seed = seed, .hostname = "localhost", .dns = nothing, .cwd = "/",
+                      .user = "", .argv = argv, .env = nothing};
+    struct failure failure;
+    if (g->state != STATE_WAITING || g->rehearsing) {
+        refuse(g, EBUSY, "rehearsing");
+        return;
+    }
+    nothing[0] = NULL;
+    run.clock_ns = wall_clock_ns();
+    g->rehearsing = getrandom(seed, sizeof seed, 0) == sizeof seed && start(g, &run, &failure);
+    if (g->rehearsing)
+        return;
+    if (undo_rehearsal(g, &g->failure))
+        answer_failed(g, &failure);
+    else {
+        g->state = STATE_FAILED;
+        answer_failed(g, &g->failure);
+    }
+}
+
+static void on_ack(struct guest *g, uint64_t number)
+{
+    lines_ack(&g->lines, number);
+    if (g->powering_off && g->ending_sent && number >= g->lines.last)
+        g->off_at_ms = steady_clock_ms();
+}
+
+static void on_signal(struct guest *g, uint64_t number)
+{
+    if (g->state != STATE_RUNNING || !g->pid)
+        refuse(g, ESRCH, "sending a signal");
+    else if (kill(g->pid, (int)number))
+        refuse(g, errno, "sending a signal");
+}
+
+static void on_poweroff(struct guest *g, uint64_t grace_ms)
+{
+    uint64_t now = steady_clock_ms(), kill_at = now + grace_ms;
+    if (g->state == STATE_RUNNING) {
+        if (g->pid && !g->powering_off)
+            kill(g->pid, SIGTERM);
+        if (!g->powering_off || kill_at < g->kill_at_ms) {
+            g->kill_at_ms = kill_at;
+            g->off_at_ms = kill_at + ACKNOWLEDGE_MS;
+        }
+    } else if (!g->off_at_ms) {
+        g->off_at_ms = now + (g->state == STATE_EXITED ? ACKNOWLEDGE_MS : 0);
+    }
+    g->powering_off = true;
+}
+
+static void on_ping(struct guest *g, uint64_t token)
+{
+    struct encoder e = link_answer(&g->link);
+    encode_pong(&e, token);
+    link_answered(&g->link, &e);
+}
+
+static void obey(struct guest *g, struct order *order)
+{
+    switch (order->type) {
+    case ORDER_HELLO:
+        on_hello(g, &order->hello);
+        break;
+    case ORDER_REHEARSE:
+        on_rehearse(g, order->run.argv);
+        break;
+    case ORDER_RUN:
+        on_run(g, &order->run);
+        break;
+    case ORDER_ACK:
+        on_ack(g, order->number);
+        break;
+    case ORDER_SIGNAL:
+        on_signal(g, order->number);
+        break;
+    case ORDER_POWEROFF:
+        on_poweroff(g, order->number);
+        break;
+    case ORDER_PING:
+        on_ping(g, order->number);
+        break;
+    }
+}
+
+static void receive(struct guest *g)
+{
+    struct order order;
+    enum received received;
+    while ((received = link_receive(&g->link, &order, &g->slots)) != RECEIVED_NOTHING) {
+        if (received == RECEIVED_ORDER)
+            obey(g, &order);
+        else
+            refuse(g, EBADMSG, "reading a frame");
+    }
+}
+
+/* Whether the kernel has killed a process for want of memory since it booted. */
+static bool out_of_memory(void)
+{
+    static char stat[16384];
+    char *count;
+    if (file_read(VM_PROC "/vmstat", stat, sizeof stat) < 0)
+        return false;
+    count = strstr(stat, "\noom_kill ");
+    return count && count[sizeof "\noom_kill " - 1] != '0';
+}
+
+/* The user's process has ended: what it left behind ends with it, and so its pipes do. */
+static void on_end(struct guest *g, int status)
+{
+    g->pid = 0;
+    g->ending.by_signal = WIFSIGNALED(status);
+    g->ending.value = (uint32_t)(g->ending.by_signal ? WTERMSIG(status) : WEXITSTATUS(status));
+    g->ending.out_of_memory = out_of_memory();
+    kill_all();
+}
+
+static void reap(struct guest *g)
+{
+    struct signalfd_siginfo info;
+    int status;
+    pid_t pid;
+    while (read(g->signals, &info, sizeof info) > 0)
+        ;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        if (pid == g->pid)
+            on_end(g, status);
+}
+
+static void read_outputs(struct guest *g)
+{
+    bool wait = g->link.greeted && !g->rehearsing;
+    enum when_full when_full = wait ? WHEN_FULL_WAIT : WHEN_FULL_DROP;
+    output_read(&g->out, &g->lines, when_full);
+    output_read(&g->err, &g->lines, when_full);
+    if (g->rehearsing)
+        lines_reset(&g->lines);
+}
+
+/* The process has ended and all it printed was read. */
+static void settle(struct guest *g)
+{
+    if (g->pid || g->out.fd >= 0 || g->err.fd >= 0)
+        return;
+    if (g->rehearsing)
+        end_rehearsal(g);
+    else if (g->state == STATE_RUNNING) {
+        g->state = STATE_EXITED;
+        g->ending_due = true;
+        g->kill_at_ms = 0;
+        if (g->powering_off)
+            g->off_at_ms = steady_clock_ms() + ACKNOWLEDGE_MS;
+    }
+}
+
+static void answer_ending(struct guest *g)
+{
+    const uint8_t *unsent;
+    struct encoder e;
+    if (!g->link.greeted || !g->ending_due || g->lines.dropped ||
+        lines_unsent(&g->lines, &unsent))
+        return;
+    e = link_answer(&g->link);
+    encode_exited(&e, &g->ending, g->lines.last);
+    link_answered(&g->link, &e);
+    g->ending_due = false;
+    g->ending_sent = true;
+}
+
+static void send_all(struct guest *g)
+{
+    bool was_blocked = g->link.blocked;
+    if (g->link.greeted && !g->rehearsing && g->lines.dropped)
+        lines_tell_dropped(&g->lines, wall_clock_ns());
+    link_flush(&g->link, &g->lines);
+    if (g->ending_due) {
+        answer_ending(g);
+        link_flush(&g->link, &g->lines);
+    }
+    if (g->link.blocked != was_blocked)
+        watch_port(g, EPOLL_CTL_MOD, g->link.blocked);
+}
+
+static int time_to_wait(const struct guest *g)
+{
+    uint64_t next = g->off_at_ms && (!g->kill_at_ms || g->off_at_ms < g->kill_at_ms)
+                        ? g->off_at_ms
+                        : g->kill_at_ms;
+    uint64_t now;
+    if (!next)
+        return -1;
+    now = steady_clock_ms();
+    if (next <= now)
+        return 0;
+    return next - now > INT_MAX ? INT_MAX : (int)(next - now);
+}
+
+static void note(struct guest *g, const struct epoll_event *event, bool *port)
+{
+    if (event->data.ptr == &g->signals)
+        reap(g);
+    if (event->data.ptr != &g->link)
+        return;
+    *port = true;
+    if (event->events & EPOLLHUP)
+        link_hangup(&g->link);
+}
+
+static bool keep_time(struct guest *g)
+{
+    uint64_t now;
+    if (!g->powering_off)
+        return true;
+    now = steady_clock_ms();
+    if (g->kill_at_ms && g->kill_at_ms <= now) {
+        g->kill_at_ms = 0;
+        kill(-1, SIGKILL);
+    }
+    if (!g->off_at_ms || g->off_at_ms > now)
+        return true;
+    kill_all();
+    disk_settle(&g->disks.volume, &g->failure);
+    return false;
+}
+
+bool guest_turn(struct guest *g)
+{
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(g->epoll, events, EVENTS, time_to_wait(g));
+    bool port = g->link.starved;
+    for (int i = 0; i < count; i++)
+        note(g, &events[i], &port);
+    if (port)
+        receive(g);
+    read_outputs(g);
+    settle(g);
+    send_all(g);
+    while (g->link.starved && !g->link.blocked) {
+        receive(g);
+        send_all(g);
+    }
+    output_watch(&g->out, g->epoll);
+    output_watch(&g->err, g->epoll);
+    return keep_time(g);
+}

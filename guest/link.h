@@ -1,0 +1,50 @@
+/* The connection to the node: bytes of the port in and out, in step with frames. */
+#ifndef LINK_H
+#define LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "lines.h"
+#include "protocol.h"
+
+enum { LINK_OUT = 16384, LINK_CHUNK = 32768, ANSWER_MAX = 4096 };
+
+/* `greeted`: a HELLO came on this connection. `in_frame`: the last byte written was not the
+ * end of a frame. `blocked`: the port took no more. `starved`: orders wait until answers are
+ * sent. `out` holds answers, which go before lines; `chunk` what was read and not looked at. */
+struct link {
+    int fd;
+    bool greeted;
+    bool in_frame;
+    bool blocked;
+    bool starved;
+    size_t out_sent, out_used;
+    const uint8_t *chunk_at, *chunk_end;
+    struct deframer in;
+    uint8_t out[LINK_OUT];
+    uint8_t chunk[LINK_CHUNK];
+    uint8_t frame[FRAME_MAX];
+};
+
+void link_init(struct link *link, int fd);
+
+/* The node is gone: nothing is sent until the next HELLO. What it sent may still be read. */
+void link_hangup(struct link *link);
+
+/* A HELLO came: sends start afresh, with a mark that ends whatever was half sent. */
+void link_greet(struct link *link);
+
+enum received { RECEIVED_NOTHING, RECEIVED_ORDER, RECEIVED_BROKEN };
+
+/* Reads the next order. NOTHING also when answers must be sent before more is read. */
+enum received link_receive(struct link *link, struct order *order, struct slots *slots);
+
+/* An encoder for one answer; link_answered queues what it holds. */
+struct encoder link_answer(struct link *link);
+void link_answered(struct link *link, const struct encoder *e);
+
+/* Writes answers and lines until all are sent or the port takes no more (`blocked`). */
+void link_flush(struct link *link, struct lines *lines);
+
+#endif

@@ -1,0 +1,29 @@
+/* The root file system the user's process sees: what is made ready at boot, and the rest. */
+#ifndef ROOTFS_H
+#define ROOTFS_H
+
+#include <stdbool.h>
+
+#include "disks.h"
+#include "failure.h"
+#include "text.h"
+
+/* At boot: the user's /dev, /proc and /sys. */
+bool rootfs_prepare_mounts(struct failure *f);
+
+/* At boot, and after a rehearsal: the overlay's folders, empty but for mount points. */
+bool rootfs_prepare_folders(struct failure *f);
+
+/* After a rehearsal: takes the overlay's folders away. */
+bool rootfs_remove_folders(struct failure *f);
+
+struct etc_texts {
+    struct text hostname, hosts, resolv;
+};
+
+/* In a mount namespace of its own: puts the root together and moves into it. `volume` is NULL
+ * for none. */
+bool rootfs_enter(const struct disk *image, const struct disk *volume,
+                  const struct etc_texts *etc, struct failure *f);
+
+#endif

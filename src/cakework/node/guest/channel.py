@@ -1,0 +1,153 @@
+"""One connection to a guest, over the unix socket that QEMU opens for its port."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections import deque
+from pathlib import Path
+
+from cakework.node.guest.codec import decode_guest, encode
+from cakework.node.guest.protocol import (
+    MARK,
+    VERSION,
+    WIRE_MAX,
+    GuestError,
+    GuestFrame,
+    GuestHello,
+    HostFrame,
+    HostHello,
+)
+
+_CHUNK = 1 << 16
+
+
+class GuestChannel:
+    """Frames to and from one guest, whose bytes are not trusted; memory is bounded.
+
+    One task may receive while others send. ``hello`` is the guest's answer to the handshake.
+    """
+
+    hello: GuestHello
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._pieces: deque[bytes] = deque()
+        self._rest = b""
+
+    @classmethod
+    async def connect(cls, path: Path, *, acked: int, timeout_s: float) -> "GuestChannel":
+        """Connect to the socket at ``path`` and shake hands.
+
+        ``acked`` is the highest line number recorded: the guest sends every later line again.
+
+        Raises:
+            GuestError: nothing listens, no answer within ``timeout_s`` seconds, or another
+                version of the protocol.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                channel = cls(*await asyncio.open_unix_connection(sock=_connected(path)))
+                await channel._shake_hands(acked)
+                return channel
+        except TimeoutError as error:
+            raise GuestError(f"the guest did not answer within {timeout_s} s") from error
+        except OSError as error:
+            raise GuestError(f"cannot connect to the guest: {error}") from error
+
+    async def send(self, frame: HostFrame) -> None:
+        """Send ``frame``, waiting while the guest takes nothing.
+
+        Raises:
+            GuestError: the connection is broken.
+            ValueError: the frame cannot be encoded.
+        """
+        try:
+            self._writer.write(encode(frame))
+            await self._writer.drain()
+        except OSError as error:
+            raise GuestError(f"cannot send to the guest: {error}") from error
+
+    async def receive(self) -> GuestFrame | None:
+        """Return the next frame, or None when the connection has ended.
+
+        May be cancelled without losing a frame.
+
+        Raises:
+            GuestError: the guest sent what is no frame; the connection is of no more use.
+        """
+        piece = await self._next_piece()
+        return None if piece is None else decode_guest(piece)
+
+    async def close(self) -> None:
+        """Close the connection. The guest keeps what was not acknowledged."""
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except OSError:
+            return
+
+    async def _shake_hands(self, acked: int) -> None:
+        try:
+            self.hello = await self._greet(acked)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    async def _greet(self, acked: int) -> GuestHello:
+        token = secrets.randbits(64)
+        self._writer.write(MARK)
+        await self.send(HostHello(token, acked))
+        while (piece := await self._next_piece()) is not None:
+            hello = _hello_of(piece, token)
+            if hello is None:
+                continue
+            if hello.version != VERSION:
+                raise GuestError(f"the guest speaks version {hello.version}, not {VERSION}")
+            return hello
+        raise GuestError("the guest's port was closed before it answered")
+
+    async def _next_piece(self) -> bytes | None:
+        while not self._pieces:
+            if not await self._fill():
+                return None
+        return self._pieces.popleft()
+
+    async def _fill(self) -> bool:
+        try:
+            chunk = await self._reader.read(_CHUNK)
+        except OSError as error:
+            raise GuestError(f"cannot receive from the guest: {error}") from error
+        *pieces, self._rest = (self._rest + chunk).split(MARK)
+        if len(self._rest) > WIRE_MAX:
+            raise GuestError("the guest sent a frame without end")
+        self._pieces.extend(piece for piece in pieces if piece)
+        return bool(chunk)
+
+
+def _hello_of(piece: bytes, token: int) -> GuestHello | None:
+    """Return the HELLO that answers ours; everything else is left over from earlier."""
+    try:
+        frame = decode_guest(piece)
+    except GuestError:
+        return None
+    return frame if isinstance(frame, GuestHello) and frame.token == token else None
+
+
+def _connected(path: Path) -> socket.socket:
+    """Connect through the folder's descriptor: a socket's own path has at most 107 bytes.
+
+    QEMU listens with a backlog, so that this does not wait for it.
+    """
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(f"/proc/self/fd/{folder}/{path.name}")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    finally:
+        os.close(folder)
