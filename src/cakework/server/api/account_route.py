@@ -1,0 +1,159 @@
+"""The way into every call: whose key, how large a body, done once for an Idempotency-Key.
+
+In this order, so that a stranger without a key gets nothing read, and before the body is
+looked into.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
+from starlette.exceptions import HTTPException
+from starlette.types import Message
+
+from cakework.domain.errors import CakeworkError, TooLarge
+from cakework.domain.ids import AccountId
+from cakework.server.api.problems import problem
+from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
+from cakework.server.services.keys import Keys
+
+_KEY_HEADER = "X-Api-Key"
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What stands before every call."""
+
+    keys: Keys
+    idempotency: Idempotency
+    max_body_bytes: int
+
+    def route_class(self) -> type[APIRoute]:
+        """Return a route class whose routes are entered through this door."""
+        door = self
+
+        class AccountRoute(APIRoute):
+            def get_route_handler(self) -> _Handler:
+                inner = super().get_route_handler()
+
+                async def enter(request: Request) -> Response:
+                    return await door.enter(request, inner)
+
+                return enter
+
+        return AccountRoute
+
+    async def enter(self, request: Request, inner: _Handler) -> Response:
+        """Serve one request of an account.
+
+        Raises:
+            Unauthenticated, TooLarge, InvalidRequest, Conflict: it is refused at the door.
+        """
+        account = await self.keys.verify(request.headers.get(_KEY_HEADER))
+        request.state.account = account
+        request.state.token = None
+        if request.method != "POST":
+            return await inner(request)
+        body = await self._read(request)
+        request = Request(request.scope, _replay(body, request.receive))
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return await inner(request)
+        attempt = Attempt(account, key, _fingerprint(request, body))
+        answer = await self.idempotency.once(attempt, _work(request, inner))
+        return Response(answer.body, answer.status, media_type=answer.content_type)
+
+    async def _read(self, request: Request) -> bytes:
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > self.max_body_bytes:
+                raise self._too_large()
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than the {self.max_body_bytes >> 20} MiB taken.")
+
+
+def _work(request: Request, inner: _Handler) -> Callable[[str], Awaitable[Answer]]:
+    async def work(token: str) -> Answer:
+        request.state.token = token
+        try:
+            response = await inner(request)
+        except (CakeworkError, RequestValidationError, HTTPException) as error:
+            response = problem(request, error)
+            if response.status_code >= 429:
+                raise
+        return Answer(response.status_code, response.headers["content-type"], bytes(response.body))
+
+    return work
+
+
+def _replay(
+    body: bytes, receive: Callable[[], Awaitable[Message]]
+) -> Callable[[], Awaitable[Message]]:
+    """Return a ``receive`` that gives the body, already read, and then goes on as before."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _fingerprint(request: Request, body: bytes) -> bytes:
+    digest = hashlib.sha256()
+    for part in (request.method, request.url.path, request.url.query):
+        digest.update(part.encode() + b"\0")
+    digest.update(body)
+    return digest.digest()
+
+
+_key_scheme = APIKeyHeader(
+    name=_KEY_HEADER,
+    scheme_name="ApiKey",
+    description="An API key (`cw_…`), made with `cakework keys create`.",
+    auto_error=False,
+)
+
+
+def _account(request: Request, _key: Annotated[str | None, Security(_key_scheme)]) -> AccountId:
+    return request.state.account
+
+
+def _token(
+    request: Request,
+    _key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            max_length=KEY_CHARS_MAX,
+            description="The same key with the same request does its work once and is answered "
+            "alike for 24 hours; with another request it is refused (409).",
+        ),
+    ] = None,
+) -> str | None:
+    return request.state.token
+
+
+Account = Annotated[AccountId, Depends(_account)]
+"""The account whose key came with the request."""
+
+Token = Annotated[str | None, Depends(_token)]
+"""The name of an idempotent request; None without an Idempotency-Key."""

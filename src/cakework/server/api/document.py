@@ -1,0 +1,51 @@
+"""The OpenAPI document: FastAPI's, made to say what the contract says about errors."""
+
+from typing import Any, cast
+
+from fastapi import FastAPI
+
+from cakework.server.api.problems import MEDIA_TYPE
+from cakework.server.api.request_scope import REQUEST_ID
+
+Json = dict[str, Any]
+_REQUEST_ID_HEADER: Json = {
+    "description": "Id of the request, to be named when asking about it.",
+    "schema": {"type": "string"},
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Have ``app`` serve the document as :func:`document` makes it."""
+    made = app.openapi
+
+    def openapi() -> Json:
+        if app.openapi_schema is None:
+            app.openapi_schema = document(made())
+        return app.openapi_schema
+
+    app.openapi = openapi
+
+
+def document(schema: Json) -> Json:
+    """Return FastAPI's document with problems as errors, and without 422, which is never sent."""
+    for operations in cast("dict[str, Json]", schema["paths"]).values():
+        for operation in operations.values():
+            operation["responses"] = _responses(operation["responses"])
+    schemas = schema["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return schema
+
+
+def _responses(responses: Json) -> Json:
+    kept = {status: answer for status, answer in responses.items() if status != "422"}
+    for status, answer in kept.items():
+        answer["headers"] = {REQUEST_ID: _REQUEST_ID_HEADER}
+        if not status.startswith("2"):
+            answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+    for status in {"429", "503"} & kept.keys():
+        kept[status]["headers"]["Retry-After"] = {
+            "description": "Seconds after which another try may succeed.",
+            "schema": {"type": "integer"},
+        }
+    return dict(sorted(kept.items()))

@@ -1,0 +1,177 @@
+"""Errors as ``application/problem+json`` (RFC 9457). Which error gets which status is here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    NoRoom,
+    NotFound,
+    QuotaExceeded,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from cakework.server.api.wire import AnswerBody
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+
+STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
+    InvalidRequest: (400, "The request is not valid"),
+    Unauthenticated: (401, "A valid API key is needed"),
+    NotFound: (404, "Not found"),
+    Conflict: (409, "The state does not allow it"),
+    TooLarge: (413, "Too large"),
+    QuotaExceeded: (429, "Over the quota"),
+    NoRoom: (503, "The host has no room"),
+    Unavailable: (503, "Not available now"),
+    CakeworkError: (500, "Something went wrong on our side"),
+}
+
+
+class ProblemField(AnswerBody):
+    """One field at fault."""
+
+    field: str = Field(description="Path of the field in the request, such as `files.0.name`.")
+    message: str = Field(description="What is wrong with it.")
+
+
+class Problem(AnswerBody):
+    """Why a request was refused (RFC 9457)."""
+
+    type: str = Field(description="URI of the kind of problem: `urn:cakework:problem:<code>`.")
+    title: str = Field(description="The kind of problem, for people.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What went wrong this time, for people.")
+    code: str = Field(description="The kind of problem, for programs. It does not change.")
+    request_id: str = Field(description="Id of the request, as in the X-Request-Id header.")
+    errors: list[ProblemField] | SkipJsonSchema[None] = Field(
+        default=None, description="The fields at fault, where fields are."
+    )
+
+
+def responses(*errors: type[CakeworkError]) -> dict[int | str, dict[str, Any]]:
+    """Return the declaration, for OpenAPI, of the errors that a call answers with."""
+    declared: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        status, title = STATUSES[error]
+        known = declared.get(status)
+        description = f"{known['description']}; or: {title}" if known else title
+        declared[status] = {"description": description, "model": Problem}
+    return declared
+
+
+def problem(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that ended with ``error``."""
+    if isinstance(error, RequestValidationError):
+        return _answer(request, _from_validation(error.errors()))
+    if isinstance(error, HTTPException):
+        return _from_http(request, error)
+    return _answer(request, error if isinstance(error, CakeworkError) else CakeworkError(""))
+
+
+def install(app: FastAPI) -> None:
+    """Have ``app`` answer every error with a problem."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return problem(request, error)
+
+    for error in (CakeworkError, RequestValidationError, HTTPException):
+        app.add_exception_handler(error, handle)
+
+
+def _answer(request: Request, error: CakeworkError) -> Response:
+    status, title = _status(error)
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
+    # What went wrong inside is for our log, not for whoever asked.
+    detail = "The error was recorded under the request's id." if status == 500 else error.detail
+    fields = error.fields if isinstance(error, InvalidRequest) else ()
+    return _render(request, status, title, error.code, detail, fields, headers)
+
+
+def _from_http(request: Request, error: HTTPException) -> Response:
+    match error.status_code:
+        case 404:
+            return _answer(request, NotFound("There is nothing at this address."))
+        case 405:
+            headers = {"Allow": ", ".join(sorted(_methods(request)))}
+            detail = f"This address does not take {request.method}."
+            return _render(
+                request, 405, "Method not allowed", "method_not_allowed", detail, (), headers
+            )
+        case 413:
+            return _answer(request, TooLarge("The body is larger than what is taken."))
+        case status if 400 <= status < 500:
+            return _answer(request, InvalidRequest("The body could not be read."))
+        case _:
+            return _answer(request, CakeworkError(str(error.detail)))
+
+
+def _methods(request: Request) -> set[str]:
+    methods: set[str] = set()
+    for route in request.app.routes:
+        for method in ("GET", "POST"):
+            scope = {**request.scope, "method": method}
+            if route.matches(scope)[0] is Match.FULL:
+                methods.add(method)
+    return methods
+
+
+def _render(
+    request: Request,
+    status: int,
+    title: str,
+    code: str,
+    detail: str,
+    fields: Sequence[FieldError],
+    headers: Mapping[str, str],
+) -> Response:
+    body = Problem(
+        type=f"urn:cakework:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request.state.request_id,
+        errors=[ProblemField(field=each.field, message=each.message) for each in fields] or None,
+    )
+    content = body.model_dump_json(exclude_none=True)
+    return Response(content, status, dict(headers), media_type=MEDIA_TYPE)
+
+
+def _status(error: CakeworkError) -> tuple[int, str]:
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def _from_validation(errors: Sequence[Mapping[str, Any]]) -> CakeworkError:
+    if any(error["loc"][0] == "path" for error in errors):
+        return NotFound("There is nothing with this id.")
+    fields = [_field(error) for error in errors]
+    faults = "; ".join(f"{each.field} {each.message}" for each in fields[:3])
+    return InvalidRequest(f"The request is not valid: {faults}.", fields)
+
+
+def _field(error: Mapping[str, Any]) -> FieldError:
+    if error["type"] == "json_invalid":
+        return FieldError("body", f"is not JSON: {error['ctx']['error']}")
+    place = [str(part) for part in error["loc"][1:]]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if message.startswith("Input should "):
+        message = message.replace("Input should ", "should ", 1)
+    elif message == "Field required":
+        message = "is required"
+    return FieldError(".".join(place) or "body", message)

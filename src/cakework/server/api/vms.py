@@ -1,0 +1,283 @@
+"""Calls about VMs: startVM, stopVM, getVm, listVMs."""
+
+import base64
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    NoRoom,
+    NotFound,
+    QuotaExceeded,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from cakework.domain.ids import IMAGE_ID_PATTERN, VM_ID_PATTERN, ImageId, VmId
+from cakework.domain.vms import (
+    CPU_DEFAULT,
+    CPU_MAX,
+    CPU_MIN,
+    MEMORY_MB_DEFAULT,
+    MEMORY_MB_MAX,
+    MEMORY_MB_MIN,
+    PORT_MAX,
+    PORT_MIN,
+    VOLUME_GB_MAX,
+    VOLUME_GB_MIN,
+    Shape,
+    VmState,
+)
+from cakework.server.api.account_route import Account, Door, Token
+from cakework.server.api.problems import responses
+from cakework.server.api.times import rfc3339
+from cakework.server.api.wire import AnswerBody, RequestBody
+from cakework.server.services.vms import NewVm, Place, VmFilter, Vms
+from cakework.server.store.models import VmRow
+
+ENV_BYTES_MAX = 128 * 1024
+TOKEN_CHARS_MAX = 200
+VmIdPath = Annotated[str, Path(alias="vmId", pattern=VM_ID_PATTERN, description="Id of the VM.")]
+
+
+class StartVm(RequestBody):
+    """What startVM takes."""
+
+    image_id: str = Field(description="Image to start from: `imageId` of a succeeded build.")
+    cpu: int | None = Field(
+        default=CPU_DEFAULT, ge=CPU_MIN, le=CPU_MAX, description="Number of CPUs; 1 if absent."
+    )
+    memory: int | None = Field(
+        default=MEMORY_MB_DEFAULT,
+        ge=MEMORY_MB_MIN,
+        le=MEMORY_MB_MAX,
+        description="Memory in MB; 256 if absent.",
+    )
+    port: int | None = Field(
+        default=None,
+        ge=PORT_MIN,
+        le=PORT_MAX,
+        description="Port in the VM that its hostname leads to.",
+    )
+    env_vars: dict[str, str] | None = Field(
+        default=None,
+        description="Environment of the program, over the image's: at most 128 KiB in all, names "
+        "without `=`, neither with NUL.",
+    )
+    volume_gb: int | None = Field(
+        default=None,
+        alias="volumeGB",
+        ge=VOLUME_GB_MIN,
+        le=VOLUME_GB_MAX,
+        description="Size of a volume at `/data`, in GB; none if absent.",
+    )
+
+    @field_validator("env_vars")
+    @classmethod
+    def _check_env(cls, env: dict[str, str] | None) -> dict[str, str] | None:
+        for name, value in (env or {}).items():
+            if not name or "=" in name or "\0" in name or "\0" in value:
+                raise ValueError("must have names that are not empty and have no =, and no NUL")
+        if sum(len(name.encode()) + len(value.encode()) for name, value in (env or {}).items()) > (
+            ENV_BYTES_MAX
+        ):
+            raise ValueError("must be at most 128 KiB in all")
+        return env
+
+    def new_vm(self) -> NewVm:
+        """Return the order that this body gives."""
+        return NewVm(
+            image_id=ImageId(self.image_id),
+            shape=Shape(cpu=self.cpu or CPU_DEFAULT, memory_mb=self.memory or MEMORY_MB_DEFAULT),
+            port=self.port,
+            env=self.env_vars or {},
+            volume_gb=self.volume_gb or 0,
+        )
+
+
+class Vm(AnswerBody):
+    """A VM."""
+
+    id: str = Field(description="Id of the VM: 14 hexadecimal digits.", pattern=VM_ID_PATTERN)
+    hostname: str = Field(description="Name that the VM is reached by; unique to it.")
+    url: str | SkipJsonSchema[None] = Field(
+        default=None, description="Where HTTP reaches the VM's port; absent when it declared none."
+    )
+    cpu: int = Field(description="Number of CPUs.")
+    memory: int = Field(description="Memory in MB.")
+    image_id: str = Field(description="Image it was started from.", pattern=IMAGE_ID_PATTERN)
+    state: VmState = Field(
+        description="created: being started; started: its program was started; stopped: the "
+        "program or the VM ended; destroyed: ended for good."
+    )
+    port: int | SkipJsonSchema[None] = Field(
+        default=None, description="Port in the VM that its hostname leads to."
+    )
+    volume_gb: int = Field(alias="volumeGB", description="Size of its volume in GB; 0 for none.")
+    exit_code: int | SkipJsonSchema[None] = Field(
+        default=None, description="What the program exited with; 128 + n when signal n ended it."
+    )
+    reason: str | SkipJsonSchema[None] = Field(
+        default=None, description="Why it stopped, for people."
+    )
+    created_at: str = Field(
+        description="When it was asked for.", json_schema_extra={"format": "date-time"}
+    )
+    updated_at: str = Field(
+        description="When it last changed.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class VmPage(AnswerBody):
+    """A page of the list of VMs."""
+
+    vms: list[Vm] = Field(description="VMs, newest first, at most 100.")
+    pagination: str | SkipJsonSchema[None] = Field(
+        default=None, description="Token for the next page; absent on the last one."
+    )
+
+
+class ListParameters(BaseModel):
+    """What listVMs takes."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    image_id: str | SkipJsonSchema[None] = Field(
+        default=None, alias="imageId", description="Only VMs started from this image."
+    )
+    status: VmState | SkipJsonSchema[None] = Field(
+        default=None, description="Only VMs in this state."
+    )
+    pagination: Annotated[str, Field(max_length=TOKEN_CHARS_MAX)] | SkipJsonSchema[None] = Field(
+        default=None, description="Token that the page before gave."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VmRoutes:
+    """The calls about VMs. ``proxy_port`` is where the router to the VMs listens."""
+
+    vms: Vms
+    proxy_port: int
+
+    def router(self, door: Door) -> APIRouter:
+        """Return the calls, each entered through ``door``."""
+        router = APIRouter(tags=["VMs"], route_class=door.route_class())
+        add = router.add_api_route
+        shape = {"response_model_exclude_none": True}
+        always = (Unauthenticated, InvalidRequest, CakeworkError)
+        posted = (*always, NotFound, Conflict, TooLarge, Unavailable)
+        add(
+            "/v1/vm/start",
+            self.start,
+            methods=["POST"],
+            operation_id="startVM",
+            summary="Start a VM from an image",
+            responses=responses(*posted, QuotaExceeded, NoRoom),
+            **shape,
+        )
+        add(
+            "/v1/vm/{vmId}/stop",
+            self.stop,
+            methods=["POST"],
+            operation_id="stopVM",
+            summary="Stop and destroy a VM; doing it again changes nothing",
+            responses=responses(*posted),
+            **shape,
+        )
+        add(
+            "/v1/vm/{vmId}",
+            self.get,
+            methods=["GET"],
+            operation_id="getVm",
+            summary="Look at a VM",
+            responses=responses(*always, NotFound),
+            **shape,
+        )
+        for path, name in (("/v1/vms", "listVMs"), ("/vms", "listVMsUnversioned")):
+            add(
+                path,
+                self.list,
+                methods=["GET"],
+                operation_id=name,
+                summary="List VMs, newest first",
+                responses=responses(*always),
+                **shape,
+            )
+        return router
+
+    async def start(self, account: Account, token: Token, body: StartVm) -> Vm:
+        """Start a VM and answer when its program was started, or has already ended."""
+        if not re.match(IMAGE_ID_PATTERN, body.image_id):
+            raise NotFound("There is no image with this id.")
+        return self._vm(await self.vms.start(account, body.new_vm(), token))
+
+    async def stop(self, account: Account, _token: Token, vm_id: VmIdPath) -> Vm:
+        """Stop a one-time VM, which destroys it; its record and log stay."""
+        return self._vm(await self.vms.stop(account, VmId(vm_id)))
+
+    async def get(self, account: Account, vm_id: VmIdPath) -> Vm:
+        """Look at a VM."""
+        return self._vm(await self.vms.get(account, VmId(vm_id)))
+
+    async def list(
+        self, account: Account, parameters: Annotated[ListParameters, Query()]
+    ) -> VmPage:
+        """List the account's VMs, newest first, 100 a page."""
+        image_id = parameters.image_id
+        if image_id is not None and not re.match(IMAGE_ID_PATTERN, image_id):
+            return VmPage(vms=[])
+        wanted = VmFilter(ImageId(image_id) if image_id else None, parameters.status)
+        after = _parse_place(parameters.pagination) if parameters.pagination else None
+        rows, place = await self.vms.page(account, wanted, after)
+        token = _format_place(place) if place is not None else None
+        return VmPage(vms=[self._vm(row) for row in rows], pagination=token)
+
+    def _vm(self, row: VmRow) -> Vm:
+        return Vm(
+            id=row.id,
+            hostname=row.hostname,
+            url=f"http://{row.hostname}:{self.proxy_port}/" if row.port is not None else None,
+            cpu=row.cpu,
+            memory=row.memory_mb,
+            image_id=row.image_id,
+            state=VmState(row.state),
+            port=row.port,
+            volume_gb=row.volume_gb,
+            exit_code=row.exit_code,
+            reason=row.reason,
+            created_at=rfc3339(row.created_ms),
+            updated_at=rfc3339(row.updated_ms),
+        )
+
+
+class _Place(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    c: int = Field(ge=0, le=2**62)
+    v: str = Field(pattern=VM_ID_PATTERN)
+
+
+def _format_place(place: Place) -> str:
+    text = _Place(c=place.created_ms, v=place.vm_id).model_dump_json()
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _parse_place(text: str) -> Place:
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        place = _Place.model_validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, ValidationError) as error:
+        raise InvalidRequest(
+            "The pagination token cannot be used.",
+            [FieldError("pagination", "is not one that was given")],
+        ) from error
+    return Place(place.c, VmId(place.v))

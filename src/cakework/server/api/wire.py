@@ -1,0 +1,28 @@
+"""What bodies have in common: camelCase names, exact types in, nothing absent out."""
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class RequestBody(BaseModel):
+    """A body that a caller sends. ``"1"`` and ``true`` are not 1; unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        strict=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+
+class AnswerBody(BaseModel):
+    """A body that we answer with. Absent fields are left out."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        frozen=True,
+        json_schema_serialization_defaults_required=True,
+    )

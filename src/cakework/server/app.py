@@ -1,0 +1,163 @@
+"""Where the server is put together: everything gets what it needs here, and nowhere else."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+import cakework
+from cakework.server.api import problems
+from cakework.server.api.account_route import Door
+from cakework.server.api.builds import BuildRoutes
+from cakework.server.api.document import describe
+from cakework.server.api.health import HealthRoutes
+from cakework.server.api.logs import LogRoutes
+from cakework.server.api.request_scope import RequestScope
+from cakework.server.api.vms import VmRoutes
+from cakework.server.clock import Clock, now_ms
+from cakework.server.logs.followers import Followers
+from cakework.server.logs.store import LogStore
+from cakework.server.loops.builds import BuildLoop
+from cakework.server.loops.journal import JournalReader
+from cakework.server.loops.loop import Loop
+from cakework.server.loops.retention import RetentionLoop
+from cakework.server.loops.vms import VmLoop
+from cakework.server.node.client import NodeClient
+from cakework.server.services.build_states import BuildStates
+from cakework.server.services.builds import Builds
+from cakework.server.services.facts import Facts, States
+from cakework.server.services.idempotency import Idempotency
+from cakework.server.services.keys import Keys
+from cakework.server.services.logs import Logs, Owners
+from cakework.server.services.routes import Routes
+from cakework.server.services.spool import Spool
+from cakework.server.services.vm_states import VmStates
+from cakework.server.services.vms import VmLimits, Vms
+from cakework.server.store.database import Database, database_url
+from cakework.settings import Settings
+
+BUILD_PERIOD_S = 5.0
+VM_PERIOD_S = 5.0
+RETENTION_PERIOD_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The parts of one server, put together but not yet open."""
+
+    settings: Settings
+    database: Database
+    log_store: LogStore
+    followers: Followers
+    node: NodeClient
+    spool: Spool
+    keys: Keys
+    routes: Routes
+    vms: Vms
+    builds: Builds
+    logs: Logs
+    idempotency: Idempotency
+    loops: tuple[Loop, ...]
+    journal: JournalReader
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Open the stores, run the loops, and close everything after."""
+        self.settings.server_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.node.close)
+            stack.push_async_callback(self.database.close)
+            await self.database.open()
+            stack.push_async_callback(self.log_store.close)
+            await self.log_store.open()
+            await asyncio.to_thread(self.spool.open)
+            await self.keys.configure(self.settings.api_key)
+            await self.routes.load(self.database)
+            for run in (self.journal.run, *(loop.run for loop in self.loops)):
+                stack.push_async_callback(_end, asyncio.create_task(run()))
+            stack.callback(self.followers.close)
+            yield
+
+
+def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
+    """Put a server together. Nothing is opened and nothing runs yet."""
+    database = Database(database_url(settings))
+    log_store = LogStore(settings.server_dir / "logs.db", settings.max_log_lines)
+    followers, routes = Followers(), Routes()
+    node = NodeClient(settings.node_socket)
+    spool = Spool(settings.server_dir / "spool")
+    states = States(VmStates(routes, followers, clock), BuildStates(followers, clock))
+    limits = VmLimits(settings.max_vms_per_account, settings.base_domain)
+    vms = Vms(database, node, states.vms, limits, clock)
+    hints: list[Callable[[], None]] = []
+
+    def hint_builds() -> None:
+        for hint in hints:
+            hint()
+
+    builds = Builds(database, spool, settings.max_builds_per_account, hint_builds, clock)
+    build_loop = Loop(
+        "builds", BuildLoop(database, node, spool, builds, states.builds).one_pass, BUILD_PERIOD_S
+    )
+    hints.append(build_loop.hint)
+    vm_loop = Loop("vms", VmLoop(database, node, states.vms, vms).one_pass, VM_PERIOD_S)
+    retention = Loop("retention", RetentionLoop(database, clock).one_pass, RETENTION_PERIOD_S)
+    facts = Facts(database, log_store, followers, states, build_loop.hint)
+    return Server(
+        settings=settings,
+        database=database,
+        log_store=log_store,
+        followers=followers,
+        node=node,
+        spool=spool,
+        keys=Keys(database, clock),
+        routes=routes,
+        vms=vms,
+        builds=builds,
+        logs=Logs(database, log_store, followers),
+        idempotency=Idempotency(database, clock),
+        loops=(build_loop, vm_loop, retention),
+        journal=JournalReader(node, facts),
+    )
+
+
+def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
+    """Return the API of ``server``, or of one put together from ``settings``.
+
+    Its lifespan opens the stores and runs the loops.
+    """
+    parts = server or build_server(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        async with parts.running():
+            yield
+
+    app = FastAPI(
+        title="Cakework",
+        summary="Build, run and observe your users' code in microVMs.",
+        version=cakework.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    app.add_middleware(RequestScope)
+    door = Door(parts.keys, parts.idempotency, settings.max_body_mb << 20)
+    for router in (
+        BuildRoutes(parts.builds).router(door),
+        VmRoutes(parts.vms, settings.proxy_port).router(door),
+        LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
+        HealthRoutes(parts.database, parts.node).router(),
+    ):
+        app.include_router(router)
+    describe(app)
+    return app
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,74 @@
+"""What a log is made of: sources, lines, and the question asked of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cakework.domain.facts import BuildLine, Stream, VmLine
+from cakework.domain.ids import BuildId, VmId
+
+BATCH_MIN, BATCH_MAX, BATCH_DEFAULT = 50, 1000, 100
+QUERY_CHARS_MAX = 500
+
+
+class Order(StrEnum):
+    """Which end of a log comes first."""
+
+    OLDEST_FIRST = "oldest_first"
+    NEWEST_FIRST = "newest_first"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whose log it is: one VM's or one build's."""
+
+    name: str
+
+
+def vm_source(vm_id: VmId | str) -> Source:
+    """Return the log of a VM."""
+    return Source(f"vm:{vm_id}")
+
+
+def build_source(build_id: BuildId | str) -> Source:
+    """Return the log of a build."""
+    return Source(f"build:{build_id}")
+
+
+def source_of(fact: VmLine | BuildLine) -> Source:
+    """Return the log that a line belongs to."""
+    return vm_source(fact.vm_id) if isinstance(fact, VmLine) else build_source(fact.build_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A stored line. ``seq`` counts the source's lines from 1; ``at_ms`` never falls with it."""
+
+    seq: int
+    at_ms: int
+    stream: Stream
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineQuery:
+    """A question to one log.
+
+    ``contains`` is looked for without regard to case; ``from_ms`` and ``to_ms`` are both
+    inclusive; ``after`` is the last line already had, in the direction of ``order``.
+    """
+
+    source: Source
+    contains: str | None = None
+    order: Order = Order.OLDEST_FIRST
+    batch: int = BATCH_DEFAULT
+    from_ms: int | None = None
+    to_ms: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Lines that answer a query; ``more`` says that at least one more is there now."""
+
+    lines: list[Line]
+    more: bool

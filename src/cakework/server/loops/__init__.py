@@ -1,0 +1,1 @@
+"""Work in the background: each loop looks at what is there and does what is missing."""

@@ -1,0 +1,102 @@
+"""The journal reader: facts come from the node as they happen, are stored, then acknowledged.
+
+A batch is what has come since the last one was stored: one fact when all is quiet, hundreds
+when not. Facts of a node are keyed by its id, so a node with a new data folder starts afresh.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import cast
+
+import structlog
+from pydantic import ValidationError
+
+from cakework.domain.errors import Unavailable
+from cakework.domain.facts import FACT, AnyFact
+from cakework.server.loops.loop import retry_wait_s
+from cakework.server.node.client import NodeClient
+from cakework.server.services.facts import Facts
+
+FACT_BYTES_MAX = 8 * 1024 * 1024
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class JournalReader:
+    """Reads one node's journal for as long as it runs, connecting again when it breaks off."""
+
+    def __init__(self, node: NodeClient, facts: Facts) -> None:
+        """Read from ``node`` and apply with ``facts``."""
+        self._node = node
+        self._facts = facts
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            try:
+                await self._read()
+            except Unavailable as error:
+                _log.info("journal.waits", detail=error.detail, failures=self._failures)
+            except Exception:
+                _log.exception("journal.failed", failures=self._failures)
+            self._failures += 1
+            await asyncio.sleep(retry_wait_s(self._failures))
+
+    async def _read(self) -> None:
+        node_id = (await self._node.health()).node_id
+        after = await self._facts.cursor(node_id)
+        async with self._node.journal(after) as chunks:
+            if (await self._node.health()).node_id != node_id:
+                raise Unavailable("The node's data folder was exchanged just now.")
+            _log.info("journal.reading", node_id=node_id, after=after)
+            async for lines in whole_lines(chunks):
+                self._failures = 0
+                await self._take(node_id, lines)
+        raise Unavailable("The node ended its journal.")
+
+    async def _take(self, node_id: str, lines: list[bytes]) -> None:
+        facts: list[AnyFact] = []
+        cursor = 0
+        for line in lines:
+            fact, at = parse_fact(line)
+            cursor = max(cursor, at)
+            if fact is not None:
+                facts.append(fact)
+        if cursor:
+            await self._facts.apply(node_id, facts, cursor)
+            await self._node.acknowledge(cursor)
+
+
+async def whole_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Yield the lines that each chunk completes, without those that are empty.
+
+    Raises:
+        ValueError: a line is longer than any fact.
+    """
+    rest = b""
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > FACT_BYTES_MAX:
+            raise ValueError("the journal has a line longer than any fact")
+        if lines := [line for line in whole if line.strip()]:
+            yield lines
+
+
+def parse_fact(line: bytes) -> tuple[AnyFact | None, int]:
+    """Return a fact and its cursor; None for a fact of a kind this server does not know.
+
+    Raises:
+        ValueError: the line has no cursor, so it cannot even be passed over.
+    """
+    try:
+        fact = FACT.validate_json(line)
+    except ValidationError as error:
+        record: object = json.loads(line)
+        fields = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+        cursor = fields.get("cursor")
+        if not isinstance(cursor, int):
+            raise ValueError("the journal has a line that is no fact") from error
+        _log.exception("journal.fact_unknown", cursor=cursor, kind=fields.get("kind"))
+        return None, cursor
+    return fact, fact.cursor

@@ -1,0 +1,140 @@
+"""The node's internal API over its unix socket, with connections kept open.
+
+Every method raises :class:`~cakework.domain.errors.Unavailable` when the node does not answer,
+and the error that the node names when it refuses.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, Unavailable
+from cakework.domain.ids import BuildId, VmId
+from cakework.domain.orders import (
+    BuildOrder,
+    NodeHealth,
+    NodeProblem,
+    StopOrder,
+    VmOrder,
+    VmReport,
+)
+
+ANSWER_S = 10.0
+START_S = 50.0
+STOP_S = 30.0
+SILENCE_S = 60.0
+"""The longest the journal may be silent: the node sends heartbeats."""
+
+_CONNECTIONS = 64
+
+
+class BuildReport(BaseModel):
+    """A build that the node has queued or running."""
+
+    build_id: str
+
+
+_VMS = TypeAdapter(list[VmReport])
+_BUILDS = TypeAdapter(list[BuildReport])
+
+
+class NodeClient:
+    """Gives orders to one node and reads its journal. ``close()`` when done."""
+
+    def __init__(self, socket: Path) -> None:
+        """Prepare to talk to the node that listens on ``socket``."""
+        self._client = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(
+                uds=str(socket),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_CONNECTIONS),
+            ),
+            base_url="http://node",
+            timeout=ANSWER_S,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def health(self) -> NodeHealth:
+        """Return who the node is and how it is."""
+        return NodeHealth.model_validate_json(await self._call("GET", "/v1/health"))
+
+    async def start_vm(self, order: VmOrder) -> VmReport:
+        """Have a VM started; returns when the user's program was started or has ended."""
+        body = await self._call("PUT", f"/v1/vms/{order.vm_id}", order, timeout_s=START_S)
+        return VmReport.model_validate_json(body)
+
+    async def stop_vm(self, vm_id: VmId, order: StopOrder) -> None:
+        """End a VM; returns when all it held is released. Raises NotFound for unknown ids."""
+        await self._call("POST", f"/v1/vms/{vm_id}/stop", order, timeout_s=STOP_S)
+
+    async def vms(self) -> list[VmReport]:
+        """Return every VM the node knows."""
+        return _VMS.validate_json(await self._call("GET", "/v1/vms"))
+
+    async def build(self, order: BuildOrder) -> None:
+        """Hand a build over; returns once the node has it for good."""
+        await self._call("PUT", f"/v1/builds/{order.build_id}", order, timeout_s=START_S)
+
+    async def builds(self) -> set[BuildId]:
+        """Return the builds that the node has queued or running."""
+        reports = _BUILDS.validate_json(await self._call("GET", "/v1/builds"))
+        return {BuildId(report.build_id) for report in reports}
+
+    @asynccontextmanager
+    async def journal(self, after: int) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """Open the journal behind cursor ``after``: chunks of bytes, as they come."""
+        try:
+            async with self._client.stream(
+                "GET",
+                "/v1/journal",
+                params={"after": after},
+                timeout=httpx2.Timeout(ANSWER_S, read=SILENCE_S),
+            ) as response:
+                if response.status_code != 200:
+                    raise _refusal(response, await response.aread())
+                yield response.aiter_raw()
+        except httpx2.TransportError as error:
+            raise Unavailable("The node's journal broke off.") from error
+
+    async def acknowledge(self, cursor: int) -> None:
+        """Tell the node that facts up to ``cursor`` are stored and may be forgotten."""
+        await self._call("POST", "/v1/journal/ack", {"cursor": cursor})
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | dict[str, int] | None = None,
+        *,
+        timeout_s: float = ANSWER_S,
+    ) -> bytes:
+        content = body.model_dump_json() if isinstance(body, BaseModel) else None
+        try:
+            response = await self._client.request(
+                method,
+                path,
+                content=content,
+                json=body if isinstance(body, dict) else None,
+                headers={"content-type": "application/json"} if content else None,
+                timeout=timeout_s,
+            )
+        except httpx2.TransportError as error:
+            raise Unavailable("The node does not answer.", retry_after_s=1) from error
+        if response.is_success:
+            return response.content
+        raise _refusal(response, response.content)
+
+
+def _refusal(response: httpx2.Response, content: bytes) -> CakeworkError:
+    try:
+        problem = NodeProblem.model_validate_json(content)
+    except ValidationError:
+        return CakeworkError(f"The node answered {response.status_code} and not why.")
+    error = ERRORS_BY_CODE.get(problem.code, CakeworkError)
+    wait = response.headers.get("retry-after", "")
+    return error(problem.detail, retry_after_s=int(wait) if wait.isdecimal() else None)

@@ -1,0 +1,135 @@
+"""Idempotency-Keys: the same POST with the same key does its work once and is answered alike.
+
+A key is reserved in the store before the work begins and gets its answer after. Who comes
+with the key in between waits, in this process; after a crash in between the work is carried
+on under the same ``token``, by which it finds what it had made. Answers that invite another
+try (429, 5xx) are not kept.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, delete, update
+
+from cakework.domain.errors import Conflict, FieldError, InvalidRequest
+from cakework.domain.ids import AccountId
+from cakework.server.clock import Clock
+from cakework.server.services.claims import Claims
+from cakework.server.store.database import Database
+from cakework.server.store.models import IdempotencyRow
+
+KEPT_MS = 24 * 3600 * 1000
+KEY_CHARS_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it is kept: status, content type, body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A POST with a key: whose, which key, and a digest of what was asked."""
+
+    account: AccountId
+    key: str
+    fingerprint: bytes
+
+
+Work = Callable[[str], Awaitable[Answer]]
+"""Does a request's work under a token and returns the answer."""
+
+
+class Idempotency:
+    """Has work done once for each key of an account."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        """Keep keys and answers in ``database``."""
+        self._database = database
+        self._clock = clock
+        self._claims: Claims[tuple[AccountId, str]] = Claims()
+
+    async def once(self, attempt: Attempt, work: Work) -> Answer:
+        """Return the answer kept for the key, or do the work and keep its answer.
+
+        Raises:
+            InvalidRequest: the key is empty, too long, or not printable ASCII.
+            Conflict: the key was used for another request.
+        """
+        check_key(attempt.key)
+        async with self._claims.hold((attempt.account, attempt.key)):
+            return await self._answer(attempt, work)
+
+    async def _answer(self, attempt: Attempt, work: Work) -> Answer:
+        row = await self._reserve(attempt)
+        if row.fingerprint != attempt.fingerprint:
+            raise Conflict("This Idempotency-Key was used for another request.")
+        if row.status is not None and row.body is not None:
+            return Answer(row.status, row.content_type or "", row.body)
+        try:
+            answer = await work(row.token)
+        except Exception:
+            await self._release(attempt)
+            raise
+        if answer.status == 429 or answer.status >= 500:
+            await self._release(attempt)
+        else:
+            await self._keep(attempt, answer)
+        return answer
+
+    async def _reserve(self, attempt: Attempt) -> IdempotencyRow:
+        now = self._clock()
+        place = (attempt.account, attempt.key)
+        async with self._database.writing() as session:
+            row = await session.get(IdempotencyRow, place)
+            if row is not None and row.created_ms >= now - KEPT_MS:
+                return row
+            if row is not None:
+                await session.delete(row)
+                await session.flush()
+            row = IdempotencyRow(
+                account_id=attempt.account,
+                key=attempt.key,
+                token=secrets.token_hex(16),
+                fingerprint=attempt.fingerprint,
+                created_ms=now,
+            )
+            session.add(row)
+        return row
+
+    async def _keep(self, attempt: Attempt, answer: Answer) -> None:
+        async with self._database.writing() as session:
+            await session.execute(
+                update(IdempotencyRow)
+                .where(*_is(attempt))
+                .values(status=answer.status, content_type=answer.content_type, body=answer.body)
+            )
+
+    async def _release(self, attempt: Attempt) -> None:
+        async with self._database.writing() as session:
+            await session.execute(delete(IdempotencyRow).where(*_is(attempt)))
+
+
+def check_key(key: str) -> None:
+    """Check that an Idempotency-Key is 1 to 255 printable ASCII characters.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if not key or len(key) > KEY_CHARS_MAX or not (key.isascii() and key.isprintable()):
+        message = f"must be 1 to {KEY_CHARS_MAX} printable ASCII characters"
+        raise InvalidRequest(
+            f"The Idempotency-Key {message}.", [FieldError("Idempotency-Key", message)]
+        )
+
+
+def _is(attempt: Attempt) -> tuple[ColumnElement[bool], ...]:
+    return (
+        IdempotencyRow.account_id == attempt.account,
+        IdempotencyRow.key == attempt.key,
+    )

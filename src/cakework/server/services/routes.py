@@ -1,0 +1,56 @@
+"""Which VM a hostname leads to: a map in memory, kept as the store is.
+
+The router asks it for every connection, so it never waits for the store.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from cakework.domain.ids import VmId
+from cakework.domain.vms import VmState
+from cakework.server.store.database import Database
+from cakework.server.store.models import VmRow
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The VM behind a hostname, the port it listens on, and the VM's state."""
+
+    vm_id: VmId
+    port: int
+    state: VmState
+
+
+class Routes:
+    """Hostname to VM, for VMs that declared a port and are not destroyed."""
+
+    def __init__(self) -> None:
+        """Begin with no route; ``load()`` brings in those of the store."""
+        self._by_host: dict[str, Route] = {}
+
+    async def load(self, database: Database) -> None:
+        """Bring in every VM of the store."""
+        async with database.reading() as session:
+            rows = await session.scalars(
+                select(VmRow).where(VmRow.port.is_not(None), VmRow.state != VmState.DESTROYED)
+            )
+            for row in rows:
+                self.show(row)
+
+    def find(self, host: str) -> Route | None:
+        """Return the route for a Host header (``name`` or ``name:port``); None when unknown."""
+        return self._by_host.get(host.partition(":")[0].rstrip(".").lower())
+
+    def show(self, row: VmRow) -> None:
+        """Take in how a VM now is."""
+        if row.port is None:
+            return
+        if row.state == VmState.DESTROYED:
+            self.remove(row.hostname)
+        else:
+            self._by_host[row.hostname] = Route(VmId(row.id), row.port, VmState(row.state))
+
+    def remove(self, hostname: str) -> None:
+        """Forget a hostname."""
+        self._by_host.pop(hostname, None)

@@ -1,0 +1,1 @@
+"""The control plane's records: accounts, keys, images, builds, VMs, idempotency, cursors."""

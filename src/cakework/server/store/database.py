@@ -1,0 +1,109 @@
+"""The control plane's database: SQLite by default, PostgreSQL by URL.
+
+On SQLite a writing session takes the write lock when it begins (``BEGIN IMMEDIATE``), so that
+what it reads stays true until it commits, and a reading one begins deferred. Writers of this
+process queue for a lock of our own: SQLite's own waiting polls and is not fair.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from cakework.server.store.migrate import upgrade
+from cakework.settings import Settings
+
+_WRITES = "cakework_writes"
+_BUSY_MS = 10_000
+_POSTGRES = ("postgresql", "postgres")
+
+
+class Database:
+    """Opens sessions. ``open()`` before use brings the tables up to date; ``close()`` after."""
+
+    def __init__(self, url: str | URL) -> None:
+        """Prepare for a database; nothing is connected yet."""
+        self._engine = _engine(make_url(url))
+        writing = self._engine.execution_options(**{_WRITES: True})
+        self._reading = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._writing = async_sessionmaker(writing, expire_on_commit=False)
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        self._writers: AbstractAsyncContextManager[object] = (
+            asyncio.Lock() if is_sqlite else nullcontext()
+        )
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine below, for migrations and tests."""
+        return self._engine
+
+    async def open(self) -> None:
+        """Bring the tables to this version's form, creating what is missing."""
+        async with self._engine.execution_options(**{_WRITES: True}).begin() as connection:
+            await connection.run_sync(upgrade)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[AsyncSession]:
+        """Open a session that only reads, from one snapshot on SQLite."""
+        async with self._reading() as session:
+            yield session
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncGenerator[AsyncSession]:
+        """Open a session that commits when the block ends well, and else rolls back."""
+        async with self._writers, self._writing() as session, session.begin():
+            yield session
+
+    async def ping(self) -> None:
+        """Ask the database for one row; raises when it does not answer."""
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+
+def database_url(settings: Settings) -> URL:
+    """Return the URL of the store: the setting's with its async driver, else SQLite's."""
+    if settings.database_url is None:
+        return URL.create("sqlite+aiosqlite", database=str(settings.server_dir / "cakework.db"))
+    url = make_url(settings.database_url)
+    return url.set(drivername="postgresql+asyncpg") if url.drivername in _POSTGRES else url
+
+
+def _engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+    engine = create_async_engine(url, pool_size=10, max_overflow=20)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {_BUSY_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN DEFERRED")

@@ -1,0 +1,180 @@
+"""The tables. Rules that must always hold are constraints here, not checks in code.
+
+Times are unix milliseconds. ``request_token`` names the idempotent request that made a row,
+so that the same request, carried on after a crash, finds what it made.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from cakework.domain.builds import BuildStatus
+from cakework.domain.vms import (
+    CPU_MAX,
+    CPU_MIN,
+    MEMORY_MB_MAX,
+    MEMORY_MB_MIN,
+    PORT_MAX,
+    PORT_MIN,
+    VOLUME_GB_MAX,
+    VmState,
+)
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _one_of(column: str, words: type[BuildStatus] | type[VmState]) -> str:
+    return f"{column} IN ({', '.join(repr(str(word.value)) for word in words)})"
+
+
+class Base(DeclarativeBase):
+    """What all tables share: how their constraints are named."""
+
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class AccountRow(Base):
+    """Who things belong to. Its id is the name it was made with."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ApiKeyRow(Base):
+    """An API key: the hash it is found by, and the first letters, for display."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16))
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    revoked_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class BuildRow(Base):
+    """A build. ``image_id`` is chosen when it is asked for; the image is there once it succeeded.
+
+    ``accepted`` says that the node has taken the order, ``log_complete`` that every line of
+    its log is stored.
+    """
+
+    __tablename__ = "builds"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", BuildStatus), name="status"),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
+        CheckConstraint("updated_ms >= created_ms", name="times"),
+        Index("ix_builds_account_id_status", "account_id", "status"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    image_id: Mapped[str] = mapped_column(String(26), unique=True)
+    status: Mapped[str] = mapped_column(String(16), default=BuildStatus.CREATED)
+    error: Mapped[str | None] = mapped_column(Text)
+    accepted: Mapped[bool] = mapped_column(default=False)
+    log_complete: Mapped[bool] = mapped_column(default=False)
+    request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ImageRow(Base):
+    """An image that VMs can be started from."""
+
+    __tablename__ = "images"
+    __table_args__ = (CheckConstraint("size_bytes >= 0", name="size"),)
+
+    id: Mapped[str] = mapped_column(String(26), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    build_id: Mapped[str | None] = mapped_column(ForeignKey("builds.id"), unique=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class VmRow(Base):
+    """A VM. ``wanted`` is the state it is on its way to: ``started``, or ``destroyed``.
+
+    ``env`` is emptied when the VM is destroyed. ``log_complete`` says that every line of its
+    log is stored.
+    """
+
+    __tablename__ = "vms"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", VmState), name="state"),
+        CheckConstraint("wanted IN ('started', 'destroyed')", name="wanted"),
+        CheckConstraint("state <> 'destroyed' OR wanted = 'destroyed'", name="destroyed_wanted"),
+        CheckConstraint(f"cpu BETWEEN {CPU_MIN} AND {CPU_MAX}", name="cpu"),
+        CheckConstraint(f"memory_mb BETWEEN {MEMORY_MB_MIN} AND {MEMORY_MB_MAX}", name="memory"),
+        CheckConstraint(f"port BETWEEN {PORT_MIN} AND {PORT_MAX}", name="port"),
+        CheckConstraint(f"volume_gb BETWEEN 0 AND {VOLUME_GB_MAX}", name="volume"),
+        CheckConstraint("updated_ms >= created_ms", name="times"),
+        Index("ix_vms_account_id_created_ms_id", "account_id", "created_ms", "id"),
+        Index("ix_vms_state", "state"),
+    )
+
+    id: Mapped[str] = mapped_column(String(14), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
+    hostname: Mapped[str] = mapped_column(String(253), unique=True)
+    cpu: Mapped[int] = mapped_column(SmallInteger)
+    memory_mb: Mapped[int] = mapped_column()
+    port: Mapped[int | None] = mapped_column()
+    volume_gb: Mapped[int] = mapped_column(default=0)
+    env: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    state: Mapped[str] = mapped_column(String(16), default=VmState.CREATED)
+    wanted: Mapped[str] = mapped_column(String(16), default=VmState.STARTED)
+    reason: Mapped[str | None] = mapped_column(Text)
+    exit_code: Mapped[int | None] = mapped_column()
+    log_complete: Mapped[bool] = mapped_column(default=False)
+    request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class IdempotencyRow(Base):
+    """A POST that came with an Idempotency-Key; without ``status`` it is not answered yet."""
+
+    __tablename__ = "idempotency"
+    __table_args__ = (
+        CheckConstraint("(status IS NULL) = (body IS NULL)", name="answer_is_whole"),
+        Index("ix_idempotency_created_ms", "created_ms"),
+    )
+
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    token: Mapped[str] = mapped_column(String(32), unique=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary(32))
+    status: Mapped[int | None] = mapped_column(SmallInteger)
+    content_type: Mapped[str | None] = mapped_column(String(100))
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class NodeCursorRow(Base):
+    """How far a node's journal is applied to these tables. A new node id starts at 0."""
+
+    __tablename__ = "node_cursors"
+
+    node_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    cursor: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,223 @@
+"""A node that does what a test says, on a real unix socket, with a journal that forgets on ack.
+
+The real node is in the acceptance tests; here faults and the order of events must be chosen.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+from cakework.domain.facts import (
+    AnyFact,
+    BuildFailed,
+    BuildLine,
+    BuildSucceeded,
+    Stream,
+    VmLine,
+    VmStarted,
+    VmStopped,
+)
+from cakework.domain.orders import BuildOrder, NodeHealth, NodeProblem, VmOrder, VmReport
+
+START_MS = 1_700_000_000_000
+
+
+class Ack(BaseModel):
+    """Body of an acknowledgement."""
+
+    cursor: int
+
+
+class FakeNode:
+    """Records orders, keeps a journal that the test writes, refuses or stalls on demand."""
+
+    def __init__(self, socket: Path, node_id: str = "node-1") -> None:
+        self.socket = socket
+        self.node_id = node_id
+        self.vm_orders: list[VmOrder] = []
+        self.build_orders: list[BuildOrder] = []
+        self.stops: list[str] = []
+        self.acks: list[int] = []
+        self.vms: dict[str, VmReport] = {}
+        self.builds: set[str] = set()
+        self.facts: list[AnyFact] = []
+        self.refusal: tuple[int, NodeProblem] | None = None
+        self.ends_at_once = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.may_ack = True
+        self.healthy = True
+        self._cursor = itertools.count(1)
+        self._lines: dict[str, int] = {}
+        self._grown = asyncio.Condition()
+        self._closing = False
+
+    async def push(self, *facts: AnyFact) -> None:
+        """Append facts to the journal, numbering them."""
+        for fact in facts:
+            self.facts.append(fact.model_copy(update={"cursor": next(self._cursor)}))
+        async with self._grown:
+            self._grown.notify_all()
+
+    def line(self, vm_id: str, text: str, stream: Stream = "stdout", at_ms: int = 0) -> VmLine:
+        """Return a VM's next line."""
+        seq = self._next(vm_id)
+        return VmLine(vm_id=vm_id, seq=seq, stream=stream, text=text, at_ms=at_ms or START_MS + seq)
+
+    def build_line(self, build_id: str, text: str) -> BuildLine:
+        """Return a build's next line."""
+        seq = self._next(build_id)
+        return BuildLine(build_id=build_id, seq=seq, stream="stdout", text=text, at_ms=START_MS)
+
+    async def succeed(self, build_id: str) -> None:
+        """End a build well."""
+        order = next(order for order in self.build_orders if order.build_id == build_id)
+        self.builds.discard(build_id)
+        await self.push(
+            BuildSucceeded(
+                at_ms=START_MS, build_id=build_id, image_id=order.image_id, size_bytes=1000
+            )
+        )
+
+    async def fail(self, build_id: str, error: str) -> None:
+        """End a build badly."""
+        self.builds.discard(build_id)
+        await self.push(BuildFailed(at_ms=START_MS, build_id=build_id, error=error))
+
+    async def started(self, vm_id: str) -> None:
+        """Say that a VM's program was started."""
+        await self.push(VmStarted(at_ms=START_MS, vm_id=vm_id))
+
+    async def stopped(self, vm_id: str, reason: str, exit_code: int | None = None) -> None:
+        """Say that a VM is gone."""
+        self.vms.pop(vm_id, None)
+        await self.push(
+            VmStopped(at_ms=START_MS, vm_id=vm_id, reason=reason, exit_code=exit_code)
+        )
+
+    def forget_everything(self, node_id: str) -> None:
+        """Become a node with a new data folder."""
+        self.node_id = node_id
+        self.facts.clear()
+        self.vms.clear()
+        self._cursor = itertools.count(1)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncGenerator["FakeNode"]:
+        """Listen on the socket while the block runs."""
+        self._closing = False
+        config = uvicorn.Config(
+            self._app(), uds=str(self.socket), log_config=None, lifespan="off", access_log=False
+        )
+        server = _Server(config)
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.002)
+        try:
+            yield self
+        finally:
+            self._closing = True
+            async with self._grown:
+                self._grown.notify_all()
+            server.should_exit = server.force_exit = True
+            await task
+            self.socket.unlink(missing_ok=True)
+
+    def _next(self, source: str) -> int:
+        self._lines[source] = self._lines.get(source, 0) + 1
+        return self._lines[source]
+
+    def _app(self) -> FastAPI:
+        app = FastAPI()
+        add = app.add_api_route
+        add("/v1/health", self._health, methods=["GET"])
+        add("/v1/vms", self._vms, methods=["GET"])
+        add("/v1/vms/{vm_id}", self._start, methods=["PUT"], response_model=None)
+        add("/v1/vms/{vm_id}/stop", self._stop, methods=["POST"], response_model=None)
+        add("/v1/builds", self._list_builds, methods=["GET"])
+        add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
+        add("/v1/journal", self._journal, methods=["GET"], response_model=None)
+        add("/v1/journal/ack", self._ack, methods=["POST"], response_model=None)
+        return app
+
+    async def _health(self) -> NodeHealth:
+        return NodeHealth(
+            node_id=self.node_id,
+            version="0",
+            accelerator="tcg",
+            ready=self.healthy,
+            detail="as the test says",
+            vms=len(self.vms),
+            builds=len(self.builds),
+        )
+
+    async def _vms(self) -> list[VmReport]:
+        return list(self.vms.values())
+
+    async def _start(self, vm_id: str, order: VmOrder) -> VmReport | Response:
+        self.vm_orders.append(order)
+        await self.may_answer.wait()
+        if self.refusal is not None:
+            return _refuse(*self.refusal)
+        if self.ends_at_once:
+            return VmReport(vm_id=vm_id, state="stopped", reason="The program ended.", exit_code=3)
+        self.vms[vm_id] = VmReport(vm_id=vm_id, state="started")
+        return self.vms[vm_id]
+
+    async def _stop(self, vm_id: str, _: Request) -> Response:
+        self.stops.append(vm_id)
+        if self.vms.pop(vm_id, None) is None:
+            return _refuse(404, NodeProblem(code="not_found", detail="no such VM"))
+        return JSONResponse({})
+
+    async def _list_builds(self) -> list[dict[str, str]]:
+        return [{"build_id": build_id} for build_id in self.builds]
+
+    async def _build(self, build_id: str, order: BuildOrder) -> Response:
+        if self.refusal is not None:
+            return _refuse(*self.refusal)
+        self.build_orders.append(order)
+        self.builds.add(build_id)
+        return JSONResponse({}, 202)
+
+    async def _journal(self, after: int) -> StreamingResponse:
+        return StreamingResponse(self._stream(after), media_type="application/x-ndjson")
+
+    async def _stream(self, after: int) -> AsyncIterator[bytes]:
+        while not self._closing:
+            fresh = [fact for fact in self.facts if fact.cursor > after]
+            if fresh:
+                after = fresh[-1].cursor
+                yield b"".join(fact.model_dump_json().encode() + b"\n" for fact in fresh)
+                continue
+            yield b"\n"
+            async with self._grown:
+                if self._closing or any(fact.cursor > after for fact in self.facts):
+                    continue
+                await self._grown.wait()
+
+    async def _ack(self, ack: Ack) -> Response:
+        if not self.may_ack:
+            return _refuse(503, NodeProblem(code="unavailable", detail="as the test says"))
+        self.acks.append(ack.cursor)
+        self.facts = [fact for fact in self.facts if fact.cursor > ack.cursor]
+        return JSONResponse({})
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _refuse(status: int, problem: NodeProblem) -> Response:
+    headers: dict[str, Any] = {"Retry-After": "7"} if status == 503 else {}
+    return Response(problem.model_dump_json(), status, headers, media_type="application/json")
