@@ -164,7 +164,10 @@ static void on_rehearse(struct guest *g, char **argv)
 static void on_ack(struct guest *g, uint64_t number)
 {
     lines_ack(&g->lines, number);
-    if (g->powering_off && g->ending_sent && number >= g->lines.last)
+    if (!g->ending_sent || number < g->lines.last)
+        return;
+    g->ending_acked = true;
+    if (g->powering_off)
         g->off_at_ms = steady_clock_ms();
 }
 
@@ -187,7 +190,8 @@ static void on_poweroff(struct guest *g, uint64_t grace_ms)
             g->off_at_ms = kill_at + ACKNOWLEDGE_MS;
         }
     } else if (!g->off_at_ms) {
-        g->off_at_ms = now + (g->state == STATE_EXITED ? ACKNOWLEDGE_MS : 0);
+        bool wait = g->state == STATE_EXITED && !g->ending_acked;
+        g->off_at_ms = now + (wait ? ACKNOWLEDGE_MS : 0);
     }
     g->powering_off = true;
 }

@@ -40,7 +40,8 @@ struct guest {
     struct ending ending;
     struct failure failure;
     bool ending_due;     /* EXITED is to be sent when all lines are */
-    bool ending_sent;
+    bool ending_sent;    /* … and was, on this connection */
+    bool ending_acked;
     bool powering_off;
     uint64_t kill_at_ms; /* 0: never */
     uint64_t off_at_ms;  /* 0: never */

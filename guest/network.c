@@ -9,11 +9,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "files.h"
 #include "paths.h"
 #include "text.h"
+
+enum { CARRIER_WAIT_MS = 1500 };
 
 bool network_parse(const char *text, char address[16], unsigned *prefix)
 {
@@ -60,6 +63,20 @@ static bool route_add(int fd, const char *gateway)
     return !ioctl(fd, SIOCADDRT, &route);
 }
 
+/* The kernel takes up to a second to see that a new device has a carrier; until then it drops
+ * what is sent. */
+static void wait_carrier(void)
+{
+    const struct timespec pause = {0, 10000000};
+    char state[16];
+    for (int i = 0; i < CARRIER_WAIT_MS / 10; i++) {
+        if (file_read(VM_SYS "/class/net/eth0/operstate", state, sizeof state) > 0 &&
+            !strcmp(state, "up\n"))
+            return;
+        nanosleep(&pause, NULL);
+    }
+}
+
 static bool eth0_up(int fd, const struct network *network)
 {
     char address[16];
@@ -80,5 +97,9 @@ bool network_up(const struct network *network, struct failure *f)
     int error = errno;
     if (fd >= 0)
         close(fd);
-    return up ? true : fail(f, error, "setting up the network", network->address);
+    if (!up)
+        return fail(f, error, "setting up the network", network->address);
+    if (network->address)
+        wait_carrier();
+    return true;
 }

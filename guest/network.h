@@ -11,6 +11,7 @@ struct network {
     const char *gateway;  /* "a.b.c.d", NULL for none */
 };
 
+/* Returns when eth0 can send, or a while later if it has nothing to send to. */
 bool network_up(const struct network *network, struct failure *f);
 
 /* Splits "a.b.c.d/n" (n 0 … 32). `address` gets at least 16 bytes. False: it is not that. */

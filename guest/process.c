@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "files.h"
+#include "network.h"
 #include "paths.h"
 #include "rootfs.h"
 #include "user.h"
@@ -207,6 +208,8 @@ bool process_start(struct process *process, const struct run *run, struct disks 
                    const char *address, struct failure *f)
 {
     static char hostname[HOSTNAME_MAX + 2], hosts[1024], resolv[4096];
+    char own[16];
+    unsigned prefix;
     struct start start = {.run = run, .image = &disks->image, .failure = f};
     struct text name = text_of(hostname, sizeof hostname);
     if (!run->argv[0])
@@ -218,7 +221,9 @@ bool process_start(struct process *process, const struct run *run, struct disks 
     text_add(&name, "\n");
     start.etc = (struct etc_texts){name, text_of(hosts, sizeof hosts),
                                    text_of(resolv, sizeof resolv)};
-    hosts_text(&start.etc.hosts, address, run->hostname);
+    if (!address || !network_parse(address, own, &prefix))
+        strcpy(own, "127.0.1.1");
+    hosts_text(&start.etc.hosts, own, run->hostname);
     resolv_text(&start.etc.resolv, run->dns);
     return spawn_with_pipes(process, &start);
 }

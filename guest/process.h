@@ -17,7 +17,7 @@ struct process {
 };
 
 /* Claims the disks, enters the image and executes run->argv: when it returns true the program
- * runs. The caller waits for it, and closes the pipes. `address` is the VM's own, or NULL. */
+ * runs. The caller waits for it, and closes the pipes. `address` is the VM's own, "a.b.c.d/n", or NULL. */
 bool process_start(struct process *process, const struct run *run, struct disks *disks,
                    const char *address, struct failure *f);
 

@@ -54,7 +54,7 @@ bool parse_number(const char *str, uint32_t *number)
 void hosts_text(struct text *t, const char *address, const char *hostname)
 {
     text_add(t, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    text_add(t, address ? address : "127.0.1.1");
+    text_add(t, address);
     text_add(t, "\t");
     text_add(t, hostname);
     text_add(t, "\n");

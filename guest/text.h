@@ -21,7 +21,7 @@ void text_number(struct text *t, uint64_t number);
 /* Reads a decimal number of 1 to 10 digits that is the whole string. False: it is none. */
 bool parse_number(const char *str, uint32_t *number);
 
-/* /etc/hosts. `address` may be NULL: the host name then stands for the loopback address. */
+/* /etc/hosts. `address` is the one that `hostname` stands for. */
 void hosts_text(struct text *t, const char *address, const char *hostname);
 
 /* /etc/resolv.conf. */
