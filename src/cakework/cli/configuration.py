@@ -20,6 +20,9 @@ def load_settings(**overrides: object) -> "Settings":
 
     from cakework.settings import Settings
 
+    config = os.environ.get("CAKEWORK_CONFIG")
+    if config is not None and not Path(config).exists():
+        raise CommandFailed(f"CAKEWORK_CONFIG names {config}, which is not there.", ExitCode.USAGE)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # pyright: ignore[reportArgumentType]

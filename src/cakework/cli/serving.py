@@ -19,6 +19,7 @@ START_S = 300.0
 """Longest wait for a part to be ready: a first start boots a VM to find out what works."""
 POLL_S = 0.05
 SAY_EVERY_S = 10.0
+DEFAULT_URL = "http://127.0.0.1:8081"
 
 
 class Serving:
@@ -124,7 +125,7 @@ class Serving:
             f"  API      {found['url']}",
             f"  VMs      {router}",
             f"  Data     {settings.data_dir}",
-            *(["", f"  API key  {key}", "  It is shown only this once: keep it."] if key else []),
+            *(first_steps(self._settings, key) if key else []),
             "",
             "  Ctrl-C stops; VMs keep running until stopped.",
             "",
@@ -141,6 +142,20 @@ class Serving:
     def _node_client(self) -> httpx2.AsyncClient:
         transport = httpx2.AsyncHTTPTransport(uds=str(self._settings.node_socket))
         return httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60)
+
+
+def first_steps(settings: Settings, key: str) -> list[str]:
+    """Return what to do with a first key."""
+    elsewhere = api_url(settings) != DEFAULT_URL
+    return [
+        "",
+        f"  API key  {key}",
+        "  It is shown only this once: keep it. In another shell:",
+        "",
+        *([f"    export CAKEWORK_URL={api_url(settings)}"] if elsewhere else []),
+        f"    export CAKEWORK_API_KEY={key}",
+        "    cakework run $(cakework build examples/hello)",
+    ]
 
 
 def api_url(settings: Settings) -> str:

@@ -1,0 +1,113 @@
+"""How the command line starts and ends, seen from outside."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cakework import __version__
+
+CAKEWORK = [sys.executable, "-m", "cakework.cli"]
+UNUSED = "http://127.0.0.1:9"
+
+
+def cakework(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CAKEWORK_")}
+    env = {**clean, "CAKEWORK_CONFIG": os.devnull, **env}
+    return subprocess.run(
+        [*CAKEWORK, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_is_quick_because_it_loads_little() -> None:
+    """The list of commands is shown without loading HTTP, settings or the server."""
+    show = "import sys; from cakework.cli.main import run; run(['--help'])"
+    heavy = "print({'httpx2', 'pydantic', 'anyio', 'sqlalchemy'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{show}; {heavy}"], capture_output=True, text=True, check=True
+    )
+    assert "Start a VM from an image" in done.stdout
+    assert done.stdout.endswith("set()\n")
+
+
+def test_the_version_is_the_packages() -> None:
+    """For people and for programs."""
+    assert cakework("version").stdout == f"cakework {__version__}\n"
+    assert json.loads(cakework("version", "--json").stdout) == {"version": __version__}
+
+
+def test_wrong_options_end_with_2() -> None:
+    """A misspelt option is answered with what was meant, on standard error."""
+    done = cakework("vms", "--statu", "started", CAKEWORK_API_KEY="cw_x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--status" in done.stderr
+
+
+def test_wrong_settings_end_with_2() -> None:
+    """The setting is named, with what is wrong with it."""
+    done = cakework("doctor", CAKEWORK_PORT="none")
+    assert done.returncode == 2
+    assert "port: Input should be a valid integer" in done.stderr
+
+
+def test_an_unreadable_settings_file_ends_with_2(tmp_path: Path) -> None:
+    """A file that is no TOML is named, and no stack is shown."""
+    (tmp_path / "c.toml").write_text("port = = 1")
+    done = cakework("doctor", CAKEWORK_CONFIG=str(tmp_path / "c.toml"))
+    assert done.returncode == 2
+    assert "CAKEWORK_CONFIG" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_settings_file_that_is_not_there_is_named() -> None:
+    """A misspelt CAKEWORK_CONFIG is not passed over."""
+    done = cakework("doctor", CAKEWORK_CONFIG="/nonexistent.toml")
+    assert done.returncode == 2
+    assert "/nonexistent.toml" in done.stderr
+
+
+def test_a_server_that_is_not_there_ends_with_3() -> None:
+    """The sentence names the address and what to do."""
+    done = cakework("vms", CAKEWORK_URL=UNUSED, CAKEWORK_API_KEY="cw_x")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert UNUSED in done.stderr
+    assert "cakework up" in done.stderr
+
+
+def test_a_missing_key_ends_with_4() -> None:
+    """Nothing is asked of the server without a key; with --json the error is JSON."""
+    done = cakework("vms", "--json", CAKEWORK_URL=UNUSED)
+    assert done.returncode == 4
+    assert json.loads(done.stderr)["error"]["code"] == "unauthenticated"
+
+
+def test_the_port_alone_says_where_the_server_is() -> None:
+    """CAKEWORK_PORT moves the command line too, unless CAKEWORK_URL says otherwise."""
+    done = cakework("vms", CAKEWORK_PORT="9", CAKEWORK_API_KEY="cw_x")
+    assert UNUSED in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["CAKEWORK_PORT", "CAKEWORK_PROXY_PORT"])
+def test_up_refuses_a_port_that_is_taken(tmp_path: Path, setting: str) -> None:
+    """Before anything is started, naming the port and the setting."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        env = {"CAKEWORK_PORT": "0", "CAKEWORK_PROXY_PORT": "0", setting: port}
+        done = cakework("up", CAKEWORK_DATA_DIR=str(tmp_path / "data"), **env)
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert setting in done.stderr
+
+
+def test_doctor_says_the_same_to_programs() -> None:
+    """One object a check, and exit code 1 exactly when one of them failed."""
+    done = cakework("doctor", "--json")
+    checks = json.loads(done.stdout)
+    failed = [check for check in checks if check["level"] == "fail"]
+    assert done.returncode == bool(failed)
+    assert {"system", "KVM", "qemu", "memory", "disk"} <= {check["name"] for check in checks}
+    assert all(check["advice"] for check in checks if check["level"] != "ok")
