@@ -5,8 +5,9 @@ work finished, the router and the stores closed.
 """
 
 import asyncio
+import contextlib
 import signal
-from types import FrameType
+from collections.abc import Generator
 
 import structlog
 import uvicorn
@@ -23,25 +24,31 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Api(uvicorn.Server):
-    """uvicorn's server; those who follow a log are sent away as soon as it is to end."""
+    """uvicorn's server, ended by :meth:`end` and not by its own handling of signals."""
 
     def __init__(self, config: uvicorn.Config, parts: Server) -> None:
-        """Serve ``config``; ``parts`` has the followers."""
+        """Serve ``config``; ``parts`` has the followers to send away."""
         super().__init__(config)
         self._parts = parts
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end, on a signal."""
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals alone: whoever runs this server has them."""
+        yield
+
+    def end(self) -> None:
+        """Begin to end: send away who follows a log. Asked again, do not wait for requests."""
         self._parts.followers.close()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal says to end.
 
     Raises:
-        OSError: an address cannot be listened on.
-        SystemExit: uvicorn could not start.
+        OSError: the router's address cannot be listened on.
+        SystemExit: the API could not start.
     """
     parts = build_server(settings)
     config = uvicorn.Config(
@@ -54,13 +61,19 @@ async def serve(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
     )
+    api = Api(config, parts)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, api.end)
     router = Router(routes=parts.routes, dialer=NodeDialer(settings.dial_socket))
     await router.start(settings.proxy_host, settings.proxy_port)
     _log.info("server.starting", port=settings.port, proxy_port=router.port)
     try:
-        await Api(config, parts).serve()
+        await api.serve()
     finally:
         await router.close()
+    if not api.started:
+        raise SystemExit(1)
     _log.info("server.ended")
 
 
@@ -68,11 +81,9 @@ def main() -> None:
     """Run the server with the settings of the environment."""
     settings = Settings()  # pyright: ignore[reportCallIssue]
     configure(settings.log_level, settings.log_format)
-    # uvicorn raises the signal again once it has ended; by then all is done.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main()

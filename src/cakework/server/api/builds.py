@@ -29,7 +29,7 @@ from cakework.domain.orders import ContextFile
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
-from cakework.server.api.wire import AnswerBody, RequestBody
+from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.services.builds import Builds, NewBuild
 from cakework.server.store.models import BuildRow
 
@@ -41,9 +41,9 @@ BuildIdPath = Annotated[
 class File(RequestBody):
     """One file of a build context."""
 
-    dir: str = Field(description="Folder of the file, relative to the root; `.` for the root.")
-    name: str = Field(description="Name of the file, without slashes.")
-    content: str = Field(description="What is in the file.", repr=False)
+    dir: Text = Field(description="Folder of the file, relative to the root; `.` for the root.")
+    name: Text = Field(description="Name of the file, without slashes.")
+    content: Text = Field(description="What is in the file.", repr=False)
     encoding: Literal["base64"] | None = Field(
         default=None, description="`base64` when `content` is base64; plain text if absent."
     )
@@ -52,7 +52,7 @@ class File(RequestBody):
 class BuildFromFiles(RequestBody):
     """What buildImageFromFiles takes."""
 
-    dockerfile: str = Field(description="The Dockerfile, as text.")
+    dockerfile: Text = Field(description="The Dockerfile, as text.")
     files: list[File] = Field(description="The files of the build context.")
 
 

@@ -44,7 +44,7 @@ class LogPage(AnswerBody):
     )
     from_: str | SkipJsonSchema[None] = Field(
         default=None,
-        alias="from",
+        serialization_alias="from",
         description="Start of the range looked at.",
         json_schema_extra={"format": "date-time"},
     )

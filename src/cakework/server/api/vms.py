@@ -39,7 +39,7 @@ from cakework.domain.vms import (
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
-from cakework.server.api.wire import AnswerBody, RequestBody
+from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.services.vms import NewVm, Place, VmFilter, Vms
 from cakework.server.store.models import VmRow
 
@@ -67,7 +67,7 @@ class StartVm(RequestBody):
         le=PORT_MAX,
         description="Port in the VM that its hostname leads to.",
     )
-    env_vars: dict[str, str] | None = Field(
+    env_vars: dict[Text, Text] | None = Field(
         default=None,
         description="Environment of the program, over the image's: at most 128 KiB in all, names "
         "without `=`, neither with NUL.",
@@ -121,7 +121,9 @@ class Vm(AnswerBody):
     port: int | SkipJsonSchema[None] = Field(
         default=None, description="Port in the VM that its hostname leads to."
     )
-    volume_gb: int = Field(alias="volumeGB", description="Size of its volume in GB; 0 for none.")
+    volume_gb: int = Field(
+        serialization_alias="volumeGB", description="Size of its volume in GB; 0 for none."
+    )
     exit_code: int | SkipJsonSchema[None] = Field(
         default=None, description="What the program exited with; 128 + n when signal n ended it."
     )
@@ -172,7 +174,6 @@ class VmRoutes:
         """Return the calls, each entered through ``door``."""
         router = APIRouter(tags=["VMs"], route_class=door.route_class())
         add = router.add_api_route
-        shape = {"response_model_exclude_none": True}
         always = (Unauthenticated, InvalidRequest, CakeworkError)
         posted = (*always, NotFound, Conflict, TooLarge, Unavailable)
         add(
@@ -182,7 +183,7 @@ class VmRoutes:
             operation_id="startVM",
             summary="Start a VM from an image",
             responses=responses(*posted, QuotaExceeded, NoRoom),
-            **shape,
+            response_model_exclude_none=True,
         )
         add(
             "/v1/vm/{vmId}/stop",
@@ -191,7 +192,7 @@ class VmRoutes:
             operation_id="stopVM",
             summary="Stop and destroy a VM; doing it again changes nothing",
             responses=responses(*posted),
-            **shape,
+            response_model_exclude_none=True,
         )
         add(
             "/v1/vm/{vmId}",
@@ -200,7 +201,7 @@ class VmRoutes:
             operation_id="getVm",
             summary="Look at a VM",
             responses=responses(*always, NotFound),
-            **shape,
+            response_model_exclude_none=True,
         )
         for path, name in (("/v1/vms", "listVMs"), ("/vms", "listVMsUnversioned")):
             add(
@@ -210,7 +211,7 @@ class VmRoutes:
                 operation_id=name,
                 summary="List VMs, newest first",
                 responses=responses(*always),
-                **shape,
+                response_model_exclude_none=True,
             )
         return router
 

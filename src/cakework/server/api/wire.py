@@ -1,7 +1,22 @@
 """What bodies have in common: camelCase names, exact types in, nothing absent out."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+
+
+def _encodable(text: str) -> str:
+    """Refuse half a surrogate pair: JSON can spell it, and no file or store can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be text that UTF-8 can hold") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""Text that has an encoding."""
 
 
 class RequestBody(BaseModel):
