@@ -1,0 +1,60 @@
+"""Checks of what set-up installs and builds."""
+
+import os
+import shutil
+from pathlib import Path
+
+from cakework.cli.checks.check import Check, Level, run
+
+SET_UP = "Run tools/setup (or any make target) in the repository."
+BUILT = ("guest/cakework-guest", "jail/cakework-jail", "jail/cakework-readonly.so")
+PROGRAMS = (
+    ("qemu", "qemu-system-x86_64", "qemu-system-x86"),
+    ("buildah", "buildah", "buildah"),
+    ("runc", "runc", "runc"),
+    ("erofs", "mkfs.erofs", "erofs-utils"),
+    ("ext4", "mkfs.ext4", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap", "mmdebstrap"),
+    ("busybox", "busybox", "busybox-static"),
+    ("nft", "nft", "nftables"),
+    ("ip", "ip", "iproute2"),
+)
+
+
+def check_program(name: str, program: str, package: str) -> Check:
+    """A program that the node runs, and the version of its Debian package."""
+    path = find_program(program)
+    if path is None:
+        advice = f"apt-get install --no-install-recommends {package}"
+        return Check(name, Level.FAIL, f"{program} is not installed", advice)
+    done = run(["dpkg-query", "--show", "--showformat=${Version}", package])
+    version = done.stdout if done.returncode == 0 else "not from a Debian package"
+    return Check(name, Level.OK, f"{path} {version}")
+
+
+def find_program(program: str) -> str | None:
+    """Return where a program lies, also in the folders for root's programs."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    return shutil.which(program, path=path)
+
+
+def build_dir() -> Path:
+    """Return where set-up puts what it builds."""
+    return Path(__file__).resolve().parents[4] / ".build"
+
+
+def check_kernel() -> Check:
+    """The kernel that VMs boot."""
+    folder = build_dir() / "kernel"
+    release = folder / "release"
+    if not release.is_file() or not (folder / "vmlinuz").is_file():
+        return Check("kernel", Level.FAIL, f"not in {folder}", SET_UP)
+    return Check("kernel", Level.OK, release.read_text().strip())
+
+
+def check_built() -> Check:
+    """The programs built from C: pid 1 of every VM, and what confines QEMU."""
+    missing = [name for name in BUILT if not (build_dir() / name).is_file()]
+    if missing:
+        return Check("guest", Level.FAIL, f"no {', '.join(missing)} in {build_dir()}", SET_UP)
+    return Check("guest", Level.OK, f"built, {(build_dir() / BUILT[0]).stat().st_size // 1024} KiB")
