@@ -116,7 +116,7 @@ class Conversation:
     def _find(self, head: RequestHead) -> Destination:
         route = self._routes.find(head.host)
         if route is None or route.state is VmState.DESTROYED:
-            raise Refusal(404, "not_found", "no VM has this hostname")
+            raise Refusal(404, "not_found", "there is no VM with this hostname and a port")
         if route.port is None:
             raise Refusal(404, "vm_has_no_port", "the VM was started without a port to reach")
         if route.state is VmState.CREATED:

@@ -1,0 +1,1 @@
+"""Measurements of Cakework, against other programs on the same machine."""
