@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import anyio
 from cyclopts import Parameter
@@ -58,8 +58,8 @@ def up(
         settings = choose_ports(settings)
         try:
             anyio.run(partial(serve, settings, Output(as_json=as_json), stop_vms=stop_vms))
-        except* CommandFailed as failures:
-            raise first_failure(failures) from None
+        except BaseExceptionGroup as group:
+            raise first_failure(group) from group
     return ExitCode.OK
 
 
@@ -81,10 +81,11 @@ async def end_with(work: Callable[[], Awaitable[None]], scope: anyio.CancelScope
     scope.cancel()
 
 
-def first_failure(group: BaseExceptionGroup[CommandFailed]) -> CommandFailed:
-    """Return one of the failures, however deep the group nests them."""
-    found = group.exceptions[0]
-    return found if isinstance(found, CommandFailed) else first_failure(found)
+def first_failure(error: BaseException) -> BaseException:
+    """Return what failed, however deep groups nest it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
 
 
 def choose_ports(settings: Settings) -> Settings:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from cakework import __version__
+from cakework.cli.folders import only_one
+from cakework.settings import Settings
 
 CAKEWORK = [sys.executable, "-m", "cakework.cli"]
 UNUSED = "http://127.0.0.1:9"
@@ -101,6 +103,20 @@ def test_up_refuses_a_port_that_is_taken(tmp_path: Path, setting: str) -> None:
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr
     assert setting in done.stderr
+
+
+def test_up_gives_up_when_the_server_cannot_work(tmp_path: Path) -> None:
+    """A part that never worked is not started again and again: its own words, one sentence, and
+    nothing left running."""
+    data_dir = tmp_path / "data"
+    (data_dir / "run" / "node.sock").mkdir(parents=True)
+    env = {"CAKEWORK_PORT": "0", "CAKEWORK_PROXY_PORT": "0", "CAKEWORK_DATA_DIR": str(data_dir)}
+    done = cakework("up", **env)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: The node does not start")
+    assert "cli/up.py" not in done.stderr
+    with only_one(Settings(data_dir=data_dir)):
+        pass
 
 
 def test_doctor_says_the_same_to_programs() -> None:
