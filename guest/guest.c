@@ -350,8 +350,7 @@ static void note(struct guest *g, const struct epoll_event *event, bool *port)
     if (event->data.ptr != &g->link)
         return;
     *port = true;
-    if (event->events & EPOLLHUP)
-        link_hangup(&g->link);
+    link_heard(&g->link, event->events & EPOLLHUP);
 }
 
 static bool keep_time(struct guest *g)

@@ -9,6 +9,7 @@ void link_init(struct link *link, int fd)
     link->in.frame = link->frame;
     link->chunk_at = link->chunk_end = link->chunk;
     deframer_reset(&link->in);
+    link->hung_up = link->early = false;
     link_hangup(link);
 }
 
@@ -20,9 +21,19 @@ void link_hangup(struct link *link)
     link->out_sent = link->out_used = 0;
 }
 
+void link_heard(struct link *link, bool hung_up)
+{
+    link->hung_up = hung_up;
+    if (!hung_up)
+        link->early = false;
+    else if (!link->early)
+        link_hangup(link);
+}
+
 void link_greet(struct link *link)
 {
     link->greeted = true;
+    link->early = link->hung_up;
     link->in_frame = false;
     link->out_sent = 0;
     link->out[0] = MARK;

@@ -1,0 +1,248 @@
+"""Network namespaces that no name holds: each lives as long as a descriptor or a process in it.
+
+So nothing is left behind by a crash: when the node and the QEMU in a namespace are gone, the
+kernel takes the namespace, its devices and its rules.
+
+    host ── cw<t>x<slot> ═══ uplink │ namespace │ tap0 ── guest 172.31.255.2
+            10.201.a.b      10.201.a.b+1          172.31.255.1
+
+A namespace is made by a thread of its own that moves there and ends there; work inside one
+(sockets, ``nft``) is done likewise.
+"""
+
+import array
+import ctypes
+import fcntl
+import os
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pyroute2 import IPRoute
+
+from cakework.node.network.rules import Egress, inner_rules, local_rules
+from cakework.node.territory import Territory
+
+GUEST_ADDRESS = "172.31.255.2"
+GATEWAY = "172.31.255.1"
+GUEST_PREFIX = 30
+TAP = "tap0"
+UPLINK = "uplink"
+
+CLONE_NEWNET = 0x40000000
+TUNSETIFF = 0x400454CA
+TUNSETVNETHDRSZ = 0x400454D8
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+VNET_HDR_SIZE = 12
+"""Of virtio 1.0 (``struct virtio_net_hdr_v1``), which QEMU's virtio-net device uses."""
+
+T = TypeVar("T")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class Namespace:
+    """A network namespace held open by ``fd``; ``tap`` is the guest's link, for QEMU to inherit."""
+
+    slot: int
+    fd: int
+    tap: int | None = None
+    _closed: bool = field(default=False)
+
+    @property
+    def path(self) -> str:
+        """A path by which another process of this host enters it while it is held."""
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def close(self) -> None:
+        """Let go of it; it is gone when no process is in it any more."""
+        if not self._closed:
+            self._closed = True
+            os.close(self.fd)
+            self.close_tap()
+
+    def close_tap(self) -> None:
+        """Close the node's copy of the tap, once QEMU has its own."""
+        if self.tap is not None:
+            os.close(self.tap)
+            self.tap = None
+
+
+def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namespace:
+    """Make the namespace of a VM: tap for the guest, NAT to the world, the inner wall.
+
+    Blocks for about 15 ms. Raises OSError or pyroute2's NetlinkError.
+    """
+    host_end = _host_end(territory, slot)
+
+    def inside() -> Namespace:
+        fd = _own_namespace()
+        made = Namespace(slot, fd)
+        try:
+            made.tap = _open_tap(TAP)
+            _write("net/ipv6/conf/all/disable_ipv6", "1")
+            _plug(territory, slot, host_end, fd)
+            _up(TAP, GATEWAY, GUEST_PREFIX)
+            _nft(inner_rules(egress, GUEST_ADDRESS, TAP, UPLINK))
+            _write("net/ipv4/ip_forward", "1")
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    return _in_thread(inside)
+
+
+def make_build_namespace(territory: Territory, slot: int, egress: Egress) -> Namespace:
+    """Make the namespace in which a build's own processes reach the world, and nothing private."""
+    host_end = _host_end(territory, slot)
+
+    def inside() -> Namespace:
+        fd = _own_namespace()
+        made = Namespace(slot, fd)
+        try:
+            _write("net/ipv6/conf/all/disable_ipv6", "1")
+            _plug(territory, slot, host_end, fd)
+            _nft(local_rules(egress, UPLINK))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    return _in_thread(inside)
+
+
+def adopt_namespace(slot: int, pid: int) -> Namespace:
+    """Hold the namespace that process ``pid`` is in."""
+    return Namespace(slot, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def run_inside(namespace_fd: int, work: Callable[[], T]) -> T:
+    """Do ``work`` in a thread that is in the namespace, and return or raise what it does."""
+
+    def inside() -> T:
+        _setns(namespace_fd)
+        return work()
+
+    return _in_thread(inside)
+
+
+def set_host_rules(script: str) -> None:
+    """Give the host itself an nftables script. Raises CalledProcessError with nft's words."""
+    _nft(script)
+
+
+def enable_forwarding() -> None:
+    """Let the host pass packets between its interfaces (sysctl net.ipv4.ip_forward)."""
+    if Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "1":
+        _write("net/ipv4/ip_forward", "1")
+
+
+def _in_thread(work: Callable[[], T]) -> T:
+    result: list[T] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name="namespace")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+def _own_namespace() -> int:
+    if _libc.unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare of the network namespace")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns to a network namespace")
+
+
+def _host_end(territory: Territory, slot: int) -> str:
+    """Make the pair of links on the host and return the name of the host's end."""
+    name = f"{territory.interface_prefix}{slot}"
+    with IPRoute() as route:
+        for index in _links(route, name):
+            route.link("del", index=index)
+        route.link("add", ifname=name, kind="veth", peer={"ifname": f"{name}p"})
+        index = _links(route, name)[0]
+        route.addr("add", index=index, address=territory.addresses(slot)[0], prefixlen=31)
+        route.link("set", index=index, state="up")
+    return name
+
+
+def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> None:
+    """Bring the other end of the pair into this thread's namespace and route through it."""
+    _move_to(f"{host_end}p", namespace_fd)
+    gateway, address = territory.addresses(slot)
+    with IPRoute() as route:
+        lo, uplink = _links(route, "lo")[0], _links(route, f"{host_end}p")[0]
+        route.link("set", index=lo, state="up")
+        route.link("set", index=uplink, ifname=UPLINK)
+        route.addr("add", index=uplink, address=address, prefixlen=31)
+        route.link("set", index=uplink, state="up")
+        route.route("add", dst="0.0.0.0/0", gateway=gateway, oif=uplink)
+
+
+def _move_to(link: str, namespace_fd: int) -> None:
+    """Move ``link`` of the host into the namespace; asked of the host's own netlink."""
+
+    def outside() -> None:
+        with IPRoute() as route:
+            route.link("set", index=_links(route, link)[0], net_ns_fd=namespace_fd)
+
+    _in_host_namespace(outside)
+
+
+def _in_host_namespace(work: Callable[[], None]) -> None:
+    fd = os.open(f"/proc/{os.getpid()}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        run_inside(fd, work)
+    finally:
+        os.close(fd)
+
+
+def _up(link: str, address: str, prefix: int) -> None:
+    with IPRoute() as route:
+        index = _links(route, link)[0]
+        route.addr("add", index=index, address=address, prefixlen=prefix)
+        route.link("set", index=index, state="up")
+
+
+def _links(route: Any, name: str) -> list[int]:
+    return list(route.link_lookup(ifname=name))
+
+
+def _open_tap(name: str) -> int:
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    fcntl.ioctl(fd, TUNSETVNETHDRSZ, array.array("i", [VNET_HDR_SIZE]))
+    return fd
+
+
+def _write(sysctl: str, value: str) -> None:
+    path = Path("/proc/sys", sysctl)
+    if path.exists():
+        path.write_text(value)
+
+
+def _nft(script: str) -> None:
+    done = subprocess.run(
+        ["/usr/sbin/nft", "-f", "-"], input=script, text=True, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise OSError(f"nft refused the rules: {done.stderr.strip()}")

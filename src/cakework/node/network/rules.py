@@ -1,0 +1,138 @@
+"""Packet filter rules, as nftables scripts: what guests reach, and that nothing else reaches them.
+
+There are two walls. The inner one lies in each network namespace and knows its guest; the
+outer one lies on the host and knows the interfaces of all namespaces. Either is enough.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cakework.node.territory import Territory
+
+NOT_PUBLIC = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/3",
+)
+"""Ranges that are not globally reachable, by IANA's special-purpose address registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """What may be reached: the public internet, and ranges allowed although they are not public."""
+
+    public: bool = True
+    allow: Sequence[str] = ()
+
+
+def inner_rules(egress: Egress, guest: str, tap: str, uplink: str) -> str:
+    """Return the rules of a namespace whose guest has address ``guest`` behind ``tap``.
+
+    The namespace itself (where the node dials from) is reached by the guest only in answer.
+    """
+    return f"""
+table ip cakework {{
+  chain incoming {{
+    type filter hook input priority 0; policy drop;
+    iifname "lo" accept
+    ct state established accept
+  }}
+  chain passing {{
+    type filter hook forward priority 0; policy drop;
+    iifname "{uplink}" ct state established,related accept
+    iifname != "{tap}" drop
+    ip saddr != {guest} drop
+    {_allow(egress)}
+    ip daddr {{ {", ".join(NOT_PUBLIC)} }} drop
+    {"accept" if egress.public else "drop"}
+  }}
+  chain leaving {{
+    type nat hook postrouting priority 100;
+    oifname "{uplink}" masquerade
+  }}
+}}
+table ip6 cakework {{
+  chain incoming {{ type filter hook input priority 0; policy drop; }}
+  chain passing {{ type filter hook forward priority 0; policy drop; }}
+}}
+"""
+
+
+def local_rules(egress: Egress, uplink: str) -> str:
+    """Return the rules of a namespace in which processes themselves run: that of a build."""
+    return f"""
+table ip cakework {{
+  chain incoming {{
+    type filter hook input priority 0; policy drop;
+    iifname "lo" accept
+    ct state established,related accept
+  }}
+  chain outgoing {{
+    type filter hook output priority 0; policy drop;
+    oifname "lo" accept
+    {_allow(egress)}
+    ip daddr {{ {", ".join(NOT_PUBLIC)} }} drop
+    oifname "{uplink}" {"accept" if egress.public else "drop"}
+  }}
+}}
+table ip6 cakework {{
+  chain incoming {{ type filter hook input priority 0; policy drop; }}
+  chain outgoing {{ type filter hook output priority 0; policy drop; }}
+}}
+"""
+
+
+def outer_rules(egress: Egress, territory: Territory) -> str:
+    """Return the host's rules for all interfaces of ``territory``, replacing those before."""
+    table, ours = territory.name, f'"{territory.interface_prefix}*"'
+    return f"""
+table ip {table}
+delete table ip {table}
+table ip {table} {{
+  chain incoming {{
+    type filter hook input priority -10;
+    iifname {ours} drop
+  }}
+  chain passing {{
+    type filter hook forward priority -10;
+    iifname {ours} oifname {ours} drop
+    iifname {ours} ip saddr != {territory.subnet} drop
+    iifname {ours} {_verdicts(egress)}
+    oifname {ours} ct state established,related accept
+    oifname {ours} drop
+  }}
+  chain allowed {{
+    {_allow(egress)}
+    ip daddr {{ {", ".join(NOT_PUBLIC)} }} drop
+    {"accept" if egress.public else "drop"}
+  }}
+  chain leaving {{
+    type nat hook postrouting priority 100;
+    ip saddr {territory.subnet} oifname != {ours} masquerade
+  }}
+}}
+"""
+
+
+def no_rules(territory: Territory) -> str:
+    """Return what takes the host's rules away again."""
+    return f"table ip {territory.name}\ndelete table ip {territory.name}\n"
+
+
+def _verdicts(egress: Egress) -> str:
+    return "jump allowed" if egress.public or egress.allow else "drop"
+
+
+def _allow(egress: Egress) -> str:
+    return f"ip daddr {{ {', '.join(egress.allow)} }} accept" if egress.allow else ""

@@ -1,0 +1,93 @@
+"""What of the host's shared numbers is this node's: user ids, addresses, interface names.
+
+Several nodes may run on one host, each with a data folder of its own. Each leases one
+*territory*, a number from 0 to 63, by a lock that the kernel drops when the node dies, and
+remembers it, so that it has the same numbers when it comes back to VMs that still run.
+"""
+
+import contextlib
+import fcntl
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cakework.domain.errors import Unavailable
+
+LOCKS = Path("/run/cakework/territories")
+TERRITORIES = 64
+SLOTS = 1024
+FIRST_UID = 1_500_000
+FIRST_ADDRESS = ipaddress.IPv4Address("10.201.0.0")
+"""Territory t has the /21 at 10.201.0.0 + t x 2048: a /31 for each of its 1,024 slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Territory:
+    """The leased number and what follows from it. Dropped when the process ends."""
+
+    number: int
+
+    @property
+    def subnet(self) -> ipaddress.IPv4Network:
+        """All addresses of this node's network slots."""
+        return ipaddress.IPv4Network((int(FIRST_ADDRESS) + self.number * SLOTS * 2, 21))
+
+    @property
+    def interface_prefix(self) -> str:
+        """What the names of this node's interfaces on the host begin with."""
+        return f"cw{self.number}x"
+
+    @property
+    def name(self) -> str:
+        """What the names of this node's cgroups and tables begin with."""
+        return f"cakework{self.number}"
+
+    def uid(self, slot: int) -> int:
+        """Return the user id of the QEMU in ``slot``."""
+        return FIRST_UID + self.number * SLOTS + slot
+
+    def addresses(self, slot: int) -> tuple[str, str]:
+        """Return the pair of ``slot``: the host's end, and the slot's."""
+        host = self.subnet.network_address + 2 * slot
+        return str(host), str(host + 1)
+
+
+def lease_territory(node_dir: Path, locks: Path = LOCKS) -> Territory:
+    """Lease the territory this data folder had before, or else a free one.
+
+    Raises:
+        Unavailable: another node runs on ``node_dir``, or all territories are taken.
+    """
+    locks.mkdir(parents=True, exist_ok=True)
+    file = node_dir / "territory"
+    if file.exists():
+        number = int(file.read_text())
+        if not _lock(locks / str(number), node_dir):
+            raise Unavailable(f"another node already runs on {node_dir}, or took its place")
+        return Territory(number)
+    for number in range(TERRITORIES):
+        if not _owned_by_another(locks / str(number)) and _lock(locks / str(number), node_dir):
+            file.write_text(str(number))
+            return Territory(number)
+    raise Unavailable(f"{TERRITORIES} nodes run on this host already")
+
+
+def _owned_by_another(lock: Path) -> bool:
+    """Say whether a node that is down, but not gone, will want this territory again."""
+    with contextlib.suppress(FileNotFoundError):
+        owner = lock.read_text().strip()
+        return bool(owner) and Path(owner, "territory").exists()
+    return False
+
+
+def _lock(lock: Path, node_dir: Path) -> bool:
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(node_dir.resolve()).encode(), 0)
+    return True

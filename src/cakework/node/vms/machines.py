@@ -1,0 +1,313 @@
+"""A machine: one QEMU and all it holds, from restored to released.
+
+                        ┌─ rehearse, pause: waits in the pool ─┐
+    restore a template ─┤                                      ├─▶ run ─▶ … ─▶ release
+                        └──────────────────────────────────────┘
+    boot a template ─▶ its state is saved ─▶ release
+
+What it holds: a slot (user id, addresses), a network namespace, a cgroup, a process, and the
+folder ``machines/<machine id>/``:
+
+    record.json     what an adopting node must know; written before the process is started
+    vm/             what QEMU sees as /vm: scratch (writable disk), image (a link)
+    root/           where the jail mounts its root, in a mount namespace of its own
+    qmp.sock  guest.sock  output.log
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel
+from pyroute2.netlink.exceptions import NetlinkError
+
+from cakework.domain.errors import CakeworkError, Unavailable
+from cakework.domain.orders import VmOrder
+from cakework.domain.vms import Shape
+from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.guest.channel import GuestChannel
+from cakework.node.guest.protocol import GuestError, Rehearse, Rehearsed
+from cakework.node.network.namespaces import Namespace, adopt_namespace, make_vm_namespace
+from cakework.node.network.rules import Egress
+from cakework.node.sockets import listen
+from cakework.node.territory import Territory
+from cakework.node.vms.artifacts import Artifacts
+from cakework.node.vms.disks import copy_sparse
+from cakework.node.vms.monitor import Monitor
+from cakework.node.vms.processes import Jail, Process
+from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
+from cakework.node.vms.slots import Slots
+from cakework.node.vms.template import Template
+
+OVERHEAD_MB = 256
+"""What a QEMU may use beyond its guest's memory: program, translation cache, disk cache."""
+QEMU_THREADS = 64
+START_TIMEOUT_S = 30.0
+BOOT_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 0.5
+RECORD = "record.json"
+IMAGE_IN_JAIL = "/vm/image"
+REHEARSAL = ("/bin/busybox", "sh", "-c", "cat /etc/hosts; echo rehearsed >&2")
+
+
+class MachineRecord(BaseModel):
+    """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node."""
+
+    slot: int
+    shape: Shape
+    pid: int | None = None
+    started: int | None = None
+    order: VmOrder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What all machines of a node share."""
+
+    machines_dir: Path
+    artifacts: Artifacts
+    territory: Territory
+    slots: Slots
+    egress: Egress
+    dns: tuple[str, ...]
+
+
+class Machine:
+    """One QEMU with all it holds. :meth:`release` gives back everything, in any state."""
+
+    namespace: Namespace
+    cgroup: Cgroup
+    process: Process
+    monitor: Monitor
+    channel: GuestChannel
+
+    def __init__(self, host: Host, machine_id: str, record: MachineRecord) -> None:
+        self._host = host
+        self._held = AsyncExitStack()
+        self.machine_id = machine_id
+        self.folder = host.machines_dir / machine_id
+        self.record = record
+
+    @classmethod
+    async def boot(cls, host: Host, template: Template) -> "Machine":
+        """Boot the kernel that lies in ``template``'s folder, with its memory a file there."""
+        machine = cls._new(host, template)
+        async with machine._making():
+            await machine._prepare()
+            await machine._copy_scratch(template.scratch)
+            with machine._sockets() as (qmp, guest):
+                fds = Descriptors(qmp, guest, machine._tap())
+                binds = ((template.folder, "/template,rw"), (machine.folder / "vm", "/vm,rw"))
+                machine._spawn(boot_command(template.spec, fds), fds, binds, preload=None)
+            await machine._connect(BOOT_TIMEOUT_S)
+        return machine
+
+    @classmethod
+    async def restore(cls, host: Host, template: Template, image: Path | None) -> "Machine":
+        """Restore a machine from ``template``, with ``image`` or the rehearsal's behind its disk.
+
+        When it returns the guest has answered and waits. Raises CakeworkError, and holds
+        nothing then.
+        """
+        machine = cls._new(host, template)
+        async with machine._making():
+            await machine._prepare()
+            await machine._copy_scratch(template.scratch)
+            if image is not None:
+                machine._link(image)
+            with machine._sockets() as (qmp, guest), template.state.open("rb") as state:
+                fds = Descriptors(qmp, guest, machine._tap(), state.fileno())
+                disk = "/template/rehearsal.erofs" if image is None else IMAGE_IN_JAIL
+                binds = ((template.folder, "/template"), (machine.folder / "vm", "/vm,rw"))
+                command = restore_command(template.spec, fds, disk)
+                machine._spawn(command, fds, binds, host.artifacts.readonly)
+            await machine._connect(START_TIMEOUT_S, state=fds.state)
+        return machine
+
+    @classmethod
+    async def adopt(
+        cls, host: Host, machine_id: str, record: MachineRecord, acked: int
+    ) -> "Machine":
+        """Take on a machine that an earlier node left running.
+
+        Raises:
+            CakeworkError: it is gone, or does not answer; everything of it is released then.
+        """
+        machine = cls(host, machine_id, record)
+        host.slots.claim(record.slot)
+        async with machine._making():
+            machine._hold_leftovers()
+            if not record.pid or not record.started:
+                raise Unavailable("its process was never started")
+            process = Process.adopt(record.pid, record.started)
+            if process is None:
+                raise Unavailable("its process was gone when the node came back")
+            machine._hold_process(process)
+            machine._hold_namespace(adopt_namespace(record.slot, record.pid))
+            await machine._connect(START_TIMEOUT_S, acked)
+        return machine
+
+    async def rehearse(self) -> None:
+        """Let the guest go the way of a start once, so that the emulator knows it."""
+        await self.channel.send(Rehearse(REHEARSAL))
+        answer = await self.channel.receive()
+        if not isinstance(answer, Rehearsed):
+            raise GuestError(f"the guest could not rehearse: {answer}")
+
+    async def wake(self, image: Path) -> None:
+        """Put ``image`` behind the image disk of a paused machine, and let it go on."""
+        self._link(image)
+        await self.monitor.replace_disk("image", IMAGE_IN_JAIL, read_only=True)
+        await self.monitor.resume()
+
+    def assign(self, order: VmOrder) -> None:
+        """Record whose machine this is from now on."""
+        self.record = self.record.model_copy(update={"order": order})
+        self._write_record()
+
+    async def disconnect(self) -> None:
+        """Let go of a machine that goes on running, for the next node to adopt."""
+        await self.channel.close()
+        await self.monitor.close()
+        self.process.close()
+        self.namespace.close()
+
+    async def kill(self) -> None:
+        """End the process, and nothing else yet."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def release(self) -> None:
+        """Kill the process and give back all that is held; returns when nothing is left."""
+        await asyncio.shield(self._held.aclose())
+
+    @classmethod
+    def _new(cls, host: Host, template: Template) -> "Machine":
+        record = MachineRecord(slot=host.slots.take(), shape=template.spec.shape)
+        return cls(host, secrets.token_hex(6), record)
+
+    @asynccontextmanager
+    async def _making(self) -> AsyncIterator[None]:
+        """Release everything if what is done within fails; turn faults into errors of ours."""
+        self._held.callback(self._host.slots.give_back, self.record.slot)
+        try:
+            yield
+        except BaseException as error:
+            await self.release()
+            if isinstance(error, OSError | NetlinkError):
+                raise Unavailable(f"a machine could not be made: {error}") from error
+            raise
+
+    async def _prepare(self) -> None:
+        """Make folder, record, cgroup and namespace."""
+        uid = self._host.territory.uid(self.record.slot)
+        for folder in (self.folder, self.folder / "vm", self.folder / "root"):
+            folder.mkdir(mode=0o711)
+        os.chown(self.folder / "vm", uid, uid)
+        self._write_record()
+        self._hold_leftovers()
+        make = partial(make_vm_namespace, self._host.territory, self.record.slot, self._host.egress)
+        self._hold_namespace(await asyncio.to_thread(make))
+
+    def _hold_leftovers(self) -> None:
+        """Hold what a crash leaves behind: folder and cgroup."""
+        shape = self.record.shape
+        self._held.push_async_callback(asyncio.to_thread, shutil.rmtree, self.folder)
+        name = f"{self._host.territory.name}-{self.machine_id}"
+        limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
+        self.cgroup = Cgroup.create(name, limits)
+        self._held.push_async_callback(self.cgroup.end)
+
+    def _hold_namespace(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+        self._held.callback(namespace.close)
+
+    def _hold_process(self, process: Process) -> None:
+        self.process = process
+        self._held.push_async_callback(_end_process, process)
+
+    async def _copy_scratch(self, template: Path) -> None:
+        uid = self._host.territory.uid(self.record.slot)
+        scratch = self.folder / "vm" / "scratch"
+        await asyncio.to_thread(copy_sparse, template, scratch)
+        os.chown(scratch, uid, uid)
+
+    def _link(self, image: Path) -> None:
+        """Let QEMU see the image's file; its folder is root's, so only who is shown it can."""
+        (self.folder / "vm" / "image").hardlink_to(image)
+
+    def _tap(self) -> int:
+        if self.namespace.tap is None:
+            raise Unavailable("the namespace has no tap")
+        return self.namespace.tap
+
+    @contextmanager
+    def _sockets(self) -> Iterator[tuple[int, int]]:
+        with listen(self.folder / "qmp.sock") as qmp, listen(self.folder / "guest.sock") as guest:
+            yield qmp.fileno(), guest.fileno()
+
+    def _spawn(
+        self,
+        command: Sequence[str],
+        fds: Descriptors,
+        binds: Sequence[tuple[Path, str]],
+        preload: Path | None,
+    ) -> None:
+        jail = Jail(
+            program=self._host.artifacts.jail,
+            root=self.folder / "root",
+            uid=self._host.territory.uid(self.record.slot),
+            namespace_fd=self.namespace.fd,
+            procs=self.cgroup.procs_files(),
+            binds=binds,
+            devices=("/dev/kvm",) if "kvm" in command else (),
+            preload=preload,
+        )
+        process = Process.spawn(jail, command, fds.all(), self.folder / "output.log")
+        self._hold_process(process)
+        self.namespace.close_tap()
+        update = {"pid": process.pid, "started": process.started}
+        self.record = self.record.model_copy(update=update)
+        self._write_record()
+
+    async def _connect(self, timeout_s: float, acked: int = 0, state: int | None = None) -> None:
+        """Connect to monitor and guest; a process that ends meanwhile tells why they fail.
+
+        The sockets listened before QEMU was started, so that its end resets them.
+        """
+        try:
+            await self._hold_connections(timeout_s, acked, state)
+        except CakeworkError as error:
+            try:
+                await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
+            except TimeoutError:
+                raise error from None
+            said = (self.folder / "output.log").read_text(errors="replace")[-500:].strip()
+            raise Unavailable(f"QEMU {self.process.how()} at its start: {said}") from error
+
+    async def _hold_connections(self, timeout_s: float, acked: int, state: int | None) -> None:
+        self.monitor = await Monitor.connect(self.folder / "qmp.sock", timeout_s)
+        self._held.push_async_callback(self.monitor.close)
+        if state is not None:
+            await self.monitor.load(state, timeout_s)
+        self.channel = await GuestChannel.connect(
+            self.folder / "guest.sock", acked=acked, timeout_s=timeout_s
+        )
+        self._held.push_async_callback(self.channel.close)
+
+    def _write_record(self) -> None:
+        partial_file = self.folder / "record.partial"
+        partial_file.write_text(self.record.model_dump_json())
+        partial_file.rename(self.folder / RECORD)
+
+
+async def _end_process(process: Process) -> None:
+    process.kill()
+    await process.wait()
+    process.close()

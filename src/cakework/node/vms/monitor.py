@@ -1,0 +1,109 @@
+"""QEMU's monitor (QMP): the few commands a machine needs."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+from qemu.qmp import QMPClient, QMPError
+
+from cakework.domain.errors import Unavailable
+from cakework.node.sockets import connect
+
+POLL_S = 0.002
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+
+class MonitorError(Unavailable):
+    """QEMU refused a command or does not answer."""
+
+
+class Monitor:
+    """One connection to the monitor of one QEMU. Every call raises MonitorError if it fails."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, path: Path, timeout_s: float) -> "Monitor":
+        """Connect to the socket at ``path``; waits for QEMU to be up."""
+        client = QMPClient("machine")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await client.connect(connect(path))
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorError(f"QEMU's monitor does not answer: {error}") from error
+        except TimeoutError as error:
+            raise MonitorError(f"QEMU's monitor did not answer in {timeout_s:g} s") from error
+        return cls(client)
+
+    async def command(self, name: str, timeout_s: float = 10, **arguments: object) -> object:
+        """Give one command and return what it returns."""
+        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._client.execute(name, named)
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorError(f"QEMU refused {name}: {error}") from error
+        except TimeoutError as error:
+            raise MonitorError(f"QEMU did not answer {name} in {timeout_s:g} s") from error
+
+    async def pause(self) -> None:
+        """Stop the machine's processors."""
+        await self.command("stop")
+
+    async def resume(self) -> None:
+        """Let the machine's processors go on."""
+        await self.command("cont")
+
+    async def check(self, timeout_s: float) -> None:
+        """Ask for a sign of life."""
+        await self.command("query-status", timeout_s)
+
+    async def replace_disk(self, disk: str, filename: str, *, read_only: bool) -> None:
+        """Put another file behind ``disk``; the guest must not be using it."""
+        await self.command(
+            "blockdev-add",
+            driver="file",
+            node_name=f"{disk}-file-1",
+            filename=filename,
+            read_only=read_only,
+        )
+        node: dict[str, object] = {"driver": "raw", "node-name": disk, "file": f"{disk}-file-1"}
+        await self.command("blockdev-reopen", options=[{**node, "read-only": read_only}])
+        await self.command("blockdev-del", node_name=f"{disk}-file-0")
+
+    async def load(self, fd: int, timeout_s: float) -> None:
+        """Load the state from descriptor ``fd``, which QEMU inherited; returns when it runs."""
+        await self._leave_memory_out()
+        with self._client.listener(("RESUME",)) as resumed:
+            await self.command("migrate-incoming", uri=f"fd:{fd}")
+            try:
+                await asyncio.wait_for(resumed.get(), timeout_s)
+            except TimeoutError as error:
+                raise MonitorError("QEMU could not load the machine's state") from error
+
+    async def save(self, uri: str, timeout_s: float) -> None:
+        """Write the machine's state, without its memory (which lies in a shared file), to ``uri``."""
+        await self._leave_memory_out()
+        await self.command("migrate", uri=uri)
+        async with asyncio.timeout(timeout_s):
+            while (status := await self._migration()) != "completed":
+                if status == "failed":
+                    raise MonitorError("QEMU could not save the machine's state")
+                await asyncio.sleep(POLL_S)
+
+    async def close(self) -> None:
+        """Close the connection; QEMU goes on."""
+        try:
+            await self._client.disconnect()
+        except (QMPError, OSError, EOFError):
+            return
+
+    async def _leave_memory_out(self) -> None:
+        capability = {"capability": "x-ignore-shared", "state": True}
+        await self.command("migrate-set-capabilities", capabilities=[capability])
+
+    async def _migration(self) -> str:
+        answer = cast(dict[str, Any], await self.command("query-migrate"))
+        return str(answer.get("status", ""))

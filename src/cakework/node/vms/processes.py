@@ -1,0 +1,133 @@
+"""QEMU processes: started in the jail, watched by descriptors, found again after a restart."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Jail:
+    """What confines one QEMU; see jail/jail.c. ``binds`` are (from, to), with ``,rw`` if so."""
+
+    program: Path
+    root: Path
+    uid: int
+    namespace_fd: int
+    procs: Sequence[Path]
+    binds: Sequence[tuple[Path, str]]
+    devices: Sequence[str] = ()
+    preload: Path | None = None
+
+    def command(self, program: Sequence[str]) -> list[str]:
+        """Return the command that runs ``program`` confined."""
+        return [
+            str(self.program),
+            *("--root", str(self.root), "--uid", str(self.uid)),
+            *("--netns", str(self.namespace_fd)),
+            *(word for path in self.procs for word in ("--procs", str(path))),
+            *(word for source, to in self.binds for word in ("--bind", f"{source}:{to}")),
+            *(word for device in self.devices for word in ("--device", device)),
+            *(("--preload", str(self.preload)) if self.preload else ()),
+            "--",
+            *program,
+        ]
+
+
+@dataclass(slots=True)
+class Process:
+    """A process that may outlive the node. ``started`` tells it from a later one of its pid."""
+
+    pid: int
+    started: int
+    _pidfd: int
+    _child: subprocess.Popen[bytes] | None = None
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def spawn(
+        cls, jail: Jail, program: Sequence[str], fds: Sequence[int], output: Path
+    ) -> "Process":
+        """Start ``program`` in ``jail`` with descriptors ``fds``; its output goes to a file."""
+        with output.open("ab") as log:
+            child = subprocess.Popen(
+                jail.command(program),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(*fds, jail.namespace_fd),
+                cwd="/",
+            )
+        return cls._watch(child.pid, child)
+
+    @classmethod
+    def adopt(cls, pid: int, started: int) -> "Process | None":
+        """Take on a process started by an earlier node; None if it is gone."""
+        try:
+            process = cls._watch(pid, None)
+        except ProcessLookupError:
+            return None
+        if process.started != started:
+            process.close()
+            return None
+        return process
+
+    @classmethod
+    def _watch(cls, pid: int, child: subprocess.Popen[bytes] | None) -> "Process":
+        pidfd = os.pidfd_open(pid)
+        process = cls(pid, start_time(pid), pidfd, child)
+        asyncio.get_running_loop().add_reader(pidfd, process._on_end)
+        return process
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    async def wait(self) -> None:
+        """Return when it has ended."""
+        await self._ended.wait()
+
+    def how(self) -> str:
+        """Say how it ended, for people; what an earlier node started ends unseen."""
+        status = self._child.poll() if self._child else None
+        if status is None:
+            return "ended"
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Stop watching it. It goes on if it has not ended."""
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if self._child is not None:
+            self._child.poll()
+        self._ended.set()
+
+
+def start_time(pid: int) -> int:
+    """Return when ``pid`` was started, in clock ticks since the host's boot.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise ProcessLookupError(f"no process {pid}") from error
+    return int(stat.rpartition(")")[2].split()[19])

@@ -1,0 +1,144 @@
+"""QEMU's command lines: the one machine, as it is booted for a template and restored from it.
+
+What makes up the machine must be the same in both (else its state does not load); what lies
+behind it (files, sockets, the tap) differs. Inside the jail the machine's own folder is
+``/vm`` and its template's is ``/template``.
+"""
+
+from dataclasses import dataclass
+
+from cakework.domain.vms import Shape
+from cakework.node.network.namespaces import GATEWAY, GUEST_ADDRESS, GUEST_PREFIX
+
+QEMU = "/usr/bin/qemu-system-x86_64"
+TRANSLATION_CACHE_MB = 32
+MAC = "02:63:77:00:00:01"
+"""The same for every guest: each is alone on its link, and a restored one must keep its own."""
+PORT_NAME = "cakework"
+PLACEHOLDER_BYTES = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """What QEMU inherits: two listening sockets, the tap, and the state to load, if any."""
+
+    qmp: int
+    guest: int
+    tap: int
+    state: int | None = None
+
+    def all(self) -> tuple[int, ...]:
+        """Return every descriptor to be passed on."""
+        return tuple(fd for fd in (self.qmp, self.guest, self.tap, self.state) if fd is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What a machine is, apart from what it is given: part of a template's fingerprint."""
+
+    accelerator: str
+    shape: Shape
+    tsc_khz: int
+
+    def common(self) -> list[str]:
+        """Return the arguments that a boot and a restore share."""
+        return [
+            QEMU,
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-M", "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,memory-backend=ram"),
+            *("-accel", self._accel(), "-cpu", self._cpu()),
+            *("-smp", str(self.shape.cpu), "-m", str(self.shape.memory_mb)),
+            *("-sandbox", SANDBOX),
+            *("-device", "virtio-blk-device,drive=image,serial=image"),
+            *("-device", "virtio-blk-device,drive=scratch,serial=scratch"),
+            *("-device", "virtio-blk-device,drive=volume,serial=volume"),
+            *("-device", "virtio-serial-device"),
+            *("-device", f"virtserialport,chardev=guest,name={PORT_NAME}"),
+            *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
+            *("-device", "virtio-rng-device"),
+        ]
+
+    def kernel_arguments(self) -> str:
+        """Return the kernel's command line; the last two are the guest's environment."""
+        return (
+            "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr "
+            f"tsc_early_khz={self.tsc_khz} init_on_alloc=0 mitigations=off "
+            "random.trust_cpu=on rcupdate.rcu_expedited=1 "
+            f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}"
+        )
+
+    def _accel(self) -> str:
+        if self.accelerator == "kvm":
+            return "kvm"
+        return f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"
+
+    def _cpu(self) -> str:
+        return "host" if self.accelerator == "kvm" else "max"
+
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+PLACEHOLDER_VOLUME = (
+    f"driver=null-co,node-name=volume-file-0,size={PLACEHOLDER_BYTES},read-zeroes=on"
+)
+
+
+def boot_command(machine: MachineSpec, fds: Descriptors) -> list[str]:
+    """Return the command that boots a template: kernel from ``/template``, RAM shared with a file.
+
+    The console goes to stdout.
+    """
+    return [
+        *machine.common(),
+        *("-kernel", "/template/vmlinuz", "-initrd", "/template/initramfs"),
+        *("-append", machine.kernel_arguments()),
+        *("-object", _ram(machine.shape, shared=True)),
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+        *_disks("/template/rehearsal.erofs"),
+        *_links(fds),
+    ]
+
+
+def restore_command(machine: MachineSpec, fds: Descriptors, image: str) -> list[str]:
+    """Return the command that restores a machine from ``/template``, with its RAM private.
+
+    It waits for the monitor to have the state loaded, which starts it.
+
+    ``image`` is the path in the jail of the file behind the image disk. The console is kept in
+    a ring of 16 KiB, so that a guest that writes to it fills nothing.
+    """
+    return [
+        *machine.common(),
+        *("-object", _ram(machine.shape, shared=False)),
+        *("-chardev", "ringbuf,id=console,size=16384", "-serial", "chardev:console"),
+        *_disks(image),
+        *_links(fds),
+        *("-incoming", "defer"),
+    ]
+
+
+def _ram(shape: Shape, *, shared: bool) -> str:
+    share = "on" if shared else "off"
+    return (
+        f"memory-backend-file,id=ram,size={shape.memory_mb}M,mem-path=/template/ram,"
+        f"share={share},readonly=off,prealloc=off"
+    )
+
+
+def _disks(image: str) -> list[str]:
+    return [
+        *("-blockdev", f"driver=file,node-name=image-file-0,filename={image},read-only=on"),
+        *("-blockdev", "driver=raw,node-name=image,file=image-file-0,read-only=on"),
+        *("-blockdev", "driver=file,node-name=scratch-file,filename=/vm/scratch,discard=unmap"),
+        *("-blockdev", "driver=raw,node-name=scratch,file=scratch-file,discard=unmap"),
+        *("-blockdev", PLACEHOLDER_VOLUME),
+        *("-blockdev", "driver=raw,node-name=volume,file=volume-file-0"),
+    ]
+
+
+def _links(fds: Descriptors) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=guest,fd={fds.guest},server=on,wait=off"),
+        *("-netdev", f"tap,id=net,fd={fds.tap},vhost=off"),
+    ]

@@ -1,0 +1,154 @@
+"""The workshop: makes templates when they are first wanted, and keeps the ones in use.
+
+    templates/<fingerprint>/    a whole template: see template.py
+    templates/.making-*/        not whole yet; removed at start
+
+The fingerprint covers all that a template depends on, so one made by other software, for
+another shape or on another processor is never found, and goes when room is needed.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from cakework.domain.vms import Shape
+from cakework.node.sockets import listen
+from cakework.node.vms.artifacts import BUSYBOX, Artifacts, tsc_khz
+from cakework.node.vms.disks import make_erofs, make_ext4
+from cakework.node.vms.machines import Host, Machine
+from cakework.node.vms.qemu import MachineSpec
+from cakework.node.vms.template import Template
+
+MAKING = ".making-"
+SAVE_TIMEOUT_S = 60.0
+log = structlog.get_logger("cakework.node.workshop")
+
+
+class Workshop:
+    """Templates of one node, made with one accelerator (``kvm`` or ``tcg``)."""
+
+    def __init__(
+        self, folder: Path, host: Host, accelerator: str, *, disk_gb: int, most: int
+    ) -> None:
+        self._folder = folder
+        self._host = host
+        self._disk_gb = disk_gb
+        self._most = most
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._used: dict[str, Template] = {}
+        self.accelerator = accelerator
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in folder.glob(f"{MAKING}*"):
+            shutil.rmtree(leftover)
+
+    async def template(self, shape: Shape) -> Template:
+        """Return the template for ``shape``, making it first if it is not there (seconds).
+
+        Raises CakeworkError when it cannot be made.
+        """
+        spec = MachineSpec(self.accelerator, shape, tsc_khz())
+        name = self._fingerprint(spec)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            template = self._used.pop(name, None) or Template(self._folder / name, spec)
+            if not template.folder.exists():
+                await self._make(template)
+            self._used[name] = template
+        return template
+
+    def discard_surplus(self, in_use: Iterable[Shape]) -> None:
+        """Remove the templates least recently used, beyond the bound; not those ``in_use``.
+
+        Machines restored from a removed one keep its files until they end.
+        """
+        wanted = {shape for shape in in_use}
+        kept = [name for name, template in self._used.items() if template.spec.shape in wanted]
+        others = [name for name in self._used if name not in kept]
+        room = max(0, self._most - len(kept))
+        keep = {*kept, *others[len(others) - room :]} if room else set(kept)
+        for folder in self._folder.iterdir():
+            if folder.name not in keep and not folder.name.startswith(MAKING):
+                self._used.pop(folder.name, None)
+                shutil.rmtree(folder)
+
+    def _fingerprint(self, spec: MachineSpec) -> str:
+        words = [*spec.common(), spec.kernel_arguments(), self._host.artifacts.digest]
+        words.append(f"disk {self._disk_gb}")
+        return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+
+    async def _make(self, template: Template) -> None:
+        shape = template.spec.shape
+        log.info("template.making", cpu=shape.cpu, memory_mb=shape.memory_mb)
+        making = Template(Path(tempfile.mkdtemp(prefix=MAKING, dir=self._folder)), template.spec)
+        try:
+            making.folder.chmod(0o755)
+            await asyncio.to_thread(
+                _lay_out, making, self._host.artifacts, self._disk_gb, shape.memory_mb
+            )
+            machine = await Machine.boot(self._host, making)
+            try:
+                await self._save(machine, making)
+            finally:
+                await machine.release()
+            making.folder.rename(template.folder)
+        finally:
+            shutil.rmtree(making.folder, ignore_errors=True)
+        log.info("template.made", cpu=shape.cpu, memory_mb=shape.memory_mb)
+
+    async def _save(self, machine: Machine, making: Template) -> None:
+        await machine.rehearse()
+        await machine.channel.close()
+        with listen(making.folder / "state.sock") as listener:
+            (making.folder / "state.sock").chmod(0o666)
+            receiving = asyncio.create_task(asyncio.to_thread(_receive, listener, making.state))
+            try:
+                await machine.monitor.save("unix:/template/state.sock", SAVE_TIMEOUT_S)
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+            await receiving
+        await machine.kill()
+        making.scratch.unlink()
+        (machine.folder / "vm" / "scratch").rename(making.scratch)
+        for file in ("vmlinuz", "initramfs", "state.sock"):
+            (making.folder / file).unlink()
+        for file in making.folder.iterdir():
+            os.chown(file, 0, 0)
+            file.chmod(0o444)
+
+
+def _lay_out(making: Template, artifacts: Artifacts, disk_gb: int, memory_mb: int) -> None:
+    """Put what a boot needs into the folder. The memory's file is writable for its QEMU."""
+    shutil.copyfile(artifacts.kernel, making.folder / "vmlinuz")
+    artifacts.write_initramfs(making.folder / "initramfs")
+    make_ext4(making.scratch, disk_gb, journal=False)
+    with making.ram.open("wb") as ram:
+        ram.truncate(memory_mb << 20)
+    making.ram.chmod(0o666)
+    with tempfile.TemporaryDirectory(dir=making.folder) as work:
+        _rehearsal_tree(Path(work))
+        make_erofs(making.folder / "rehearsal.erofs", Path(work))
+    for file in making.folder.iterdir():
+        if file != making.ram:
+            file.chmod(0o444)
+
+
+def _rehearsal_tree(root: Path) -> None:
+    for folder in ("bin", "dev", "etc", "proc", "sys", "tmp", "data"):
+        (root / folder).mkdir()
+    shutil.copy(BUSYBOX, root / "bin" / "busybox")
+    (root / "bin" / "cat").symlink_to("busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\n")
+
+
+def _receive(listener: socket.socket, target: Path) -> None:
+    connection, _ = listener.accept()
+    with connection, target.open("wb") as file:
+        while chunk := connection.recv(1 << 20):
+            file.write(chunk)
