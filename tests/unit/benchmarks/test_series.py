@@ -1,8 +1,7 @@
 import pytest
+from benchmarks.series import ratios, summarise
 from hypothesis import given
 from hypothesis import strategies as st
-
-from benchmarks.series import ratios, summarise
 
 
 def test_a_series_is_summed_up() -> None:
