@@ -33,6 +33,7 @@ app = App(
     name="cakework",
     help="Run your users' code in microVMs, from your own product.",
     version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 app["--help"].group = OTHER
 app["--version"].group = OTHER

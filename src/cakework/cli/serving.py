@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import httpx2
 
+from cakework.cli.client import read_problem
 from cakework.cli.configuration import environment
 from cakework.cli.exits import CommandFailed
 from cakework.cli.output import Output
@@ -18,7 +19,8 @@ from cakework.settings import Settings
 START_S = 300.0
 """Longest wait for a part to be ready: a first start boots a VM to find out what works."""
 POLL_S = 0.05
-SAY_EVERY_S = 10.0
+ANSWER_S = 2.0
+SAY_EVERY_S = 5.0
 DEFAULT_URL = "http://127.0.0.1:8081"
 
 
@@ -80,18 +82,18 @@ class Serving:
     async def _node_state(self) -> str | None:
         try:
             async with self._node_client() as client:
-                (await client.get("/v1/health")).raise_for_status()
-        except httpx2.HTTPError as error:
-            return str(error) or type(error).__name__
-        return None
+                answer = await client.get("/v1/health", timeout=ANSWER_S)
+        except httpx2.HTTPError:
+            return "no answer yet"
+        return None if answer.is_success else answer.text
 
     async def _server_state(self) -> str | None:
         try:
             async with httpx2.AsyncClient(base_url=api_url(self._settings)) as client:
-                answer = await client.get("/readyz")
-        except httpx2.HTTPError as error:
-            return str(error) or type(error).__name__
-        return None if answer.is_success else answer.text
+                answer = await client.get("/readyz", timeout=ANSWER_S)
+        except httpx2.HTTPError:
+            return "no answer yet"
+        return None if answer.is_success else str(read_problem(answer)["detail"])
 
     async def _first_key(self) -> str | None:
         """Make a key when there is none yet, and return it."""
