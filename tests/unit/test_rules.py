@@ -34,7 +34,7 @@ REGISTRY_HOSTS = re.compile(
     )
     + r")\b"
 )
-MACHINE_PATHS = re.compile(rf"{re.escape(str(ROOT))}\b|(?<!\w)/home/\w+")
+MACHINE_PATHS = re.compile(rf"{re.escape(str(ROOT))}\b")
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -92,7 +92,8 @@ def written(value: object) -> str:
     """Return a setting's value as the environment would have it."""
     if isinstance(value, list):
         return ",".join(map(str, cast("list[object]", value)))
-    return {None: "", True: "true", False: "false"}.get(cast("None", value), str(value))
+    shown = str(value).replace(f"{ROOT}/", "")
+    return {None: "", True: "true", False: "false"}.get(cast("None", value), shown)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

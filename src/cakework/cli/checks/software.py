@@ -2,9 +2,9 @@
 
 import os
 import shutil
-from pathlib import Path
 
 from cakework.cli.checks.check import Check, Level, run
+from cakework.settings import Settings
 
 SET_UP = "Run tools/setup (or any make target) in the repository."
 BUILT = ("guest/cakework-guest", "jail/cakework-jail", "jail/cakework-readonly.so")
@@ -38,23 +38,19 @@ def find_program(program: str) -> str | None:
     return shutil.which(program, path=path)
 
 
-def build_dir() -> Path:
-    """Return where set-up puts what it builds."""
-    return Path(__file__).resolve().parents[4] / ".build"
-
-
-def check_kernel() -> Check:
+def check_kernel(settings: Settings) -> Check:
     """The kernel that VMs boot."""
-    folder = build_dir() / "kernel"
+    folder = settings.artifacts_dir / "kernel"
     release = folder / "release"
     if not release.is_file() or not (folder / "vmlinuz").is_file():
         return Check("kernel", Level.FAIL, f"not in {folder}", SET_UP)
     return Check("kernel", Level.OK, release.read_text().strip())
 
 
-def check_built() -> Check:
+def check_built(settings: Settings) -> Check:
     """The programs built from C: pid 1 of every VM, and what confines QEMU."""
-    missing = [name for name in BUILT if not (build_dir() / name).is_file()]
+    folder = settings.artifacts_dir
+    missing = [name for name in BUILT if not (folder / name).is_file()]
     if missing:
-        return Check("guest", Level.FAIL, f"no {', '.join(missing)} in {build_dir()}", SET_UP)
-    return Check("guest", Level.OK, f"built, {(build_dir() / BUILT[0]).stat().st_size // 1024} KiB")
+        return Check("guest", Level.FAIL, f"no {', '.join(missing)} in {folder}", SET_UP)
+    return Check("guest", Level.OK, f"built, {(folder / BUILT[0]).stat().st_size // 1024} KiB")
