@@ -1,7 +1,7 @@
 """Where the server is put together: everything gets what it needs here, and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -90,21 +90,15 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     spool = Spool(settings.server_dir / "spool")
     states = States(VmStates(routes, followers, clock), BuildStates(followers, clock))
     limits = VmLimits(settings.max_vms_per_account, settings.base_domain)
-    vms = Vms(database, node, states.vms, limits, clock)
-    hints: list[Callable[[], None]] = []
-
-    def hint_builds() -> None:
-        for hint in hints:
-            hint()
-
-    builds = Builds(database, spool, settings.max_builds_per_account, hint_builds, clock)
-    build_loop = Loop(
-        "builds", BuildLoop(database, node, spool, builds, states.builds).one_pass, BUILD_PERIOD_S
-    )
-    hints.append(build_loop.hint)
-    vm_loop = Loop("vms", VmLoop(database, node, states.vms, vms).one_pass, VM_PERIOD_S)
+    build_hint, vm_hint = asyncio.Event(), asyncio.Event()
+    vms = Vms(database, node, states.vms, limits, clock, vm_hint.set)
+    builds = Builds(database, spool, settings.max_builds_per_account, build_hint.set, clock)
+    build_pass = BuildLoop(database, node, spool, builds, states.builds).one_pass
+    build_loop = Loop("builds", build_pass, BUILD_PERIOD_S, build_hint)
+    vm_pass = VmLoop(database, node, states.vms, vms).one_pass
+    vm_loop = Loop("vms", vm_pass, VM_PERIOD_S, vm_hint)
     retention = Loop("retention", RetentionLoop(database, clock).one_pass, RETENTION_PERIOD_S)
-    facts = Facts(database, log_store, followers, states, build_loop.hint)
+    facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,
         database=database,

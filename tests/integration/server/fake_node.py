@@ -99,9 +99,7 @@ class FakeNode:
     async def stopped(self, vm_id: str, reason: str, exit_code: int | None = None) -> None:
         """Say that a VM is gone."""
         self.vms.pop(vm_id, None)
-        await self.push(
-            VmStopped(at_ms=START_MS, vm_id=vm_id, reason=reason, exit_code=exit_code)
-        )
+        await self.push(VmStopped(at_ms=START_MS, vm_id=vm_id, reason=reason, exit_code=exit_code))
 
     def forget_everything(self, node_id: str) -> None:
         """Become a node with a new data folder."""
@@ -119,14 +117,15 @@ class FakeNode:
         )
         server = _Server(config)
         task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.002)
+        await server.is_up.wait()
         try:
             yield self
         finally:
             self._closing = True
             async with self._grown:
                 self._grown.notify_all()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
             server.should_exit = server.force_exit = True
             await task
             self.socket.unlink(missing_ok=True)
@@ -213,6 +212,14 @@ class FakeNode:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield

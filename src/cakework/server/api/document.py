@@ -31,10 +31,20 @@ def document(schema: Json) -> Json:
     for operations in cast("dict[str, Json]", schema["paths"]).values():
         for operation in operations.values():
             operation["responses"] = _responses(operation["responses"])
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _not_null(parameter["schema"])
     schemas = schema["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return schema
+
+
+def _not_null(schema: Json) -> Json:
+    """Return the schema of a parameter without null, which nothing in a URL or header can be."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {**kinds[0], **{name: value for name, value in schema.items() if name != "anyOf"}}
 
 
 def _responses(responses: Json) -> Json:

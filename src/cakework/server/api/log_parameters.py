@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
+from pydantic.json_schema import WithJsonSchema
 
 from cakework.domain.errors import FieldError, InvalidRequest
 from cakework.server.api.times import TIME_SCHEMA_PATTERN, parse_time
@@ -49,29 +49,31 @@ class LogParameters(BaseModel):
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    query: Annotated[str, Field(max_length=QUERY_CHARS_MAX)] | SkipJsonSchema[None] = Field(
+    query: str | None = Field(
         default=None,
+        max_length=QUERY_CHARS_MAX,
         description="Only lines with this in them, without regard to case.",
     )
     batch: Count = Field(
         default=BATCH_DEFAULT, ge=BATCH_MIN, le=BATCH_MAX, description="Lines to return at most."
     )
-    order: Order | SkipJsonSchema[None] = Field(
+    order: Order | None = Field(
         default=None, description="Which end comes first, by timestamp; `oldest_first` if absent."
     )
-    from_: Time | SkipJsonSchema[None] = Field(
+    from_: Time | None = Field(
         default=None,
         alias="from",
         description="Only lines of this time (ISO 8601, UTC unless it says) or later.",
         examples=["2022-07-19T13:32:56+0000"],
     )
-    to: Time | SkipJsonSchema[None] = Field(
+    to: Time | None = Field(
         default=None,
         description="Only lines of this time (ISO 8601, UTC unless it says) or earlier.",
         examples=["2022-07-19T13:32:56+0000"],
     )
-    pagination: Annotated[str, Field(max_length=TOKEN_CHARS_MAX)] | SkipJsonSchema[None] = Field(
+    pagination: str | None = Field(
         default=None,
+        max_length=TOKEN_CHARS_MAX,
         description="Token that the page before gave. It carries the whole question, so that "
         "the next page answers the same one; another `order` or `query` with it is refused.",
     )

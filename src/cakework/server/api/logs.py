@@ -66,10 +66,11 @@ _STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 LastEventId = Annotated[
-    Annotated[str, Field(pattern=r"^[0-9]{1,18}$")] | SkipJsonSchema[None],
+    str | None,
     Header(
         alias="Last-Event-ID",
         description="With `follow=true`: go on behind the line with this id.",
+        pattern=r"^[0-9]{1,18}$",
     ),
 ]
 

@@ -19,17 +19,22 @@ _log = structlog.stdlib.get_logger(__name__)
 class Loop:
     """Runs a pass when hinted and every ``period_s``; soon again, later and later, on failure."""
 
-    def __init__(self, name: str, one_pass: Callable[[], Awaitable[None]], period_s: float) -> None:
-        """Give a name for the log, the pass, and the time between passes without a hint."""
+    def __init__(
+        self,
+        name: str,
+        one_pass: Callable[[], Awaitable[None]],
+        period_s: float,
+        hinted: asyncio.Event | None = None,
+    ) -> None:
+        """Give a name for the log, the pass, and the time between passes without a hint.
+
+        Whoever sets ``hinted`` has a pass run soon.
+        """
         self._name = name
         self._pass = one_pass
         self._period_s = period_s
-        self._hinted = asyncio.Event()
+        self._hinted = hinted or asyncio.Event()
         self._failures = 0
-
-    def hint(self) -> None:
-        """Have a pass run soon."""
-        self._hinted.set()
 
     async def run(self) -> None:
         """Run passes until cancelled."""

@@ -135,6 +135,7 @@ def _refusal(response: httpx2.Response, content: bytes) -> CakeworkError:
         problem = NodeProblem.model_validate_json(content)
     except ValidationError:
         return CakeworkError(f"The node answered {response.status_code} and not why.")
-    error = ERRORS_BY_CODE.get(problem.code, CakeworkError)
+    error = ERRORS_BY_CODE.get(problem.code, CakeworkError)(problem.detail)
     wait = response.headers.get("retry-after", "")
-    return error(problem.detail, retry_after_s=int(wait) if wait.isdecimal() else None)
+    error.retry_after_s = int(wait) if wait.isdecimal() else None
+    return error

@@ -1,7 +1,7 @@
 """Logs of VMs and builds: a page of one, or all of it as it grows."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -64,7 +64,7 @@ class Logs:
         """Return the times of the log's first and last line; None when it has none."""
         return await self._store.span(query.source)
 
-    async def follow(self, log: Log, query: LineQuery) -> AsyncIterator[list[Line] | Quiet]:
+    async def follow(self, log: Log, query: LineQuery) -> AsyncGenerator[list[Line] | Quiet]:
         """Yield the lines that answer ``query``, oldest first, as they come.
 
         Ends when the log is whole. Holds one batch at a time: who reads slowly has the rest

@@ -5,6 +5,7 @@ it; a crash in between leaves a row that the reconciling loop carries on with. W
 is at work on a VM it holds that VM's claim, and the loop leaves the VM alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -71,6 +72,14 @@ class VmLimits:
     base_domain: str
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A VM that was started, and how many milliseconds each phase of that took on the node."""
+
+    row: VmRow
+    phases_ms: dict[str, float]
+
+
 class Vms:
     """Starts, stops and finds the VMs of accounts."""
 
@@ -81,17 +90,22 @@ class Vms:
         states: VmStates,
         limits: VmLimits,
         clock: Clock,
+        hint: Callable[[], None],
     ) -> None:
-        """Keep records in ``database`` and have ``node`` run the VMs."""
+        """Keep records in ``database`` and have ``node`` run the VMs.
+
+        ``hint`` says that a VM was left to the reconciling loop.
+        """
         self._database = database
         self._node = node
         self._states = states
         self._limits = limits
         self._clock = clock
+        self._hint = hint
         self.claims: Claims[VmId] = Claims()
 
-    async def start(self, account: AccountId, new: NewVm, token: str | None = None) -> VmRow:
-        """Start a VM; returns its record, never ``created``.
+    async def start(self, account: AccountId, new: NewVm, token: str | None = None) -> Started:
+        """Start a VM; its record is never ``created``.
 
         ``token`` names an idempotent request: what it made before is taken up again.
 
@@ -108,22 +122,23 @@ class Vms:
         async with self.claims.hold(vm_id):
             row = await self._record(account, vm_id, new, token)
             if row.state != VmState.CREATED:
-                return row
+                return Started(row, {})
             return await self.give_order(row)
 
-    async def give_order(self, row: VmRow) -> VmRow:
+    async def give_order(self, row: VmRow) -> Started:
         """Have the node start a recorded VM and record what became of it."""
         try:
             report = await self._node.start_vm(order_of(row))
         except Unavailable:
             await self.want_destroyed(VmId(row.id))
+            self._hint()
             raise
         except CakeworkError as error:
             await self._forget(row)
             raise _passed_on(error) from error
         if report.state == "starting":
             raise CakeworkError(f"The node left VM {row.id} starting.")
-        return await self.record_report(report)
+        return Started(await self.record_report(report), report.phases_ms)
 
     async def record_report(self, report: VmReport) -> VmRow:
         """Record how the node says a VM is; returns its row."""
@@ -156,7 +171,11 @@ class Vms:
                 return row
             if row.state != VmState.STOPPED:
                 await self.want_destroyed(vm_id)
-            return await self.destroy(row)
+            try:
+                return await self.destroy(row)
+            except Unavailable:
+                self._hint()
+                raise
 
     async def destroy(self, row: VmRow) -> VmRow:
         """Have the node end a VM that runs, if it does, and record it destroyed."""

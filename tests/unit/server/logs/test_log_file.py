@@ -1,0 +1,147 @@
+import sqlite3
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cakework.domain.facts import VmLine
+from cakework.server.logs import file
+from cakework.server.logs.lines import LineQuery, Order, vm_source
+from cakework.server.logs.tokens import next_token, resume
+
+VM = "0123456789abcd"
+SOURCE = vm_source(VM)
+NODE = "node-1"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Generator[sqlite3.Connection]:
+    connection = file.connect(tmp_path / "logs.db")
+    file.make_tables(connection)
+    yield connection
+    connection.close()
+
+
+def in_memory() -> sqlite3.Connection:
+    connection = file.connect(Path(":memory:"))
+    file.make_tables(connection)
+    return connection
+
+
+def lines(first: int, count: int, *, at_ms: int | None = None, text: str = "") -> list[VmLine]:
+    return [
+        VmLine(
+            cursor=seq,
+            vm_id=VM,
+            seq=seq,
+            stream="stdout",
+            text=text or f"line {seq}",
+            at_ms=seq if at_ms is None else at_ms,
+        )
+        for seq in range(first, first + count)
+    ]
+
+
+def add(log: sqlite3.Connection, batch: list[VmLine], keep: int = 1000) -> None:
+    file.append(log, NODE, batch[-1].cursor if batch else 0, batch, keep)
+
+
+def seqs(log: sqlite3.Connection, query: LineQuery) -> list[int]:
+    return [line.seq for line in file.page(log, query).lines]
+
+
+def test_what_is_stored_twice_is_there_once(log: sqlite3.Connection) -> None:
+    """Facts that are sent again after they were stored change nothing."""
+    add(log, lines(1, 3))
+    add(log, lines(2, 4))
+    assert seqs(log, LineQuery(SOURCE)) == [1, 2, 3, 4, 5]
+    assert file.cursor_of(log, NODE) == 5
+
+
+def test_a_new_node_has_a_journal_of_its_own(log: sqlite3.Connection) -> None:
+    """Another node id starts at cursor 0, whatever the first one has reached."""
+    add(log, lines(1, 5))
+    assert file.cursor_of(log, "node-2") == 0
+
+
+def test_the_newest_lines_are_kept(log: sqlite3.Connection) -> None:
+    """A log is trimmed to its bound with every batch."""
+    for first in range(1, 100, 7):
+        add(log, lines(first, 7), keep=10)
+    assert seqs(log, LineQuery(SOURCE, batch=50)) == list(range(96, 106))
+
+
+def test_times_never_fall(log: sqlite3.Connection) -> None:
+    """A line whose clock was set back gets the time of the line before it."""
+    add(log, [*lines(1, 1, at_ms=100), *lines(2, 1, at_ms=50), *lines(3, 1, at_ms=200)])
+    found = file.page(log, LineQuery(SOURCE)).lines
+    assert [line.at_ms for line in found] == [100, 100, 200]
+    assert file.span(log, SOURCE) == (100, 200)
+
+
+def test_both_ends_of_a_range_belong_to_it(log: sqlite3.Connection) -> None:
+    """``from`` and ``to`` are inclusive."""
+    add(log, lines(1, 9))
+    assert seqs(log, LineQuery(SOURCE, from_ms=3, to_ms=5)) == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        *(("HELLO", "hello"), ("Straße", "STRASSE"), ("ÄÖÜ", "äöü"), ("ΣΊΣΥΦΟΣ", "σίσυφος")),
+        *(("100%", "%"), ("a_b", "_"), ("İstanbul", "i\u0307stanbul"), ("\0x", "X")),
+    ],
+)
+def test_what_is_looked_for_has_no_case(log: sqlite3.Connection, text: str, query: str) -> None:
+    """Case folds beyond ASCII, and no character has a meaning of its own."""
+    add(log, [*lines(1, 1, text=text), *lines(2, 1, text="other")])
+    assert seqs(log, LineQuery(SOURCE, contains=query)) == [1]
+
+
+def test_a_log_that_is_not_there_is_empty(log: sqlite3.Connection) -> None:
+    """A source without lines gives none, and no span."""
+    assert file.page(log, LineQuery(SOURCE)).lines == []
+    assert file.span(log, SOURCE) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    order=st.sampled_from(Order),
+    growth=st.lists(st.integers(0, 120), min_size=1, max_size=8),
+    batch=st.integers(50, 120),
+    needle=st.sampled_from([None, "7", "line"]),
+    same_ms=st.booleans(),
+)
+def test_paging_while_a_log_grows_neither_repeats_nor_loses(
+    order: Order, growth: list[int], batch: int, needle: str | None, same_ms: bool
+) -> None:
+    """Read page by page while lines come: from the oldest every line is seen exactly once, in
+    order; from the newest every line that was there at the first page is."""
+    log = in_memory()
+    there = 0
+    seen: list[int] = []
+    query = LineQuery(SOURCE, contains=needle, order=order, batch=batch)
+    token: str | None = None
+    there_at_first = 0
+    for step in range(10_000):
+        grown = growth[step] if step < len(growth) else 0
+        add(log, lines(there + 1, grown, at_ms=5 if same_ms else None), keep=100_000)
+        there += grown
+        there_at_first = there if step == 0 else there_at_first
+        asked = resume(query, token, order_given=True) if token else query
+        page = file.page(log, asked)
+        seen += [line.seq for line in page.lines]
+        if page.more:
+            token = next_token(asked, page.lines[-1].seq)
+        elif order is Order.NEWEST_FIRST or step >= len(growth):
+            break
+        elif page.lines:
+            token = next_token(asked, page.lines[-1].seq)
+    log.close()
+    matching = [seq for seq in range(1, there + 1) if needle is None or needle in f"line {seq}"]
+    if order is Order.OLDEST_FIRST:
+        assert seen == matching
+    else:
+        assert seen == [seq for seq in reversed(matching) if seq <= there_at_first]

@@ -1,0 +1,31 @@
+import asyncio
+
+from cakework.server.services.claims import Claims
+
+
+def test_a_claim_is_held_by_one_at_a_time_and_then_gone() -> None:
+    """However many want the same thing, one is at work; when all are done nothing is kept."""
+    claims: Claims[str] = Claims()
+    at_work: list[int] = []
+    most = 0
+
+    async def work(number: int) -> None:
+        nonlocal most
+        async with claims.hold("a"):
+            at_work.append(number)
+            most = max(most, len(at_work))
+            await asyncio.sleep(0)
+            at_work.remove(number)
+
+    async def all_of_them() -> None:
+        async with claims.hold("b"):
+            tasks = [asyncio.create_task(work(number)) for number in range(20)]
+            await asyncio.sleep(0)
+            tasks[5].cancel()
+            await asyncio.wait(tasks)
+            assert claims.held("b")
+            assert not claims.held("a")
+        assert not claims.held("b")
+
+    asyncio.run(all_of_them())
+    assert most == 1
