@@ -87,6 +87,10 @@ class Settings(BaseSettings):
         default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )
 
+    artifacts_dir: Path = Field(
+        default=Path(__file__).parents[2] / ".build",
+        description="Folder of what set-up made: kernel, guest program, jail.",
+    )
     accelerator: str = Field(
         default="auto", description="auto, kvm or tcg; auto boots a VM to find out."
     )

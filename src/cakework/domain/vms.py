@@ -15,8 +15,6 @@ destroyed   ended for good; id, record and logs stay until retention takes them
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 CPU_MIN, CPU_MAX, CPU_DEFAULT = 1, 8, 1
 MEMORY_MB_MIN, MEMORY_MB_MAX, MEMORY_MB_DEFAULT = 256, 16384, 256
 VOLUME_GB_MIN, VOLUME_GB_MAX = 1, 500
@@ -70,10 +68,9 @@ def may_become(state: VmState, target: VmState) -> bool:
     return target in TRANSITIONS[state]
 
 
-class Shape(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Shape:
     """What a VM is given: the key of a template."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu: int = CPU_DEFAULT
     memory_mb: int = MEMORY_MB_DEFAULT

@@ -73,7 +73,7 @@ class Journal:
         self._write(("\n".join(lines) + "\n").encode())
         if self._segment_bytes >= SEGMENT_BYTES:
             self._begin_segment()
-        self._wake()
+        self.wake()
 
     def last_seq(self, source: str) -> int:
         """Return the number of the last line recorded of a VM or build; 0 for none."""
@@ -105,7 +105,8 @@ class Journal:
             while True:
                 grown = self._grown
                 if chunk := _whole_lines(file):
-                    yield _above(chunk, after)
+                    if kept := _above(chunk, after):
+                        yield kept
                 elif (newer := self._segment_after(first)) is not None:
                     file.close()
                     first, file = newer, self._open(newer)
@@ -189,7 +190,8 @@ class Journal:
             if len(self._sources) > MOST_SOURCES:
                 self._sources.popitem(last=False)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let every reader look again."""
         self._grown.set()
         self._grown = asyncio.Event()
 

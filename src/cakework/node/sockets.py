@@ -2,19 +2,19 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def listen(path: Path) -> socket.socket:
+def listen(path: Path, backlog: int = 1) -> socket.socket:
     """Return a socket that listens at ``path``, in place of what was there."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _short(path) as short:
             listener.bind(short)
-        listener.listen(1)
+        listener.listen(backlog)
     except BaseException:
         listener.close()
         raise
@@ -34,7 +34,7 @@ def connect(path: Path) -> socket.socket:
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
+def _short(path: Path) -> Generator[str]:
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"

@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 
 from cakework.server.app import Server, build_server, create_app
-from cakework.server.logging import configure
+from cakework.logging import configure
 from cakework.server.proxy.dialer import NodeDialer
 from cakework.server.proxy.router import Router
 from cakework.settings import Settings

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import anyio.to_thread
 import structlog
 
 from cakework.node.builds.failure import NO_SPACE, BuildError
-from cakework.node.builds.recipes import EXCLUDED, Recipe
+from cakework.node.builds.recipes import EXCLUDED, SCRIPTS, Recipe
 from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.sources import SourcesError, debian_sources
 from cakework.node.builds.storage import BuildStorage
@@ -21,11 +22,14 @@ from cakework.node.cgroups import Cgroup, Limits
 
 OS_RELEASE = Path("/etc/os-release")
 APT = Path("/etc/apt")
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
 PROGRESS_S = 10
 TIMEOUT_S = 1200
 MEMORY_MB = 4096
 FILE_BYTES = 8 * 2**30
-_PHASE = re.compile(r"^I: ([a-z].*)\.\.\.$", re.MULTILINE)
+_PHASE = re.compile(
+    r"^I: ((?:running|downloading|extracting|installing|cleaning|creating) .*)\.\.\.$", re.MULTILINE
+)
 _HANDED_DOWN = re.compile(
     r'^Acquire::(?:https?::Proxy\b.*|Retries|Check-Valid-Until|Check-Date) ".+";$'
 )
@@ -103,7 +107,7 @@ class Bases:
 
     async def _fill(self, recipe: Recipe, confinement: Confinement) -> None:
         work = confinement.work
-        (work / "customize.sh").write_text(recipe.script)
+        shutil.copytree(SCRIPTS, work / "rootfs")
         (work / "import.sh").write_text(_import_script(recipe))
         if recipe.packages:
             await self._install(recipe, confinement)
@@ -156,13 +160,14 @@ def _mmdebstrap(recipe: Recipe, work: str, codename: str, options: list[str]) ->
         "mmdebstrap",
         "--mode=root",
         "--variant=apt",
+        f"--hook-dir={MERGED_USR}",
         "--format=tar",
         f"--include={','.join(recipe.packages)}",
         '--aptopt=Apt::Install-Recommends "false"',
         *(f"--aptopt={option}" for option in options),
         *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDED),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-        f'--customize-hook=sh {work}/customize.sh "$1"',
+        f'--customize-hook=sh {work}/rootfs/{recipe.name}.sh "$1"',
         codename,
         f"{work}/out/rootfs.tar",
         f"{work}/debian.sources",
@@ -176,7 +181,7 @@ def _import_script(recipe: Recipe) -> str:
     fill = (
         'tar -xf "$work/out/rootfs.tar" -C "$root" --numeric-owner --xattrs --exclude="./dev/*"'
         if recipe.packages
-        else 'sh "$work/customize.sh" "$root"'
+        else f'sh "$work/rootfs/{recipe.name}.sh" "$root"'
     )
     return f"""\
 set -eu

@@ -1,13 +1,8 @@
-"""A build's log: numbered lines, each on disk before it is told.
-
-After a restart of the node numbering goes on where the file ends. The file's last line is
-told again then, as it may have been written but not told; it keeps its number, so whoever
-stores lines by number stores it once.
-"""
+"""A build's log: numbered lines, told to the journal as they appear."""
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Protocol
 
 from cakework.domain.facts import AnyFact, BuildLine, Stream
 
@@ -18,33 +13,40 @@ lines are bounded too."""
 TAIL_BYTES = 16_384
 MORE = "[cakework: the build prints more than is kept; the rest is dropped]"
 
-Emit = Callable[[AnyFact], None]
+
+class Facts(Protocol):
+    """Where facts go: the node's journal. What it has taken, a crash of the node leaves there."""
+
+    def append(self, fact: AnyFact) -> None:
+        """Take one fact."""
+        ...
+
+    def last_seq(self, source: str) -> int:
+        """Return the number of the last line taken of a build that has not ended; 0 for none."""
+        ...
 
 
 class BuildLog:
-    """The lines of one build; ``limit_bytes`` bounds what is kept of the program's output."""
+    """The lines of one build; ``limit_bytes`` bounds what is kept of the program's output.
 
-    def __init__(self, build_id: str, file: Path, emit: Emit, limit_bytes: int) -> None:
+    When the build was begun before, by a node that was killed, numbering goes on from there.
+    """
+
+    def __init__(self, build_id: str, facts: Facts, limit_bytes: int) -> None:
         self._build_id = build_id
-        self._emit = emit
+        self._facts = facts
         self._left = limit_bytes
         self._full = False
-        self._seq = 0
-        self._resume(file)
-        self._file = file.open("ab", buffering=0)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        self._seq = facts.last_seq(build_id)
 
     def say(self, text: str, stream: Stream = "stdout") -> None:
         """Add a line of the platform's own."""
         self._seq += 1
-        line = BuildLine(
-            build_id=self._build_id, seq=self._seq, stream=stream, text=text, at_ms=now_ms()
+        self._facts.append(
+            BuildLine(
+                build_id=self._build_id, seq=self._seq, stream=stream, text=text, at_ms=now_ms()
+            )
         )
-        self._file.write(line.model_dump_json().encode() + b"\n")
-        self._emit(line)
 
     def output(self, text: str, stream: Stream) -> None:
         """Add a line that the build printed, if there is room for it."""
@@ -61,21 +63,6 @@ class BuildLog:
     def full(self) -> bool:
         """Whether further output is dropped."""
         return self._full
-
-    def _resume(self, file: Path) -> None:
-        if not file.exists():
-            return
-        content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with file.open("r+b") as stream:
-                stream.truncate(len(whole))
-        lines = whole.splitlines()
-        self._left -= len(whole)
-        if lines:
-            last = BuildLine.model_validate_json(lines[-1])
-            self._seq = last.seq
-            self._emit(last)
 
 
 class LineSplitter:

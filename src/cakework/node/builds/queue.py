@@ -22,7 +22,7 @@ from cakework.domain.orders import BuildOrder
 from cakework.node.builds.bases import Bases
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
-from cakework.node.builds.log import BuildLog, Emit, now_ms
+from cakework.node.builds.log import BuildLog, Facts, now_ms
 from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.run import MIB, BuildLimits, BuildNetwork, BuildRun, Workshop
@@ -40,18 +40,15 @@ log = structlog.get_logger(__name__)
 
 
 class Builds:
-    """The builds of a node; enter it before use. ``emit`` is told every fact, in order.
-
-    ``emit`` must have put a fact beyond the reach of a crash of this process when it returns.
-    """
+    """The builds of a node; enter it before use. ``facts`` is told what happens, in order."""
 
     def __init__(
-        self, settings: Settings, images: ImageStore, network: BuildNetwork, emit: Emit
+        self, settings: Settings, images: ImageStore, network: BuildNetwork, facts: Facts
     ) -> None:
         self._settings = settings
         self._images = images
         self._network = network
-        self._emit = emit
+        self._facts = facts
         home = settings.node_dir / "builds"
         self._storage = BuildStorage(home)
         self._records = BuildRecords(home / "records")
@@ -130,7 +127,12 @@ class Builds:
     def _start(self, record: BuildRecord) -> None:
         task = asyncio.create_task(self._carry_out(record), name=f"build {record.build_id}")
         self._tasks[record.build_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(record.build_id, None))
+        task.add_done_callback(lambda task: self._ended(record.build_id, task))
+
+    def _ended(self, build_id: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[build_id]
+        if not task.cancelled() and (error := task.exception()):
+            log.error("build_not_told", build_id=build_id, exc_info=error)
 
     async def _carry_out(self, record: BuildRecord) -> None:
         try:
@@ -141,7 +143,7 @@ class Builds:
             outcome = _failed(record.build_id, CANCELLED)
         if record.outcome() is None:
             record.end(outcome)
-        self._emit(outcome)
+        self._facts.append(outcome)
         record.tell()
         self._cancelled.discard(record.build_id)
         log.info("build_ended", build_id=record.build_id, outcome=outcome.kind)
@@ -150,18 +152,16 @@ class Builds:
         async with self._slots:
             order = record.order()
             limit = self._settings.build_output_mb * MIB
-            with contextlib.closing(
-                BuildLog(record.build_id, record.lines, self._emit, limit)
-            ) as build_log:
-                try:
-                    image = self._images.get(order.image_id) or await self._build(
-                        record, order, build_log
-                    )
-                except BuildError as error:
-                    return _failed(record.build_id, str(error))
-                except OSError as error:
-                    log.exception("build_broke", build_id=record.build_id)
-                    return _failed(record.build_id, f"the host cannot build: {error.strerror}")
+            build_log = BuildLog(record.build_id, self._facts, limit)
+            try:
+                image = self._images.get(order.image_id)
+                image = image or await self._build(record, order, build_log)
+            except BuildError as error:
+                return _failed(record.build_id, str(error))
+            except Exception as error:
+                log.exception("build_broke", build_id=record.build_id)
+                why = error.strerror if isinstance(error, OSError) else None
+                return _failed(record.build_id, f"the host cannot build: {why or 'see its log'}")
             return _succeeded(record.build_id, image)
 
     async def _build(self, record: BuildRecord, order: BuildOrder, build_log: BuildLog) -> Image:

@@ -1,7 +1,6 @@
 """What is remembered of builds on disk, so that a node that is killed knows where it was.
 
     builds/records/<build id>/order.json     the order; there from before it is answered
-    builds/records/<build id>/lines.jsonl    its log so far, see log.py
     builds/records/<build id>/attempts       how often it was begun, one byte each
     builds/records/<build id>/outcome.json   how it ended, from before that is told
     builds/records/<build id>/told           its end was told
@@ -35,11 +34,6 @@ class BuildRecord:
         self._folder = folder
         self.build_id = folder.name
 
-    @property
-    def lines(self) -> Path:
-        """The file of its log."""
-        return self._folder / "lines.jsonl"
-
     def order(self) -> BuildOrder:
         """Return its order."""
         return BuildOrder.model_validate_json((self._folder / "order.json").read_bytes())
@@ -61,9 +55,9 @@ class BuildRecord:
         return _OUTCOME.validate_json(file.read_bytes()) if file.exists() else None
 
     def tell(self) -> None:
-        """Note that its end was told; order and log are needed no more."""
+        """Note that its end was told; its order is needed no more."""
         (self._folder / "told").touch()
-        for name in ("order.json", "lines.jsonl", "attempts"):
+        for name in ("order.json", "attempts"):
             (self._folder / name).unlink(missing_ok=True)
 
     def told(self) -> bool:

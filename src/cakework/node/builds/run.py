@@ -25,7 +25,7 @@ from cakework.node.builds.context import write_context
 from cakework.node.builds.disk import DiskGuard
 from cakework.node.builds.failure import BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter
-from cakework.node.builds.recipes import recipe_of
+from cakework.node.builds.recipes import PREFIX, RECIPES, recipe_of
 from cakework.node.builds.references import base_images
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.sandbox import Confinement, Sandbox
@@ -36,6 +36,8 @@ from cakework.node.images import Image, ImageStore, RunConfig
 EXPORT = Path(__file__).with_name("export.sh")
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 PIDS_MAX = 2048
+PULL = ["buildah", "pull", "--policy", "ifnewer", "--retry", "1", "--retry-delay", "1s"]
+OURS = ", ".join(recipe.reference for recipe in RECIPES.values())
 MIB = 2**20
 
 log = structlog.get_logger(__name__)
@@ -140,13 +142,15 @@ class BuildRun:
         for reference in references:
             if recipe := recipe_of(reference):
                 await self._shop.bases.ensure(recipe, self._log.say)
+            elif reference.startswith(PREFIX):
+                raise BuildError(f"base image {reference} was not found: we make {OURS}")
             else:
                 await self._pull(reference, confinement)
 
     async def _pull(self, reference: str, confinement: Confinement) -> None:
         if self._shop.registries.trusted(reference):
             confinement = _on_host_network(confinement)
-        command = ("buildah", "pull", "--policy", "newer", *self._policy(), "--", reference)
+        command = (*PULL, *self._policy(), "--", reference)
         status, output = await self._run(command, confinement)
         if status:
             raise BuildError(explain_pull(reference, output))

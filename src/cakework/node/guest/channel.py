@@ -80,6 +80,19 @@ class GuestChannel:
         piece = await self._next_piece()
         return None if piece is None else decode_guest(piece)
 
+    async def receive_all(self) -> list[GuestFrame]:
+        """Return the next frame and those that came along with it; none when it has ended.
+
+        Raises:
+            GuestError: as :meth:`receive`.
+        """
+        first = await self.receive()
+        if first is None:
+            return []
+        frames = [first, *(decode_guest(piece) for piece in self._pieces)]
+        self._pieces.clear()
+        return frames
+
     async def close(self) -> None:
         """Close the connection. The guest keeps what was not acknowledged."""
         self._writer.close()

@@ -167,6 +167,16 @@ static void bind_option(const char *option)
     bind_to(text, to, flags);
 }
 
+/* Makes a device like the one outside, usable by the program whoever may use that one. */
+static void make_device(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) || !S_ISCHR(st.st_mode))
+        fail("cannot see the device", path);
+    if (mknod(path + 1, S_IFCHR | 0666, st.st_rdev))
+        fail("cannot make the device", path);
+}
+
 static void enter_root(const struct options *o)
 {
     static const char *const links[] = { "bin", "lib", "lib64", "lib32", "sbin" };
@@ -184,9 +194,13 @@ static void enter_root(const struct options *o)
             fail("cannot link", links[i]);
     }
     bind_to("/etc/ld.so.cache", "/etc/ld.so.cache", MS_RDONLY | MS_NODEV | MS_NOEXEC);
-    bind_to("/dev/null", "/dev/null", MS_NOEXEC);
+    if (mkdir("dev", 0755) || mount("tmpfs", "dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k"))
+        fail("cannot mount", "/dev");
+    make_device("/dev/null");
     for (int i = 0; i < o->devices.count; i++)
-        bind_to(o->devices.items[i], o->devices.items[i], MS_NOEXEC);
+        make_device(o->devices.items[i]);
+    if (mount(NULL, "dev", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL))
+        fail("cannot make read-only", "/dev");
     if (o->preload)
         bind_to(o->preload, PRELOAD, MS_RDONLY | MS_NODEV);
     for (int i = 0; i < o->binds.count; i++)
@@ -216,6 +230,7 @@ static void drop_rights(uid_t uid)
 int main(int argc, char **argv)
 {
     struct options o = parse(argc, argv);
+    umask(0);
     for (int i = 0; i < o.procs.count; i++)
         join(o.procs.items[i]);
     if (o.netns >= 0) {

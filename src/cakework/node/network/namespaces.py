@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyroute2 import IPRoute
+import pyroute2  # pyright: ignore[reportMissingTypeStubs]
 
 from cakework.node.network.rules import Egress, inner_rules, local_rules
 from cakework.node.territory import Territory
@@ -41,6 +41,8 @@ VNET_HDR_SIZE = 12
 """Of virtio 1.0 (``struct virtio_net_hdr_v1``), which QEMU's virtio-net device uses."""
 
 T = TypeVar("T")
+IPRoute: Any = pyroute2.IPRoute
+NetlinkError: Any = pyroute2.NetlinkError
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,7 +77,7 @@ class Namespace:
 def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namespace:
     """Make the namespace of a VM: tap for the guest, NAT to the world, the inner wall.
 
-    Blocks for about 15 ms. Raises OSError or pyroute2's NetlinkError.
+    Blocks for about 15 ms. Raises OSError.
     """
     host_end = _host_end(territory, slot)
 
@@ -155,6 +157,8 @@ def _in_thread(work: Callable[[], T]) -> T:
     thread = threading.Thread(target=body, name="namespace")
     thread.start()
     thread.join()
+    if errors and isinstance(errors[0], NetlinkError):
+        raise OSError(f"the kernel refused a network: {errors[0]}") from errors[0]
     if errors:
         raise errors[0]
     return result[0]

@@ -1,7 +1,6 @@
 """What set-up made and VMs are made of: kernel, modules, guest program, jail."""
 
 import hashlib
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -81,5 +80,5 @@ def tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
 
 
 def _identity(program: Path) -> bytes:
-    info = os.stat(program)
+    info = program.stat()
     return f"{qemu_version()} {info.st_size} {info.st_mtime_ns}".encode()

@@ -18,14 +18,13 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
-from pyroute2.netlink.exceptions import NetlinkError
 
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.orders import VmOrder
@@ -35,14 +34,14 @@ from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import GuestError, Rehearse, Rehearsed
 from cakework.node.network.namespaces import Namespace, adopt_namespace, make_vm_namespace
 from cakework.node.network.rules import Egress
+from cakework.node.network.slots import Slots
 from cakework.node.sockets import listen
 from cakework.node.territory import Territory
 from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.disks import copy_sparse
+from cakework.node.vms.disks import copy_sparse, make_ext4
 from cakework.node.vms.monitor import Monitor
 from cakework.node.vms.processes import Jail, Process
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
-from cakework.node.vms.slots import Slots
 from cakework.node.vms.template import Template
 
 OVERHEAD_MB = 256
@@ -93,6 +92,9 @@ class Machine:
         self.machine_id = machine_id
         self.folder = host.machines_dir / machine_id
         self.record = record
+        self.when_gone: Callable[[], None] = _nothing
+        """Called by :meth:`release` when all is given back but the record, which goes last:
+        so what must be said of the machine's end is said, even if the node ends before."""
 
     @classmethod
     async def boot(cls, host: Host, template: Template) -> "Machine":
@@ -132,25 +134,30 @@ class Machine:
 
     @classmethod
     async def adopt(
-        cls, host: Host, machine_id: str, record: MachineRecord, acked: int
+        cls,
+        host: Host,
+        machine_id: str,
+        record: MachineRecord,
+        acked: int,
+        lost: Callable[[str], None],
     ) -> "Machine":
         """Take on a machine that an earlier node left running.
 
+        ``acked`` is the last line recorded of it.
+
         Raises:
-            CakeworkError: it is gone, or does not answer; everything of it is released then.
+            CakeworkError: it is gone, or does not answer; everything of it is released then,
+                and ``lost`` was told why.
         """
         machine = cls(host, machine_id, record)
         host.slots.claim(record.slot)
         async with machine._making():
             machine._hold_leftovers()
-            if not record.pid or not record.started:
-                raise Unavailable("its process was never started")
-            process = Process.adopt(record.pid, record.started)
-            if process is None:
-                raise Unavailable("its process was gone when the node came back")
-            machine._hold_process(process)
-            machine._hold_namespace(adopt_namespace(record.slot, record.pid))
-            await machine._connect(START_TIMEOUT_S, acked)
+            try:
+                await machine._find_running(acked)
+            except (CakeworkError, OSError) as error:
+                machine.when_gone = partial(lost, str(error))
+                raise
         return machine
 
     async def rehearse(self) -> None:
@@ -160,11 +167,18 @@ class Machine:
         if not isinstance(answer, Rehearsed):
             raise GuestError(f"the guest could not rehearse: {answer}")
 
-    async def wake(self, image: Path) -> None:
-        """Put ``image`` behind the image disk of a paused machine, and let it go on."""
+    async def give_image(self, image: Path) -> None:
+        """Put ``image`` behind the image disk, in place of the rehearsal's."""
         self._link(image)
         await self.monitor.replace_disk("image", IMAGE_IN_JAIL, read_only=True)
-        await self.monitor.resume()
+
+    async def give_volume(self, size_gb: int) -> None:
+        """Put a new, empty volume behind the volume disk."""
+        volume = self.folder / "vm" / "volume"
+        await asyncio.to_thread(partial(make_ext4, volume, size_gb, journal=True))
+        uid = self._host.territory.uid(self.record.slot)
+        os.chown(volume, uid, uid)
+        await self.monitor.replace_disk("volume", "/vm/volume", read_only=False)
 
     def assign(self, order: VmOrder) -> None:
         """Record whose machine this is from now on."""
@@ -173,6 +187,7 @@ class Machine:
 
     async def disconnect(self) -> None:
         """Let go of a machine that goes on running, for the next node to adopt."""
+        self._held.pop_all()
         await self.channel.close()
         await self.monitor.close()
         self.process.close()
@@ -193,14 +208,14 @@ class Machine:
         return cls(host, secrets.token_hex(6), record)
 
     @asynccontextmanager
-    async def _making(self) -> AsyncIterator[None]:
+    async def _making(self) -> AsyncGenerator[None]:
         """Release everything if what is done within fails; turn faults into errors of ours."""
         self._held.callback(self._host.slots.give_back, self.record.slot)
         try:
             yield
         except BaseException as error:
             await self.release()
-            if isinstance(error, OSError | NetlinkError):
+            if isinstance(error, OSError):
                 raise Unavailable(f"a machine could not be made: {error}") from error
             raise
 
@@ -219,10 +234,21 @@ class Machine:
         """Hold what a crash leaves behind: folder and cgroup."""
         shape = self.record.shape
         self._held.push_async_callback(asyncio.to_thread, shutil.rmtree, self.folder)
+        self._held.callback(lambda: self.when_gone())
+        self._held.push_async_callback(asyncio.to_thread, _remove_disks, self.folder)
         name = f"{self._host.territory.name}-{self.machine_id}"
         limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
         self.cgroup = Cgroup.create(name, limits)
         self._held.push_async_callback(self.cgroup.end)
+
+    async def _find_running(self, acked: int) -> None:
+        pid, started = self.record.pid, self.record.started
+        process = Process.adopt(pid, started) if pid and started else None
+        if pid is None or process is None:
+            raise Unavailable("its process was gone")
+        self._hold_process(process)
+        self._hold_namespace(adopt_namespace(self.record.slot, pid))
+        await self._connect(START_TIMEOUT_S, acked)
 
     def _hold_namespace(self, namespace: Namespace) -> None:
         self.namespace = namespace
@@ -248,7 +274,7 @@ class Machine:
         return self.namespace.tap
 
     @contextmanager
-    def _sockets(self) -> Iterator[tuple[int, int]]:
+    def _sockets(self) -> Generator[tuple[int, int]]:
         with listen(self.folder / "qmp.sock") as qmp, listen(self.folder / "guest.sock") as guest:
             yield qmp.fileno(), guest.fileno()
 
@@ -311,3 +337,11 @@ async def _end_process(process: Process) -> None:
     process.kill()
     await process.wait()
     process.close()
+
+
+def _remove_disks(folder: Path) -> None:
+    shutil.rmtree(folder / "vm", ignore_errors=True)
+
+
+def _nothing() -> None:
+    return None

@@ -31,10 +31,10 @@ class Monitor:
         try:
             async with asyncio.timeout(timeout_s):
                 await client.connect(connect(path))
-        except (QMPError, OSError, EOFError) as error:
-            raise MonitorError(f"QEMU's monitor does not answer: {error}") from error
         except TimeoutError as error:
             raise MonitorError(f"QEMU's monitor did not answer in {timeout_s:g} s") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorError(f"QEMU's monitor does not answer: {error}") from error
         return cls(client)
 
     async def command(self, name: str, timeout_s: float = 10, **arguments: object) -> object:
@@ -43,10 +43,10 @@ class Monitor:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._client.execute(name, named)
-        except (QMPError, OSError, EOFError) as error:
-            raise MonitorError(f"QEMU refused {name}: {error}") from error
         except TimeoutError as error:
             raise MonitorError(f"QEMU did not answer {name} in {timeout_s:g} s") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorError(f"QEMU refused {name}: {error}") from error
 
     async def pause(self) -> None:
         """Stop the machine's processors."""
@@ -84,7 +84,7 @@ class Monitor:
                 raise MonitorError("QEMU could not load the machine's state") from error
 
     async def save(self, uri: str, timeout_s: float) -> None:
-        """Write the machine's state, without its memory (which lies in a shared file), to ``uri``."""
+        """Write the machine's state to ``uri``, without the memory, which lies in a file."""
         await self._leave_memory_out()
         await self.command("migrate", uri=uri)
         async with asyncio.timeout(timeout_s):

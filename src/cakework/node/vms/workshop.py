@@ -67,7 +67,7 @@ class Workshop:
 
         Machines restored from a removed one keep its files until they end.
         """
-        wanted = {shape for shape in in_use}
+        wanted = set(in_use)
         kept = [name for name, template in self._used.items() if template.spec.shape in wanted]
         others = [name for name in self._used if name not in kept]
         room = max(0, self._most - len(kept))

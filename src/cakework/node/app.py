@@ -1,0 +1,231 @@
+"""The node put together: everything it consists of, made in order and released in reverse."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Generator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+from pydantic import ValidationError
+from starlette.applications import Starlette
+
+from cakework import __version__
+from cakework.domain.errors import CakeworkError, Unavailable
+from cakework.domain.orders import NodeHealth
+from cakework.domain.vms import CPU_MAX, CPU_MIN, MEMORY_MB_MAX, MEMORY_MB_MIN, Shape
+from cakework.node.api.problems import on_error, on_fault, on_invalid
+from cakework.node.api.routes import routes
+from cakework.node.builds import Builds
+from cakework.node.images import ImageStore
+from cakework.node.journal import Journal
+from cakework.node.network.builds import BuildNetworks
+from cakework.node.network.dial import BACKLOG, DialServer
+from cakework.node.network.namespaces import enable_forwarding, set_host_rules
+from cakework.node.network.rules import Egress, outer_rules
+from cakework.node.network.slots import Slots
+from cakework.node.sockets import listen
+from cakework.node.territory import Territory, lease_territory
+from cakework.node.vms.accelerator import choose_accelerator
+from cakework.node.vms.artifacts import Artifacts
+from cakework.node.vms.machines import Host
+from cakework.node.vms.pool import Pool
+from cakework.node.vms.registry import Vms
+from cakework.node.vms.workshop import Workshop
+from cakework.settings import Settings
+
+SHUTDOWN_TIMEOUT_S = 5
+log = structlog.get_logger("cakework.node")
+
+
+@dataclass(slots=True)
+class Node:
+    """The parts of a running node."""
+
+    node_id: str
+    territory: Territory
+    journal: Journal
+    images: ImageStore
+    builds: Builds
+    vms: Vms
+    pool: Pool
+    workshop: Workshop
+    ready: bool = False
+    closing: bool = False
+    detail: str = "making templates"
+
+    def health(self) -> NodeHealth:
+        """Say how the node is."""
+        known = ("kvm", "tcg")
+        accelerator = self.workshop.accelerator
+        return NodeHealth(
+            node_id=self.node_id,
+            version=__version__,
+            accelerator=accelerator if accelerator in known else "unknown",
+            ready=self.ready,
+            detail=self.detail,
+            vms=len(self.vms.reports()),
+            builds=len(self.builds.known()),
+        )
+
+    async def prepare(self, shapes: list[Shape]) -> None:
+        """Make the templates wanted at start, then keep the pool full."""
+        try:
+            for shape in shapes:
+                await self.workshop.template(shape)
+        except CakeworkError as error:
+            self.detail = f"no template could be made: {error.detail}"
+            log.error("node.not_ready", reason=error.detail)
+            return
+        self.ready, self.detail = True, "ready"
+        log.info("node.ready", accelerator=self.workshop.accelerator)
+        await self.pool.fill()
+
+
+async def run_node(settings: Settings, artifacts: Artifacts, stop: asyncio.Event) -> None:
+    """Run a node until ``stop`` is set. Its VMs go on after it.
+
+    Raises:
+        CakeworkError: it cannot be started here.
+    """
+    if os.geteuid() != 0:
+        raise Unavailable("the node must run as root: it makes VMs and networks")
+    artifacts.check()
+    async with AsyncExitStack() as stack:
+        api = stack.enter_context(_listen(settings.node_socket))
+        dial = stack.enter_context(_listen(settings.dial_socket, BACKLOG))
+        node = await _assemble(settings, artifacts, stack)
+        await _serve(node, settings, api, dial, stop)
+        node.closing = True
+
+
+async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitStack) -> Node:
+    folder = settings.node_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    territory = lease_territory(folder)
+    egress = Egress(settings.egress, tuple(settings.egress_allow))
+    set_host_rules(outer_rules(egress, territory))
+    enable_forwarding()
+    journal = Journal.open(folder / "journal")
+    stack.callback(journal.close)
+    images = ImageStore(folder / "images")
+    slots = Slots()
+    machines = folder / "machines"
+    machines.mkdir(exist_ok=True, mode=0o711)
+    host = Host(machines, artifacts, territory, slots, egress, tuple(settings.dns))
+    accelerator = await choose_accelerator(settings.accelerator, folder, host)
+    workshop = Workshop(
+        folder / "templates",
+        host,
+        accelerator,
+        disk_gb=settings.disk_gb,
+        most=settings.max_templates,
+    )
+    pool = Pool(host, workshop, {Shape(): settings.pool_size})
+    stack.push_async_callback(pool.drain)
+    vms = Vms(host, workshop, pool, images, journal, _memory_mb(settings))
+    stack.push_async_callback(vms.close)
+    await vms.adopt()
+    networks = BuildNetworks(territory, slots, egress)
+    builds = await stack.enter_async_context(Builds(settings, images, networks, journal))
+    return Node(_node_id(folder), territory, journal, images, builds, vms, pool, workshop)
+
+
+async def _serve(
+    node: Node,
+    settings: Settings,
+    api: socket.socket,
+    dial: socket.socket,
+    stop: asyncio.Event,
+) -> None:
+    app = Starlette(
+        routes=list(routes(node)),
+        exception_handlers={
+            CakeworkError: on_error,
+            ValidationError: on_invalid,
+            Exception: on_fault,
+        },
+    )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    )
+    server = _Api(config)
+    shapes = [parse_shape(text) for text in settings.template_shapes]
+    dialing = DialServer(dial, lambda vm_id: node.vms.machine(vm_id).namespace.fd)
+    tasks = [
+        asyncio.create_task(node.prepare(shapes), name="prepare"),
+        asyncio.create_task(dialing.serve(), name="dial"),
+        asyncio.create_task(_tidy(node), name="tidy"),
+    ]
+    serving = asyncio.create_task(server.serve(sockets=[api]), name="api")
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping, *tasks[1:]}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        node.closing = True
+        node.journal.wake()
+        server.should_exit = True
+        await serving
+        for task in (stopping, *tasks):
+            task.cancel()
+        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+
+
+class _Api(uvicorn.Server):
+    """uvicorn's server, leaving the process's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Do nothing about signals: whoever runs the node has them."""
+        yield
+
+
+async def _tidy(node: Node) -> None:
+    """Every few minutes, let go of templates that nobody uses."""
+    while True:
+        await asyncio.sleep(300)
+        node.workshop.discard_surplus({Shape(), *node.vms.shapes()})
+
+
+def parse_shape(text: str) -> Shape:
+    """Read ``<cpu>x<memory in MB>``. Raises Unavailable, for it is a setting."""
+    cpu, _, memory = text.partition("x")
+    if cpu.isdecimal() and memory.isdecimal():
+        shape = Shape(cpu=int(cpu), memory_mb=int(memory))
+        fits = MEMORY_MB_MIN <= shape.memory_mb <= MEMORY_MB_MAX
+        if CPU_MIN <= shape.cpu <= CPU_MAX and fits:
+            return shape
+    raise Unavailable(f"template_shapes: {text!r} is not a shape such as 1x256")
+
+
+def _memory_mb(settings: Settings) -> int:
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(pages / (1 << 20) * settings.memory_overcommit)
+
+
+def _node_id(folder: Path) -> str:
+    file = folder / "node_id"
+    if not file.exists():
+        partial = folder / "node_id.partial"
+        partial.write_text(secrets.token_hex(8))
+        partial.rename(file)
+    return file.read_text()
+
+
+def _listen(path: Path, backlog: int = 128) -> socket.socket:
+    """Listen for the server alone: whoever may enter the sockets' folder as its group."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    listener = listen(path, backlog)
+    os.chown(path, 0, path.parent.stat().st_gid)
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
+    return listener

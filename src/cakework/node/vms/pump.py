@@ -1,0 +1,79 @@
+"""The pump: lines from a guest into the journal, acknowledged once they are there.
+
+A program that prints without end is slowed down, not lost: beyond its rate the pump stops
+reading for a while, the guest's buffer fills, and then the program waits.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from cakework.domain.facts import VmLine
+from cakework.node.guest.channel import GuestChannel
+from cakework.node.guest.protocol import Ack, GuestError, GuestFrame, Line
+from cakework.node.journal import Journal
+
+LINES_PER_S = 2_000.0
+BYTES_PER_S = 1 << 20
+BURST_S = 5.0
+"""A VM may use up so many seconds' worth of its rate at once."""
+
+
+class Pump:
+    """Moves the lines of one VM. :meth:`receive` gives what is not a line."""
+
+    def __init__(self, vm_id: str, channel: GuestChannel, journal: Journal) -> None:
+        self._vm_id = vm_id
+        self._channel = channel
+        self._journal = journal
+        self._debt_s = 0.0
+        self._at = time.monotonic()
+
+    async def receive(self) -> list[GuestFrame] | None:
+        """Wait for frames, record the lines among them, and return the others.
+
+        None when the connection has ended.
+
+        Raises:
+            GuestError: the guest broke the protocol.
+        """
+        await self._journal.room()
+        frames = await self._channel.receive_all()
+        if not frames:
+            return None
+        lines = self._new(frame for frame in frames if isinstance(frame, Line))
+        if lines:
+            self._journal.extend(lines)
+            await self._channel.send(Ack(lines[-1].seq))
+            await self._keep_to_rate(lines)
+        return [frame for frame in frames if not isinstance(frame, Line)]
+
+    def _new(self, lines: Iterable[Line]) -> list[VmLine]:
+        """Return the lines not recorded yet, as facts; those sent again are left out."""
+        last = self._journal.last_seq(self._vm_id)
+        now_ms = time.time_ns() // 1_000_000
+        facts: list[VmLine] = []
+        for line in lines:
+            if line.number <= last:
+                continue
+            if line.number != last + 1:
+                raise GuestError(f"the guest sent line {line.number} after line {last}")
+            last = line.number
+            facts.append(
+                VmLine(
+                    at_ms=min(line.time_ns // 1_000_000, now_ms),
+                    vm_id=self._vm_id,
+                    seq=line.number,
+                    stream=line.stream,
+                    text=line.text.decode("utf-8", "replace"),
+                )
+            )
+        return facts
+
+    async def _keep_to_rate(self, lines: list[VmLine]) -> None:
+        now = time.monotonic()
+        cost = len(lines) / LINES_PER_S + sum(len(line.text) for line in lines) / BYTES_PER_S
+        self._debt_s = max(0.0, self._debt_s - (now - self._at)) + cost
+        self._at = now
+        if self._debt_s > BURST_S:
+            await asyncio.sleep(self._debt_s - BURST_S)

@@ -1,0 +1,285 @@
+"""All VMs of this host: admitted, started, found again after a restart of the node."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from cakework.domain.errors import CakeworkError, NoRoom, NotFound
+from cakework.domain.facts import VmStopped
+from cakework.domain.orders import VmOrder, VmReport
+from cakework.domain.vms import Shape
+from cakework.node.cgroups import Cgroup
+from cakework.node.guest.protocol import Run
+from cakework.node.images import Image, ImageStore
+from cakework.node.journal import Journal
+from cakework.node.vms.machines import RECORD, Host, Machine, MachineRecord
+from cakework.node.vms.pool import Pool
+from cakework.node.vms.processes import Process
+from cakework.node.vms.vm import Vm
+from cakework.node.vms.workshop import Workshop
+
+ENDED_KEPT = 10_000
+RETRY_AFTER_S = 5
+log = structlog.get_logger("cakework.node.vms")
+
+
+class Vms:
+    """The VMs of this host, by id."""
+
+    def __init__(
+        self,
+        host: Host,
+        workshop: Workshop,
+        pool: Pool,
+        images: ImageStore,
+        journal: Journal,
+        memory_mb: int,
+    ) -> None:
+        self._host = host
+        self._workshop = workshop
+        self._pool = pool
+        self._images = images
+        self._journal = journal
+        self._memory_mb = memory_mb
+        self._vms: dict[str, Vm] = {}
+        self._ended: OrderedDict[str, VmReport] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._restores = asyncio.Semaphore(max(2, 2 * (os.cpu_count() or 1)))
+
+    def reports(self) -> list[VmReport]:
+        """Return how each VM is that has not ended."""
+        return [vm.report for vm in self._vms.values()]
+
+    def report(self, vm_id: str) -> VmReport:
+        """Return how a VM is, or was at its end. Raises NotFound."""
+        return self._find(vm_id).report if vm_id in self._vms else self._ended_report(vm_id)
+
+    def machine(self, vm_id: str) -> Machine:
+        """Return the machine of a VM that runs. Raises NotFound."""
+        vm = self._vms.get(vm_id)
+        if vm is None or vm.machine is None:
+            raise NotFound(f"no VM {vm_id} runs here")
+        return vm.machine
+
+    def shapes(self) -> set[Shape]:
+        """Return the shapes of all VMs."""
+        return {vm.order.shape for vm in self._vms.values()}
+
+    async def start(self, order: VmOrder) -> VmReport:
+        """Start a VM; returns when its program runs, or could not be started.
+
+        An order given before starts nothing again.
+
+        Raises:
+            NotFound: the image is not here.
+            NoRoom: the host's memory is promised to others.
+            Unavailable: no machine could be made.
+        """
+        if order.vm_id in self._ended:
+            return self._ended[order.vm_id]
+        vm = self._vms.get(order.vm_id)
+        if vm is None:
+            image = self._image(order.image_id)
+            await self._admit(order.shape)
+            vm = self._vms[order.vm_id] = Vm(order, self._journal)
+            await asyncio.shield(self._launch(vm, image))
+        await vm.begun.wait()
+        return vm.report
+
+    async def stop(self, vm_id: str, grace_s: float) -> VmReport:
+        """End a VM; returns when all it held is released. Raises NotFound."""
+        if vm_id not in self._vms:
+            return self._ended_report(vm_id)
+        vm = self._find(vm_id)
+        await vm.stop(grace_s)
+        return vm.report
+
+    async def adopt(self) -> None:
+        """Take on the VMs that an earlier node left running; reap what nobody claims."""
+        folders = [path for path in self._host.machines_dir.iterdir() if path.is_dir()]
+        claimed = {f"{self._host.territory.name}-{path.name}" for path in folders}
+        for cgroup in Cgroup.existing(f"{self._host.territory.name}-"):
+            if cgroup.name not in claimed:
+                await cgroup.end()
+        await asyncio.gather(*(self._adopt(folder) for folder in folders))
+
+    async def close(self) -> None:
+        """Let go of all VMs; they go on running until a node adopts them."""
+        for task in self._tasks:
+            task.cancel("closing")
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _launch(self, vm: Vm, image: Image) -> None:
+        self._pool.begin_start()
+        clock = Phases()
+        try:
+            machine, phases = await self._ready_machine(vm.order, image)
+            live = self._see_through(vm, machine)
+            clock.lap("machine")
+            await machine.channel.send(_run(vm.order, image, self._host.dns))
+            waiting = asyncio.create_task(vm.begun.wait())
+            await asyncio.wait({waiting, live}, return_when=asyncio.FIRST_COMPLETED)
+            clock.lap("run")
+            vm.report = vm.report.model_copy(update={"phases_ms": {**phases, **clock.laps}})
+            log.info("vm.started", vm_id=vm.order.vm_id, **vm.report.phases_ms)
+        except BaseException:
+            if vm.machine is None:
+                del self._vms[vm.order.vm_id]
+            raise
+        finally:
+            self._pool.end_start()
+
+    async def _ready_machine(
+        self, order: VmOrder, image: Image
+    ) -> tuple[Machine, dict[str, float]]:
+        """Return a running machine with its disks, and how long that took, by phase, in ms."""
+        clock = Phases()
+        machine = self._pool.take(order.shape)
+        pooled = machine is not None
+        if machine is None:
+            template = await self._workshop.template(order.shape)
+            async with self._restores:
+                clock.lap("queue")
+                machine = await Machine.restore(self._host, template, image.rootfs)
+                clock.lap("restore")
+        try:
+            machine.assign(order)
+            if pooled:
+                await machine.give_image(image.rootfs)
+            if order.volume_gb:
+                await machine.give_volume(order.volume_gb)
+            if pooled:
+                await machine.monitor.resume()
+        except BaseException:
+            await machine.release()
+            raise
+        clock.lap("disks")
+        return machine, clock.laps
+
+    def _see_through(self, vm: Vm, machine: Machine) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._live(vm, machine), name=f"vm {vm.order.vm_id}")
+        vm.machine = machine
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _live(self, vm: Vm, machine: Machine) -> None:
+        await vm.live(machine)
+        del self._vms[vm.order.vm_id]
+        self._remember(vm.report)
+
+    async def _admit(self, shape: Shape) -> None:
+        promised = sum(vm.order.shape.memory_mb for vm in self._vms.values())
+        if promised + shape.memory_mb > self._memory_mb:
+            raise NoRoom(
+                f"the host's memory is promised to other VMs ({promised} of {self._memory_mb} MB)",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if promised + shape.memory_mb + self._pool.memory_mb > self._memory_mb:
+            await self._pool.drain()
+
+    async def _adopt(self, folder: Path) -> None:
+        try:
+            record = MachineRecord.model_validate_json((folder / RECORD).read_bytes())
+        except (OSError, ValidationError):
+            await asyncio.to_thread(shutil.rmtree, folder)
+            return
+        if record.order is None:
+            await self._reap(folder, record)
+            return
+        vm = Vm(record.order, self._journal)
+        acked = self._journal.last_seq(vm.order.vm_id)
+        try:
+            machine = await Machine.adopt(
+                self._host, folder.name, record, acked, lambda why: self._lost(vm, why)
+            )
+        except CakeworkError:
+            return
+        if machine.channel.hello.state == "waiting":
+            await machine.release()
+            return
+        self._vms[vm.order.vm_id] = vm
+        if machine.channel.hello.state == "running":
+            vm.now_started()
+        self._see_through(vm, machine)
+        log.info("vm.adopted", vm_id=vm.order.vm_id)
+
+    async def _reap(self, folder: Path, record: MachineRecord) -> None:
+        """End a machine that waited for a program when the node ended."""
+        if record.pid and record.started:
+            process = Process.adopt(record.pid, record.started)
+            if process is not None:
+                process.kill()
+                await process.wait()
+                process.close()
+        name = f"{self._host.territory.name}-{folder.name}"
+        for cgroup in Cgroup.existing(name):
+            await cgroup.end()
+        await asyncio.to_thread(shutil.rmtree, folder)
+
+    def _lost(self, vm: Vm, why: str) -> None:
+        reason = f"the VM ended while the node was down: {why}"
+        fact = VmStopped(at_ms=time.time_ns() // 1_000_000, vm_id=vm.order.vm_id, reason=reason)
+        self._journal.append(fact)
+        self._remember(VmReport(vm_id=vm.order.vm_id, state="stopped", reason=reason))
+
+    def _remember(self, report: VmReport) -> None:
+        self._ended[report.vm_id] = report
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+
+    def _image(self, image_id: str) -> Image:
+        try:
+            image = self._images.get(image_id)
+        except ValueError:
+            image = None
+        if image is None:
+            raise NotFound(f"no image {image_id} on this host")
+        return image
+
+    def _find(self, vm_id: str) -> Vm:
+        return self._vms[vm_id]
+
+    def _ended_report(self, vm_id: str) -> VmReport:
+        if vm_id not in self._ended:
+            raise NotFound(f"no VM {vm_id} on this host")
+        return self._ended[vm_id]
+
+
+class Phases:
+    """A stopwatch: how long each phase took, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._at = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """A phase ends, and the next begins."""
+        now = time.perf_counter()
+        self.laps[name] = round((now - self._at) * 1000, 2)
+        self._at = now
+
+
+def _run(order: VmOrder, image: Image, dns: tuple[str, ...]) -> Run:
+    """Put image and order together: the order's environment wins over the image's."""
+    env = dict(entry.split("=", 1) for entry in image.config.env if "=" in entry)
+    if order.port is not None:
+        env["PORT"] = str(order.port)
+    env.update(order.env)
+    return Run(
+        clock_ns=time.time_ns(),
+        seed=os.urandom(32),
+        hostname=order.hostname.partition(".")[0],
+        dns=dns,
+        cwd=image.config.cwd,
+        user=image.config.user,
+        argv=image.config.argv,
+        env=tuple(f"{name}={value}" for name, value in env.items()),
+        volume=order.volume_gb > 0,
+    )

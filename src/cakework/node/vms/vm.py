@@ -1,0 +1,199 @@
+"""One VM: a user's program in a machine, from its start to the fact that it has stopped.
+
+    starting ──▶ started ──▶ stopped
+        └──────────────────────▲
+
+One task alone, :meth:`Vm.live`, reads what the guest says and decides what becomes of it;
+others only ask (stop) or wait (begun, gone).
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+
+import structlog
+
+from cakework.domain.errors import CakeworkError
+from cakework.domain.facts import VmStarted, VmStopped
+from cakework.domain.orders import VmOrder, VmReport
+from cakework.node.guest.protocol import (
+    Ack,
+    Exited,
+    Failed,
+    GuestError,
+    GuestFrame,
+    PowerOff,
+    Started,
+)
+from cakework.node.journal import Journal
+from cakework.node.vms.machines import Machine
+from cakework.node.vms.pump import Pump
+
+CHECK_EVERY_S = 10.0
+CHECK_TIMEOUT_S = 10.0
+END_GRACE_S = 3.0
+"""How much longer than its program's grace a guest may take to end on request."""
+
+log = structlog.get_logger("cakework.node.vms")
+
+
+class Vm:
+    """A VM that this node has. ``report`` says how it is; it only ever goes forward."""
+
+    def __init__(self, order: VmOrder, journal: Journal) -> None:
+        self.order = order
+        self.report = VmReport(vm_id=order.vm_id, state="starting")
+        self.machine: Machine | None = None
+        self.begun = asyncio.Event()
+        self.gone = asyncio.Event()
+        self._journal = journal
+        self._asked_to_stop = False
+        self._ending: Exited | Failed | None = None
+        self._log = log.bind(vm_id=order.vm_id)
+
+    async def live(self, machine: Machine) -> None:
+        """See the VM through to its end, and release everything it held.
+
+        When cancelled, let go of the machine instead, which goes on.
+        """
+        self.machine = machine
+        machine.when_gone = self._record_end
+        try:
+            why = await self._watch(machine)
+        except asyncio.CancelledError:
+            await machine.disconnect()
+            raise
+        except Exception:
+            self._log.exception("vm.fault")
+            why = "the VM was ended by a fault of the platform"
+        self._end(why, machine)
+        await machine.release()
+        self.begun.set()
+        self.gone.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """End the program, then the VM; returns when all is released."""
+        self._asked_to_stop = True
+        if self.machine is not None and not self.gone.is_set():
+            with contextlib.suppress(GuestError):
+                await self.machine.channel.send(PowerOff(int(grace_s * 1000)))
+            try:
+                await asyncio.wait_for(self.gone.wait(), grace_s + END_GRACE_S)
+            except TimeoutError:
+                self.machine.process.kill()
+        await self.gone.wait()
+
+    def now_started(self) -> None:
+        """The program runs."""
+        self._journal.append(VmStarted(at_ms=_now_ms(), vm_id=self.order.vm_id))
+        self.report = self.report.model_copy(update={"state": "started"})
+        self.begun.set()
+
+    async def _watch(self, machine: Machine) -> str:
+        """Return why the VM is over, when it is."""
+        pumping = asyncio.create_task(self._pump(machine))
+        ended = asyncio.create_task(machine.process.wait())
+        hung = asyncio.create_task(_hang(machine))
+        tasks = {pumping, ended, hung}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done() and not pumping.done():
+                await asyncio.wait({pumping}, timeout=CHECK_TIMEOUT_S)
+            if pumping.done() and (why := pumping.result()):
+                return why
+            if hung.done():
+                return "the VM stopped responding"
+            await ended
+            return self._how_it_died(machine)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pump(self, machine: Machine) -> str | None:
+        """Record what the guest says; return how it ended, None if it went without a word."""
+        pump = Pump(self.order.vm_id, machine.channel, self._journal)
+        try:
+            while (frames := await pump.receive()) is not None:
+                for frame in frames:
+                    self._take(frame)
+                if self._ending is not None:
+                    return await self._last_words(machine, self._ending)
+        except GuestError as error:
+            if machine.process.ended:
+                return None
+            self._log.warning("vm.protocol_broken", reason=error.detail)
+            return f"the VM was ended: {error.detail}"
+        await machine.process.wait()
+        return None
+
+    def _take(self, frame: GuestFrame) -> None:
+        if isinstance(frame, Started):
+            self.now_started()
+        elif isinstance(frame, Exited | Failed):
+            self._ending = frame
+
+    async def _last_words(self, machine: Machine, ending: Exited | Failed) -> str:
+        if isinstance(ending, Exited):
+            with contextlib.suppress(GuestError):
+                await machine.channel.send(Ack(ending.last))
+            return "stopped on request" if self._asked_to_stop else _how_it_ended(ending)
+        return f"the program could not be started: {ending.what}"
+
+    def _how_it_died(self, machine: Machine) -> str:
+        if self._asked_to_stop:
+            return "stopped on request"
+        if machine.cgroup.oom_kills():
+            return "the VM used more memory than it may"
+        return f"the VM's process {machine.process.how()}"
+
+    def _end(self, why: str, machine: Machine) -> None:
+        code = _exit_code(self._ending) if isinstance(self._ending, Exited) else None
+        self.report = self.report.model_copy(
+            update={"state": "stopped", "reason": why, "exit_code": code}
+        )
+        self._log.info("vm.stopped", reason=why, exit_code=code, machine=machine.machine_id)
+
+    def _record_end(self) -> None:
+        self._journal.append(
+            VmStopped(
+                at_ms=_now_ms(),
+                vm_id=self.order.vm_id,
+                reason=self.report.reason or "",
+                exit_code=self.report.exit_code,
+            )
+        )
+
+
+async def _hang(machine: Machine) -> None:
+    """Return when QEMU gives no sign of life any more."""
+    while True:
+        await asyncio.sleep(CHECK_EVERY_S)
+        try:
+            await machine.monitor.check(CHECK_TIMEOUT_S)
+        except CakeworkError:
+            return
+
+
+def _exit_code(exited: Exited) -> int:
+    return 128 + exited.value if exited.by_signal else exited.value
+
+
+def _how_it_ended(exited: Exited) -> str:
+    if exited.out_of_memory:
+        return "the program ran out of memory"
+    if exited.by_signal:
+        return f"the program was ended by {_signal_name(exited.value)}"
+    return f"the program ended with exit code {exited.value}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
