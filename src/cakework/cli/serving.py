@@ -14,9 +14,10 @@ from cakework.cli.exits import CommandFailed
 from cakework.cli.output import Output
 from cakework.cli.privileges import as_server_user
 from cakework.cli.supervisor import Program
+from cakework.domain.orders import NodeHealth
 from cakework.settings import Settings
 
-START_S = 300.0
+START_S = 180.0
 """Longest wait for a part to be ready: a first start boots a VM to find out what works."""
 POLL_S = 0.05
 ANSWER_S = 2.0
@@ -45,10 +46,11 @@ class Serving:
         """
         async with anyio.create_task_group() as group:
             group.start_soon(self._node.keep)
-            await self._wait("node", self._node_state)
+            await self._wait("node", self._node_answers)
             self._node.proven = True
             group.start_soon(self._server.keep)
-            await self._wait("server", self._server_state)
+            await self._wait("node", self._node_is_ready)
+            await self._wait("server", self._server_is_ready)
             self._server.proven = True
             self._announce(await self._first_key())
 
@@ -79,15 +81,24 @@ class Serving:
                 said = now
             await anyio.sleep(POLL_S)
 
-    async def _node_state(self) -> str | None:
+    async def _node_answers(self) -> str | None:
+        return "no answer yet" if await self._node_health() is None else None
+
+    async def _node_is_ready(self) -> str | None:
+        health = await self._node_health()
+        if health is None:
+            return "no answer"
+        return None if health.ready else health.detail
+
+    async def _node_health(self) -> NodeHealth | None:
         try:
             async with self._node_client() as client:
                 answer = await client.get("/v1/health", timeout=ANSWER_S)
-        except httpx2.HTTPError:
-            return "no answer yet"
-        return None if answer.is_success else answer.text
+            return NodeHealth.model_validate_json(answer.content)
+        except (httpx2.HTTPError, ValueError):
+            return None
 
-    async def _server_state(self) -> str | None:
+    async def _server_is_ready(self) -> str | None:
         try:
             async with httpx2.AsyncClient(base_url=api_url(self._settings)) as client:
                 answer = await client.get("/readyz", timeout=ANSWER_S)
