@@ -126,12 +126,12 @@ class ImageStore:
 
 
 def _own(file: Path) -> None:
-    """Give a file that an unprivileged id made to the node alone."""
+    """Take a file that an unprivileged id made; whoever is shown its folder, QEMUs, may read it."""
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         raise ValueError(f"{file} is not a file of its own")
     os.chown(file, os.geteuid(), os.getegid(), follow_symlinks=False)
-    file.chmod(0o600)
+    file.chmod(0o444)
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,202 @@
+"""A node's builds without the node: real buildah, a network with nothing on it, facts kept."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import subprocess
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cakework.domain.facts import AnyFact, BuildFailed, BuildLine, BuildSucceeded
+from cakework.domain.ids import new_build_id, new_image_id
+from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
+from cakework.node.builds import Builds
+from cakework.node.cgroups import ROOT
+from cakework.node.images import Image, ImageStore
+from cakework.settings import Settings
+
+DEADLINE_S = 120
+
+
+class Ledger:
+    """Takes facts as the journal does, in memory; wakes who waits for one."""
+
+    def __init__(self) -> None:
+        self.facts: list[AnyFact] = []
+        self._grown = asyncio.Event()
+
+    def append(self, fact: AnyFact) -> None:
+        self.facts.append(fact)
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    def last_seq(self, source: str) -> int:
+        return max((line.seq for line in self.lines(source)), default=0)
+
+    def lines(self, build_id: str) -> list[BuildLine]:
+        return [
+            fact for fact in self.facts if isinstance(fact, BuildLine) and fact.build_id == build_id
+        ]
+
+    def texts(self, build_id: str) -> list[str]:
+        return [line.text for line in self.lines(build_id)]
+
+    def end(self, build_id: str) -> BuildSucceeded | BuildFailed | None:
+        for fact in self.facts:
+            if isinstance(fact, BuildSucceeded | BuildFailed) and fact.build_id == build_id:
+                return fact
+        return None
+
+    async def ended(self, build_id: str) -> BuildSucceeded | BuildFailed:
+        async with asyncio.timeout(DEADLINE_S):
+            while (end := self.end(build_id)) is None:
+                await self._grown.wait()
+        return end
+
+    async def printed(self, build_id: str, text: str) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while text not in self.texts(build_id):
+                await self._grown.wait()
+
+
+@dataclass(frozen=True)
+class NetworkOfNothing:
+    """Leases one namespace that has its loopback interface and no other."""
+
+    path: str
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncGenerator[str]:
+        yield self.path
+
+
+@dataclass
+class Bench:
+    """What the tests of builds share: a data folder, whose layers are kept, and a network."""
+
+    data_dir: Path
+    netns: str
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def settings(self, **changes: object) -> Settings:
+        values: dict[str, object] = {"data_dir": self.data_dir, "build_timeout_s": 100, **changes}
+        return Settings.model_validate(values)
+
+    def images(self) -> ImageStore:
+        return ImageStore(self.settings().node_dir / "images")
+
+    @contextlib.asynccontextmanager
+    async def open(self, **changes: object) -> AsyncGenerator[Builds]:
+        self.ledger = Ledger()
+        network = NetworkOfNothing(self.netns)
+        async with Builds(self.settings(**changes), self.images(), network, self.ledger) as builds:
+            yield builds
+
+    def build(self, order: BuildOrder, **changes: object) -> BuildSucceeded | BuildFailed:
+        """Carry one order out."""
+
+        async def run() -> BuildSucceeded | BuildFailed:
+            async with self.open(**changes) as builds:
+                builds.submit(order)
+                return await self.ledger.ended(order.build_id)
+
+        return asyncio.run(run())
+
+    def image(self, order: BuildOrder, **changes: object) -> Image:
+        """Carry one order out, which has to succeed; return its image."""
+        end = self.build(order, **changes)
+        assert isinstance(end, BuildSucceeded), (end, self.ledger.texts(order.build_id))
+        image = self.images().get(order.image_id)
+        assert image is not None
+        return image
+
+    def error(self, order: BuildOrder, **changes: object) -> str:
+        """Carry one order out, which has to fail; return why."""
+        end = self.build(order, **changes)
+        assert isinstance(end, BuildFailed), end
+        assert self.images().get(order.image_id) is None
+        return end.error
+
+    def leftovers(self) -> dict[str, list[str]]:
+        """Return what builds of this bench have left on the host, by kind."""
+        home = self.settings().node_dir / "builds"
+        return {
+            "work": [entry.name for entry in (home / "work").iterdir()],
+            "containers": [
+                entry.name
+                for entry in (home / "storage" / "overlay-containers").iterdir()
+                if entry.is_dir()
+            ],
+            "cgroups": [str(path) for path in ROOT.glob(f"**/{cgroup_prefix(home)}*")],
+            "mounts": [
+                line
+                for line in Path("/proc/self/mountinfo").read_text().splitlines()
+                if str(self.data_dir) in line
+            ],
+            "processes": processes_in(home),
+        }
+
+
+NOTHING: dict[str, list[str]] = {
+    "work": [],
+    "containers": [],
+    "cgroups": [],
+    "mounts": [],
+    "processes": [],
+}
+
+
+def cgroup_prefix(home: Path) -> str:
+    return f"build-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}-"
+
+
+def processes_in(home: Path) -> list[str]:
+    """Return the commands of processes that have the builds' storage mounted as their own."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                f"{'/'.join(home.parts[-5:])}/storage /b/storage "
+                in (process / "mountinfo").read_text()
+            ):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def order(
+    dockerfile: str,
+    files: Mapping[str, bytes | str] | None = None,
+    *,
+    dockerignore: str | None = None,
+) -> BuildOrder:
+    """Return an order with new ids."""
+    return BuildOrder(
+        build_id=new_build_id(),
+        image_id=new_image_id(),
+        dockerfile=dockerfile,
+        dockerignore=dockerignore,
+        source=FilesSource(
+            files=[
+                ContextFile(path=path, content_base64=_base64(content))
+                for path, content in (files or {}).items()
+            ]
+        ),
+    )
+
+
+def _base64(content: bytes | str) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    return base64.b64encode(raw).decode()
+
+
+@contextlib.contextmanager
+def mounted(image: Image, at: Path):
+    """Mount an image's root file system, read-only, at ``at``."""
+    at.mkdir()
+    subprocess.run(["mount", "-t", "erofs", "-o", "loop,ro", image.rootfs, at], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", at], check=True)

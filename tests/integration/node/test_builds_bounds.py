@@ -1,0 +1,196 @@
+"""What a build cannot do: reach out, take more than it may, outlive its end."""
+
+import asyncio
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from cakework.domain.facts import BuildFailed
+from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
+
+BASE = "FROM cakework/busybox\n"
+
+
+def test_a_daemon_ends_with_its_step(bench: Bench) -> None:
+    """What a step leaves running does not go on, and does not hold the build up."""
+    daemon = "setsid sh -c 'while true; do sleep 1; done' </dev/null >/dev/null 2>&1 &"
+    bench.image(order(f"{BASE}RUN {daemon} echo left"))
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_build_ends_when_its_time_is_over(bench: Bench) -> None:
+    """A step that runs for ever, deaf to signals, is ended with all that it started."""
+    step = "trap '' TERM INT HUP; (sleep 10000 &); while true; do sleep 1000; done"
+    assert bench.error(order(f"{BASE}RUN {step}"), build_timeout_s=3) == (
+        "the build took longer than 3 s"
+    )
+    assert bench.leftovers() == NOTHING
+
+
+def test_memory_is_bounded(bench: Bench) -> None:
+    """A step that takes more memory than builds have is killed, and the error says so."""
+    hungry = "dd if=/dev/zero of=/dev/null bs=600M count=1"
+    error = bench.error(order(f"{BASE}RUN {hungry}"), build_memory_mb=256)
+    assert error == f"step “RUN {hungry}” ran out of memory (builds have 256 MB)"
+    assert bench.leftovers() == NOTHING
+
+
+def test_processes_are_bounded(bench: Bench) -> None:
+    """A step that forks without end harms nobody else, and ends with the build."""
+    wanted = order(f"{BASE}RUN f() {{ f | f & f; }}; f")
+    assert isinstance(bench.build(wanted, build_timeout_s=5), BuildFailed)
+    assert bench.leftovers() == NOTHING
+
+
+def test_output_is_bounded(bench: Bench) -> None:
+    """Output without end is kept up to the bound; one line says that the rest is dropped."""
+    wanted = order(f"{BASE}RUN yes | head -n 2000000; exit 9")
+    error = bench.error(wanted, build_output_mb=1)
+    assert error.endswith("failed with exit status 9")
+    texts = bench.ledger.texts(wanted.build_id)
+    assert texts[-1] == "[cakework: the build prints more than is kept; the rest is dropped]"
+    assert len(texts) * 100 < 2**20
+
+
+def test_a_line_without_end_is_cut(bench: Bench) -> None:
+    """One line of a megabyte comes as several, none longer than 16 KiB, with nothing lost."""
+    wanted = order(f"{BASE}RUN head -c 1000000 /dev/zero | tr '\\0' x; echo")
+    bench.image(wanted)
+    parts = [text for text in bench.ledger.texts(wanted.build_id) if text.startswith("xxx")]
+    assert max(map(len, parts)) <= 16_384
+    assert sum(map(len, parts)) == 1_000_000
+
+
+def test_a_large_file_is_refused(bench: Bench) -> None:
+    """No file can be larger than an image may be."""
+    error = bench.error(
+        order(f"{BASE}RUN dd if=/dev/zero of=/big bs=1M count=100"), image_size_mb=64
+    )
+    assert "failed with exit status" in error
+    assert bench.leftovers() == NOTHING
+
+
+def test_the_disk_is_bounded(bench: Bench) -> None:
+    """A step that writes without end, in files of any size, is ended at the bound."""
+    step = "i=0; while true; do i=$((i+1)); dd if=/dev/zero of=/f$i bs=1M count=8; sleep 0.05; done"
+    error = bench.error(order(f"{BASE}RUN {step}"), image_size_mb=64)
+    assert error == "the build wrote more than 64 MB"
+    assert bench.leftovers() == NOTHING
+
+
+def test_an_image_over_its_bound_is_refused(bench: Bench) -> None:
+    """Layers that are each within the bound do not make an image that is over it."""
+    layers = "".join(f"RUN head -c 40000000 /dev/urandom > /f{n}\n" for n in range(2))
+    error = bench.error(order(BASE + layers), image_size_mb=64)
+    assert error in ("the image is larger than 64 MB", "the build wrote more than 64 MB")
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("path", ["../up", "/etc/cron.d/x", "a/../../up", "a//b", "", ".", "a\0b"])
+def test_a_context_stays_in_its_folder(bench: Bench, path: str) -> None:
+    """A path that leads out of the context fails the build before anything is written."""
+    error = bench.error(order(f"{BASE}COPY . /x", {path: "evil"}))
+    assert error.startswith("the context cannot")
+    assert bench.leftovers() == NOTHING
+
+
+def test_links_do_not_lead_copies_to_the_host(bench: Bench, tmp_path: Path) -> None:
+    """COPY through links that a step made stays in the image, for reading as for writing."""
+    (tmp_path / "victim").mkdir()
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    dockerfile = f"""\
+{BASE}RUN ln -s {tmp_path}/victim /out && ln -s {secret} /in
+COPY file /out/file
+RUN cat /in || echo no secret
+FROM cakework/busybox
+COPY --from=0 {tmp_path}/victim/file /
+"""
+    image = bench.image(order(dockerfile, {"file": "landed"}))
+    assert list((tmp_path / "victim").iterdir()) == []
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert (rootfs / "file").read_text() == "landed"
+    bench.error(order(f"{BASE}RUN ln -s {secret} /in\nFROM cakework/busybox\nCOPY --from=0 /in /"))
+
+
+def test_the_hosts_network_is_out_of_reach(bench: Bench) -> None:
+    """A step, and ADD of an address, see the build's own network: no service of the host."""
+    with _Listener() as listener:
+        address = f"127.0.0.1:{listener.port}"
+        wanted = order(f"{BASE}RUN wget -T 2 http://{address}/ || ls /sys/class/net /proc/net")
+        bench.build(wanted)
+        bench.error(order(f"{BASE}ADD http://{address}/file /"))
+        bench.error(order(f"FROM {address}/image"))
+        assert listener.accepted == 0
+
+
+def test_root_in_a_build_is_nobody_outside(bench: Bench) -> None:
+    """Ids are mapped, capabilities few, and system calls filtered."""
+    wanted = order(
+        f"{BASE}RUN cat /proc/self/uid_map; grep -E '^(CapEff|Seccomp):' /proc/self/status;"
+        " mount -t tmpfs x /tmp || echo cannot mount; ls /usr/bin/buildah /b || echo no host"
+    )
+    bench.image(wanted)
+    texts = [" ".join(text.split()) for text in bench.ledger.texts(wanted.build_id)]
+    assert "0 1879048192 65536" in texts
+    assert "CapEff: 00000000800400fb" in texts
+    assert "Seccomp: 2" in texts
+    assert "cannot mount" in texts
+    assert "no host" in texts
+
+
+def test_a_step_sees_no_other_process(bench: Bench) -> None:
+    """Only its own processes are there."""
+    wanted = order(f"{BASE}RUN ps -o pid,comm; echo end")
+    bench.image(wanted)
+    texts = bench.ledger.texts(wanted.build_id)
+    assert len(texts[texts.index("PID   COMMAND") : texts.index("end")]) <= 3
+
+
+def test_cancelling_leaves_nothing(bench: Bench) -> None:
+    """A build that is cancelled in the middle of a step fails and leaves nothing behind."""
+    wanted = order(f"{BASE}RUN echo runs; sleep 1000")
+
+    async def run() -> None:
+        async with bench.open() as builds:
+            builds.submit(wanted)
+            await bench.ledger.printed(wanted.build_id, "runs")
+            await builds.cancel(wanted.build_id)
+            await builds.cancel(wanted.build_id)
+            assert builds.known() == []
+
+    asyncio.run(run())
+    end = bench.ledger.end(wanted.build_id)
+    assert isinstance(end, BuildFailed)
+    assert end.error == "the build was cancelled"
+    assert bench.leftovers() == NOTHING
+
+
+class _Listener:
+    """Counts who connects to a port of the host's loopback interface."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.accepted = 0
+        self._thread = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> "_Listener":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            connection.close()

@@ -1,0 +1,135 @@
+"""A node that is killed in the middle of builds: each comes to its one true end."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cakework.domain.facts import FACT, AnyFact, BuildFailed, BuildLine, BuildSucceeded
+from cakework.domain.orders import BuildOrder
+from cakework.node.builds import Builds
+from cakework.node.journal import Journal
+from tests.integration.node.build_bench import NOTHING, Bench, NetworkOfNothing, order
+
+DEADLINE_S = 60
+ROOT = Path(__file__).resolve().parents[3]
+SLOW = "FROM cakework/busybox\nRUN echo first layer\nRUN echo waits; until [ -e /proc/1/x ]; do sleep 1; done"
+
+
+def test_a_killed_nodes_builds_stop_and_are_run_again(bench: Bench, tmp_path: Path) -> None:
+    """kill -9 ends all that a build started; at restart it goes on, numbers without gap or repeat,
+    with the layers that were finished."""
+    wanted = order(
+        "FROM cakework/busybox\nRUN echo layer one\nRUN echo two begins; sleep 4; echo done"
+    )
+    with _node(bench, tmp_path, wanted) as pid:
+        _wait(lambda: "two begins" in _texts(_facts(tmp_path)))
+        os.kill(pid, signal.SIGKILL)
+        _wait(lambda: not bench.leftovers()["processes"])
+
+    before = len(_facts(tmp_path))
+    facts = _go_on(bench, tmp_path, wanted)
+    lines = [fact for fact in facts if isinstance(fact, BuildLine)]
+    assert [line.seq for line in lines] == list(range(1, len(lines) + 1))
+    again = [line.text for line in lines[before:]]
+    assert again[0] == "[cakework: the node was restarted; building again]"
+    assert "layer one" not in again
+    assert "done" in again
+    assert [type(fact) for fact in facts if not isinstance(fact, BuildLine)] == [BuildSucceeded]
+    assert bench.images().get(wanted.image_id) is not None
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_build_that_takes_its_node_down_every_time_fails(bench: Bench, tmp_path: Path) -> None:
+    """After three beginnings it is not begun again: it fails, and says why."""
+    wanted = order(SLOW)
+    for _ in range(3):
+        seen = _texts(_facts(tmp_path)).count("waits")
+        with _node(bench, tmp_path, wanted) as pid:
+            _wait(lambda seen=seen: _texts(_facts(tmp_path)).count("waits") > seen)
+            os.kill(pid, signal.SIGKILL)
+    facts = _go_on(bench, tmp_path, wanted)
+    assert isinstance(facts[-1], BuildFailed)
+    assert facts[-1].error == "the node ended during the build, 3 times"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_node_that_is_closed_takes_its_builds_up_again(bench: Bench) -> None:
+    """Closing leaves nothing running and tells no end; opening again carries on."""
+    wanted = order("FROM cakework/busybox\nRUN echo begins; sleep 3; echo done")
+
+    async def run() -> None:
+        async with bench.open() as builds:
+            builds.submit(wanted)
+            await bench.ledger.printed(wanted.build_id, "begins")
+        assert bench.ledger.end(wanted.build_id) is None
+        assert bench.leftovers() == NOTHING
+        async with bench.open():
+            assert isinstance(await bench.ledger.ended(wanted.build_id), BuildSucceeded)
+
+    asyncio.run(run())
+
+
+def _go_on(bench: Bench, folder: Path, wanted: BuildOrder) -> list[AnyFact]:
+    """Run the node's builds again here until the build has ended; return all facts there are."""
+
+    async def run() -> None:
+        journal = Journal.open(folder / "facts")
+        network = NetworkOfNothing(bench.netns)
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            Builds(bench.settings(), bench.images(), network, journal) as builds,
+        ):
+            while wanted.build_id in builds.known():
+                await asyncio.wait(
+                    [task for task in asyncio.all_tasks() if task.get_name().startswith("build ")]
+                )
+        journal.close()
+
+    asyncio.run(run())
+    return _facts(folder)
+
+
+@contextmanager
+def _node(bench: Bench, folder: Path, wanted: BuildOrder) -> Iterator[int]:
+    """Run builds in a process of their own; give its id."""
+    (folder / "orders").write_text(wanted.model_dump_json() + "\n")
+    command = [
+        sys.executable,
+        "-m",
+        "tests.integration.node.build_node",
+        str(bench.data_dir),
+        bench.netns,
+        str(folder / "orders"),
+        str(folder / "facts"),
+    ]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def _facts(folder: Path) -> list[AnyFact]:
+    return [
+        FACT.validate_json(line)
+        for file in sorted((folder / "facts").glob("*.ndjson"))
+        for line in file.read_text().splitlines()
+        if '"header"' not in line
+    ]
+
+
+def _texts(facts: list[AnyFact]) -> list[str]:
+    return [fact.text for fact in facts if isinstance(fact, BuildLine)]
+
+
+def _wait(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,153 @@
+"""FROM a registry: the real one of Debian, on a free port."""
+
+import gzip
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.node.build_bench import Bench, mounted, order
+
+DEADLINE_S = 20
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a registry that has the image ``library/small``; give its host:port."""
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    config = {
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
+        "http": {"addr": address},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with subprocess.Popen(["docker-registry", "serve", str(folder / "config.json")]) as process:
+        try:
+            _wait_for(f"http://{address}/v2/")
+            _push(folder / "layout", f"docker://{address}/library/small")
+            yield address
+        finally:
+            process.terminate()
+
+
+def test_an_insecure_registry_that_is_named_is_read(
+    bench: Bench, registry: str, tmp_path: Path
+) -> None:
+    """FROM host:port/name works over plain HTTP when insecure_registries has it."""
+    wanted = order(f"FROM {registry}/library/small\nCOPY a /a", {"a": "mine"})
+    image = bench.image(wanted, insecure_registries=[registry])
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert (rootfs / "base.txt").read_text() == "of the registry"
+        assert (rootfs / "base.txt").stat().st_uid == 7
+        assert (rootfs / "a").read_text() == "mine"
+    assert image.config.argv == ("/from-base",)
+
+
+def test_a_mirror_stands_for_its_registry(bench: Bench, registry: str, tmp_path: Path) -> None:
+    """Short names are docker.io's, and docker.io is read from the mirror that is set."""
+    image = bench.image(
+        order("FROM small\nCOPY a /a", {"a": "x"}),
+        registry_mirrors=[f"docker.io={registry}"],
+        insecure_registries=[registry],
+    )
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert (rootfs / "base.txt").exists()
+
+
+def test_files_are_copied_from_an_image(bench: Bench, registry: str, tmp_path: Path) -> None:
+    """COPY --from takes files of an image that no stage is made from."""
+    image = bench.image(
+        order(f"FROM cakework/busybox\nCOPY --from={registry}/library/small /base.txt /b"),
+        insecure_registries=[registry],
+    )
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert (rootfs / "b").read_text() == "of the registry"
+
+
+def test_an_image_that_is_not_there(bench: Bench, registry: str) -> None:
+    """The error names the image and says that its registry does not have it."""
+    name = f"{registry}/library/none"
+    error = bench.error(order(f"FROM {name}"), insecure_registries=[registry])
+    assert error == f"base image {name} was not found: there is no such image in its registry"
+
+
+def test_a_private_registry_that_nobody_named_is_out_of_reach(bench: Bench, registry: str) -> None:
+    """A stranger's FROM goes over the build's network, not the host's."""
+    error = bench.error(order(f"FROM {registry}/library/small:2"))
+    assert error.startswith(f"base image {registry}/library/small:2 was not found")
+
+
+def _push(layout: Path, destination: str) -> None:
+    """Write an image of one file as an OCI layout, and copy it to the registry."""
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(content: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    plain = _layer()
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/from-base"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(plain).hexdigest()}"]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [blob(gzip.compress(plain), "layer.v1.tar+gzip")],
+    }
+    index = {
+        "schemaVersion": 2,
+        "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json")],
+    }
+    (layout / "index.json").write_text(json.dumps(index))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    subprocess.run(
+        [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "-q",
+            "--dest-tls-verify=false",
+            f"oci:{layout}",
+            destination,
+        ],
+        check=True,
+    )
+
+
+def _layer() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        content = b"of the registry"
+        entry = tarfile.TarInfo("base.txt")
+        entry.size, entry.uid, entry.gid = len(content), 7, 7
+        tar.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            with urllib.request.urlopen(url):
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
