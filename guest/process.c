@@ -74,10 +74,13 @@ static bool enter_folder(const char *cwd, struct failure *f)
     return true;
 }
 
+/* Standard input is the null device of the new root, not one of the old. */
 static bool set_streams(const struct start *start, struct failure *f)
 {
-    if (dup2(start->out, STDOUT_FILENO) < 0 || dup2(start->err, STDERR_FILENO) < 0)
-        return fail(f, errno, "setting up standard output", NULL);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(start->out, STDOUT_FILENO) < 0 ||
+        dup2(start->err, STDERR_FILENO) < 0)
+        return fail(f, errno, "setting up the standard streams", NULL);
     return true;
 }
 
