@@ -24,7 +24,8 @@ class Fact(BaseModel):
 
 
 class VmLine(Fact):
-    """A line that the user's program printed. ``seq`` counts a VM's lines from 1, without gaps."""
+    """A line that the user's program printed. ``seq`` counts a VM's lines from 1, without gaps,
+    through all its runs."""
 
     kind: Literal["vm.line"] = "vm.line"
     vm_id: str
@@ -34,14 +35,15 @@ class VmLine(Fact):
 
 
 class VmStarted(Fact):
-    """The user's program was started."""
+    """The user's program was started, for the ``run``-th time."""
 
     kind: Literal["vm.started"] = "vm.started"
     vm_id: str
+    run: int = 1
 
 
 class VmStopped(Fact):
-    """The VM is gone and all it held is released.
+    """The VM's ``run`` is over and all it held is released, but for a volume that is kept.
 
     ``reason`` is a sentence for people. ``exit_code`` is the program's, 128 + n when signal n
     ended it, absent when the program did not end by itself and its end was not seen.
@@ -49,6 +51,7 @@ class VmStopped(Fact):
 
     kind: Literal["vm.stopped"] = "vm.stopped"
     vm_id: str
+    run: int = 1
     reason: str
     exit_code: int | None = None
 

@@ -52,16 +52,20 @@ class VmOrder(Order):
     """``PUT /v1/vms/{vm_id}``: start a VM from an image.
 
     Answered with 200 and :class:`VmReport` when the user's program was started, or has
-    already ended. ``volume_gb`` is 0 for none.
+    already ended. ``run`` counts the starts of one VM, from 1: a higher one than before starts
+    it again, once it has stopped. ``volume_gb`` is 0 for none; a volume that is ``kept`` is
+    there again at the next run, until ``DELETE /v1/volumes/{vm_id}``.
     """
 
     vm_id: str
+    run: int = 1
     image_id: str
     shape: Shape = Shape()
     hostname: str
     port: int | None = None
     env: dict[str, str] = Field(default_factory=dict[str, str])
     volume_gb: int = 0
+    volume_kept: bool = False
 
 
 class StopOrder(Order):
@@ -80,6 +84,7 @@ class VmReport(BaseModel):
     """
 
     vm_id: str
+    run: int = 1
     state: Literal["starting", "started", "stopped"]
     reason: str | None = None
     exit_code: int | None = None

@@ -37,6 +37,7 @@ from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Host
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.registry import Vms
+from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 from cakework.settings import Settings
 
@@ -52,6 +53,7 @@ class Node:
     territory: Territory
     journal: Journal
     images: ImageStore
+    volumes: Volumes
     builds: Builds
     vms: Vms
     pool: Pool
@@ -129,12 +131,14 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
     )
     pool = Pool(host, workshop, {Shape(): settings.pool_size})
     stack.push_async_callback(pool.drain)
-    vms = Vms(host, workshop, pool, images, journal, _memory_mb(settings))
+    volumes = Volumes(folder / "volumes")
+    vms = Vms(host, workshop, pool, images, volumes, journal, _memory_mb(settings))
     stack.push_async_callback(vms.close)
     await vms.adopt()
     networks = BuildNetworks(territory, slots, egress)
     builds = await stack.enter_async_context(Builds(settings, images, networks, journal))
-    return Node(_node_id(folder), territory, journal, images, builds, vms, pool, workshop)
+    node_id = _node_id(folder)
+    return Node(node_id, territory, journal, images, volumes, builds, vms, pool, workshop)
 
 
 async def _serve(

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cakework.domain.errors import InvalidRequest
+from cakework.domain.errors import Conflict, InvalidRequest
 from cakework.domain.orders import BuildOrder, StopOrder, VmOrder
 
 if TYPE_CHECKING:
@@ -58,6 +58,16 @@ def routes(node: "Node") -> list[Route]:
             raise InvalidRequest(str(error)) from error
         return JSONResponse({})
 
+    async def delete_volume(request: Request) -> Response:
+        vm_id = request.path_params["vm_id"]
+        if any(report.vm_id == vm_id for report in node.vms.reports()):
+            raise Conflict(f"VM {vm_id} runs")
+        try:
+            node.volumes.remove(vm_id)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        return JSONResponse({})
+
     async def journal(request: Request) -> Response:
         after = _cursor(request.query_params.get("after", "0"))
         return StreamingResponse(_until_closing(after), media_type="application/x-ndjson")
@@ -83,6 +93,7 @@ def routes(node: "Node") -> list[Route]:
         Route("/v1/builds/{build_id}", start_build, methods=["PUT"]),
         Route("/v1/builds/{build_id}/cancel", cancel_build, methods=["POST"]),
         Route("/v1/images/{image_id}", delete_image, methods=["DELETE"]),
+        Route("/v1/volumes/{vm_id}", delete_volume, methods=["DELETE"]),
         Route("/v1/journal", journal),
         Route("/v1/journal/ack", acknowledge, methods=["POST"]),
     ]

@@ -38,7 +38,7 @@ from cakework.node.network.slots import Slots
 from cakework.node.sockets import listen
 from cakework.node.territory import Territory
 from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.disks import copy_sparse, make_ext4
+from cakework.node.vms.disks import copy_sparse
 from cakework.node.vms.monitor import Monitor
 from cakework.node.vms.processes import Jail, Process
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
@@ -56,13 +56,17 @@ REHEARSAL = ("/bin/busybox", "sh", "-c", "cat /etc/hosts; echo rehearsed >&2")
 
 
 class MachineRecord(BaseModel):
-    """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node."""
+    """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node.
+
+    ``lines_before`` is how many lines earlier runs of the VM had.
+    """
 
     slot: int
     shape: Shape
     pid: int | None = None
     started: int | None = None
     order: VmOrder | None = None
+    lines_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +176,17 @@ class Machine:
         self._link(image)
         await self.monitor.replace_disk("image", IMAGE_IN_JAIL, read_only=True)
 
-    async def give_volume(self, size_gb: int) -> None:
-        """Put a new, empty volume behind the volume disk."""
-        volume = self.folder / "vm" / "volume"
-        await asyncio.to_thread(partial(make_ext4, volume, size_gb, journal=True))
+    async def give_volume(self, volume: Path) -> None:
+        """Put the file ``volume`` behind the volume disk; it stays when the machine goes."""
         uid = self._host.territory.uid(self.record.slot)
         os.chown(volume, uid, uid)
+        (self.folder / "vm" / "volume").hardlink_to(volume)
         await self.monitor.replace_disk("volume", "/vm/volume", read_only=False)
 
-    def assign(self, order: VmOrder) -> None:
+    def assign(self, order: VmOrder, lines_before: int) -> None:
         """Record whose machine this is from now on."""
-        self.record = self.record.model_copy(update={"order": order})
+        update = {"order": order, "lines_before": lines_before}
+        self.record = self.record.model_copy(update=update)
         self._write_record()
 
     async def disconnect(self) -> None:

@@ -20,10 +20,14 @@ BURST_S = 5.0
 
 
 class Pump:
-    """Moves the lines of one VM. :meth:`receive` gives what is not a line."""
+    """Moves the lines of one run of a VM; ``before`` is how many lines earlier runs had.
 
-    def __init__(self, vm_id: str, channel: GuestChannel, journal: Journal) -> None:
+    :meth:`receive` gives what is not a line.
+    """
+
+    def __init__(self, vm_id: str, channel: GuestChannel, journal: Journal, before: int) -> None:
         self._vm_id = vm_id
+        self._before = before
         self._channel = channel
         self._journal = journal
         self._debt_s = 0.0
@@ -44,7 +48,7 @@ class Pump:
         lines = self._new(frame for frame in frames if isinstance(frame, Line))
         if lines:
             self._journal.extend(lines)
-            await self._channel.send(Ack(lines[-1].seq))
+            await self._channel.send(Ack(lines[-1].seq - self._before))
             await self._keep_to_rate(lines)
         return [frame for frame in frames if not isinstance(frame, Line)]
 
@@ -54,16 +58,17 @@ class Pump:
         now_ms = time.time_ns() // 1_000_000
         facts: list[VmLine] = []
         for line in lines:
-            if line.number <= last:
+            seq = self._before + line.number
+            if seq <= last:
                 continue
-            if line.number != last + 1:
-                raise GuestError(f"the guest sent line {line.number} after line {last}")
-            last = line.number
+            if seq != last + 1:
+                raise GuestError(f"the guest sent line {seq} after line {last}")
+            last = seq
             facts.append(
                 VmLine(
                     at_ms=min(line.time_ns // 1_000_000, now_ms),
                     vm_id=self._vm_id,
-                    seq=line.number,
+                    seq=seq,
                     stream=line.stream,
                     text=line.text.decode("utf-8", "replace"),
                 )

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,10 +19,12 @@ from cakework.node.cgroups import Cgroup
 from cakework.node.guest.protocol import Run
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
+from cakework.node.vms.disks import make_ext4
 from cakework.node.vms.machines import RECORD, Host, Machine, MachineRecord
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.processes import Process
 from cakework.node.vms.vm import Vm
+from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 
 ENDED_KEPT = 10_000
@@ -38,6 +41,7 @@ class Vms:
         workshop: Workshop,
         pool: Pool,
         images: ImageStore,
+        volumes: Volumes,
         journal: Journal,
         memory_mb: int,
     ) -> None:
@@ -45,6 +49,7 @@ class Vms:
         self._workshop = workshop
         self._pool = pool
         self._images = images
+        self._volumes = volumes
         self._journal = journal
         self._memory_mb = memory_mb
         self._vms: dict[str, Vm] = {}
@@ -74,16 +79,21 @@ class Vms:
     async def start(self, order: VmOrder) -> VmReport:
         """Start a VM; returns when its program runs, or could not be started.
 
-        An order given before starts nothing again.
+        An order given before starts nothing again; one for the next run waits for the last to
+        be over.
 
         Raises:
             NotFound: the image is not here.
             NoRoom: the host's memory is promised to others.
             Unavailable: no machine could be made.
         """
-        if order.vm_id in self._ended:
-            return self._ended[order.vm_id]
+        ended = self._ended.get(order.vm_id)
+        if ended is not None and ended.run >= order.run:
+            return ended
         vm = self._vms.get(order.vm_id)
+        if vm is not None and vm.order.run < order.run:
+            await vm.gone.wait()
+            return await self.start(order)
         if vm is None:
             image = self._image(order.image_id)
             await self._admit(order.shape)
@@ -149,11 +159,11 @@ class Vms:
                 machine = await Machine.restore(self._host, template, image.rootfs)
                 clock.lap("restore")
         try:
-            machine.assign(order)
+            machine.assign(order, self._journal.last_seq(order.vm_id))
             if pooled:
                 await machine.give_image(image.rootfs)
             if order.volume_gb:
-                await machine.give_volume(order.volume_gb)
+                await machine.give_volume(await self._volume(order, machine))
             if pooled:
                 await machine.monitor.resume()
         except BaseException:
@@ -161,6 +171,14 @@ class Vms:
             raise
         clock.lap("disks")
         return machine, clock.laps
+
+    async def _volume(self, order: VmOrder, machine: Machine) -> Path:
+        """Return the VM's own volume, or a new one that goes with the machine."""
+        if order.volume_kept:
+            return await self._volumes.get(order.vm_id, order.volume_gb)
+        volume = machine.folder / "volume"
+        await asyncio.to_thread(partial(make_ext4, volume, order.volume_gb, journal=True))
+        return volume
 
     def _see_through(self, vm: Vm, machine: Machine) -> asyncio.Task[None]:
         task = asyncio.create_task(self._live(vm, machine), name=f"vm {vm.order.vm_id}")
@@ -194,7 +212,7 @@ class Vms:
             await self._reap(folder, record)
             return
         vm = Vm(record.order, self._journal)
-        acked = self._journal.last_seq(vm.order.vm_id)
+        acked = self._journal.last_seq(vm.order.vm_id) - record.lines_before
         try:
             machine = await Machine.adopt(
                 self._host, folder.name, record, acked, lambda why: self._lost(vm, why)
@@ -225,9 +243,9 @@ class Vms:
 
     def _lost(self, vm: Vm, why: str) -> None:
         reason = f"the VM ended while the node was down: {why}"
-        fact = VmStopped(at_ms=time.time_ns() // 1_000_000, vm_id=vm.order.vm_id, reason=reason)
-        self._journal.append(fact)
-        self._remember(VmReport(vm_id=vm.order.vm_id, state="stopped", reason=reason))
+        vm_id, run, now_ms = vm.order.vm_id, vm.order.run, time.time_ns() // 1_000_000
+        self._journal.append(VmStopped(at_ms=now_ms, vm_id=vm_id, run=run, reason=reason))
+        self._remember(VmReport(vm_id=vm_id, run=run, state="stopped", reason=reason))
 
     def _remember(self, report: VmReport) -> None:
         self._ended[report.vm_id] = report

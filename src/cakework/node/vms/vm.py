@@ -32,7 +32,8 @@ from cakework.node.vms.pump import Pump
 
 CHECK_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 10.0
-END_GRACE_S = 3.0
+UNMOUNT_TIMEOUT_S = 10.0
+END_GRACE_S = 3.0 + UNMOUNT_TIMEOUT_S
 """How much longer than its program's grace a guest may take to end on request."""
 
 log = structlog.get_logger("cakework.node.vms")
@@ -43,7 +44,7 @@ class Vm:
 
     def __init__(self, order: VmOrder, journal: Journal) -> None:
         self.order = order
-        self.report = VmReport(vm_id=order.vm_id, state="starting")
+        self.report = VmReport(vm_id=order.vm_id, run=order.run, state="starting")
         self.machine: Machine | None = None
         self.begun = asyncio.Event()
         self.gone = asyncio.Event()
@@ -86,7 +87,7 @@ class Vm:
 
     def now_started(self) -> None:
         """The program runs."""
-        self._journal.append(VmStarted(at_ms=_now_ms(), vm_id=self.order.vm_id))
+        self._journal.append(VmStarted(at_ms=_now_ms(), vm_id=self.order.vm_id, run=self.order.run))
         self.report = self.report.model_copy(update={"state": "started"})
         self.begun.set()
 
@@ -113,7 +114,8 @@ class Vm:
 
     async def _pump(self, machine: Machine) -> str | None:
         """Record what the guest says; return how it ended, None if it went without a word."""
-        pump = Pump(self.order.vm_id, machine.channel, self._journal)
+        before = machine.record.lines_before
+        pump = Pump(self.order.vm_id, machine.channel, self._journal, before)
         try:
             while (frames := await pump.receive()) is not None:
                 for frame in frames:
@@ -136,8 +138,11 @@ class Vm:
 
     async def _last_words(self, machine: Machine, ending: Exited | Failed) -> str:
         if isinstance(ending, Exited):
-            with contextlib.suppress(GuestError):
+            with contextlib.suppress(GuestError, TimeoutError):
                 await machine.channel.send(Ack(ending.last))
+                if self.order.volume_gb:
+                    await machine.channel.send(PowerOff(0))
+                    await asyncio.wait_for(machine.process.wait(), UNMOUNT_TIMEOUT_S)
             return "stopped on request" if self._asked_to_stop else _how_it_ended(ending)
         return f"the program could not be started: {ending.what}"
 
@@ -160,6 +165,7 @@ class Vm:
             VmStopped(
                 at_ms=_now_ms(),
                 vm_id=self.order.vm_id,
+                run=self.order.run,
                 reason=self.report.reason or "",
                 exit_code=self.report.exit_code,
             )
