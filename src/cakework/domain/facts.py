@@ -17,7 +17,7 @@ Stream = Literal["stdout", "stderr"]
 class Fact(BaseModel):
     """What all facts share: place in the journal, and when, in unix milliseconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     cursor: int = 0
     at_ms: int
