@@ -17,6 +17,7 @@ from cakework.server.app import Server, build_server, create_app
 from cakework.logging import configure
 from cakework.server.proxy.dialer import NodeDialer
 from cakework.server.proxy.router import Router
+from cakework.server.proxy.routes import Limits
 from cakework.settings import Settings
 
 GRACE_S = 30
@@ -65,7 +66,12 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, api.end)
-    router = Router(routes=parts.routes, dialer=NodeDialer(settings.dial_socket))
+    limits = Limits(
+        idle_timeout_s=settings.proxy_idle_timeout_s,
+        connections_per_vm=settings.proxy_connections_per_vm,
+    )
+    dialer = NodeDialer(settings.dial_socket)
+    router = Router(routes=parts.routes, dialer=dialer, limits=limits)
     await router.start(settings.proxy_host, settings.proxy_port)
     _log.info("server.starting", port=settings.port, proxy_port=router.port)
     try:

@@ -53,7 +53,12 @@ class FakeNode:
         self.ends_at_once = False
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self.may_ack = True
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
+        self.garbled = False
+        self.may_ack = asyncio.Event()
+        self.may_ack.set()
+        self.stalled_acks = 0
         self.healthy = True
         self._cursor = itertools.count(1)
         self._lines: dict[str, int] = {}
@@ -164,6 +169,8 @@ class FakeNode:
     async def _start(self, vm_id: str, order: VmOrder) -> VmReport | Response:
         self.vm_orders.append(order)
         await self.may_answer.wait()
+        if self.garbled:
+            return Response(b"garbled")
         if self.refusal is not None:
             return _refuse(*self.refusal)
         if self.ends_at_once:
@@ -173,6 +180,7 @@ class FakeNode:
 
     async def _stop(self, vm_id: str, _: Request) -> Response:
         self.stops.append(vm_id)
+        await self.may_stop.wait()
         if self.vms.pop(vm_id, None) is None:
             return _refuse(404, NodeProblem(code="not_found", detail="no such VM"))
         return JSONResponse({})
@@ -204,8 +212,9 @@ class FakeNode:
                 await self._grown.wait()
 
     async def _ack(self, ack: Ack) -> Response:
-        if not self.may_ack:
-            return _refuse(503, NodeProblem(code="unavailable", detail="as the test says"))
+        if not self.may_ack.is_set():
+            self.stalled_acks += 1
+            await self.may_ack.wait()
         self.acks.append(ack.cursor)
         self.facts = [fact for fact in self.facts if fact.cursor > ack.cursor]
         return JSONResponse({})

@@ -103,7 +103,7 @@ async def test_what_cannot_be_built_is_refused(
 ) -> None:
     """400 names every field at fault, and nothing is spooled or recorded."""
     async with running(settings_for(folder, None), node) as rig:
-        whole = {"dockerfile": DOCKERFILE, "files": [], **body}
+        whole: dict[str, Any] = {"dockerfile": DOCKERFILE, "files": [], **body}
         content = json.dumps(whole).encode()
         headers = {"Content-Type": "application/json"}
         problem = await rig.refused(400, "POST", FILES, content=content, headers=headers)

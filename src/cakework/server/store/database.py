@@ -1,7 +1,8 @@
 """The control plane's database: SQLite by default, PostgreSQL by URL.
 
-On SQLite a writing session takes the write lock when it begins (``BEGIN IMMEDIATE``), so that
-what it reads stays true until it commits, and a reading one begins deferred. Writers of this
+On SQLite a writing session takes the write lock with its first statement, also one that reads
+(``BEGIN IMMEDIATE``), so that what it reads stays true until it commits; a reading one begins
+deferred. Writers of this
 process queue for a lock of our own: SQLite's own waiting polls and is not fair.
 """
 

@@ -1,0 +1,192 @@
+"""Who may call what, computed from the OpenAPI document: a new call cannot be forgotten."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cakework.server import keys_admin
+from cakework.server.openapi import document
+from cakework.server.services.keys import VERIFIED_FOR_S, Keys
+
+from .fake_node import FakeNode
+from .rig import KEY, Json, Rig, as_problem, eventually, running, settings_for
+
+pytestmark = pytest.mark.anyio
+OPEN_TO_ALL = {"healthz", "readyz"}
+BODIES: dict[str, Json] = {
+    "buildImageFromFiles": {"dockerfile": "FROM x", "files": []},
+    "startVM": {"imageId": "0" * 26},
+}
+DOCUMENT: Json = json.loads(document())
+
+
+def calls() -> Iterator[tuple[str, str, str]]:
+    """Yield operation id, method and path of every call that needs a key."""
+    for path, operations in DOCUMENT["paths"].items():
+        for method, operation in operations.items():
+            if operation["operationId"] not in OPEN_TO_ALL:
+                yield operation["operationId"], method.upper(), path
+
+
+CALLS = list(calls())
+
+
+def test_every_call_of_the_contract_is_there() -> None:
+    """Names, methods and paths of this stage are in the document, each in every spelling."""
+    assert {(method, path) for _, method, path in CALLS} == {
+        ("POST", "/v1/image/build/files"),
+        ("GET", "/v1/image/build/{buildId}"),
+        ("POST", "/v1/image/build/{buildId}"),
+        ("GET", "/v1/image/build/{buildId}/logs"),
+        ("GET", "/v1/function/build/{buildId}/logs"),
+        ("POST", "/v1/vm/start"),
+        ("POST", "/v1/vm/{vmId}/stop"),
+        ("GET", "/v1/vm/{vmId}"),
+        ("GET", "/v1/vm/{vmId}/logs"),
+        ("GET", "/v1/vms"),
+        ("GET", "/vms"),
+    }
+
+
+@pytest.mark.parametrize(("name", "method", "path"), CALLS)
+async def test_every_call_needs_a_key_and_says_so(name: str, method: str, path: str) -> None:
+    """The document declares the key for each call that is not open to all."""
+    operation = DOCUMENT["paths"][path][method.lower()]
+    assert operation["security"] == [{"ApiKey": []}]
+    assert "401" in operation["responses"]
+
+
+async def test_no_call_answers_without_a_valid_key(rig: Rig) -> None:
+    """Each call refuses a missing key, an empty and a wrong one, before it looks at anything."""
+    vm = await rig.vm()
+    build_id = rig.node.build_orders[0].build_id
+    for name, method, path in CALLS:
+        address = path.format(buildId=build_id, vmId=vm["id"])
+        for key in ("", "wrong", KEY + "x", KEY[:-1], "cw_é"):
+            headers = {"X-Api-Key": key.encode()}
+            body = BODIES.get(name)
+            response = await rig.client.request(method, address, headers=headers, json=body)
+            assert response.status_code == 401, (name, key)
+            assert as_problem(response)["code"] == "unauthenticated"
+    assert (await rig.ok("GET", f"/v1/vm/{vm['id']}"))["state"] == "started"
+
+
+async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
+    """Each call with an id gets 404 for another account's, and lists show nothing of it."""
+    vm = await rig.vm()
+    order = rig.node.build_orders[0]
+    async with await rig.other_account() as theirs:
+        for name, method, path in CALLS:
+            address = path.format(buildId=order.build_id, vmId=vm["id"])
+            body = {"imageId": order.image_id} if name == "startVM" else BODIES.get(name)
+            response = await theirs.request(method, address, json=body)
+            if "{" in path or name == "startVM":
+                assert response.status_code == 404, name
+                as_problem(response)
+            elif name.startswith("listVMs"):
+                assert response.json() == {"vms": []}
+        filtered = await theirs.get("/v1/vms", params={"imageId": order.image_id})
+        assert filtered.json() == {"vms": []}
+    assert (await rig.ok("GET", f"/v1/vm/{vm['id']}"))["state"] == "started"
+
+
+async def test_unknown_ids_addresses_and_methods_are_problems(rig: Rig) -> None:
+    """404 and 405 are problems too; 405 says what the address takes."""
+    for path in ("/", "/v1", "/v1/nope", "/v1/vm/", "/v1/vms/", "/docs", "/redoc", "/%00", "//"):
+        await rig.refused(404, "GET", path)
+    for vm_id in ("0" * 14, "x", "0" * 15, "%00", "a" * 3000):
+        await rig.refused(404, "GET", f"/v1/vm/{vm_id}")
+        await rig.refused(404, "POST", f"/v1/vm/{vm_id}/stop")
+        await rig.refused(404, "GET", f"/v1/vm/{vm_id}/logs")
+        await rig.refused(404, "GET", f"/v1/image/build/{vm_id}")
+    await rig.refused(405, "PATCH", "/v1/vms")
+    response = await rig.client.delete("/v1/image/build/x")
+    assert response.headers["allow"] == "GET, POST"
+    assert as_problem(response)["code"] == "method_not_allowed"
+
+
+async def test_health_needs_no_key(folder: Path) -> None:
+    """/healthz answers while the node is away, /readyz says 503, each without a key."""
+    settings = settings_for(folder, None)
+    node = FakeNode(settings.node_socket)
+    async with running(settings, node) as rig:
+        rig.client.headers.pop("X-Api-Key")
+        assert await rig.ok("GET", "/healthz") == {"status": "ok"}
+        await rig.refused(503, "GET", "/readyz")
+        async with node.serving():
+            assert await rig.ok("GET", "/readyz") == {
+                "status": "ready",
+                "store": "ok",
+                "node": "ok",
+            }
+            node.healthy = False
+            await rig.refused(503, "GET", "/readyz")
+        assert (await rig.ok("GET", "/openapi.json"))["info"]["title"] == "Cakework"
+
+
+async def test_keys_are_made_listed_and_revoked_on_the_store(
+    folder: Path, node: FakeNode, database_url: str | None
+) -> None:
+    """The command line's functions work beside a server that runs; a key is shown once."""
+    settings = settings_for(folder, database_url)
+    async with running(settings, node) as rig:
+        created = await keys_admin.create_key(settings, account="team", name="ci")
+        assert created.key.startswith("cw_")
+        assert len(created.key) >= 3 + 32
+        headers = {"X-Api-Key": created.key}
+        assert (await rig.client.get("/v1/vms", headers=headers)).status_code == 200
+        listed = {key.id: key for key in await keys_admin.list_keys(settings)}
+        info = listed[created.id]
+        assert (info.account, info.name, info.revoked_ms) == ("team", "ci", None)
+        assert created.key.startswith(info.prefix)
+        assert len(info.prefix) < 12
+        revoked = await keys_admin.revoke_key(settings, created.id)
+        assert await keys_admin.revoke_key(settings, created.id) == revoked
+
+        async def refused() -> bool:
+            return (await rig.client.get("/v1/vms", headers=headers)).status_code == 401
+
+        await eventually(refused, "the key is refused")
+
+
+async def test_a_verified_key_is_remembered_for_a_moment_only(rig: Rig) -> None:
+    """A key revoked elsewhere is refused when its moment is over; one revoked here at once."""
+    now_s = 100.0
+    keys = Keys(rig.server.database, monotonic_s=lambda: now_s)
+    elsewhere = Keys(rig.server.database)
+    created = await keys.create("ci")
+    assert await keys.verify(created.key) == "default"
+    await elsewhere.revoke(created.id)
+    assert await keys.verify(created.key) == "default"
+    now_s += VERIFIED_FOR_S
+    with pytest.raises(Exception, match="not valid"):
+        await keys.verify(created.key)
+    other = await keys.create("ci")
+    assert await keys.verify(other.key) == "default"
+    await keys.revoke(other.id)
+    with pytest.raises(Exception, match="not valid"):
+        await keys.verify(other.key)
+
+
+async def test_the_key_of_the_settings_is_the_one_they_name_now(folder: Path) -> None:
+    """Changing it makes the one before invalid, leaving it out makes it invalid too."""
+    for key in (KEY, "cw_" + "n" * 43, None):
+        settings = settings_for(folder, None, api_key=key)
+        async with FakeNode(settings.node_socket).serving() as node, running(settings, node) as rig:
+            for known in (KEY, "cw_" + "n" * 43):
+                response = await rig.client.get("/v1/vms", headers={"X-Api-Key": known})
+                assert response.status_code == (200 if known == key else 401)
+
+
+async def test_what_goes_wrong_inside_is_told_to_nobody(folder: Path, node: FakeNode) -> None:
+    """An error of ours is a 500 with the request's id and nothing of what it was."""
+    async with running(settings_for(folder, None), node) as rig:
+        vm = await rig.vm()
+        await rig.server.log_store.close()
+        (rig.settings.server_dir / "logs.db").unlink()
+        (rig.settings.server_dir / "logs.db").mkdir()
+        problem = await rig.refused(500, "GET", f"/v1/vm/{vm['id']}/logs")
+        assert problem["code"] == "internal_error"
+        assert "database" not in json.dumps(problem)

@@ -1,0 +1,215 @@
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from cakework.server.store.database import Database
+from cakework.server.store.database import database_url as url_of
+from cakework.server.store.models import (
+    AccountRow,
+    ApiKeyRow,
+    Base,
+    BuildRow,
+    IdempotencyRow,
+    ImageRow,
+    VmRow,
+)
+
+from .rig import settings_for
+
+pytestmark = pytest.mark.anyio
+ACCOUNT: dict[str, Any] = {"id": "default", "created_ms": 1}
+BUILD: dict[str, Any] = {
+    "id": "b",
+    "account_id": "default",
+    "image_id": "i",
+    "status": "created",
+    "accepted": False,
+    "log_complete": False,
+    "created_ms": 1,
+    "updated_ms": 1,
+}
+IMAGE: dict[str, Any] = {
+    "id": "i",
+    "account_id": "default",
+    "build_id": "b",
+    "size_bytes": 1,
+    "created_ms": 1,
+}
+VM: dict[str, Any] = {
+    "id": "v",
+    "account_id": "default",
+    "image_id": "i",
+    "hostname": "h",
+    "cpu": 1,
+    "memory_mb": 256,
+    "volume_gb": 0,
+    "env": {},
+    "state": "created",
+    "wanted": "started",
+    "log_complete": False,
+    "created_ms": 1,
+    "updated_ms": 1,
+}
+
+
+@pytest.fixture
+async def database(folder: Path, database_url: str | None) -> Any:
+    settings = settings_for(folder, database_url)
+    settings.server_dir.mkdir()
+    opened = Database(url_of(settings))
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def fill(database: Database) -> None:
+    async with database.writing() as session:
+        for table, row in ((AccountRow, ACCOUNT), (BuildRow, BUILD), (ImageRow, IMAGE)):
+            await session.execute(insert(table).values(**row))
+        await session.execute(insert(VmRow).values(**VM))
+
+
+async def test_migrations_make_the_tables_that_the_models_say(database: Database) -> None:
+    """Nothing differs between the migrated store and the models, and opening twice is fine."""
+
+    def differences(connection: Connection) -> list[Any]:
+        return compare_metadata(MigrationContext.configure(connection), Base.metadata)
+
+    await database.open()
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_two_that_open_a_fresh_store_at_once_both_succeed(
+    folder: Path, database_url: str | None
+) -> None:
+    """A server and a command line that start together do not get into each other's way."""
+    settings = settings_for(folder, database_url)
+    settings.server_dir.mkdir()
+    both = [Database(url_of(settings)) for _ in range(2)]
+    await asyncio.gather(*(each.open() for each in both))
+    await asyncio.gather(*(each.close() for each in both))
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        (VmRow, {"state": "asleep"}),
+        (VmRow, {"wanted": "stopped"}),
+        (VmRow, {"state": "destroyed", "wanted": "started"}),
+        (VmRow, {"cpu": 9}),
+        (VmRow, {"memory_mb": 255}),
+        (VmRow, {"port": 0}),
+        (VmRow, {"volume_gb": 501}),
+        (VmRow, {"updated_ms": 0}),
+        (VmRow, {"image_id": "unknown"}),
+        (VmRow, {"account_id": "unknown"}),
+        (VmRow, {"hostname": "h"}),
+        (BuildRow, {"status": "running"}),
+        (BuildRow, {"status": "failed", "error": None}),
+        (BuildRow, {"status": "succeeded", "error": "but"}),
+        (BuildRow, {"image_id": "i"}),
+        (ImageRow, {"size_bytes": -1}),
+        (ImageRow, {"build_id": "b"}),
+    ],
+)
+async def test_the_store_refuses_what_must_never_be(
+    database: Database, table: type[Base], row: dict[str, Any]
+) -> None:
+    """The rules hold in the database itself, whoever writes."""
+    await fill(database)
+    wholes: dict[type[Base], dict[str, Any]] = {
+        VmRow: VM | {"id": "v2", "hostname": "h2"},
+        BuildRow: BUILD | {"id": "b2", "image_id": "i2"},
+        ImageRow: IMAGE | {"id": "i3", "build_id": None},
+    }
+    with pytest.raises(IntegrityError):
+        async with database.writing() as session:
+            await session.execute(insert(table).values(**{**wholes[table], **row}))
+    async with database.writing() as session:
+        await session.execute(insert(table).values(**wholes[table]))
+
+
+async def test_keys_and_answers_are_one_of_each(database: Database) -> None:
+    """No two keys share a hash, no two requests a token, and half an answer is none."""
+    await fill(database)
+    key = {"account_id": "default", "name": "n", "prefix": "p", "hash": b"h", "created_ms": 1}
+    answer: dict[str, Any] = {
+        "account_id": "default",
+        "token": "t",
+        "fingerprint": b"f",
+        "created_ms": 1,
+    }
+    async with database.writing() as session:
+        await session.execute(insert(ApiKeyRow).values(id="1", **key))
+        await session.execute(insert(IdempotencyRow).values(key="1", **answer))
+    for statement in (
+        insert(ApiKeyRow).values(id="2", **key),
+        insert(IdempotencyRow).values(key="2", **answer),
+        insert(IdempotencyRow).values(key="2", status=200, **(answer | {"token": "t2"})),
+    ):
+        with pytest.raises(IntegrityError):
+            async with database.writing() as session:
+                await session.execute(statement)
+
+
+async def test_an_image_that_a_vm_has_cannot_go(database: Database) -> None:
+    """What is referred to stays."""
+    await fill(database)
+    with pytest.raises(IntegrityError):
+        async with database.writing() as session:
+            await session.execute(delete(ImageRow))
+
+
+async def test_a_failed_block_leaves_nothing(database: Database) -> None:
+    """A writing session whose block raises has changed nothing, and the next one can write."""
+    with pytest.raises(LookupError):
+        async with database.writing() as session:
+            await session.execute(insert(AccountRow).values(**ACCOUNT))
+            raise LookupError
+    async with database.reading() as session:
+        assert await session.scalar(select(func.count()).select_from(AccountRow)) == 0
+    await fill(database)
+
+
+async def test_writers_queue_and_none_is_lost(database: Database) -> None:
+    """Fifty that read and then write at once all see each other's work on SQLite, and on
+    PostgreSQL once they lock the row."""
+    await fill(database)
+
+    async def add_one() -> None:
+        async with database.writing() as session:
+            locked = select(VmRow.cpu, VmRow.memory_mb).where(VmRow.id == "v").with_for_update()
+            found = (await session.execute(locked)).one()
+            await asyncio.sleep(0)
+            changed = {"size": found.memory_mb + 1}
+            await session.execute(text("UPDATE vms SET memory_mb = :size"), changed)
+
+    await asyncio.gather(*(add_one() for _ in range(50)))
+    async with database.reading() as session:
+        assert await session.scalar(select(VmRow.memory_mb)) == 256 + 50
+
+
+async def test_sqlite_writers_lock_from_the_start_and_readers_never(folder: Path) -> None:
+    """Another process's writer waits for ours, and a reader of ours goes on meanwhile."""
+    settings = settings_for(folder, None)
+    settings.server_dir.mkdir()
+    ours, theirs = Database(url_of(settings)), Database(url_of(settings))
+    await ours.open()
+    await fill(ours)
+    async with ours.writing() as writer:
+        await writer.scalar(select(VmRow.id))
+        async with ours.reading() as session:
+            assert await session.scalar(select(VmRow.id)) == "v"
+        async with theirs.engine.connect() as connection:
+            await connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+            with pytest.raises(DBAPIError, match="locked"):
+                await connection.execute(text("UPDATE vms SET cpu = 2"))
+    for each in (ours, theirs):
+        await each.close()
