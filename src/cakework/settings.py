@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     build_output_mb: int = Field(
         default=16, ge=1, description="Output of a build that is kept, in MiB."
     )
+    build_cache_mb: int = Field(
+        default=20_480, ge=0, description="Layers kept between builds, in MiB; beyond it all go."
+    )
     image_size_mb: int = Field(default=8192, ge=64, description="Largest image, unpacked, in MiB.")
     registry_mirrors: Words = Field(
         default_factory=list[str],

@@ -154,13 +154,11 @@ def cgroup_prefix(home: Path) -> str:
 
 def processes_in(home: Path) -> list[str]:
     """Return the commands of processes that have the builds' storage mounted as their own."""
+    mark = f"{'/'.join(home.parts[-5:])}/storage /b/storage "
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (
-                f"{'/'.join(home.parts[-5:])}/storage /b/storage "
-                in (process / "mountinfo").read_text()
-            ):
+            if mark in (process / "mountinfo").read_text():
                 found.append((process / "cmdline").read_text().replace("\0", " "))
     return found
 

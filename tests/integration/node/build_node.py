@@ -13,15 +13,17 @@ from cakework.node.journal import Journal
 from tests.integration.node.build_bench import Bench, NetworkOfNothing
 
 
-async def main() -> None:
-    data_dir, netns, orders, facts = sys.argv[1:]
+async def main(data_dir: str, netns: str, orders: list[str], facts: str) -> None:
     bench = Bench(Path(data_dir), netns)
     journal = Journal.open(Path(facts))
     network = NetworkOfNothing(netns)
     async with Builds(bench.settings(), bench.images(), network, journal) as builds:
-        for line in Path(orders).read_text().splitlines():
+        for line in orders:
             builds.submit(BuildOrder.model_validate_json(line))
         await asyncio.Event().wait()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    folder, namespace, file, journal_folder = sys.argv[1:]
+    given = Path(file).read_text().splitlines()
+    asyncio.run(main(folder, namespace, given, journal_folder))

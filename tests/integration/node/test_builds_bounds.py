@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cakework.domain.facts import BuildFailed
+from cakework.node.builds.storage import BuildStorage
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 
 BASE = "FROM cakework/busybox\n"
@@ -166,6 +167,27 @@ def test_cancelling_leaves_nothing(bench: Bench) -> None:
     assert isinstance(end, BuildFailed)
     assert end.error == "the build was cancelled"
     assert bench.leftovers() == NOTHING
+
+
+def test_layers_beyond_their_bound_go(bench: Bench) -> None:
+    """When layers hold more than is to be kept, those of builds go; base images stay."""
+    storage = BuildStorage(bench.settings().node_dir / "builds")
+    wanted = order(f"{BASE}RUN head -c 3000000 /dev/urandom > /f")
+
+    async def run() -> None:
+        async with bench.open(build_cache_mb=1) as builds:
+            builds.submit(wanted)
+            await bench.ledger.ended(wanted.build_id)
+            async with asyncio.timeout(20):
+                while storage.images_besides("localhost/cakework/"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert storage.layers_mb() >= 1
+    assert bench.images().get(wanted.image_id) is not None
+    again = order(f"{BASE}RUN true")
+    bench.image(again)
+    assert not any("making base image" in text for text in bench.ledger.texts(again.build_id))
 
 
 class _Listener:

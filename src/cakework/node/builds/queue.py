@@ -23,6 +23,7 @@ from cakework.node.builds.bases import Bases
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import BuildLog, Facts, now_ms
+from cakework.node.builds.recipes import PREFIX
 from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.run import MIB, BuildLimits, BuildNetwork, BuildRun, Workshop
@@ -55,6 +56,7 @@ class Builds:
         self._slots = asyncio.Semaphore(settings.build_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
+        self._build_ended = asyncio.Event()
         self._cgroup_prefix = f"build-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}-"
         self._stack = contextlib.AsyncExitStack()
 
@@ -68,7 +70,7 @@ class Builds:
         self._storage.prepare(registries, self._settings.dns)
         self._records.prepare()
         sandbox = Sandbox(self._storage.home, self._stack.enter_context(user_namespace()))
-        await self._reap(sandbox)
+        await self._keep_house(sandbox, "rm", "--all")
         bases = Bases(self._storage, sandbox, self._cgroup_prefix)
         self._stack.push_async_callback(bases.close)
         self._shop = Workshop(
@@ -83,6 +85,8 @@ class Builds:
         )
         for record in self._records.unfinished():
             self._start(record)
+        self._trimmer = asyncio.create_task(self._trim())
+        self._stack.push_async_callback(_cancelled, self._trimmer)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -146,6 +150,7 @@ class Builds:
         self._facts.append(outcome)
         record.tell()
         self._cancelled.discard(record.build_id)
+        self._build_ended.set()
         log.info("build_ended", build_id=record.build_id, outcome=outcome.kind)
 
     async def _outcome(self, record: BuildRecord) -> Outcome:
@@ -172,20 +177,38 @@ class Builds:
             build_log.say("[cakework: the node was restarted; building again]", "stderr")
         return await BuildRun(self._shop, order, build_log).build()
 
-    async def _reap(self, sandbox: Sandbox) -> None:
-        """Remove the working containers that an earlier run left behind."""
-        work = self._storage.make_work("reap")
-        cgroup = Cgroup.create(f"{self._cgroup_prefix}reap", Limits())
+    async def _trim(self) -> None:
+        """Whenever a build has ended, see to it that the layers kept are within their bound."""
+        while True:
+            await self._build_ended.wait()
+            self._build_ended.clear()
+            if self._storage.layers_mb() > self._settings.build_cache_mb:
+                await self._forget_layers()
+
+    async def _forget_layers(self) -> None:
+        """Remove all images but the base images, while no build runs."""
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(self._settings.build_concurrency):
+                await stack.enter_async_context(self._slots)
+            before_mb = self._storage.layers_mb()
+            if images := self._storage.images_besides(f"localhost/{PREFIX}"):
+                await self._keep_house(self._shop.sandbox, "rmi", "--force", *images)
+            log.info("layers_removed", before_mb=before_mb, after_mb=self._storage.layers_mb())
+
+    async def _keep_house(self, sandbox: Sandbox, *command: str) -> None:
+        """Run a command of buildah's that is no build's."""
+        work = self._storage.make_work("house")
+        cgroup = Cgroup.create(f"{self._cgroup_prefix}house", Limits())
         if not cgroup.usable:
             log.warning("no_cgroups", effect="builds have no bound on memory and processes")
         confinement = Confinement(work, self._storage.resolv_conf, cgroup, MIB * MIB)
         try:
-            status, _, stderr = await sandbox.read(("buildah", "rm", "--all"), confinement)
+            status, _, stderr = await sandbox.read(("buildah", *command), confinement)
             if status:
-                raise OSError(f"buildah does not work on this host: {stderr.strip()[-500:]}")
+                raise OSError(f"buildah {command[0]} does not work here: {stderr.strip()[-500:]}")
         finally:
             await cgroup.end()
-            self._storage.remove_work("reap")
+            self._storage.remove_work("house")
 
     def _limits(self) -> BuildLimits:
         settings = self._settings
@@ -195,6 +218,11 @@ class Builds:
             image_mb=settings.image_size_mb,
             context_mb=settings.max_body_mb,
         )
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _failed(build_id: str, error: str) -> BuildFailed:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cakework.node.builds.identities import give
 from cakework.node.builds.registries import Registries
@@ -75,6 +76,24 @@ class BuildStorage:
             for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json")
             if mark in file.read_text()
         ]
+
+    def layers_mb(self) -> int:
+        """Return how much all layers hold together, in MiB."""
+        layers = _entries(self.home / "storage" / "overlay-layers" / "layers.json")
+        return sum(int(layer.get("diff-size", 0)) for layer in layers) // 2**20
+
+    def images_besides(self, prefix: str) -> list[str]:
+        """Return the ids of images, those of finished steps included, not named ``prefix…``."""
+        images = _entries(self.home / "storage" / "overlay-images" / "images.json")
+        return [
+            image["id"]
+            for image in images
+            if not any(name.startswith(prefix) for name in image.get("names") or ())
+        ]
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    return json.loads(file.read_bytes()) if file.exists() else []
 
 
 def _configuration(registries: Registries, dns: list[str]) -> Iterator[tuple[str, str]]:
