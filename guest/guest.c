@@ -277,7 +277,7 @@ static void reap(struct guest *g)
 
 static void read_outputs(struct guest *g)
 {
-    bool wait = g->link.greeted && !g->rehearsing;
+    bool wait = link_is_up(&g->link) && !g->rehearsing;
     enum when_full when_full = wait ? WHEN_FULL_WAIT : WHEN_FULL_DROP;
     output_read(&g->out, &g->lines, when_full);
     output_read(&g->err, &g->lines, when_full);
@@ -305,7 +305,7 @@ static void answer_ending(struct guest *g)
 {
     const uint8_t *unsent;
     struct encoder e;
-    if (!g->link.greeted || !g->ending_due || g->lines.dropped ||
+    if (!link_is_up(&g->link) || !g->ending_due || g->lines.dropped ||
         lines_unsent(&g->lines, &unsent))
         return;
     e = link_answer(&g->link);
@@ -315,18 +315,24 @@ static void answer_ending(struct guest *g)
     g->ending_sent = true;
 }
 
+/* Being able to write is also how the port tells that a node has come. */
+static void watch_for_room(struct guest *g)
+{
+    bool wanted = g->link.blocked || g->link.hung_up;
+    if (wanted != g->room_watched && watch_port(g, EPOLL_CTL_MOD, wanted))
+        g->room_watched = wanted;
+}
+
 static void send_all(struct guest *g)
 {
-    bool was_blocked = g->link.blocked;
-    if (g->link.greeted && !g->rehearsing && g->lines.dropped)
+    if (link_is_up(&g->link) && !g->rehearsing && g->lines.dropped)
         lines_tell_dropped(&g->lines, wall_clock_ns());
     link_flush(&g->link, &g->lines);
     if (g->ending_due) {
         answer_ending(g);
         link_flush(&g->link, &g->lines);
     }
-    if (g->link.blocked != was_blocked)
-        watch_port(g, EPOLL_CTL_MOD, g->link.blocked);
+    watch_for_room(g);
 }
 
 static int time_to_wait(const struct guest *g)
@@ -350,7 +356,7 @@ static void note(struct guest *g, const struct epoll_event *event, bool *port)
     if (event->data.ptr != &g->link)
         return;
     *port = true;
-    link_heard(&g->link, event->events & EPOLLHUP);
+    g->link.hung_up = event->events & EPOLLHUP;
 }
 
 static bool keep_time(struct guest *g)

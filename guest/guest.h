@@ -28,6 +28,7 @@ struct output {
 struct guest {
     int epoll;
     int signals;
+    bool room_watched;   /* the port wakes us when it can be written to */
     struct network network;
     struct disks disks;
     struct link link;

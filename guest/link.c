@@ -9,31 +9,18 @@ void link_init(struct link *link, int fd)
     link->in.frame = link->frame;
     link->chunk_at = link->chunk_end = link->chunk;
     deframer_reset(&link->in);
-    link->hung_up = link->early = false;
-    link_hangup(link);
-}
-
-void link_hangup(struct link *link)
-{
-    link->greeted = false;
-    link->blocked = false;
-    link->in_frame = false;
+    link->greeted = link->hung_up = link->in_frame = link->blocked = link->starved = false;
     link->out_sent = link->out_used = 0;
 }
 
-void link_heard(struct link *link, bool hung_up)
+bool link_is_up(const struct link *link)
 {
-    link->hung_up = hung_up;
-    if (!hung_up)
-        link->early = false;
-    else if (!link->early)
-        link_hangup(link);
+    return link->greeted && !link->hung_up;
 }
 
 void link_greet(struct link *link)
 {
     link->greeted = true;
-    link->early = link->hung_up;
     link->in_frame = false;
     link->out_sent = 0;
     link->out[0] = MARK;
@@ -121,7 +108,7 @@ static bool push_lines(struct link *link, struct lines *lines, bool to_mark)
 
 void link_flush(struct link *link, struct lines *lines)
 {
-    bool more = link->greeted;
+    bool more = link_is_up(link);
     link->blocked = false;
     while (more && !link->blocked) {
         bool answers = link->out_used > 0;

@@ -10,18 +10,21 @@
 
 enum { LINK_OUT = 16384, LINK_CHUNK = 32768, ANSWER_MAX = 4096 };
 
-/* `greeted`: a HELLO came on this connection. `in_frame`: the last byte written was not the
- * end of a frame. `blocked`: the port took no more. `starved`: orders wait until answers are
- * sent. `hung_up`: the port said so last. `early`: the HELLO came ahead of the word that a node
- * is there, so a port that is hung up is not news of its end. `out` holds answers, which go before lines; `chunk` what was read and not looked at. */
+/* `greeted`: a HELLO came. `hung_up`: the port last said that no node is there. `in_frame`: the
+ * last byte written was not the end of a frame. `blocked`: the port took no more. `starved`:
+ * orders wait until answers are sent. `out` holds answers, which go before lines; `chunk` what
+ * was read and not looked at.
+ *
+ * The port tells of comings and goings out of step with the bytes: that a node went may be
+ * heard when the HELLO of the next was already read. So hearing it pauses sending and forgets
+ * nothing; it is a HELLO that starts afresh, and a node ignores what comes before its answer. */
 struct link {
     int fd;
     bool greeted;
+    bool hung_up;
     bool in_frame;
     bool blocked;
     bool starved;
-    bool hung_up;
-    bool early;
     size_t out_sent, out_used;
     const uint8_t *chunk_at, *chunk_end;
     struct deframer in;
@@ -32,11 +35,8 @@ struct link {
 
 void link_init(struct link *link, int fd);
 
-/* The port was heard of: with no node at it (`hung_up`), or with one. */
-void link_heard(struct link *link, bool hung_up);
-
-/* The node is gone: nothing is sent until the next HELLO. What it sent may still be read. */
-void link_hangup(struct link *link);
+/* Whether a node is there, as far as is known. */
+bool link_is_up(const struct link *link);
 
 /* A HELLO came: sends start afresh, with a mark that ends whatever was half sent. */
 void link_greet(struct link *link);

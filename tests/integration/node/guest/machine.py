@@ -29,7 +29,7 @@ from tests.integration.node.guest.materials import Materials
 
 F = TypeVar("F", bound=GuestFrame)
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 MEMORY_MB = 256
 ADDRESS, GATEWAY = "10.0.2.15/24", "10.0.2.2"
 
@@ -152,6 +152,15 @@ async def rehearse(talk: Talk, *argv: str) -> None:
     await talk.send(Rehearse(argv))
     answer = await talk.next()
     assert isinstance(answer, Rehearsed), answer
+
+
+async def written(disk: Path, content: bytes) -> None:
+    """Wait until a machine has written ``content`` to a disk."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if content in disk.read_bytes():
+                return
+            await asyncio.sleep(0.02)
 
 
 async def make_template(materials: Materials, folder: Path) -> Template:
