@@ -19,11 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cakework.node.territory import SLOTS, Territory
+
 ROOT = Path(__file__).resolve().parent.parent
 CAKEWORK = [sys.executable, "-m", "cakework.cli"]
 DATA_DIR = Path(os.environ.get("CAKEWORK_DATA_DIR", ROOT / "cakework-data")).absolute()
 SERVICES = ("python-web", "node-web")
 ANSWER_S = 60.0
+GONE_S = 5.0
 COLOUR = sys.stdout.isatty()
 
 
@@ -218,18 +221,27 @@ def show_log(demo: Demo, vm_id: str) -> None:
 
 
 def check_nothing_left() -> None:
-    """Look for processes that still work in the data folder."""
-    left = [pid for pid in Path("/proc").iterdir() if pid.name.isdigit() and uses_data(pid)]
-    if left:
-        raise StepFailed(f"processes were left running: {', '.join(p.name for p in left)}")
+    """Look for processes of this data folder's VMs until the last has ended."""
+    deadline = time.monotonic() + GONE_S
+    while left := machine_processes():
+        if time.monotonic() > deadline:
+            raise StepFailed(f"processes were left running: {', '.join(left)}")
+        time.sleep(0.05)
 
 
-def uses_data(process: Path) -> bool:
-    """Say whether a process's command line names the data folder."""
+def machine_processes() -> list[str]:
+    """Return the processes of this data folder's VMs, known by their user ids."""
+    territory = Territory(int((DATA_DIR / "node" / "territory").read_text()))
+    uids = range(territory.uid(0), territory.uid(SLOTS))
+    return [process.name for process in Path("/proc").glob("[0-9]*") if uid_of(process) in uids]
+
+
+def uid_of(process: Path) -> int | None:
+    """Return whose a process is; None when it has just ended."""
     try:
-        return str(DATA_DIR / "node").encode() in (process / "cmdline").read_bytes()
-    except OSError:
-        return False
+        return process.stat().st_uid
+    except FileNotFoundError:
+        return None
 
 
 def summarise(demo: Demo, total_s: float) -> None:

@@ -98,11 +98,12 @@ def print_table(values: Sequence[Mapping[str, object]], columns: Mapping[str, st
 
 def draw_table(headings: list[str], rows: list[list[str]]) -> None:
     """Draw a table with rich."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(shown(text, sys.stdout) for text in row))
     Console(markup=False, highlight=False).print(table)
