@@ -102,6 +102,10 @@ async def test_unknown_ids_addresses_and_methods_are_problems(rig: Rig) -> None:
         await rig.refused(404, "GET", f"/v1/vm/{vm_id}/logs")
         await rig.refused(404, "GET", f"/v1/image/build/{vm_id}")
     await rig.refused(405, "PATCH", "/v1/vms")
+    for path in ("/v1/vm/start", "/v1/image/build/files"):
+        response = await rig.client.get(path)
+        assert response.headers["allow"] == "POST"
+        assert as_problem(response)["status"] == 405
     response = await rig.client.delete("/v1/image/build/x")
     assert response.headers["allow"] == "GET, POST"
     assert as_problem(response)["code"] == "method_not_allowed"

@@ -76,6 +76,9 @@ def responses(*errors: type[CakeworkError]) -> dict[int | str, dict[str, Any]]:
 def problem(request: Request, error: Exception) -> Response:
     """Return the answer to a request that ended with ``error``."""
     if isinstance(error, RequestValidationError):
+        # /v1/vm/start also looks like /v1/vm/{vmId}, where it is no id.
+        if _declared(request) and any(each["loc"][0] == "path" for each in error.errors()):
+            return _method_not_allowed(request)
         return _answer(request, _from_validation(error.errors()))
     if isinstance(error, HTTPException):
         return _from_http(request, error)
@@ -108,11 +111,7 @@ def _from_http(request: Request, error: HTTPException) -> Response:
         case 404:
             return _answer(request, NotFound("There is nothing at this address."))
         case 405:
-            headers = {"Allow": ", ".join(sorted(_methods(request)))}
-            detail = f"This address does not take {request.method}."
-            return _render(
-                request, 405, "Method not allowed", "method_not_allowed", detail, (), headers
-            )
+            return _method_not_allowed(request)
         case 413:
             return _answer(request, TooLarge("The body is larger than what is taken."))
         case status if 400 <= status < 500:
@@ -121,7 +120,20 @@ def _from_http(request: Request, error: HTTPException) -> Response:
             return _answer(request, CakeworkError(str(error.detail)))
 
 
-def _methods(request: Request) -> set[str]:
+def _method_not_allowed(request: Request) -> Response:
+    title, code = "Method not allowed", "method_not_allowed"
+    detail = f"This address does not take {request.method}."
+    headers = {"Allow": ", ".join(sorted(_declared(request) or _matching(request)))}
+    return _render(request, 405, title, code, detail, (), headers)
+
+
+def _declared(request: Request) -> set[str]:
+    """Return the methods of the call with exactly this path; none when there is no such call."""
+    operations = request.app.openapi()["paths"].get(request.url.path, {})
+    return {method.upper() for method in operations}
+
+
+def _matching(request: Request) -> set[str]:
     methods: set[str] = set()
     for route in request.app.routes:
         for method in ("GET", "POST"):

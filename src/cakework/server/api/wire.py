@@ -39,5 +39,4 @@ class AnswerBody(BaseModel):
         validate_by_name=True,
         serialize_by_alias=True,
         frozen=True,
-        json_schema_serialization_defaults_required=True,
     )
