@@ -1,0 +1,59 @@
+"""Cgroups of this host: bounds that hold, and an end that takes everything."""
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+from cakework.node.cgroups import Cgroup, Limits
+
+NAME = f"test-cgroups-{os.getpid()}"
+
+
+def _run_inside(cgroup: Cgroup, command: str) -> subprocess.Popen[bytes]:
+    joins = "".join(f"echo $$ > {file}; " for file in cgroup.procs_files())
+    return subprocess.Popen(["sh", "-c", f"{joins}echo ready; {command}"], stdout=subprocess.PIPE)
+
+
+def test_ending_takes_every_process() -> None:
+    """Children that left their session are ended too, and the group is gone."""
+    cgroup = Cgroup.create(NAME, Limits(pids_max=50))
+    assert cgroup.usable
+    with _run_inside(cgroup, "setsid sleep 1000 & sleep 1000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert process.pid in cgroup.pids()
+        asyncio.run(cgroup.end())
+        assert process.wait() != 0
+    assert not any(folder.exists() for folder in cgroup.folders)
+    assert Cgroup.existing(NAME) == []
+
+
+def test_memory_holds_and_is_told() -> None:
+    """A process that takes more than the group may is killed, and the kill is counted."""
+    cgroup = Cgroup.create(NAME, Limits(memory_mb=32))
+    try:
+        with _run_inside(cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1") as process:
+            assert process.wait() != 0
+        assert cgroup.oom_kills() >= 1
+    finally:
+        asyncio.run(cgroup.end())
+
+
+def test_groups_of_an_earlier_run_are_found() -> None:
+    """By the beginning of their name, with what runs in them."""
+    cgroup = Cgroup.create(f"{NAME}-left", Limits())
+    with _run_inside(cgroup, "sleep 1000") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (found,) = Cgroup.existing(NAME)
+        assert found.pids() >= {process.pid}
+        asyncio.run(found.end())
+
+
+def test_a_host_without_cgroups_is_tolerated(tmp_path: Path) -> None:
+    """The group then holds nothing and says so; ending it is no error."""
+    cgroup = Cgroup.create(NAME, Limits(memory_mb=1, pids_max=1, cpus=1), root=tmp_path)
+    assert not cgroup.usable
+    assert cgroup.pids() == set()
+    asyncio.run(cgroup.end())

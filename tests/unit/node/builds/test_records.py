@@ -1,0 +1,56 @@
+"""What is remembered of builds."""
+
+from pathlib import Path
+
+from cakework.domain.facts import BuildFailed
+from cakework.domain.ids import new_build_id, new_image_id
+from cakework.domain.orders import BuildOrder, FilesSource
+from cakework.node.builds.records import BuildRecords
+
+
+def _order() -> BuildOrder:
+    return BuildOrder(
+        build_id=new_build_id(),
+        image_id=new_image_id(),
+        dockerfile="FROM scratch",
+        source=FilesSource(files=[]),
+    )
+
+
+def _records(folder: Path) -> BuildRecords:
+    records = BuildRecords(folder)
+    records.prepare()
+    return records
+
+
+def test_an_order_is_kept_once(tmp_path: Path) -> None:
+    """A second one of the same id is known; the first comes back as it was."""
+    order = _order()
+    records = _records(tmp_path)
+    assert records.add(order) is not None
+    assert records.add(order) is None
+    (record,) = _records(tmp_path).unfinished()
+    assert record.order() == order
+
+
+def test_an_end_is_remembered_until_it_is_told_and_after(tmp_path: Path) -> None:
+    """Untold ends come up again; told ones do not, and their orders stay known."""
+    order = _order()
+    record = _records(tmp_path).add(order)
+    assert record is not None
+    assert (record.begin(), record.begin()) == (1, 2)
+    outcome = BuildFailed(build_id=order.build_id, error="why", at_ms=1)
+    record.end(outcome)
+    (again,) = _records(tmp_path).unfinished()
+    assert again.outcome() == outcome
+    again.tell()
+    records = _records(tmp_path)
+    assert list(records.unfinished()) == []
+    assert records.add(order) is None
+
+
+def test_half_made_records_are_none(tmp_path: Path) -> None:
+    """A node killed while it took an order has not taken it."""
+    (tmp_path / ".half").mkdir()
+    assert list(_records(tmp_path).unfinished()) == []
+    assert list(tmp_path.iterdir()) == []
