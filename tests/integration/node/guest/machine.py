@@ -158,7 +158,7 @@ async def written(disk: Path, content: bytes) -> None:
     """Wait until a machine has written ``content`` to a disk."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            if content in disk.read_bytes():
+            if content in await asyncio.to_thread(disk.read_bytes):
                 return
             await asyncio.sleep(0.02)
 

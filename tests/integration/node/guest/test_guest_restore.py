@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cakework.node.guest.protocol import Exited, Failed, PowerOff, Rehearse, Rehearsed
+from cakework.node.guest.protocol import Ack, Exited, Failed, PowerOff, Rehearse, Rehearsed
 from tests.integration.node.guest.machine import (
     Talk,
     Template,
@@ -91,7 +91,8 @@ async def test_twins_are_told_apart(template: Template, tmp_path: Path) -> None:
 
 
 async def write_volume(talk: Talk, script: str) -> None:
-    await run_to_end(talk, shell(script, volume=True))
+    exited = await run_to_end(talk, shell(script, volume=True))
+    await talk.send(Ack(exited.last))
     await talk.send(PowerOff(0))
 
 
