@@ -3,9 +3,10 @@
 Facts are JSON lines in segment files named by their first cursor; a segment begins with a
 header line. Appending writes at once, so a killed node loses nothing it has said. A segment
 goes when all of it is confirmed and a newer one has begun; its header carries on what must be
-remembered of those gone: the last line number of each source that may still speak.
+remembered of those gone: the last line number of each source, of those that have ended as long
+as there are not too many.
 
-    journal/00000000000000000001.ndjson    {"header": {"sources": {…}}}
+    journal/00000000000000000001.ndjson    {"header": {"sources": {…}, "ended": {…}}}
                                            {"cursor": 1, "kind": "vm.line", …}
                                            …
 
@@ -14,22 +15,34 @@ they go on after a gap, so that no cursor ever stands for two facts.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from cakework.domain.facts import AnyFact, BuildLine, VmLine
+from cakework.domain.facts import (
+    FACT,
+    AnyFact,
+    BuildFailed,
+    BuildLine,
+    BuildSucceeded,
+    VmLine,
+    VmStarted,
+)
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 BACKLOG_BYTES = 512 * 1024 * 1024
 """Beyond this much unconfirmed, sources of lines have to wait (:meth:`Journal.room`)."""
 READ_BYTES = 256 * 1024
 HOST_RESTART_GAP = 1_000_000
-MOST_SOURCES = 10_000
+MOST_ENDED = 10_000
+PARTIAL = ".partial"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+OfBuilds = BuildLine | BuildSucceeded | BuildFailed
 
 
 class Journal:
@@ -41,7 +54,8 @@ class Journal:
         self._segments: list[tuple[int, Path]] = []
         self._segment_bytes = 0
         self._bytes = 0
-        self._sources: OrderedDict[str, int] = OrderedDict()
+        self._sources: dict[str, int] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()
         self._grown = asyncio.Event()
         self._shrunk = asyncio.Event()
         self.cursor = 0
@@ -52,9 +66,14 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         journal = cls(folder)
         for path in sorted(folder.glob("*.ndjson")):
-            journal._recover(path)
-        journal._skip_after_host_restart()
+            journal._find(path)
+        if journal._segments:
+            journal._read_through(journal._segments[-1][1])
+        boot = BOOT_ID.read_text()
+        if journal._segments and not journal._was_open_during(boot):
+            journal.cursor += HOST_RESTART_GAP
         journal._begin_segment()
+        (folder / "boot_id").write_text(boot)
         return journal
 
     def append(self, fact: AnyFact) -> None:
@@ -62,22 +81,30 @@ class Journal:
         self.extend((fact,))
 
     def extend(self, facts: Iterable[AnyFact]) -> None:
-        """Write facts in order, giving them the next cursors."""
-        lines: list[str] = []
-        for fact in facts:
-            self.cursor += 1
-            self._note(fact)
-            lines.append(fact.model_copy(update={"cursor": self.cursor}).model_dump_json())
-        if not lines:
+        """Write facts in order, giving them the next cursors: all of them, or none.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        numbered = [
+            fact.model_copy(update={"cursor": cursor})
+            for cursor, fact in enumerate(facts, self.cursor + 1)
+        ]
+        if not numbered:
             return
-        self._write(("\n".join(lines) + "\n").encode())
+        self._write("".join(fact.model_dump_json() + "\n" for fact in numbered).encode())
+        self.cursor = numbered[-1].cursor
+        for fact in numbered:
+            self._note(fact)
         if self._segment_bytes >= SEGMENT_BYTES:
-            self._begin_segment()
+            # What was to be written is; a new segment is tried again with the next facts.
+            with contextlib.suppress(OSError):
+                self._begin_segment()
         self.wake()
 
     def last_seq(self, source: str) -> int:
         """Return the number of the last line recorded of a VM or build; 0 for none."""
-        return self._sources.get(source, 0)
+        return self._sources.get(source) or self._ended.get(source, 0)
 
     def confirm(self, cursor: int) -> None:
         """Forget what lies at or before ``cursor``, as far as whole segments go."""
@@ -137,63 +164,101 @@ class Journal:
     def _path(self, first: int) -> Path:
         return self._folder / f"{first:020d}.ndjson"
 
-    def _recover(self, path: Path) -> None:
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole != len(data):
-            os.truncate(path, whole)
-        first = int(path.stem)
-        lines = data[:whole].splitlines()
-        if not lines:
+    def _find(self, path: Path) -> None:
+        """Take on a segment; one that was lost with its header, by a crash of the host, goes."""
+        self.cursor = max(self.cursor, int(path.stem) - 1)
+        with path.open("rb") as file:
+            header = _parsed(file.readline())
+        if header is None:
             path.unlink()
             return
-        self._sources.update(json.loads(lines[0])["header"]["sources"])
-        self.cursor = max(self.cursor, first - 1)
-        for line in lines[1:]:
-            fact = json.loads(line)
-            self.cursor = fact["cursor"]
-            if fact["kind"] in ("vm.line", "build.line"):
-                self._sources[fact.get("vm_id") or fact["build_id"]] = fact["seq"]
-        self._segments.append((first, path))
-        self._bytes += whole
+        self._sources = dict(header["header"]["sources"])
+        self._ended = OrderedDict(header["header"].get("ended", {}))
+        self._segments.append((int(path.stem), path))
+        self._bytes += path.stat().st_size
 
-    def _skip_after_host_restart(self) -> None:
-        marker, boot = self._folder / "boot_id", BOOT_ID.read_text()
-        if self._segments and (not marker.exists() or marker.read_text() != boot):
-            self.cursor += HOST_RESTART_GAP
-        marker.write_text(boot)
+    def _read_through(self, path: Path) -> None:
+        """Go through the newest segment, and cut off its end from where it is not whole."""
+        with path.open("r+b") as file:
+            whole = len(file.readline())
+            for line in file:
+                if (fact := _parsed(line)) is None:
+                    break
+                whole += len(line)
+                self.cursor = fact["cursor"]
+                self._note(FACT.validate_python(fact))
+            self._bytes -= file.seek(0, os.SEEK_END) - file.truncate(whole)
+
+    def _was_open_during(self, boot: str) -> bool:
+        marker = self._folder / "boot_id"
+        return marker.exists() and marker.read_text() == boot
 
     def _begin_segment(self) -> None:
-        if self._fd >= 0:
-            self.close()
+        """Begin a segment, unless the newest is still empty; all of it is there, or nothing."""
         first = self.cursor + 1
         path = self._path(first)
-        self._segments = [segment for segment in self._segments if segment[0] != first]
+        partial = path.with_suffix(PARTIAL)
+        header = {"header": {"sources": self._sources, "ended": self._ended}}
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            size = _write_all(fd, json.dumps(header).encode() + b"\n", 0)
+            if self._segments and self._segments[-1][0] == first:
+                self._bytes -= self._segments.pop()[1].stat().st_size
+            partial.rename(path)
+        except BaseException:
+            os.close(fd)
+            raise
+        if self._fd >= 0:
+            self.close()
+        self._fd, self._segment_bytes = fd, size
         self._segments.append((first, path))
-        self._segment_bytes = 0
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        header = {"header": {"sources": dict(self._sources)}}
-        self._write(json.dumps(header).encode() + b"\n")
+        self._bytes += size
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        """Write all of ``data`` behind what is there; if that fails, nothing of it."""
+        try:
+            _write_all(self._fd, data, self._segment_bytes)
+        except BaseException:
+            os.ftruncate(self._fd, self._segment_bytes)
+            raise
         self._segment_bytes += len(data)
         self._bytes += len(data)
 
     def _note(self, fact: AnyFact) -> None:
+        source = (
+            fact.build_id
+            if isinstance(fact, BuildLine | BuildSucceeded | BuildFailed)
+            else fact.vm_id
+        )
         if isinstance(fact, VmLine | BuildLine):
-            source = fact.vm_id if isinstance(fact, VmLine) else fact.build_id
+            self._ended.pop(source, None)
             self._sources[source] = fact.seq
-            self._sources.move_to_end(source)
-            if len(self._sources) > MOST_SOURCES:
-                self._sources.popitem(last=False)
+        elif not isinstance(fact, VmStarted) and source in self._sources:
+            self._ended[source] = self._sources.pop(source)
+            if len(self._ended) > MOST_ENDED:
+                self._ended.popitem(last=False)
 
     def wake(self) -> None:
         """Let every reader look again."""
         self._grown.set()
         self._grown = asyncio.Event()
+
+
+def _write_all(fd: int, data: bytes, at: int) -> int:
+    """Write ``data`` at offset ``at`` of ``fd``; return its length."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
+    return len(data)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return what a line holds; None when its end, or what it was to hold, is not there."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
 
 
 def _whole_lines(file: BinaryIO) -> bytes:

@@ -22,8 +22,12 @@ def listen(path: Path, backlog: int = 1) -> socket.socket:
 
 
 def connect(path: Path) -> socket.socket:
-    """Return a socket connected to ``path``. Raises OSError."""
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Return a non-blocking socket connected to ``path``.
+
+    Raises:
+        OSError: nothing listens there, or as many wait already as the listener lets wait.
+    """
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         with _short(path) as short:
             connected.connect(short)

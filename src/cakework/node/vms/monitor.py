@@ -11,6 +11,7 @@ from cakework.domain.errors import Unavailable
 from cakework.node.sockets import connect
 
 POLL_S = 0.002
+CLOSE_TIMEOUT_S = 1.0
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
@@ -87,18 +88,20 @@ class Monitor:
         """Write the machine's state to ``uri``, without the memory, which lies in a file."""
         await self._leave_memory_out()
         await self.command("migrate", uri=uri)
-        async with asyncio.timeout(timeout_s):
-            while (status := await self._migration()) != "completed":
-                if status == "failed":
-                    raise MonitorError("QEMU could not save the machine's state")
-                await asyncio.sleep(POLL_S)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (status := await self._migration()) != "completed":
+                    if status == "failed":
+                        raise MonitorError("QEMU could not save the machine's state")
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError as error:
+            raise MonitorError(f"QEMU did not save the state in {timeout_s:g} s") from error
 
     async def close(self) -> None:
-        """Close the connection; QEMU goes on."""
-        try:
-            await self._client.disconnect()
-        except (QMPError, OSError, EOFError):
-            return
+        """Close the connection; QEMU goes on. Gives up on one that takes nothing any more."""
+        closing = asyncio.create_task(self._client.disconnect())
+        closing.add_done_callback(_look_away)
+        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
 
     async def _leave_memory_out(self) -> None:
         capability = {"capability": "x-ignore-shared", "state": True}
@@ -107,3 +110,9 @@ class Monitor:
     async def _migration(self) -> str:
         answer = cast(dict[str, Any], await self.command("query-migrate"))
         return str(answer.get("status", ""))
+
+
+def _look_away(closed: asyncio.Task[None]) -> None:
+    """A connection that was lost says so when it is closed, which is no news then."""
+    if not closed.cancelled():
+        closed.exception()

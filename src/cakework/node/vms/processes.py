@@ -62,7 +62,12 @@ class Process:
                 pass_fds=(*fds, jail.namespace_fd),
                 cwd="/",
             )
-        return cls._watch(child.pid, child)
+        try:
+            return cls._watch(child.pid, child)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
 
     @classmethod
     def adopt(cls, pid: int, started: int) -> "Process | None":
@@ -79,8 +84,12 @@ class Process:
     @classmethod
     def _watch(cls, pid: int, child: subprocess.Popen[bytes] | None) -> "Process":
         pidfd = os.pidfd_open(pid)
-        process = cls(pid, start_time(pid), pidfd, child)
-        asyncio.get_running_loop().add_reader(pidfd, process._on_end)
+        try:
+            process = cls(pid, start_time(pid), pidfd, child)
+            asyncio.get_running_loop().add_reader(pidfd, process._on_end)
+        except BaseException:
+            os.close(pidfd)
+            raise
         return process
 
     @property
@@ -98,11 +107,13 @@ class Process:
         if status is None:
             return "ended"
         if status < 0:
-            return f"was killed by {signal.Signals(-status).name}"
+            return f"was killed by {signal_name(-status)}"
         return f"ended with status {status}"
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Send SIGKILL, unless it is not watched any more."""
+        if self._pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -131,3 +142,11 @@ def start_time(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(f"no process {pid}") from error
     return int(stat.rpartition(")")[2].split()[19])
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called: ``SIGKILL``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
