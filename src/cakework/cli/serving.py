@@ -55,14 +55,20 @@ class Serving:
             self._announce(await self._first_key())
 
     async def stop(self) -> None:
-        """Stop the server, then the VMs if they are to be stopped, then the node."""
+        """Stop the server, then the VMs if they are to be stopped, then the node.
+
+        Raises:
+            CommandFailed: The node does not answer, so that VMs cannot be stopped.
+        """
         self._output.progress(
             "stopping, and all VMs too" if self._stop_vms else "stopping; VMs keep running"
         )
         await self._server.stop()
-        if self._stop_vms:
-            await self._stop_all_vms()
-        await self._node.stop()
+        try:
+            if self._stop_vms:
+                await self._stop_all_vms()
+        finally:
+            await self._node.stop()
 
     def kill(self) -> None:
         """End both at once. What they were doing is picked up at the next start."""
@@ -146,11 +152,20 @@ class Serving:
         self._output.result(found, "\n".join(lines))
 
     async def _stop_all_vms(self) -> None:
-        async with self._node_client() as client, anyio.create_task_group() as group:
-            for vm in (await client.get("/v1/vms")).json():
-                if vm["state"] != "stopped":
-                    path = f"/v1/vms/{vm['vm_id']}/stop"
-                    group.start_soon(lambda path=path: client.post(path, json={}))
+        try:
+            async with self._node_client() as client:
+                vms = (await client.get("/v1/vms")).raise_for_status().json()
+                async with anyio.create_task_group() as group:
+                    for vm in vms:
+                        group.start_soon(self._stop_vm, client, vm["vm_id"])
+        except httpx2.HTTPError as error:
+            raise CommandFailed(f"The VMs were not stopped, they keep running: {error}") from error
+
+    async def _stop_vm(self, client: httpx2.AsyncClient, vm_id: str) -> None:
+        try:
+            (await client.post(f"/v1/vms/{vm_id}/stop", json={})).raise_for_status()
+        except httpx2.HTTPError as error:
+            self._output.progress(f"VM {vm_id} was not stopped, it may keep running: {error}")
 
     def _node_client(self) -> httpx2.AsyncClient:
         transport = httpx2.AsyncHTTPTransport(uds=str(self._settings.node_socket))
