@@ -13,8 +13,8 @@ import structlog
 import uvicorn
 import uvloop
 
-from cakework.server.app import Server, build_server, create_app
 from cakework.logging import configure
+from cakework.server.app import Server, build_server, create_app
 from cakework.server.proxy.dialer import NodeDialer
 from cakework.server.proxy.router import Router
 from cakework.server.proxy.routes import Limits

@@ -56,6 +56,7 @@ class Server:
     keys: Keys
     routes: Routes
     vms: Vms
+    vm_states: VmStates
     builds: Builds
     logs: Logs
     idempotency: Idempotency
@@ -109,6 +110,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         keys=Keys(database, clock),
         routes=routes,
         vms=vms,
+        vm_states=states.vms,
         builds=builds,
         logs=Logs(database, log_store, followers),
         idempotency=Idempotency(database, clock),

@@ -53,6 +53,7 @@ class FakeNode:
         self.ends_at_once = False
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.unstoppable: set[str] = set()
         self.may_stop = asyncio.Event()
         self.may_stop.set()
         self.garbled = False
@@ -181,6 +182,8 @@ class FakeNode:
     async def _stop(self, vm_id: str, _: Request) -> Response:
         self.stops.append(vm_id)
         await self.may_stop.wait()
+        if vm_id in self.unstoppable:
+            return _refuse(500, NodeProblem(code="internal_error", detail="as the test says"))
         if self.vms.pop(vm_id, None) is None:
             return _refuse(404, NodeProblem(code="not_found", detail="no such VM"))
         return JSONResponse({})

@@ -65,7 +65,7 @@ async def test_no_call_answers_without_a_valid_key(rig: Rig) -> None:
     for name, method, path in CALLS:
         address = path.format(buildId=build_id, vmId=vm["id"])
         for key in ("", "wrong", KEY + "x", KEY[:-1], "cw_é"):
-            headers = {"X-Api-Key": key.encode()}
+            headers = {b"X-Api-Key": key.encode()}
             body = BODIES.get(name)
             response = await rig.client.request(method, address, headers=headers, json=body)
             assert response.status_code == 401, (name, key)

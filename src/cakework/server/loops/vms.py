@@ -87,7 +87,6 @@ class VmLoop:
                 session,
                 vm_id,
                 reason="The host does not have this VM any more.",
-                exit_code=None,
                 log_complete=True,
             )
         self._states.tell([row])

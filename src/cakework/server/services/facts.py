@@ -109,8 +109,8 @@ class Facts:
         vm_id = VmId(fact.vm_id)
         if isinstance(fact, VmStarted):
             return await self._states.vms.started(session, vm_id)
-        return await self._states.vms.stopped(
-            session, vm_id, reason=fact.reason, exit_code=fact.exit_code, log_complete=True
+        return await self._states.vms.ended(
+            session, vm_id, reason=fact.reason, exit_code=fact.exit_code
         )
 
     async def _change_build(

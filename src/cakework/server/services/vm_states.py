@@ -38,16 +38,30 @@ class VmStates:
         vm_id: VmId,
         *,
         reason: str,
-        exit_code: int | None,
-        log_complete: bool,
+        exit_code: int | None = None,
+        log_complete: bool = False,
     ) -> VmRow | None:
-        """Note that the VM is gone, why, and whether its log is whole; returns the row."""
+        """Note that the VM is gone, as far as is known; ``ended`` is to follow with the facts.
+
+        ``log_complete`` says that nothing more is to come for its log. Returns the row.
+        """
         ending: dict[str, object] = {"reason": storable(reason), "exit_code": exit_code}
-        row = await self._move(session, vm_id, VmState.STOPPED, ending)
-        if row is not None and log_complete and not row.log_complete:
+        if log_complete:
+            ending["log_complete"] = True
+        return await self._move(session, vm_id, VmState.STOPPED, ending)
+
+    async def ended(
+        self, session: AsyncSession, vm_id: VmId, *, reason: str, exit_code: int | None
+    ) -> VmRow | None:
+        """Note how the VM ended, by its node's own account, and that its log is whole.
+
+        That replaces what was noted before, whatever state the VM is in by now. Returns the row.
+        """
+        row = await self.stopped(session, vm_id, reason=reason, exit_code=exit_code)
+        if row is not None:
             row.log_complete = True
             row.reason = storable(reason)
-            row.exit_code = exit_code if exit_code is not None else row.exit_code
+            row.exit_code = exit_code
         return row
 
     async def destroyed(self, session: AsyncSession, vm_id: VmId) -> VmRow | None:

@@ -151,7 +151,6 @@ class Vms:
                     vm_id,
                     reason=report.reason or "The VM ended.",
                     exit_code=report.exit_code,
-                    log_complete=False,
                 )
             if row is None:
                 raise NotFound(f"There is no VM {vm_id}.")
