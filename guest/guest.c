@@ -3,25 +3,19 @@
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "files.h"
 #include "identity.h"
+#include "orders.h"
 #include "output.h"
 #include "paths.h"
-#include "rootfs.h"
 
-#ifndef GUEST_BUILD
-#define GUEST_BUILD "unknown"
-#endif
-
-enum { ACKNOWLEDGE_MS = 2000, EVENTS = 4 };
+enum { EVENTS = 4 };
 
 static bool watch_port(struct guest *g, int operation, bool output)
 {
@@ -50,64 +44,6 @@ bool guest_init(struct guest *g, int port)
     return g->epoll >= 0 && watch_port(g, EPOLL_CTL_ADD, false) && watch_children(g);
 }
 
-static void answer_failed(struct guest *g, const struct failure *failure)
-{
-    struct encoder e = link_answer(&g->link);
-    encode_failed(&e, (uint32_t)failure->error, failure->what);
-    link_answered(&g->link, &e);
-}
-
-static void refuse(struct guest *g, int error, const char *what)
-{
-    struct failure failure;
-    fail(&failure, error, what, NULL);
-    answer_failed(g, &failure);
-}
-
-static void on_hello(struct guest *g, const struct hello *hello)
-{
-    struct encoder e;
-    link_greet(&g->link);
-    e = link_answer(&g->link);
-    encode_hello(&e, hello->token, g->state, g->lines.last, GUEST_BUILD);
-    link_answered(&g->link, &e);
-    lines_resend(&g->lines, hello->acked);
-    g->ending_due = g->state == STATE_EXITED;
-    g->ending_sent = false;
-    if (g->state == STATE_FAILED)
-        answer_failed(g, &g->failure);
-}
-
-static bool start(struct guest *g, const struct run *run, struct failure *failure)
-{
-    struct process process;
-    if (!identity_set(run, failure) ||
-        !process_start(&process, run, &g->disks, g->network.address, failure))
-        return false;
-    g->pid = process.pid;
-    output_open(&g->out, process.out, STREAM_STDOUT);
-    output_open(&g->err, process.err, STREAM_STDERR);
-    return true;
-}
-
-static void on_run(struct guest *g, const struct run *run)
-{
-    struct encoder e;
-    if (g->state != STATE_WAITING || g->rehearsing) {
-        refuse(g, EBUSY, "running the program");
-        return;
-    }
-    if (!start(g, run, &g->failure)) {
-        g->state = STATE_FAILED;
-        answer_failed(g, &g->failure);
-        return;
-    }
-    g->state = STATE_RUNNING;
-    e = link_answer(&g->link);
-    encode_started(&e, (uint32_t)g->pid);
-    link_answered(&g->link, &e);
-}
-
 /* Ends everything but this process. */
 static void kill_all(void)
 {
@@ -116,129 +52,15 @@ static void kill_all(void)
         ;
 }
 
-static bool undo_rehearsal(struct guest *g, struct failure *failure)
-{
-    lines_reset(&g->lines);
-    return disk_settle(&g->disks.image, failure) && disk_release(&g->disks.image, failure) &&
-           rootfs_remove_folders(failure) && rootfs_prepare_folders(failure);
-}
-
-static void end_rehearsal(struct guest *g)
-{
-    struct encoder e;
-    g->rehearsing = false;
-    if (!undo_rehearsal(g, &g->failure)) {
-        g->state = STATE_FAILED;
-        answer_failed(g, &g->failure);
-        return;
-    }
-    e = link_answer(&g->link);
-    encode_rehearsed(&e);
-    link_answered(&g->link, &e);
-}
-
-static void on_rehearse(struct guest *g, char **argv)
-{
-    static char *nothing[2];
-    uint8_t seed[SEED_SIZE];
-    struct run run = {.seed = seed, .hostname = "localhost", .dns = nothing, .cwd = "/",
-                      .user = "", .argv = argv, .env = nothing};
-    struct failure failure;
-    if (g->state != STATE_WAITING || g->rehearsing) {
-        refuse(g, EBUSY, "rehearsing");
-        return;
-    }
-    nothing[0] = NULL;
-    run.clock_ns = wall_clock_ns();
-    g->rehearsing = getrandom(seed, sizeof seed, 0) == sizeof seed && start(g, &run, &failure);
-    if (g->rehearsing)
-        return;
-    if (undo_rehearsal(g, &g->failure))
-        answer_failed(g, &failure);
-    else {
-        g->state = STATE_FAILED;
-        answer_failed(g, &g->failure);
-    }
-}
-
-static void on_ack(struct guest *g, uint64_t number)
-{
-    lines_ack(&g->lines, number);
-    if (!g->ending_sent || number < g->lines.last)
-        return;
-    g->ending_acked = true;
-    if (g->powering_off)
-        g->off_at_ms = steady_clock_ms();
-}
-
-static void on_signal(struct guest *g, uint64_t number)
-{
-    if (g->state != STATE_RUNNING || !g->pid)
-        refuse(g, ESRCH, "sending a signal");
-    else if (kill(g->pid, (int)number))
-        refuse(g, errno, "sending a signal");
-}
-
-static void on_poweroff(struct guest *g, uint64_t grace_ms)
-{
-    uint64_t now = steady_clock_ms(), kill_at = now + grace_ms;
-    if (g->state == STATE_RUNNING) {
-        if (g->pid && !g->powering_off)
-            kill(g->pid, SIGTERM);
-        if (!g->powering_off || kill_at < g->kill_at_ms) {
-            g->kill_at_ms = kill_at;
-            g->off_at_ms = kill_at + ACKNOWLEDGE_MS;
-        }
-    } else if (!g->off_at_ms) {
-        bool wait = g->state == STATE_EXITED && !g->ending_acked;
-        g->off_at_ms = now + (wait ? ACKNOWLEDGE_MS : 0);
-    }
-    g->powering_off = true;
-}
-
-static void on_ping(struct guest *g, uint64_t token)
-{
-    struct encoder e = link_answer(&g->link);
-    encode_pong(&e, token);
-    link_answered(&g->link, &e);
-}
-
-static void obey(struct guest *g, struct order *order)
-{
-    switch (order->type) {
-    case ORDER_HELLO:
-        on_hello(g, &order->hello);
-        break;
-    case ORDER_REHEARSE:
-        on_rehearse(g, order->run.argv);
-        break;
-    case ORDER_RUN:
-        on_run(g, &order->run);
-        break;
-    case ORDER_ACK:
-        on_ack(g, order->number);
-        break;
-    case ORDER_SIGNAL:
-        on_signal(g, order->number);
-        break;
-    case ORDER_POWEROFF:
-        on_poweroff(g, order->number);
-        break;
-    case ORDER_PING:
-        on_ping(g, order->number);
-        break;
-    }
-}
-
 static void receive(struct guest *g)
 {
     struct order order;
     enum received received;
     while ((received = link_receive(&g->link, &order, &g->slots)) != RECEIVED_NOTHING) {
         if (received == RECEIVED_ORDER)
-            obey(g, &order);
+            orders_obey(g, &order);
         else
-            refuse(g, EBADMSG, "reading a frame");
+            orders_refuse(g, EBADMSG, "reading a frame");
     }
 }
 
@@ -291,7 +113,7 @@ static void settle(struct guest *g)
     if (g->pid || g->out.fd >= 0 || g->err.fd >= 0)
         return;
     if (g->rehearsing)
-        end_rehearsal(g);
+        rehearsal_end(g);
     else if (g->state == STATE_RUNNING) {
         g->state = STATE_EXITED;
         g->ending_due = true;

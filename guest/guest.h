@@ -16,6 +16,9 @@
 #include "network.h"
 #include "process.h"
 
+/* How long EXITED waits to be acknowledged before the machine goes off. */
+enum { ACKNOWLEDGE_MS = 2000 };
+
 /* One of the process's output pipes; fd is -1 when it is closed or was read to its end.
  * `held`: lines wait for room. */
 struct output {

@@ -18,17 +18,25 @@ bool link_is_up(const struct link *link)
     return link->greeted && !link->hung_up;
 }
 
-void link_greet(struct link *link)
+static void forget_answers(struct link *link)
 {
-    link->greeted = true;
     link->in_frame = false;
     link->out_sent = 0;
     link->out[0] = MARK;
     link->out_used = 1;
 }
 
+void link_greet(struct link *link)
+{
+    link->greeted = true;
+    forget_answers(link);
+}
+
+/* Answers that nobody is there to read must not keep the next HELLO from being read. */
 static bool has_room(struct link *link)
 {
+    if (LINK_OUT - link->out_used < ANSWER_MAX && !link_is_up(link))
+        forget_answers(link);
     link->starved = LINK_OUT - link->out_used < ANSWER_MAX;
     return !link->starved;
 }

@@ -175,8 +175,26 @@ static void answers_are_bounded(void)
     close_port();
 }
 
+/* Orders of a node that is gone, whose answers nobody reads, do not shut out the next. */
+static void unread_answers_shut_nobody_out(void)
+{
+    struct order order;
+    open_port();
+    for (int i = 0; i < 5000; i++) {
+        say("\x07" "12345678\xff", 10);
+        CHECK(link_receive(&port, &order, &slots) == RECEIVED_ORDER);
+        pong(1);
+    }
+    link_greet(&port);
+    pong(2);
+    link_flush(&port, &lines);
+    CHECK(take(sizeof bytes) && count(135) == 1);
+    close_port();
+}
+
 int main(void)
 {
+    RUN(unread_answers_shut_nobody_out);
     RUN(silence_before_hello);
     RUN(answers_go_between_lines);
     RUN(a_new_node_gets_whole_frames);
