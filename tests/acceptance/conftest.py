@@ -1,0 +1,60 @@
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import guests
+from tests.acceptance.api import Api
+from tests.acceptance.footprint import Footprint, at_rest, footprint
+from tests.acceptance.platform import Platform
+from tests.acceptance.waiting import until
+
+SETTINGS = {
+    "DISK_GB": "1",
+    "MAX_LOG_LINES": "20000",
+    "EGRESS_ALLOW": "10.77.0.64/26",
+    "POOL_SIZE": "2",
+}
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """The platform that all these tests share. Afterwards nothing of it is left."""
+    folder = Path(tempfile.mkdtemp(prefix="cakework-acceptance-"))
+    folder.chmod(0o755)
+    platform = Platform(folder, SETTINGS)
+    try:
+        platform.start()
+        yield platform
+    finally:
+        platform.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def api(platform: Platform) -> Iterator[Api]:
+    """The API as the first account sees it."""
+    with platform.api() as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def busybox(api: Api) -> str:
+    """An image that runs a shell script."""
+    return api.image(guests.BUSYBOX)
+
+
+@pytest.fixture(scope="session")
+def python(api: Api) -> str:
+    """An image that runs a Python script."""
+    return api.image(guests.PYTHON)
+
+
+@pytest.fixture
+def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
+    """Holds a test to leaving the host as it found it, once the platform has come to rest."""
+    before = at_rest(platform)
+    yield before
+    until(lambda: footprint(platform) == before, 20, f"{footprint(platform)} is {before} again")

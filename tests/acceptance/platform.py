@@ -1,0 +1,148 @@
+"""The real thing: `cakework up` in a folder of its own, on free ports."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+
+from cakework.settings import Settings
+from tests.acceptance.api import Api
+from tests.acceptance.waiting import until
+
+START_S = 300.0
+STOP_S = 90.0
+Part = Literal["node", "server"]
+
+
+class Platform:
+    """A running Cakework. ``url`` is its API, ``router`` the way to its VMs."""
+
+    def __init__(self, data_dir: Path, settings: Mapping[str, str]) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir / "up.log"
+        self.key = f"cw_{secrets.token_urlsafe(32)}"
+        others = {k: v for k, v in os.environ.items() if not k.startswith("CAKEWORK_")}
+        own = {"DATA_DIR": str(data_dir), "API_KEY": self.key, "LOG_FORMAT": "json", **settings}
+        self._env = {**others, **{f"CAKEWORK_{name}": value for name, value in own.items()}}
+        self._up: subprocess.Popen[str] | None = None
+        self._answer: dict[str, Any] = {}
+
+    @property
+    def url(self) -> str:
+        return self._answer["url"]
+
+    @property
+    def router(self) -> str:
+        return self._answer["router"]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(data_dir=self.data_dir)
+
+    def start(self) -> None:
+        """Bring it up, on the ports it had before; return when it serves."""
+        ports = [_port(self._answer.get(name, "")) for name in ("url", "router")]
+        command = ["up", "--port", ports[0], "--proxy-port", ports[1], "--json"]
+        with self.log.open("a") as log:
+            self._up = subprocess.Popen(
+                [sys.executable, "-m", "cakework.cli", *command],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._up.stdout is not None
+        line = self._up.stdout.readline()
+        assert line, f"cakework up does not start:\n{self.tail()}"
+        self._answer = json.loads(line)
+
+    def stop(self) -> None:
+        """Shut it down, leaving VMs running."""
+        if self._up is not None:
+            self._up.terminate()
+            try:
+                self._up.wait(STOP_S)
+            finally:
+                self._up.kill()
+                self._up.wait()
+                assert self._up.stdout is not None
+                self._up.stdout.close()
+                self._up = None
+
+    def api(self, key: str | None = None) -> Api:
+        """Return a client that speaks as ``key``, or as the first account."""
+        return Api(self.url, self.router, key or self.key)
+
+    def new_key(self, account: str) -> str:
+        """Make a key for ``account``, as an administrator does."""
+        made = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "cakework.cli",
+                "keys",
+                "create",
+                "--account",
+                account,
+                "--json",
+            ],
+            env=self._env,
+            check=True,
+            capture_output=True,
+        )
+        return json.loads(made.stdout)["key"]
+
+    def pid(self, part: Part) -> int | None:
+        """Return the process of the node or the server; none while it is being started again."""
+        assert self._up is not None
+        for pid in _descendants(self._up.pid):
+            words = _command(pid)
+            if words[0].rpartition("/")[2].startswith("python") and f"cakework.{part}" in words:
+                return pid
+        return None
+
+    def kill(self, part: Part) -> None:
+        """Kill node or server as a crash would, and wait until another one serves."""
+        old = self.pid(part)
+        assert old is not None
+        os.kill(old, signal.SIGKILL)
+        until(lambda: self.pid(part) not in (None, old), 30, f"the {part} is started again")
+        until(self._serves, 60, f"the API serves again after kill -9 of the {part}")
+
+    def tail(self) -> str:
+        """Return the end of the log of all parts."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def _serves(self) -> bool:
+        try:
+            return httpx2.get(f"{self.url}/readyz").is_success
+        except httpx2.TransportError:
+            return False
+
+
+def _port(url: str) -> str:
+    return url.rpartition(":")[2] or "0"
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [below for child in map(int, children) for below in (child, *_descendants(child))]
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return [""]

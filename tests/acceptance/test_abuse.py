@@ -1,0 +1,62 @@
+"""Guests that behave as badly as they can, beside one that wants to work."""
+
+import shutil
+import time
+from pathlib import Path
+
+from tests.acceptance import guests
+from tests.acceptance.api import Api
+from tests.acceptance.footprint import Footprint
+from tests.acceptance.platform import Platform
+
+SECONDS = 20.0
+ANSWER_S = 5.0
+GB = 1024**3
+
+
+def test_abusive_guests_harm_neither_host_nor_neighbour(
+    platform: Platform, api: Api, busybox: str, nothing_left: Footprint
+) -> None:
+    """While four guests print, fill, fork and eat without end, a neighbour answers in time,
+    the API works, and the host keeps its disk and its memory. All four can be stopped."""
+    free_disk, free_memory = shutil.disk_usage(platform.data_dir).free, available_memory()
+    web = {"SCRIPT": guests.WEB, "NAME": "neighbour"}
+    with api.running(busybox, port=8000, envVars=web) as neighbour:
+        api.visit_when_up(neighbour)
+        abusers = [
+            api.start(busybox, envVars={"SCRIPT": script})["id"] for script in guests.ABUSE.values()
+        ]
+        slowest, ends = 0.0, time.monotonic() + SECONDS
+        while time.monotonic() < ends:
+            begun = time.monotonic()
+            assert api.visit(neighbour).text == "hello from neighbour\n"
+            assert api.vm(neighbour["id"])["state"] == "started"
+            slowest = max(slowest, time.monotonic() - begun)
+        assert slowest < ANSWER_S
+        assert free_memory - available_memory() < 4 * GB
+        assert free_disk - shutil.disk_usage(platform.data_dir).free < 3 * GB
+        assert api.start(busybox, envVars={"SCRIPT": "exit 0"})["id"]
+        for vm in abusers:
+            assert api.stop(vm)["state"] == "destroyed"
+    for vm in api.vms(status="stopped"):
+        api.stop(vm["id"])
+
+
+def test_endless_output_is_kept_within_bounds(
+    platform: Platform, api: Api, busybox: str, nothing_left: Footprint
+) -> None:
+    """The newest lines are kept, no more of them than the setting allows, in order."""
+    script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo $i; done; echo done; sleep 1000"
+    with api.running(busybox, envVars={"SCRIPT": script}) as vm:
+        api.wait_for_line(vm["id"], "done", 120)
+    numbers = [int(line) for line in api.printed(vm["id"]) if line != "done"]
+    assert numbers == list(range(numbers[0], 30001))
+    assert len(numbers) < 25_000
+
+
+def available_memory() -> int:
+    """Return how much memory the host could still give, in bytes."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("the kernel does not tell how much memory is available")
