@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     disk_gb: int = Field(
         default=4, ge=1, le=500, description="Writable disk of a VM, sparse, in GB."
     )
+    min_free_disk_mb: int = Field(
+        default=2048,
+        ge=64,
+        description="Free space below which no VM starts; below half of it, the largest is ended.",
+    )
     dns: Words = Field(
         default_factory=lambda: ["1.1.1.1", "8.8.8.8"],
         description="Resolvers that guests and builds use, comma-separated.",

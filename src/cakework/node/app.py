@@ -37,6 +37,7 @@ from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Host
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.registry import Vms
+from cakework.node.vms.room import Room
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 from cakework.settings import Settings
@@ -130,9 +131,10 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
         most=settings.max_templates,
     )
     pool = Pool(host, workshop, {Shape(): settings.pool_size})
-    stack.push_async_callback(pool.drain)
+    stack.push_async_callback(pool.close)
     volumes = Volumes(folder / "volumes")
-    vms = Vms(host, workshop, pool, images, volumes, journal, _memory_mb(settings))
+    room = Room(folder, _memory_mb(settings), settings.min_free_disk_mb)
+    vms = Vms(host, workshop, pool, images, volumes, journal, room)
     stack.push_async_callback(vms.close)
     await vms.adopt()
     networks = BuildNetworks(territory, slots, egress)
@@ -170,6 +172,7 @@ async def _serve(
         asyncio.create_task(node.prepare(shapes), name="prepare"),
         asyncio.create_task(dialing.serve(), name="dial"),
         asyncio.create_task(_tidy(node), name="tidy"),
+        asyncio.create_task(node.vms.watch_disk(), name="disk"),
     ]
     serving = asyncio.create_task(server.serve(sockets=[api]), name="api")
     stopping = asyncio.create_task(stop.wait())

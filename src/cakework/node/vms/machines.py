@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from cakework.node.network.rules import Egress
 from cakework.node.network.slots import Slots
 from cakework.node.sockets import listen
 from cakework.node.territory import Territory
+from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.disks import copy_sparse
 from cakework.node.vms.monitor import Monitor
@@ -49,8 +50,12 @@ OVERHEAD_MB = 256
 QEMU_THREADS = 64
 START_TIMEOUT_S = 30.0
 BOOT_TIMEOUT_S = 60.0
+REHEARSAL_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 0.5
+CLOSE_TIMEOUT_S = 1.0
 RECORD = "record.json"
+OUTPUT = "output.log"
+OUTPUT_BYTES = 1 << 20
 IMAGE_IN_JAIL = "/vm/image"
 REHEARSAL = ("/bin/busybox", "sh", "-c", "cat /etc/hosts; echo rehearsed >&2")
 
@@ -166,8 +171,12 @@ class Machine:
 
     async def rehearse(self) -> None:
         """Let the guest go the way of a start once, so that the emulator knows it."""
-        await self.channel.send(Rehearse(REHEARSAL))
-        answer = await self.channel.receive()
+        try:
+            async with asyncio.timeout(REHEARSAL_TIMEOUT_S):
+                await self.channel.send(Rehearse(REHEARSAL))
+                answer = await self.channel.receive()
+        except TimeoutError as error:
+            raise GuestError("the guest did not end its rehearsal in time") from error
         if not isinstance(answer, Rehearsed):
             raise GuestError(f"the guest could not rehearse: {answer}")
 
@@ -189,13 +198,15 @@ class Machine:
         self.record = self.record.model_copy(update=update)
         self._write_record()
 
+    def trim_output(self) -> None:
+        """Empty the file of what QEMU says when a guest has made it grow beyond its bound."""
+        output = self.folder / OUTPUT
+        if output.stat().st_size > OUTPUT_BYTES:
+            os.truncate(output, 0)
+
     async def disconnect(self) -> None:
         """Let go of a machine that goes on running, for the next node to adopt."""
-        self._held.pop_all()
-        await self.channel.close()
-        await self.monitor.close()
-        self.process.close()
-        self.namespace.close()
+        await unbroken(self._let_go())
 
     async def kill(self) -> None:
         """End the process, and nothing else yet."""
@@ -203,8 +214,11 @@ class Machine:
         await self.process.wait()
 
     async def release(self) -> None:
-        """Kill the process and give back all that is held; returns when nothing is left."""
-        await asyncio.shield(self._held.aclose())
+        """Kill the process and give back all that is held; returns when nothing is left.
+
+        When cancelled, it is done all the same before the cancellation is raised.
+        """
+        await unbroken(self._held.aclose())
 
     @classmethod
     def _new(cls, host: Host, template: Template) -> "Machine":
@@ -226,24 +240,40 @@ class Machine:
     async def _prepare(self) -> None:
         """Make folder, record, cgroup and namespace."""
         uid = self._host.territory.uid(self.record.slot)
-        for folder in (self.folder, self.folder / "vm", self.folder / "root"):
+        self.folder.mkdir(mode=0o711)
+        self._hold_leftovers()
+        for folder in (self.folder / "vm", self.folder / "root"):
             folder.mkdir(mode=0o711)
         os.chown(self.folder / "vm", uid, uid)
         self._write_record()
-        self._hold_leftovers()
+        await unbroken(self._make_namespace())
+
+    async def _make_namespace(self) -> None:
         make = partial(make_vm_namespace, self._host.territory, self.record.slot, self._host.egress)
         self._hold_namespace(await asyncio.to_thread(make))
+
+    async def _let_go(self) -> None:
+        self._held.pop_all()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.channel.close(), CLOSE_TIMEOUT_S)
+        await self.monitor.close()
+        self.process.close()
+        self.namespace.close()
 
     def _hold_leftovers(self) -> None:
         """Hold what a crash leaves behind: folder and cgroup."""
         shape = self.record.shape
-        self._held.push_async_callback(asyncio.to_thread, shutil.rmtree, self.folder)
-        self._held.callback(lambda: self.when_gone())
+        self._held.push_async_callback(self._forget)
         self._held.push_async_callback(asyncio.to_thread, _remove_disks, self.folder)
         name = f"{self._host.territory.name}-{self.machine_id}"
         limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
         self.cgroup = Cgroup.create(name, limits)
         self._held.push_async_callback(self.cgroup.end)
+
+    async def _forget(self) -> None:
+        """Say that it is gone, and remove the record; if the first fails, the next node says it."""
+        self.when_gone()
+        await asyncio.to_thread(shutil.rmtree, self.folder)
 
     async def _find_running(self, acked: int) -> None:
         pid, started = self.record.pid, self.record.started
@@ -265,7 +295,7 @@ class Machine:
     async def _copy_scratch(self, template: Path) -> None:
         uid = self._host.territory.uid(self.record.slot)
         scratch = self.folder / "vm" / "scratch"
-        await asyncio.to_thread(copy_sparse, template, scratch)
+        await unbroken(asyncio.to_thread(copy_sparse, template, scratch))
         os.chown(scratch, uid, uid)
 
     def _link(self, image: Path) -> None:
@@ -299,7 +329,7 @@ class Machine:
             devices=("/dev/kvm",) if "kvm" in command else (),
             preload=preload,
         )
-        process = Process.spawn(jail, command, fds.all(), self.folder / "output.log")
+        process = Process.spawn(jail, command, fds.all(), self.folder / OUTPUT)
         self._hold_process(process)
         self.namespace.close_tap()
         update = {"pid": process.pid, "started": process.started}
@@ -318,7 +348,7 @@ class Machine:
                 await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
             except TimeoutError:
                 raise error from None
-            said = (self.folder / "output.log").read_text(errors="replace")[-500:].strip()
+            said = (self.folder / OUTPUT).read_text(errors="replace")[-500:].strip()
             raise Unavailable(f"QEMU {self.process.how()} at its start: {said}") from error
 
     async def _hold_connections(self, timeout_s: float, acked: int, state: int | None) -> None:
@@ -326,10 +356,15 @@ class Machine:
         self._held.push_async_callback(self.monitor.close)
         if state is not None:
             await self.monitor.load(state, timeout_s)
+        else:
+            # An adopted one may have been paused still when its node ended.
+            await self.monitor.resume()
         self.channel = await GuestChannel.connect(
             self.folder / "guest.sock", acked=acked, timeout_s=timeout_s
         )
         self._held.push_async_callback(self.channel.close)
+        # First of all at the end: connections to a process that is gone close without delay.
+        self._held.callback(self.process.kill)
 
     def _write_record(self) -> None:
         partial_file = self.folder / "record.partial"

@@ -6,8 +6,7 @@ translated. The pool is refilled while no start is under way, so that refilling 
 """
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Coroutine, Mapping
 
 import structlog
 
@@ -28,6 +27,8 @@ class Pool:
         self._workshop = workshop
         self._sizes = dict(sizes)
         self._ready: dict[Shape, list[Machine]] = {shape: [] for shape in sizes}
+        self._allowed_mb: float = float("inf")
+        self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -46,7 +47,7 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether nothing is missing that there is memory for."""
         return self._missing() is None
 
     def begin_start(self) -> None:
@@ -60,22 +61,29 @@ class Pool:
         if not self._starts:
             self._quiet.set()
 
+    def allow(self, memory_mb: int) -> None:
+        """Say how much memory waiting machines may come to use; what is beyond is released."""
+        self._allowed_mb = memory_mb
+        for machines in self._ready.values():
+            while machines and self.memory_mb > memory_mb:
+                self._spawn(machines.pop().release())
+        self._wanted.set()
+
     def take(self, shape: Shape) -> Machine | None:
         """Take a ready machine of ``shape``; None if there is none."""
         machines = self._ready.get(shape, [])
-        while machines:
-            machine = machines.pop()
-            self._wanted.set()
-            if not machine.process.ended:
-                return machine
-            asyncio.get_running_loop().create_task(machine.release())
-        return None
+        if not machines:
+            return None
+        self._wanted.set()
+        return machines.pop()
 
-    async def drain(self) -> None:
-        """Release every waiting machine: there is better use for the memory."""
+    async def close(self) -> None:
+        """Release every waiting machine."""
         for machines in self._ready.values():
             while machines:
-                await machines.pop().release()
+                self._spawn(machines.pop().release())
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     async def fill(self) -> None:
         """Keep the pool full, for ever."""
@@ -90,11 +98,15 @@ class Pool:
                 await self._add(shape)
             except CakeworkError as error:
                 log.warning("pool.not_filled", reason=error.detail)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._never(), RETRY_S)
+                await asyncio.sleep(RETRY_S)
 
     def _missing(self) -> Shape | None:
-        short = (s for s, size in self._sizes.items() if len(self._ready[s]) < size)
+        short = (
+            shape
+            for shape, size in self._sizes.items()
+            if len(self._ready[shape]) < size
+            and self.memory_mb + shape.memory_mb <= self._allowed_mb
+        )
         return next(short, None)
 
     async def _add(self, shape: Shape) -> None:
@@ -106,7 +118,26 @@ class Pool:
         except BaseException:
             await machine.release()
             raise
+        if self.memory_mb + shape.memory_mb > self._allowed_mb:
+            await machine.release()
+            return
         self._ready[shape].append(machine)
+        machine.process.when_ended(lambda: self._lost(shape, machine))
 
-    async def _never(self) -> None:
-        await asyncio.Event().wait()
+    def _lost(self, shape: Shape, machine: Machine) -> None:
+        """A process has ended: if it is that of a machine that waits, release the machine."""
+        if machine in self._ready[shape]:
+            log.warning("pool.machine_lost", machine=machine.machine_id)
+            self._ready[shape].remove(machine)
+            self._spawn(machine.release())
+            self._wanted.set()
+
+    def _spawn(self, release: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(release)
+        self._tasks.add(task)
+        task.add_done_callback(self._released)
+
+    def _released(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("pool.not_released", exc_info=error)

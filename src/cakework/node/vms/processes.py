@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Process:
     _pidfd: int
     _child: subprocess.Popen[bytes] | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _callbacks: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     @classmethod
     def spawn(
@@ -101,6 +102,10 @@ class Process:
         """Return when it has ended."""
         await self._ended.wait()
 
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when it ends while it is watched."""
+        self._callbacks.append(callback)
+
     def how(self) -> str:
         """Say how it ended, for people; what an earlier node started ends unseen."""
         status = self._child.poll() if self._child else None
@@ -129,6 +134,8 @@ class Process:
         if self._child is not None:
             self._child.poll()
         self._ended.set()
+        for callback in self._callbacks:
+            callback()
 
 
 def start_time(pid: int) -> int:

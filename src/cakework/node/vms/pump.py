@@ -5,6 +5,7 @@ reading for a while, the guest's buffer fills, and then the program waits.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 
@@ -30,8 +31,13 @@ class Pump:
         self._before = before
         self._channel = channel
         self._journal = journal
+        self._hurry = asyncio.Event()
         self._debt_s = 0.0
         self._at = time.monotonic()
+
+    def hurry(self) -> None:
+        """Take what is still to come at any rate: nothing prints any more."""
+        self._hurry.set()
 
     async def receive(self) -> list[GuestFrame] | None:
         """Wait for frames, record the lines among them, and return the others.
@@ -81,4 +87,5 @@ class Pump:
         self._debt_s = max(0.0, self._debt_s - (now - self._at)) + cost
         self._at = now
         if self._debt_s > BURST_S:
-            await asyncio.sleep(self._debt_s - BURST_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._debt_s - BURST_S)

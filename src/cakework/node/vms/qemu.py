@@ -49,9 +49,9 @@ class MachineSpec:
             *("-accel", self._accel(), "-cpu", self._cpu()),
             *("-smp", str(self.shape.cpu), "-m", str(self.shape.memory_mb)),
             *("-sandbox", SANDBOX),
-            *("-device", "virtio-blk-device,drive=image,serial=image"),
-            *("-device", "virtio-blk-device,drive=scratch,serial=scratch"),
-            *("-device", "virtio-blk-device,drive=volume,serial=volume"),
+            *_disk_device("image"),
+            *_disk_device("scratch"),
+            *_disk_device("volume"),
             *("-device", "virtio-serial-device"),
             *("-device", f"virtserialport,chardev=guest,name={PORT_NAME}"),
             *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
@@ -114,6 +114,12 @@ def restore_command(machine: MachineSpec, fds: Descriptors, image: str) -> list[
         *_links(fds),
         *("-incoming", "defer"),
     ]
+
+
+def _disk_device(name: str) -> tuple[str, str]:
+    """A disk that tells its guest of errors; else QEMU pauses a guest when the host is full."""
+    device = f"virtio-blk-device,drive={name},serial={name}"
+    return "-device", f"{device},werror=report,rerror=report"
 
 
 def _ram(shape: Shape, *, shared: bool) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from cakework.domain.errors import CakeworkError, NoRoom, NotFound
+from cakework.domain.errors import CakeworkError, NotFound
 from cakework.domain.facts import VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.vms import Shape
@@ -23,12 +23,12 @@ from cakework.node.vms.disks import make_ext4
 from cakework.node.vms.machines import RECORD, Host, Machine, MachineRecord
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.processes import Process
+from cakework.node.vms.room import Room
 from cakework.node.vms.vm import Vm
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 
 ENDED_KEPT = 10_000
-RETRY_AFTER_S = 5
 log = structlog.get_logger("cakework.node.vms")
 
 
@@ -43,7 +43,7 @@ class Vms:
         images: ImageStore,
         volumes: Volumes,
         journal: Journal,
-        memory_mb: int,
+        room: Room,
     ) -> None:
         self._host = host
         self._workshop = workshop
@@ -51,7 +51,7 @@ class Vms:
         self._images = images
         self._volumes = volumes
         self._journal = journal
-        self._memory_mb = memory_mb
+        self._room = room
         self._vms: dict[str, Vm] = {}
         self._ended: OrderedDict[str, VmReport] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,8 +96,9 @@ class Vms:
             return await self.start(order)
         if vm is None:
             image = self._image(order.image_id)
-            await self._admit(order.shape)
+            self._room.admit(self._promised_mb, order.shape.memory_mb)
             vm = self._vms[order.vm_id] = Vm(order, self._journal)
+            self._pool.allow(self._room.memory_mb - self._promised_mb)
             await asyncio.shield(self._launch(vm, image))
         await vm.begun.wait()
         return vm.report
@@ -109,6 +110,18 @@ class Vms:
         vm = self._find(vm_id)
         await vm.stop(grace_s)
         return vm.report
+
+    async def watch_disk(self) -> None:
+        """For ever: end the VM that has taken most of a disk that is full."""
+
+        def disks() -> dict[str, Path]:
+            return {
+                vm_id: vm.machine.folder / "vm"
+                for vm_id, vm in self._vms.items()
+                if vm.machine is not None
+            }
+
+        await self._room.watch_disk(disks, self._end)
 
     async def adopt(self) -> None:
         """Take on the VMs that an earlier node left running; reap what nobody claims."""
@@ -124,6 +137,14 @@ class Vms:
         for task in self._tasks:
             task.cancel("closing")
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def _promised_mb(self) -> int:
+        return sum(vm.order.shape.memory_mb for vm in self._vms.values())
+
+    async def _end(self, vm_id: str, why: str) -> None:
+        if vm_id in self._vms:
+            await self._vms[vm_id].end(why)
 
     async def _launch(self, vm: Vm, image: Image) -> None:
         self._pool.begin_start()
@@ -191,16 +212,7 @@ class Vms:
         await vm.live(machine)
         del self._vms[vm.order.vm_id]
         self._remember(vm.report)
-
-    async def _admit(self, shape: Shape) -> None:
-        promised = sum(vm.order.shape.memory_mb for vm in self._vms.values())
-        if promised + shape.memory_mb > self._memory_mb:
-            raise NoRoom(
-                f"the host's memory is promised to other VMs ({promised} of {self._memory_mb} MB)",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        if promised + shape.memory_mb + self._pool.memory_mb > self._memory_mb:
-            await self._pool.drain()
+        self._pool.allow(self._room.memory_mb - self._promised_mb)
 
     async def _adopt(self, folder: Path) -> None:
         try:

@@ -9,7 +9,6 @@ others only ask (stop) or wait (begun, gone).
 
 import asyncio
 import contextlib
-import signal
 import time
 
 import structlog
@@ -28,10 +27,12 @@ from cakework.node.guest.protocol import (
 )
 from cakework.node.journal import Journal
 from cakework.node.vms.machines import Machine
+from cakework.node.vms.processes import signal_name
 from cakework.node.vms.pump import Pump
 
 CHECK_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 10.0
+END_NOTICE_S = 0.2
 UNMOUNT_TIMEOUT_S = 10.0
 END_GRACE_S = 3.0 + UNMOUNT_TIMEOUT_S
 """How much longer than its program's grace a guest may take to end on request."""
@@ -46,10 +47,12 @@ class Vm:
         self.order = order
         self.report = VmReport(vm_id=order.vm_id, run=order.run, state="starting")
         self.machine: Machine | None = None
+        self.launch: asyncio.Task[None] | None = None
         self.begun = asyncio.Event()
         self.gone = asyncio.Event()
         self._journal = journal
-        self._asked_to_stop = False
+        self.asked_to_stop = False
+        self._told_why: str | None = None
         self._ending: Exited | Failed | None = None
         self._log = log.bind(vm_id=order.vm_id)
 
@@ -68,21 +71,43 @@ class Vm:
         except Exception:
             self._log.exception("vm.fault")
             why = "the VM was ended by a fault of the platform"
-        self._end(why, machine)
-        await machine.release()
+        self._end(why)
+        self._log.info("vm.stopped", reason=why, machine=machine.machine_id)
+        try:
+            await machine.release()
+        except Exception:
+            self._log.exception("vm.not_released", machine=machine.machine_id)
+        self.over()
+
+    def never_ran(self) -> None:
+        """It was asked to stop before it had a machine."""
+        self._end("stopped on request")
+        self._record_end()
+        self.over()
+
+    def over(self) -> None:
+        """Nothing of it is left: nobody needs to wait any more."""
         self.begun.set()
         self.gone.set()
 
     async def stop(self, grace_s: float) -> None:
-        """End the program, then the VM; returns when all is released."""
-        self._asked_to_stop = True
-        if self.machine is not None and not self.gone.is_set():
-            with contextlib.suppress(GuestError):
-                await self.machine.channel.send(PowerOff(int(grace_s * 1000)))
-            try:
-                await asyncio.wait_for(self.gone.wait(), grace_s + END_GRACE_S)
-            except TimeoutError:
-                self.machine.process.kill()
+        """End the program, then the VM; returns when all is released. It has a machine."""
+        self.asked_to_stop = True
+        if self.machine is None or self.gone.is_set():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s + END_GRACE_S):
+                with contextlib.suppress(GuestError):
+                    await self.machine.channel.send(PowerOff(int(grace_s * 1000)))
+                await self.gone.wait()
+        self.machine.process.kill()
+        await self.gone.wait()
+
+    async def end(self, why: str) -> None:
+        """End the VM at once, for a reason of the platform's; returns when all is released."""
+        self._told_why = why
+        if self.machine is not None:
+            self.machine.process.kill()
         await self.gone.wait()
 
     def now_started(self) -> None:
@@ -103,9 +128,11 @@ class Vm:
                 await asyncio.wait({pumping}, timeout=CHECK_TIMEOUT_S)
             if pumping.done() and (why := pumping.result()):
                 return why
-            if hung.done():
+            if not ended.done():
+                # A monitor that is cut off by the end of QEMU may say so first.
+                await asyncio.wait({ended}, timeout=END_NOTICE_S)
+            if not ended.done():
                 return "the VM stopped responding"
-            await ended
             return self._how_it_died(machine)
         finally:
             for task in tasks:
@@ -116,6 +143,7 @@ class Vm:
         """Record what the guest says; return how it ended, None if it went without a word."""
         before = machine.record.lines_before
         pump = Pump(self.order.vm_id, machine.channel, self._journal, before)
+        machine.process.when_ended(pump.hurry)
         try:
             while (frames := await pump.receive()) is not None:
                 for frame in frames:
@@ -143,22 +171,23 @@ class Vm:
                 if self.order.volume_gb:
                     await machine.channel.send(PowerOff(0))
                     await asyncio.wait_for(machine.process.wait(), UNMOUNT_TIMEOUT_S)
-            return "stopped on request" if self._asked_to_stop else _how_it_ended(ending)
+            return "stopped on request" if self.asked_to_stop else _how_it_ended(ending)
         return f"the program could not be started: {ending.what}"
 
     def _how_it_died(self, machine: Machine) -> str:
-        if self._asked_to_stop:
+        if self._told_why is not None:
+            return self._told_why
+        if self.asked_to_stop:
             return "stopped on request"
         if machine.cgroup.oom_kills():
             return "the VM used more memory than it may"
         return f"the VM's process {machine.process.how()}"
 
-    def _end(self, why: str, machine: Machine) -> None:
+    def _end(self, why: str) -> None:
         code = _exit_code(self._ending) if isinstance(self._ending, Exited) else None
         self.report = self.report.model_copy(
             update={"state": "stopped", "reason": why, "exit_code": code}
         )
-        self._log.info("vm.stopped", reason=why, exit_code=code, machine=machine.machine_id)
 
     def _record_end(self) -> None:
         self._journal.append(
@@ -176,6 +205,7 @@ async def _hang(machine: Machine) -> None:
     """Return when QEMU gives no sign of life any more."""
     while True:
         await asyncio.sleep(CHECK_EVERY_S)
+        machine.trim_output()
         try:
             await machine.monitor.check(CHECK_TIMEOUT_S)
         except CakeworkError:
@@ -190,15 +220,8 @@ def _how_it_ended(exited: Exited) -> str:
     if exited.out_of_memory:
         return "the program ran out of memory"
     if exited.by_signal:
-        return f"the program was ended by {_signal_name(exited.value)}"
+        return f"the program was ended by {signal_name(exited.value)}"
     return f"the program ended with exit code {exited.value}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _now_ms() -> int:

@@ -12,14 +12,18 @@ import hashlib
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from cakework.domain.errors import Unavailable
 from cakework.domain.vms import Shape
 from cakework.node.sockets import listen
+from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import BUSYBOX, Artifacts, tsc_khz
 from cakework.node.vms.disks import make_erofs, make_ext4
 from cakework.node.vms.machines import Host, Machine
@@ -88,15 +92,16 @@ class Workshop:
         making = Template(Path(tempfile.mkdtemp(prefix=MAKING, dir=self._folder)), template.spec)
         try:
             making.folder.chmod(0o755)
-            await asyncio.to_thread(
-                _lay_out, making, self._host.artifacts, self._disk_gb, shape.memory_mb
-            )
+            lay_out = partial(_lay_out, making, self._host.artifacts, self._disk_gb)
+            await unbroken(asyncio.to_thread(lay_out, shape.memory_mb))
             machine = await Machine.boot(self._host, making)
             try:
                 await self._save(machine, making)
             finally:
                 await machine.release()
             making.folder.rename(template.folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Unavailable(f"a template could not be made: {error}") from error
         finally:
             shutil.rmtree(making.folder, ignore_errors=True)
         log.info("template.made", cpu=shape.cpu, memory_mb=shape.memory_mb)
@@ -109,8 +114,11 @@ class Workshop:
             receiving = asyncio.create_task(asyncio.to_thread(_receive, listener, making.state))
             try:
                 await machine.monitor.save("unix:/template/state.sock", SAVE_TIMEOUT_S)
-            finally:
+            except BaseException:
+                await machine.kill()
                 listener.shutdown(socket.SHUT_RDWR)
+                await asyncio.gather(receiving, return_exceptions=True)
+                raise
             await receiving
         await machine.kill()
         making.scratch.unlink()

@@ -1,0 +1,73 @@
+"""Room on the host: what may be promised to VMs, and what is done when a disk fills after all.
+
+Memory is promised when a VM is admitted. Disks are sparse and promise more than there is, so
+free space is watched: short of it, no VM is admitted; when it runs out, the VM that has taken
+most is ended, so that host and neighbours can go on.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from cakework.domain.errors import NoRoom
+
+RETRY_AFTER_S = 5
+WATCH_EVERY_S = 2.0
+log = structlog.get_logger("cakework.node.room")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The bounds of one host: ``memory_mb`` that may be promised, free space kept on ``folder``."""
+
+    folder: Path
+    memory_mb: int
+    min_free_disk_mb: int
+
+    def admit(self, promised_mb: int, wanted_mb: int) -> None:
+        """Raise NoRoom if a VM of ``wanted_mb`` does not fit beside what is promised."""
+        if promised_mb + wanted_mb > self.memory_mb:
+            raise NoRoom(
+                f"the host's memory is promised to other VMs ({promised_mb} of "
+                f"{self.memory_mb} MB)",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if self.free_disk_mb() < self.min_free_disk_mb:
+            raise NoRoom("the host's disk is full", retry_after_s=RETRY_AFTER_S)
+
+    def free_disk_mb(self) -> int:
+        """Return the free space of the disk that VMs write to."""
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize >> 20
+
+    async def watch_disk(
+        self,
+        disks: Callable[[], Mapping[str, Path]],
+        end: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """For ever: while less than half the space to be kept is free, end the largest VM.
+
+        ``disks`` gives the folder that holds each VM's disks; ``end`` takes a VM's id and why.
+        """
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self.free_disk_mb() >= self.min_free_disk_mb // 2:
+                continue
+            sizes = {vm_id: _taken(folder) for vm_id, folder in disks().items()}
+            if sizes:
+                largest = max(sizes, key=lambda vm_id: sizes[vm_id])
+                log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
+                await end(largest, "the host's disk was full, and this VM had taken most of it")
+
+
+def _taken(folder: Path) -> int:
+    """Return the bytes that the files in ``folder`` take on the disk, holes left out."""
+    try:
+        files = [path.stat() for path in folder.iterdir()]
+    except FileNotFoundError:
+        return 0
+    return sum(info.st_blocks * 512 for info in files if info.st_nlink == 1)
