@@ -20,17 +20,20 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
-    """The platform that all these tests share. Afterwards nothing of it is left."""
-    folder = Path(tempfile.mkdtemp(prefix="cakework-acceptance-"))
-    folder.chmod(0o755)
-    platform = Platform(folder, SETTINGS)
-    try:
+def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+    """The platform that all these tests share. Its log is kept when one of them fails."""
+    with tempfile.TemporaryDirectory(prefix="cakework-acceptance-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        platform = Platform(folder, SETTINGS)
         platform.start()
-        yield platform
-    finally:
-        platform.stop()
-        shutil.rmtree(folder)
+        try:
+            yield platform
+        finally:
+            left = platform.end()
+            if request.session.testsfailed:
+                print(f"\nlog of the platform: {shutil.copy(platform.log, f'{folder}.log')}")
+    assert not left, f"machines outlived `cakework up --stop-vms`: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cakework.node.territory import FIRST_UID, SLOTS, Territory
+from cakework.node.territory import Territory
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
 
@@ -38,10 +38,10 @@ def footprint(platform: Platform) -> Footprint:
     assert node is not None
     with platform.api() as api:
         started = len(api.vms(status="started")) + len(api.vms(status="created"))
-    territory = territory_of(platform)
+    territory = platform.territory()
     open_files = _open_files(node) - _callers(platform)
     return Footprint(
-        processes=len(machine_pids(platform)),
+        processes=len(platform.machines()),
         namespaces=sum(1 for target in open_files if target.startswith("net:")),
         interfaces=sum(1 for name in _interfaces() if name.startswith(territory.interface_prefix)),
         mounts=Path("/proc/self/mountinfo").read_text().count(str(platform.data_dir)),
@@ -50,27 +50,6 @@ def footprint(platform: Platform) -> Footprint:
         open_files=len(open_files),
         started=started,
     )
-
-
-def territory_of(platform: Platform) -> Territory:
-    """Return which of the host's numbers are this platform's."""
-    return Territory(int((platform.settings.node_dir / "territory").read_text()))
-
-
-def machine_pids(platform: Platform) -> set[int]:
-    """Return the processes that run as one of this platform's machine users."""
-    first = FIRST_UID + territory_of(platform).number * SLOTS
-    return {pid for pid, uid in _processes() if first <= uid < first + SLOTS}
-
-
-def _processes() -> Iterator[tuple[int, int]]:
-    """Yield process and user of all that run. A zombie holds nothing but its number."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z":
-                    yield int(folder.name), folder.stat().st_uid
 
 
 def _open_files(pid: int) -> set[str]:
@@ -130,7 +109,7 @@ def machine_of(platform: Platform, vm_id: str) -> int:
 
 def slot_addresses(platform: Platform) -> list[str]:
     """Return both addresses, the host's and the machine's, of every machine there is."""
-    territory = territory_of(platform)
+    territory = platform.territory()
     slots = [int(record["slot"]) for record in _records(platform)]
     return [address for slot in slots for address in territory.addresses(slot)]
 

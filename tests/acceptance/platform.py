@@ -1,17 +1,19 @@
 """The real thing: `cakework up` in a folder of its own, on free ports."""
 
+import contextlib
 import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
 
+from cakework.node.territory import SLOTS, Territory
 from cakework.settings import Settings
 from tests.acceptance.api import Api
 from tests.acceptance.waiting import until
@@ -46,10 +48,10 @@ class Platform:
     def settings(self) -> Settings:
         return Settings(data_dir=self.data_dir)
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Bring it up, on the ports it had before; return when it serves."""
         ports = [_port(self._answer.get(name, "")) for name in ("url", "router")]
-        command = ["up", "--port", ports[0], "--proxy-port", ports[1], "--json"]
+        command = ["up", "--port", ports[0], "--proxy-port", ports[1], "--json", *options]
         with self.log.open("a") as log:
             self._up = subprocess.Popen(
                 [sys.executable, "-m", "cakework.cli", *command],
@@ -77,6 +79,25 @@ class Platform:
                 assert self._up.stdout is not None
                 self._up.stdout.close()
                 self._up = None
+
+    def end(self) -> list[int]:
+        """Shut it down with all its VMs; return machines that outlived this, killed now."""
+        self.stop()
+        self.start("--stop-vms")
+        self.stop()
+        left = sorted(self.machines())
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        return left
+
+    def territory(self) -> Territory:
+        """Return which of the host's numbers are its own."""
+        return Territory(int((self.settings.node_dir / "territory").read_text()))
+
+    def machines(self) -> set[int]:
+        """Return the processes that run as one of its machine users."""
+        first = self.territory().uid(0)
+        return {pid for pid, uid in _processes() if first <= uid < first + SLOTS}
 
     def api(self, key: str | None = None) -> Api:
         """Return a client that speaks as ``key``, or as the first account."""
@@ -127,6 +148,16 @@ class Platform:
             return httpx2.get(f"{self.url}/readyz").is_success
         except httpx2.TransportError:
             return False
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """Yield process and user of all that run. A zombie holds nothing but its number."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z":
+                    yield int(folder.name), folder.stat().st_uid
 
 
 def _port(url: str) -> str:
