@@ -14,25 +14,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.errors import (
     CakeworkError,
-    Conflict,
-    InvalidRequest,
-    NoRoom,
     NotFound,
     QuotaExceeded,
     Unavailable,
 )
 from cakework.domain.ids import AccountId, ImageId, VmId, new_host_label, new_vm_id
-from cakework.domain.orders import StopOrder, VmOrder, VmReport
+from cakework.domain.orders import StopOrder, VmReport
 from cakework.domain.vms import Ignore, Shape, VmState, decide_stop
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
+from cakework.server.services.vm_orders import RETRY_AFTER_S, order_of, refusal
 from cakework.server.services.vm_states import VmStates
 from cakework.server.store.database import Database
 from cakework.server.store.models import AccountRow, ImageRow, VmRow
 from cakework.server.store.values import not_before
 
-RETRY_AFTER_S = 5
 PAGE = 100
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -135,7 +132,7 @@ class Vms:
             raise
         except CakeworkError as error:
             await self._forget(row)
-            raise _passed_on(error) from error
+            raise refusal(error) from error
         if report.state == "starting":
             raise CakeworkError(f"The node left VM {row.id} starting.")
         return Started(await self.record_report(report), report.phases_ms)
@@ -302,29 +299,3 @@ class Vms:
             )
         row.state = VmState.DESTROYED
         self._states.tell([row])
-
-
-def order_of(row: VmRow) -> VmOrder:
-    """Return the order by which the node starts a VM."""
-    return VmOrder(
-        vm_id=row.id,
-        image_id=row.image_id,
-        shape=Shape(cpu=row.cpu, memory_mb=row.memory_mb),
-        hostname=row.hostname,
-        port=row.port,
-        env=row.env,
-        volume_gb=row.volume_gb,
-    )
-
-
-def _passed_on(error: CakeworkError) -> CakeworkError:
-    """Return what the caller is told of the node's refusal."""
-    match error:
-        case NoRoom():
-            return NoRoom(error.detail, retry_after_s=error.retry_after_s or RETRY_AFTER_S)
-        case InvalidRequest() | Conflict():
-            return error
-        case NotFound():
-            return Conflict("The image is not on the host any more; build it again.")
-        case _:
-            return CakeworkError(f"The node could not start the VM: {error.detail}")
