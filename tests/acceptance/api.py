@@ -121,7 +121,7 @@ class Api:
         until(
             lambda: self.get(path, query=text, batch=50)["lines"],
             within_s,
-            f"VM {vm_id} prints {text!r}; it printed {self.printed(vm_id)[-5:]}",
+            lambda: f"VM {vm_id} prints {text!r}; it printed {self.printed(vm_id)[-5:]}",
         )
         return self.printed(vm_id)
 

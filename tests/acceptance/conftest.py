@@ -7,7 +7,7 @@ import pytest
 
 from tests.acceptance import guests
 from tests.acceptance.api import Api
-from tests.acceptance.footprint import Footprint, at_rest, footprint
+from tests.acceptance.footprint import Footprint, at_rest, footprint, grown
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
 
@@ -60,4 +60,8 @@ def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
     """Holds a test to leaving the host as it found it, once the platform has come to rest."""
     before = at_rest(platform)
     yield before
-    until(lambda: footprint(platform) == before, 20, f"{footprint(platform)} is {before} again")
+
+    def left() -> dict[str, int]:
+        return grown(before, footprint(platform))
+
+    until(lambda: not left(), 20, lambda: f"nothing is left; there are {left()} beyond {before}")

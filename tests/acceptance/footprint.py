@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ def _files(folder: Path) -> Iterator[Path]:
     for below, names, files in os.walk(folder):
         names[:] = [name for name in names if name not in GROWS]
         yield from (Path(below, name) for name in files if not name.startswith(GROWS))
+
+
+def grown(before: Footprint, after: Footprint) -> dict[str, int]:
+    """Return what there is more of than before."""
+    less, more = asdict(before), asdict(after)
+    return {name: more[name] - less[name] for name in less if more[name] > less[name]}
 
 
 def at_rest(platform: Platform) -> Footprint:

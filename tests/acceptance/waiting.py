@@ -8,7 +8,7 @@ POLL_S = 0.02
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T | None], within_s: float, what: str) -> T:
+def until(condition: Callable[[], T | None], within_s: float, what: str | Callable[[], str]) -> T:
     """Return what ``condition`` returns as soon as that is true.
 
     Raises:
@@ -16,6 +16,8 @@ def until(condition: Callable[[], T | None], within_s: float, what: str) -> T:
     """
     deadline = time.monotonic() + within_s
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        if time.monotonic() > deadline:
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {within_s:g} s: {told}")
         time.sleep(POLL_S)
     return found
