@@ -205,7 +205,8 @@ def _command_line() -> str:
     cpu = Path("/proc/cpuinfo").read_text()
     mhz = next(line for line in cpu.splitlines() if line.startswith("cpu MHz")).split(":")[1]
     return (
-        f"console=ttyS0 panic=-1 init_on_alloc=0 tsc_early_khz={int(float(mhz) * 1000)} "
+        "console=ttyS0 panic=-1 init_on_alloc=0 "
+        f"tsc=reliable tsc_early_khz={int(float(mhz) * 1000)} "
         f"CW_ADDRESS={ADDRESS} CW_GATEWAY={GATEWAY}"
     )
 

@@ -49,7 +49,9 @@ async def test_lines_come_numbered_timed_and_told_apart(template: Template, tmp_
     assert [line.number for line in talk.lines] == [1, 2, 3, 4]
     assert talk.printed("stdout") == ["one", "", "four"]
     assert talk.printed("stderr") == ["two"]
-    assert all(before <= line.time_ns <= after for line in talk.lines)
+    times = [line.time_ns for line in talk.lines]
+    assert times == sorted(times)
+    assert before <= times[0] <= times[-1] <= after
     assert ending(talk) == Exited(by_signal=False, value=3, out_of_memory=False, last=4)
 
 
