@@ -145,9 +145,10 @@ def _parents(root: Path) -> Iterator[Path]:
 def _make_v2(root: Path, name: str, limits: Limits) -> Iterator[Path]:
     folder = root / PARENT / name
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        (root / PARENT).mkdir(exist_ok=True)
         for above in (root, root / PARENT):
             (above / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        folder.mkdir(exist_ok=True)
         _write(folder / "memory.max", _bytes(limits.memory_mb))
         _write(folder / "memory.swap.max", 0 if limits.memory_mb else None)
         _write(folder / "pids.max", limits.pids_max)

@@ -17,7 +17,7 @@ from cakework.node.cgroups import ROOT
 from cakework.node.images import Image, ImageStore
 from cakework.settings import Settings
 
-DEADLINE_S = 120
+DEADLINE_S = 250
 
 
 class Ledger:
@@ -81,7 +81,7 @@ class Bench:
     ledger: Ledger = field(default_factory=Ledger)
 
     def settings(self, **changes: object) -> Settings:
-        values: dict[str, object] = {"data_dir": self.data_dir, "build_timeout_s": 100, **changes}
+        values: dict[str, object] = {"data_dir": self.data_dir, "build_timeout_s": 250, **changes}
         return Settings.model_validate(values)
 
     def images(self) -> ImageStore:

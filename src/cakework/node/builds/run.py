@@ -169,13 +169,14 @@ class BuildRun:
 
     def _buildah(self, confinement: Confinement) -> tuple[str, ...]:
         work = f"/b/{confinement.work.name}"
-        ignore = ("--ignorefile", f"{work}/dockerignore") if self._order.dockerignore else ()
+        has_ignore = self._order.dockerignore is not None
+        ignore = ("--ignorefile", f"{work}/dockerignore") if has_ignore else ()
         return (
             "buildah",
             "build",
             "--layers",
             "--pull=never",
-            "--isolation=oci",
+            "--isolation=rootless",
             "--runtime=/usr/sbin/runc",
             # The network namespace that buildah itself is in: the build's own.
             "--network=host",

@@ -22,6 +22,7 @@ def test_an_image_comes_back_as_it_was_put(tmp_path: Path) -> None:
     store, image_id = ImageStore(tmp_path / "images"), new_image_id()
     put = asyncio.run(store.put(image_id, _file(tmp_path, b"12345"), CONFIG))
     got = ImageStore(tmp_path / "images").get(image_id)
+    assert got is not None
     assert got == put
     assert got.rootfs.read_bytes() == b"12345"
     assert got.config == CONFIG.model_copy(update={"size_bytes": 5})
