@@ -1,25 +1,23 @@
 """All VMs of this host: admitted, started, found again after a restart of the node."""
 
 import asyncio
-import os
 import shutil
 import time
 from collections import OrderedDict
-from functools import partial
+from collections.abc import Coroutine
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
-from cakework.domain.errors import CakeworkError, NotFound
+from cakework.domain.errors import CakeworkError, NotFound, Unavailable
 from cakework.domain.facts import VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.vms import Shape
 from cakework.node.cgroups import Cgroup
-from cakework.node.guest.protocol import Run
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
-from cakework.node.vms.disks import make_ext4
+from cakework.node.vms.launch import Launcher, Phases
 from cakework.node.vms.machines import RECORD, Host, Machine, MachineRecord
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.processes import Process
@@ -46,16 +44,15 @@ class Vms:
         room: Room,
     ) -> None:
         self._host = host
-        self._workshop = workshop
         self._pool = pool
         self._images = images
-        self._volumes = volumes
         self._journal = journal
         self._room = room
         self._vms: dict[str, Vm] = {}
         self._ended: OrderedDict[str, VmReport] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._restores = asyncio.Semaphore(max(2, 2 * (os.cpu_count() or 1)))
+        self._launcher = Launcher(host, workshop, pool, volumes)
+        self._share_memory()
 
     def reports(self) -> list[VmReport]:
         """Return how each VM is that has not ended."""
@@ -68,7 +65,7 @@ class Vms:
     def machine(self, vm_id: str) -> Machine:
         """Return the machine of a VM that runs. Raises NotFound."""
         vm = self._vms.get(vm_id)
-        if vm is None or vm.machine is None:
+        if vm is None or vm.machine is None or vm.report.state == "stopped":
             raise NotFound(f"no VM {vm_id} runs here")
         return vm.machine
 
@@ -95,19 +92,25 @@ class Vms:
             await vm.gone.wait()
             return await self.start(order)
         if vm is None:
-            image = self._image(order.image_id)
-            self._room.admit(self._promised_mb, order.shape.memory_mb)
-            vm = self._vms[order.vm_id] = Vm(order, self._journal)
-            self._pool.allow(self._room.memory_mb - self._promised_mb)
-            await asyncio.shield(self._launch(vm, image))
+            vm = self._begin(order)
+        if vm.launch is not None:
+            await asyncio.wait({vm.launch})
+            if vm.failure is not None:
+                raise vm.failure
+            if vm.machine is None and not vm.gone.is_set():
+                raise Unavailable("the node is closing")
         await vm.begun.wait()
         return vm.report
 
     async def stop(self, vm_id: str, grace_s: float) -> VmReport:
         """End a VM; returns when all it held is released. Raises NotFound."""
-        if vm_id not in self._vms:
+        vm = self._vms.get(vm_id)
+        if vm is None:
             return self._ended_report(vm_id)
-        vm = self._find(vm_id)
+        if vm.machine is None and vm.launch is not None:
+            vm.asked_to_stop = True
+            vm.launch.cancel()
+            await asyncio.wait({vm.launch})
         await vm.stop(grace_s)
         return vm.report
 
@@ -133,10 +136,14 @@ class Vms:
         await asyncio.gather(*(self._adopt(folder) for folder in folders))
 
     async def close(self) -> None:
-        """Let go of all VMs; they go on running until a node adopts them."""
-        for task in self._tasks:
-            task.cancel("closing")
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Let go of all VMs; they go on running until a node adopts them.
+
+        Those that have no machine yet are given up: whoever ordered them was not answered.
+        """
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel("closing")
+            await asyncio.wait(set(self._tasks))
 
     @property
     def _promised_mb(self) -> int:
@@ -146,79 +153,76 @@ class Vms:
         if vm_id in self._vms:
             await self._vms[vm_id].end(why)
 
+    def _begin(self, order: VmOrder) -> Vm:
+        image = self._image(order.image_id)
+        self._room.admit(self._promised_mb, order.shape.memory_mb)
+        vm = self._vms[order.vm_id] = Vm(order, self._journal)
+        vm.launch = self._spawn(self._launch(vm, image))
+        return vm
+
     async def _launch(self, vm: Vm, image: Image) -> None:
+        """Get the VM a machine and see that its program is begun; ``vm.failure`` if not."""
         self._pool.begin_start()
-        clock = Phases()
         try:
-            machine, phases = await self._ready_machine(vm.order, image)
-            live = self._see_through(vm, machine)
-            clock.lap("machine")
-            await machine.channel.send(_run(vm.order, image, self._host.dns))
-            waiting = asyncio.create_task(vm.begun.wait())
-            await asyncio.wait({waiting, live}, return_when=asyncio.FIRST_COMPLETED)
-            clock.lap("run")
-            vm.report = vm.report.model_copy(update={"phases_ms": {**phases, **clock.laps}})
-            log.info("vm.started", vm_id=vm.order.vm_id, **vm.report.phases_ms)
-        except BaseException:
-            if vm.machine is None:
-                del self._vms[vm.order.vm_id]
-            raise
+            await self._run(vm, image)
+        except asyncio.CancelledError:
+            if vm.machine is not None or not vm.asked_to_stop:
+                raise
+            vm.never_ran()
+            self._forget(vm)
+            self._remember(vm.report)
+        except Exception as error:
+            log.warning("vm.not_started", vm_id=vm.order.vm_id, exc_info=error)
+            vm.failure = error
+            self._forget(vm)
+            vm.over()
         finally:
             self._pool.end_start()
 
-    async def _ready_machine(
-        self, order: VmOrder, image: Image
-    ) -> tuple[Machine, dict[str, float]]:
-        """Return a running machine with its disks, and how long that took, by phase, in ms."""
+    async def _run(self, vm: Vm, image: Image) -> None:
         clock = Phases()
-        machine = self._pool.take(order.shape)
-        pooled = machine is not None
-        if machine is None:
-            template = await self._workshop.template(order.shape)
-            async with self._restores:
-                clock.lap("queue")
-                machine = await Machine.restore(self._host, template, image.rootfs)
-                clock.lap("restore")
+        lines_before = self._journal.last_seq(vm.order.vm_id)
+        machine, phases = await self._launcher.launch(vm.order, image, lines_before)
+        live = self._see_through(vm, machine)
+        clock.lap("machine")
+        waiting = asyncio.create_task(vm.begun.wait())
         try:
-            machine.assign(order, self._journal.last_seq(order.vm_id))
-            if pooled:
-                await machine.give_image(image.rootfs)
-            if order.volume_gb:
-                await machine.give_volume(await self._volume(order, machine))
-            if pooled:
-                await machine.monitor.resume()
-        except BaseException:
-            await machine.release()
-            raise
-        clock.lap("disks")
-        return machine, clock.laps
-
-    async def _volume(self, order: VmOrder, machine: Machine) -> Path:
-        """Return the VM's own volume, or a new one that goes with the machine."""
-        if order.volume_kept:
-            return await self._volumes.get(order.vm_id, order.volume_gb)
-        volume = machine.folder / "volume"
-        await asyncio.to_thread(partial(make_ext4, volume, order.volume_gb, journal=True))
-        return volume
+            await asyncio.wait({waiting, live}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        clock.lap("run")
+        vm.report = vm.report.model_copy(update={"phases_ms": {**phases, **clock.laps}})
+        log.info("vm.started", vm_id=vm.order.vm_id, **vm.report.phases_ms)
 
     def _see_through(self, vm: Vm, machine: Machine) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._live(vm, machine), name=f"vm {vm.order.vm_id}")
         vm.machine = machine
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        self._share_memory()
+        return self._spawn(self._live(vm, machine))
 
     async def _live(self, vm: Vm, machine: Machine) -> None:
         await vm.live(machine)
-        del self._vms[vm.order.vm_id]
+        self._forget(vm)
         self._remember(vm.report)
+
+    def _forget(self, vm: Vm) -> None:
+        del self._vms[vm.order.vm_id]
+        self._share_memory()
+
+    def _share_memory(self) -> None:
+        """Leave to the pool what is not promised to VMs."""
         self._pool.allow(self._room.memory_mb - self._promised_mb)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _adopt(self, folder: Path) -> None:
         try:
             record = MachineRecord.model_validate_json((folder / RECORD).read_bytes())
         except (OSError, ValidationError):
-            await asyncio.to_thread(shutil.rmtree, folder)
+            await self._reap(folder, None)
             return
         if record.order is None:
             await self._reap(folder, record)
@@ -229,7 +233,8 @@ class Vms:
             machine = await Machine.adopt(
                 self._host, folder.name, record, acked, lambda why: self._lost(vm, why)
             )
-        except CakeworkError:
+        except CakeworkError as error:
+            log.warning("vm.lost", vm_id=vm.order.vm_id, reason=error.detail)
             return
         if machine.channel.hello.state == "waiting":
             await machine.release()
@@ -240,9 +245,9 @@ class Vms:
         self._see_through(vm, machine)
         log.info("vm.adopted", vm_id=vm.order.vm_id)
 
-    async def _reap(self, folder: Path, record: MachineRecord) -> None:
-        """End a machine that waited for a program when the node ended."""
-        if record.pid and record.started:
+    async def _reap(self, folder: Path, record: MachineRecord | None) -> None:
+        """End a machine that had no program yet when the node ended."""
+        if record is not None and record.pid and record.started:
             process = Process.adopt(record.pid, record.started)
             if process is not None:
                 process.kill()
@@ -280,36 +285,3 @@ class Vms:
         if vm_id not in self._ended:
             raise NotFound(f"no VM {vm_id} on this host")
         return self._ended[vm_id]
-
-
-class Phases:
-    """A stopwatch: how long each phase took, in milliseconds."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._at = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """A phase ends, and the next begins."""
-        now = time.perf_counter()
-        self.laps[name] = round((now - self._at) * 1000, 2)
-        self._at = now
-
-
-def _run(order: VmOrder, image: Image, dns: tuple[str, ...]) -> Run:
-    """Put image and order together: the order's environment wins over the image's."""
-    env = dict(entry.split("=", 1) for entry in image.config.env if "=" in entry)
-    if order.port is not None:
-        env["PORT"] = str(order.port)
-    env.update(order.env)
-    return Run(
-        clock_ns=time.time_ns(),
-        seed=os.urandom(32),
-        hostname=order.hostname.partition(".")[0],
-        dns=dns,
-        cwd=image.config.cwd,
-        user=image.config.user,
-        argv=image.config.argv,
-        env=tuple(f"{name}={value}" for name, value in env.items()),
-        volume=order.volume_gb > 0,
-    )

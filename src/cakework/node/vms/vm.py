@@ -48,6 +48,9 @@ class Vm:
         self.report = VmReport(vm_id=order.vm_id, run=order.run, state="starting")
         self.machine: Machine | None = None
         self.launch: asyncio.Task[None] | None = None
+        """What gets it its machine; none for a VM that was adopted."""
+        self.failure: Exception | None = None
+        """Why it did not get one."""
         self.begun = asyncio.Event()
         self.gone = asyncio.Event()
         self._journal = journal
@@ -205,10 +208,10 @@ async def _hang(machine: Machine) -> None:
     """Return when QEMU gives no sign of life any more."""
     while True:
         await asyncio.sleep(CHECK_EVERY_S)
-        machine.trim_output()
         try:
+            machine.trim_output()
             await machine.monitor.check(CHECK_TIMEOUT_S)
-        except CakeworkError:
+        except (CakeworkError, FileNotFoundError):
             return
 
 
