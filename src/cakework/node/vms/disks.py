@@ -13,7 +13,7 @@ def make_ext4(path: Path, size_gb: int, *, journal: bool) -> None:
     with path.open("wb") as file:
         file.truncate(size_gb * GB)
     features = "^has_journal" if not journal else "has_journal"
-    options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
+    options = "lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard,root_owner=0:0"
     command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", features, "-E", options, str(path)]
     subprocess.run(command, check=True, capture_output=True)
 

@@ -18,6 +18,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ QEMU_THREADS = 64
 START_TIMEOUT_S = 30.0
 BOOT_TIMEOUT_S = 60.0
 REHEARSAL_TIMEOUT_S = 30.0
+GREET_TIMEOUT_S = 5.0
 END_TIMEOUT_S = 0.5
 CLOSE_TIMEOUT_S = 1.0
 RECORD = "record.json"
@@ -359,12 +361,22 @@ class Machine:
         else:
             # An adopted one may have been paused still when its node ended.
             await self.monitor.resume()
-        self.channel = await GuestChannel.connect(
-            self.folder / "guest.sock", acked=acked, timeout_s=timeout_s
-        )
+        self.channel = await self._greet(timeout_s, acked)
         self._held.push_async_callback(self.channel.close)
         # First of all at the end: connections to a process that is gone close without delay.
         self._held.callback(self.process.kill)
+
+    async def _greet(self, timeout_s: float, acked: int) -> GuestChannel:
+        """Connect to the guest; a HELLO may be lost with the word that a node is there."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await GuestChannel.connect(
+                    self.folder / "guest.sock", acked=acked, timeout_s=GREET_TIMEOUT_S
+                )
+            except GuestError:
+                if time.monotonic() >= deadline or self.process.ended:
+                    raise
 
     def _write_record(self) -> None:
         partial_file = self.folder / "record.partial"

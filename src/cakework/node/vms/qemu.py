@@ -55,14 +55,13 @@ class MachineSpec:
             *("-device", "virtio-serial-device"),
             *("-device", f"virtserialport,chardev=guest,name={PORT_NAME}"),
             *("-device", f"virtio-net-device,netdev=net,mac={MAC}"),
-            *("-device", "virtio-rng-device"),
         ]
 
     def kernel_arguments(self) -> str:
         """Return the kernel's command line; the last two are the guest's environment."""
         return (
             "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr "
-            f"tsc_early_khz={self.tsc_khz} init_on_alloc=0 mitigations=off "
+            f"tsc_early_khz={self.tsc_khz} tsc=reliable init_on_alloc=0 mitigations=off "
             "random.trust_cpu=on rcupdate.rcu_expedited=1 "
             f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}"
         )
