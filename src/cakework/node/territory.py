@@ -5,7 +5,6 @@ Several nodes may run on one host, each with a data folder of its own. Each leas
 remembers it, so that it has the same numbers when it comes back to VMs that still run.
 """
 
-import contextlib
 import fcntl
 import ipaddress
 import os
@@ -63,31 +62,44 @@ def lease_territory(node_dir: Path, locks: Path = LOCKS) -> Territory:
     file = node_dir / "territory"
     if file.exists():
         number = int(file.read_text())
-        if not _lock(locks / str(number), node_dir):
-            raise Unavailable(f"another node already runs on {node_dir}, or took its place")
-        return Territory(number)
+        if _lock(locks / str(number), node_dir):
+            return Territory(number)
+        if _owner(locks / str(number)) == node_dir.resolve():
+            raise Unavailable(f"another node already runs on {node_dir}")
+        # Only after the host was restarted can another have it, and then nothing of ours runs.
+        file.unlink()
     for number in range(TERRITORIES):
-        if not _owned_by_another(locks / str(number)) and _lock(locks / str(number), node_dir):
-            file.write_text(str(number))
+        if _lock(locks / str(number), node_dir):
+            partial = node_dir / "territory.partial"
+            partial.write_text(str(number))
+            partial.rename(file)
             return Territory(number)
     raise Unavailable(f"{TERRITORIES} nodes run on this host already")
 
 
-def _owned_by_another(lock: Path) -> bool:
-    """Say whether a node that is down, but not gone, will want this territory again."""
-    with contextlib.suppress(FileNotFoundError):
-        owner = lock.read_text().strip()
-        return bool(owner) and Path(owner, "territory").exists()
-    return False
+def _owner(lock: Path) -> Path | None:
+    """Return the data folder of the node that had the lock last."""
+    owner = lock.read_text().strip() if lock.exists() else ""
+    return Path(owner) if owner else None
 
 
 def _lock(lock: Path, node_dir: Path) -> bool:
+    """Take a lock that no node has, unless one that is down will want it again."""
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return False
+    owner = _owner(lock)
+    if owner not in (None, node_dir.resolve()) and _remembers(owner, lock):
+        os.close(fd)
+        return False
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(node_dir.resolve()).encode(), 0)
     return True
+
+
+def _remembers(owner: Path, lock: Path) -> bool:
+    file = owner / "territory"
+    return file.exists() and file.read_text() == lock.name

@@ -6,11 +6,13 @@ the host; the bytes then pass between server and guest without the node.
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
 from typing import Literal
 
+import structlog
 from pydantic import ValidationError
 
 from cakework.domain.errors import NotFound
@@ -20,6 +22,9 @@ from cakework.node.network.namespaces import GUEST_ADDRESS, run_inside
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_BYTES = 4096
 BACKLOG = 256
+ACCEPT_RETRY_S = 0.1
+
+log = structlog.get_logger("cakework.node.dial")
 
 Problem = Literal["not_found", "refused", "timeout"]
 
@@ -38,16 +43,22 @@ class DialServer:
         self._listener.setblocking(False)
         try:
             while True:
-                client, _ = await loop.sock_accept(self._listener)
+                try:
+                    client, _ = await loop.sock_accept(self._listener)
+                except OSError as error:
+                    log.warning("dial.not_accepted", reason=str(error))
+                    await asyncio.sleep(ACCEPT_RETRY_S)
+                    continue
                 task = loop.create_task(self._attend(client))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         finally:
             for task in self._tasks:
                 task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _attend(self, client: socket.socket) -> None:
-        with client:
+        with client, contextlib.suppress(ConnectionError):
             client.setblocking(False)
             loop = asyncio.get_running_loop()
             while data := await _line(client):
@@ -67,18 +78,23 @@ class DialServer:
             return _no("not_found", f"not a dial request: {error.error_count()} errors"), None
         except NotFound as error:
             return _no("not_found", error.detail), None
-        connection = run_inside(namespace, _tcp_socket)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                address = (GUEST_ADDRESS, request.port)
-                await asyncio.get_running_loop().sock_connect(connection, address)
+            return DialAnswer(ok=True), await _connect(namespace, request.port)
         except TimeoutError:
-            connection.close()
             return _no("timeout", "the VM did not answer in time"), None
         except OSError as error:
-            connection.close()
             return _no("refused", f"port {request.port}: {_words(error)}"), None
-        return DialAnswer(ok=True), connection
+
+
+async def _connect(namespace: int, port: int) -> socket.socket:
+    connection = run_inside(namespace, _tcp_socket)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(connection, (GUEST_ADDRESS, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _tcp_socket() -> socket.socket:

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,12 +48,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(slots=True)
 class Namespace:
-    """A network namespace held open by ``fd``; ``tap`` is the guest's link, for QEMU to inherit."""
+    """A network namespace held open by ``fd``; ``tap`` is the guest's link, for QEMU to inherit.
+
+    Closed, ``fd`` is -1: never the number of something else by then.
+    """
 
     slot: int
     fd: int
     tap: int | None = None
-    _closed: bool = field(default=False)
 
     @property
     def path(self) -> str:
@@ -62,9 +64,9 @@ class Namespace:
 
     def close(self) -> None:
         """Let go of it; it is gone when no process is in it any more."""
-        if not self._closed:
-            self._closed = True
-            os.close(self.fd)
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
             self.close_tap()
 
     def close_tap(self) -> None:
@@ -79,7 +81,7 @@ def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namesp
 
     Blocks for about 15 ms. Raises OSError.
     """
-    host_end = _host_end(territory, slot)
+    host_end = host_end_name(territory, slot)
 
     def inside() -> Namespace:
         fd = _own_namespace()
@@ -96,12 +98,12 @@ def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namesp
             raise
         return made
 
-    return _in_thread(inside)
+    return _with_host_end(territory, slot, inside)
 
 
 def make_build_namespace(territory: Territory, slot: int, egress: Egress) -> Namespace:
     """Make the namespace in which a build's own processes reach the world, and nothing private."""
-    host_end = _host_end(territory, slot)
+    host_end = host_end_name(territory, slot)
 
     def inside() -> Namespace:
         fd = _own_namespace()
@@ -115,7 +117,7 @@ def make_build_namespace(territory: Territory, slot: int, egress: Egress) -> Nam
             raise
         return made
 
-    return _in_thread(inside)
+    return _with_host_end(territory, slot, inside)
 
 
 def adopt_namespace(slot: int, pid: int) -> Namespace:
@@ -157,8 +159,6 @@ def _in_thread(work: Callable[[], T]) -> T:
     thread = threading.Thread(target=body, name="namespace")
     thread.start()
     thread.join()
-    if errors and isinstance(errors[0], NetlinkError):
-        raise OSError(f"the kernel refused a network: {errors[0]}") from errors[0]
     if errors:
         raise errors[0]
     return result[0]
@@ -175,17 +175,37 @@ def _setns(fd: int) -> None:
         raise OSError(ctypes.get_errno(), "setns to a network namespace")
 
 
-def _host_end(territory: Territory, slot: int) -> str:
-    """Make the pair of links on the host and return the name of the host's end."""
-    name = f"{territory.interface_prefix}{slot}"
-    with IPRoute() as route:
-        for index in _links(route, name):
-            route.link("del", index=index)
-        route.link("add", ifname=name, kind="veth", peer={"ifname": f"{name}p"})
-        index = _links(route, name)[0]
-        route.addr("add", index=index, address=territory.addresses(slot)[0], prefixlen=31)
-        route.link("set", index=index, state="up")
-    return name
+def _with_host_end(territory: Territory, slot: int, work: Callable[[], T]) -> T:
+    """Make the pair of links on the host, then do ``work`` in a thread; undo it if that fails."""
+    name = host_end_name(territory, slot)
+    try:
+        with IPRoute() as route:
+            _remove(route, name)
+            try:
+                _add_pair(route, name, territory.addresses(slot)[0])
+                return _in_thread(work)
+            except BaseException:
+                _remove(route, name)
+                raise
+    except NetlinkError as error:
+        raise OSError(f"the kernel refused a network: {error}") from error
+
+
+def host_end_name(territory: Territory, slot: int) -> str:
+    """Return what the host's end of a slot's link is called."""
+    return f"{territory.interface_prefix}{slot}"
+
+
+def _add_pair(route: Any, name: str, address: str) -> None:
+    route.link("add", ifname=name, kind="veth", peer={"ifname": f"{name}p"})
+    index = _links(route, name)[0]
+    route.addr("add", index=index, address=address, prefixlen=31)
+    route.link("set", index=index, state="up")
+
+
+def _remove(route: Any, name: str) -> None:
+    for index in _links(route, name):
+        route.link("del", index=index)
 
 
 def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> None:
