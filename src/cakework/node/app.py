@@ -82,9 +82,10 @@ class Node:
         try:
             for shape in shapes:
                 await self.workshop.template(shape)
-        except CakeworkError as error:
-            self.detail = f"no template could be made: {error.detail}"
-            log.error("node.not_ready", reason=error.detail)
+        except Exception as error:
+            why = error.detail if isinstance(error, CakeworkError) else "a fault of the node"
+            self.detail = f"no template could be made: {why}"
+            log.error("node.not_ready", reason=why, exc_info=error)
             return
         self.ready, self.detail = True, "ready"
         log.info("node.ready", accelerator=self.workshop.accelerator)
@@ -113,8 +114,7 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     territory = lease_territory(folder)
     egress = Egress(settings.egress, tuple(settings.egress_allow))
-    set_host_rules(outer_rules(egress, territory))
-    enable_forwarding()
+    _set_up_network(outer_rules(egress, territory))
     journal = Journal.open(folder / "journal")
     stack.callback(journal.close)
     images = ImageStore(folder / "images")
@@ -122,11 +122,10 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
     machines = folder / "machines"
     machines.mkdir(exist_ok=True, mode=0o711)
     host = Host(machines, artifacts, territory, slots, egress, tuple(settings.dns))
-    accelerator = await choose_accelerator(settings.accelerator, folder, host)
     workshop = Workshop(
         folder / "templates",
         host,
-        accelerator,
+        "unknown",
         disk_gb=settings.disk_gb,
         most=settings.max_templates,
     )
@@ -137,6 +136,8 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
     vms = Vms(host, workshop, pool, images, volumes, journal, room)
     stack.push_async_callback(vms.close)
     await vms.adopt()
+    # Only now: finding it out may start a machine, which must not get what VMs have already.
+    workshop.accelerator = await choose_accelerator(settings.accelerator, folder, host)
     networks = BuildNetworks(territory, slots, egress)
     builds = await stack.enter_async_context(Builds(settings, images, networks, journal))
     node_id = _node_id(folder)
@@ -185,7 +186,10 @@ async def _serve(
         await serving
         for task in (stopping, *tasks):
             task.cancel()
-        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+        ends = await asyncio.gather(stopping, *tasks, return_exceptions=True)
+    faults = [end for end in ends if isinstance(end, Exception)]
+    if faults:
+        raise faults[0]
 
 
 class _Api(uvicorn.Server):
@@ -201,7 +205,18 @@ async def _tidy(node: Node) -> None:
     """Every few minutes, let go of templates that nobody uses."""
     while True:
         await asyncio.sleep(300)
-        node.workshop.discard_surplus({Shape(), *node.vms.shapes()})
+        try:
+            node.workshop.discard_surplus({Shape(), *node.vms.shapes()})
+        except OSError as error:
+            log.warning("templates.not_discarded", reason=str(error))
+
+
+def _set_up_network(rules: str) -> None:
+    try:
+        set_host_rules(rules)
+        enable_forwarding()
+    except OSError as error:
+        raise Unavailable(f"the host's network could not be set up: {error}") from error
 
 
 def parse_shape(text: str) -> Shape:
