@@ -5,6 +5,7 @@ The verdict is remembered for as long as the host stays up with the same QEMU.
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cakework.node.vms.workshop import Workshop
 
 KVM = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+TRIAL = "trial-"
 TRIAL_DISK_GB = 1
 log = structlog.get_logger("cakework.node.accelerator")
 
@@ -46,6 +48,8 @@ def read_verdict(folder: Path) -> tuple[str, str] | None:
 
 async def _try_kvm(folder: Path, host: Host) -> tuple[str, str]:
     accelerator, why = "tcg", "/dev/kvm is not there"
+    for leftover in folder.glob(f"{TRIAL}*"):
+        shutil.rmtree(leftover)
     if os.access(KVM, os.F_OK):
         try:
             await _trial(folder, host)
@@ -58,7 +62,7 @@ async def _try_kvm(folder: Path, host: Host) -> tuple[str, str]:
 
 
 async def _trial(folder: Path, host: Host) -> None:
-    with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as trial:
+    with tempfile.TemporaryDirectory(prefix=TRIAL, dir=folder) as trial:
         path = Path(trial)
         workshop = Workshop(path, host, "kvm", disk_gb=TRIAL_DISK_GB, most=1)
         await workshop.template(Shape())
