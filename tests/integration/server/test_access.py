@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from cakework.domain.errors import Conflict
 from cakework.server import keys_admin
 from cakework.server.openapi import document
 from cakework.server.services.keys import VERIFIED_FOR_S, Keys
@@ -182,6 +184,19 @@ async def test_the_key_of_the_settings_is_the_one_they_name_now(folder: Path) ->
             for known in (KEY, "cw_" + "n" * 43):
                 response = await rig.client.get("/v1/vms", headers={"X-Api-Key": known})
                 assert response.status_code == (200 if known == key else 401)
+
+
+async def test_the_settings_may_name_a_key_that_was_created(rig: Rig) -> None:
+    """As the shell does that was told to export it; but not one that was revoked."""
+    keys = rig.server.keys
+    created = await keys.create("ci")
+    await keys.configure(SecretStr(created.key))
+    assert await keys.verify(created.key) == "default"
+    await keys.configure(None)
+    assert await keys.verify(created.key) == "default"
+    await keys.revoke(created.id)
+    with pytest.raises(Conflict, match="revoked"):
+        await keys.configure(SecretStr(created.key))
 
 
 async def test_what_goes_wrong_inside_is_told_to_nobody(folder: Path, node: FakeNode) -> None:

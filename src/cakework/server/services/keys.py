@@ -92,17 +92,21 @@ class Keys:
     async def configure(self, key: SecretStr | None) -> None:
         """Make ``key`` the one valid key that comes from the settings, for account "default".
 
+        A key that was created before, and stays as it is, needs nothing more.
+
         Raises:
-            Conflict: it is the same as a key that was created.
+            Conflict: it was created before and then revoked.
         """
         async with self._database.writing() as session:
             await self._ensure_account(session, DEFAULT_ACCOUNT)
             await session.execute(delete(ApiKeyRow).where(ApiKeyRow.id == CONFIGURED_KEY))
             if key is not None:
                 row = self._row(CONFIGURED_KEY, DEFAULT_ACCOUNT, "settings", key.get_secret_value())
-                if await session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.hash == row.hash)):
-                    raise Conflict("The key in the settings is one that was created before.")
-                session.add(row)
+                created = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.hash == row.hash))
+                if created is None:
+                    session.add(row)
+                elif created.revoked_ms is not None:
+                    raise Conflict("The key in the settings is one that was revoked.")
         self._verified.clear()
 
     async def list(self) -> list[KeyInfo]:
