@@ -48,8 +48,7 @@ def read_verdict(folder: Path) -> tuple[str, str] | None:
 
 async def _try_kvm(folder: Path, host: Host) -> tuple[str, str]:
     accelerator, why = "tcg", "/dev/kvm is not there"
-    for leftover in folder.glob(f"{TRIAL}*"):
-        shutil.rmtree(leftover)
+    _remove_trials(folder)
     if os.access(KVM, os.F_OK):
         try:
             await _trial(folder, host)
@@ -59,6 +58,12 @@ async def _try_kvm(folder: Path, host: Host) -> tuple[str, str]:
     verdict = {"accelerator": accelerator, "why": why, "circumstances": _circumstances()}
     (folder / "accelerator.json").write_text(json.dumps(verdict))
     return accelerator, why
+
+
+def _remove_trials(folder: Path) -> None:
+    """Remove what a node left that was killed during a trial."""
+    for leftover in folder.glob(f"{TRIAL}*"):
+        shutil.rmtree(leftover)
 
 
 async def _trial(folder: Path, host: Host) -> None:
