@@ -17,8 +17,9 @@ from cakework.domain.ids import AccountId, BuildId, new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
 from cakework.server.clock import Clock
 from cakework.server.services.spool import Spool
+from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
-from cakework.server.store.models import AccountRow, BuildRow
+from cakework.server.store.models import BuildRow
 
 RETRY_AFTER_S = 30
 
@@ -114,9 +115,7 @@ class Builds:
         return row
 
     async def _check_quota(self, session: AsyncSession, account: AccountId) -> None:
-        # Locks the account on PostgreSQL, so that two requests at once are counted one by one.
-        locked = select(AccountRow.id).where(AccountRow.id == account).with_for_update()
-        await session.execute(locked)
+        await lock_account(session, account)
         unfinished = await session.scalar(
             select(func.count())
             .select_from(BuildRow)
