@@ -24,11 +24,12 @@ exec httpd -f -p 8000 -h /www
 IDLE = "echo up; exec sleep 100000"
 
 ABUSE = {
-    "prints without end": "exec yes 'nothing but noise, again and again, until somebody stops it'",
-    "fills its disk": "echo filling; cat /dev/zero > /fill; echo full; exec sleep 100000",
-    "forks without end": "f() { f | f & }; echo forking; f; while :; do f; done",
-    "eats its memory": "echo eating; exec tail /dev/zero",
+    "noise": "exec yes 'noise, again and again, until somebody stops it'",
+    "filling": "echo filling; cat /dev/zero > /fill; echo full; exec sleep 100000",
+    "forking": "f() { f | f & }; echo forking; f; while :; do f; done",
+    "eating": "echo eating; exec tail /dev/zero",
 }
+"""Abusive scripts, by what each prints before it is at it."""
 
 CONNECT = """
 import socket, json

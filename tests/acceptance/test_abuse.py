@@ -23,9 +23,7 @@ def test_abusive_guests_harm_neither_host_nor_neighbour(
     web = {"SCRIPT": guests.WEB, "NAME": "neighbour"}
     with api.running(busybox, port=8000, envVars=web) as neighbour:
         api.visit_when_up(neighbour)
-        abusers = [
-            api.start(busybox, envVars={"SCRIPT": script})["id"] for script in guests.ABUSE.values()
-        ]
+        abusers = [start_abuser(api, busybox, sign) for sign in guests.ABUSE]
         slowest, ends = 0.0, time.monotonic() + SECONDS
         while time.monotonic() < ends:
             begun = time.monotonic()
@@ -52,6 +50,13 @@ def test_endless_output_is_kept_within_bounds(
     numbers = [int(line) for line in api.printed(vm["id"]) if line != "done"]
     assert numbers == list(range(numbers[0], 30001))
     assert len(numbers) < 25_000
+
+
+def start_abuser(api: Api, image: str, sign: str) -> str:
+    """Start an abusive VM; return its id when it is at it."""
+    vm = api.start(image, envVars={"SCRIPT": guests.ABUSE[sign]})["id"]
+    api.wait_for_line(vm, sign)
+    return vm
 
 
 def available_memory() -> int:
