@@ -1,4 +1,4 @@
-"""What the tests of the node's builds share."""
+"""What the tests of the node share."""
 
 import subprocess
 from collections.abc import Iterator
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cakework.node.territory import lease_territory
 from tests.integration.node.build_bench import Bench
+from tests.integration.node.vm_site import Yard, make_yard
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(folder / "data", f"/run/netns/{netns}")
     finally:
         subprocess.run(["ip", "netns", "delete", netns], check=True)
+
+
+@pytest.fixture(scope="session")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    """One template and one image for all machines of the run."""
+    folder: Path = tmp_path_factory.mktemp("yard")
+    return make_yard(folder, lease_territory(folder))
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The loop that the node runs on."""
+    return "asyncio", {"use_uvloop": True}

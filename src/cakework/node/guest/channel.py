@@ -66,7 +66,8 @@ class GuestChannel:
         try:
             self._writer.write(encode(frame))
             await self._writer.drain()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # uvloop raises RuntimeError on a connection that is closed already.
             raise GuestError(f"cannot send to the guest: {error}") from error
 
     async def receive(self) -> GuestFrame | None:

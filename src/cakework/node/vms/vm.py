@@ -96,7 +96,8 @@ class Vm:
     async def stop(self, grace_s: float) -> None:
         """End the program, then the VM; returns when all is released. It has a machine."""
         self.asked_to_stop = True
-        if self.machine is None or self.gone.is_set():
+        if self.machine is None or self.report.state == "stopped":
+            await self.gone.wait()
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s + END_GRACE_S):
@@ -154,6 +155,9 @@ class Vm:
                 if self._ending is not None:
                     return await self._last_words(machine, self._ending)
         except GuestError as error:
+            # A connection that is cut off by the end of QEMU may say so first.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(machine.process.wait(), END_NOTICE_S)
             if machine.process.ended:
                 return None
             self._log.warning("vm.protocol_broken", reason=error.detail)

@@ -57,8 +57,7 @@ class Workshop:
 
         Raises CakeworkError when it cannot be made.
         """
-        spec = MachineSpec(self.accelerator, shape, tsc_khz())
-        name = self._fingerprint(spec)
+        spec, name = self._spec(shape), self.fingerprint(shape)
         async with self._locks.setdefault(name, asyncio.Lock()):
             template = self._used.pop(name, None) or Template(self._folder / name, spec)
             if not template.folder.exists():
@@ -81,10 +80,15 @@ class Workshop:
                 self._used.pop(folder.name, None)
                 shutil.rmtree(folder)
 
-    def _fingerprint(self, spec: MachineSpec) -> str:
+    def fingerprint(self, shape: Shape) -> str:
+        """Return what the template for ``shape`` is called: 32 hexadecimal digits."""
+        spec = self._spec(shape)
         words = [*spec.common(), spec.kernel_arguments(), self._host.artifacts.digest]
         words.append(f"disk {self._disk_gb}")
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+
+    def _spec(self, shape: Shape) -> MachineSpec:
+        return MachineSpec(self.accelerator, shape, tsc_khz())
 
     async def _make(self, template: Template) -> None:
         shape = template.spec.shape

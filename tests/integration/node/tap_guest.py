@@ -1,0 +1,80 @@
+"""A guest behind a tap, made of packets: it says what it likes, as a stranger's kernel could."""
+
+import os
+import socket
+import struct
+import time
+
+from cakework.node.network.namespaces import GUEST_ADDRESS, VNET_HDR_SIZE
+
+MAC = b"\x02\x63\x77\0\0\x01"
+BROADCAST = b"\xff" * 6
+IPV4, ARP = 0x0800, 0x0806
+PORT = 40_000
+
+
+class TapGuest:
+    """Sends and receives UDP through the descriptor of a tap."""
+
+    def __init__(self, tap: int) -> None:
+        self._tap = tap
+        self._gateway = BROADCAST
+
+    def meet(self, gateway: str) -> None:
+        """Ask for the gateway's link address, so that it knows ours."""
+        question = _arp(1, MAC, GUEST_ADDRESS, b"\0" * 6, gateway)
+        self._send(BROADCAST, ARP, question)
+        answer = self._receive(ARP)
+        self._gateway = answer[8:14]
+
+    def say(self, text: bytes, target: str, port: int, source: str = GUEST_ADDRESS) -> None:
+        """Send a datagram from ``source``, whether that is ours or not."""
+        udp = struct.pack("!HHHH", PORT, port, 8 + len(text), 0) + text
+        head = struct.pack(
+            "!BBHHHBBH4s4s",
+            *(0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0),
+            *(socket.inet_aton(source), socket.inet_aton(target)),
+        )
+        head = head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
+        self._send(self._gateway, IPV4, head + udp)
+
+    def hear(self) -> tuple[str, bytes]:
+        """Return the next datagram that comes: from where, and its text."""
+        while True:
+            packet = self._receive(IPV4)
+            if packet[9] == socket.IPPROTO_UDP:
+                return socket.inet_ntoa(packet[12:16]), packet[28:]
+
+    def _send(self, to: bytes, kind: int, payload: bytes) -> None:
+        frame = to + MAC + struct.pack("!H", kind) + payload
+        os.write(self._tap, b"\0" * VNET_HDR_SIZE + frame.ljust(60, b"\0"))
+
+    def _receive(self, kind: int) -> bytes:
+        """Return the payload of the next frame of a kind, answering questions meanwhile."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                frame = os.read(self._tap, 65_536)[VNET_HDR_SIZE:]
+            except BlockingIOError:
+                time.sleep(0.001)
+                continue
+            got, payload = struct.unpack("!H", frame[12:14])[0], frame[14:]
+            if got == ARP and payload[7] == 1 and payload[24:28] == socket.inet_aton(GUEST_ADDRESS):
+                answer = _arp(
+                    2, MAC, GUEST_ADDRESS, payload[8:14], socket.inet_ntoa(payload[14:18])
+                )
+                self._send(payload[8:14], ARP, answer)
+            elif got == kind:
+                return payload
+        raise TimeoutError("nothing came")
+
+
+def _arp(verb: int, mac: bytes, address: str, to_mac: bytes, to: str) -> bytes:
+    head = struct.pack("!HHBBH", 1, IPV4, 6, 4, verb)
+    return head + mac + socket.inet_aton(address) + to_mac + socket.inet_aton(to)
+
+
+def _checksum(head: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(head) // 2}H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xFFFF

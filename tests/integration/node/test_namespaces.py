@@ -1,0 +1,278 @@
+"""Networks of VMs on a real kernel: what stops a packet is a wall, each of the two by itself.
+
+The tests run in a network namespace of their own that plays the host, beside one that plays
+the world: both public and private addresses are there, and somebody listens on each.
+"""
+
+import ctypes
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from cakework.node.network.namespaces import (
+    CLONE_NEWNET,
+    GATEWAY,
+    Namespace,
+    adopt_namespace,
+    enable_forwarding,
+    host_end_name,
+    make_build_namespace,
+    make_vm_namespace,
+    run_inside,
+    set_host_rules,
+)
+from cakework.node.network.rules import Egress, no_rules, outer_rules
+from cakework.node.territory import Territory
+from tests.integration.node.tap_guest import TapGuest
+
+TERRITORY = Territory(60)
+SLOT, NEIGHBOUR = 5, 6
+PUBLIC = "11.22.33.44"
+PRIVATE, METADATA, LAN = "10.99.0.2", "169.254.169.254", "192.168.77.2"
+HOST, OTHER = TERRITORY.addresses(SLOT)[0], TERRITORY.addresses(NEIGHBOUR)[1]
+PORT = 7777
+ONLY_NAT = """
+flush ruleset
+table ip nat { chain leaving {
+  type nat hook postrouting priority 100; oifname "uplink" masquerade;
+}; }
+"""
+ALL = Egress()
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture(autouse=True)
+def host() -> Iterator[None]:
+    """Play the host in a network namespace of this thread's own, with a world beside it."""
+    before = os.open("/proc/self/ns/net", os.O_RDONLY)
+    assert libc.unshare(CLONE_NEWNET) == 0
+    try:
+        enable_forwarding()
+        _ip("link set lo up")
+        yield
+    finally:
+        assert libc.setns(before, CLONE_NEWNET) == 0
+        os.close(before)
+
+
+@pytest.fixture
+def world() -> Iterator[int]:
+    """A neighbour of the host that has public and private addresses; its namespace."""
+    with subprocess.Popen(["unshare", "-n", "sleep", "600"]) as holder:
+        ours = Path("/proc/self/ns/net").stat().st_ino
+        while Path(f"/proc/{holder.pid}/ns/net").stat().st_ino == ours:
+            assert holder.poll() is None
+        fd = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
+        _ip("link add out type veth peer name in")
+        _ip(f"link set in netns {holder.pid}")
+        _ip("addr add 203.0.113.1/30 dev out")
+        _ip("link set out up")
+        run_inside(fd, lambda: _ip("addr add 203.0.113.2/30 dev in"))
+        run_inside(fd, lambda: _ip("link set in up"))
+        run_inside(fd, lambda: _ip("route add default via 203.0.113.1"))
+        for address in (PUBLIC, PRIVATE, METADATA, LAN):
+            run_inside(fd, lambda address=address: _ip(f"addr add {address}/32 dev in"))
+            _ip(f"route add {address}/32 via 203.0.113.2")
+        yield fd
+        os.close(fd)
+        holder.kill()
+
+
+@contextmanager
+def vm_namespace(egress: Egress = ALL, slot: int = SLOT) -> Generator[Namespace]:
+    namespace = make_vm_namespace(TERRITORY, slot, egress)
+    try:
+        yield namespace
+    finally:
+        namespace.close()
+
+
+@contextmanager
+def listener(namespace: int, address: str) -> Generator[socket.socket]:
+    made = run_inside(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with made:
+        made.bind((address, PORT))
+        made.settimeout(10)
+        yield made
+
+
+def take_down(namespace: Namespace, wall: str) -> None:
+    """Leave the namespace without a wall, but with its translation of addresses."""
+    if wall in ("inner", "both"):
+        run_inside(namespace.fd, lambda: set_host_rules(ONLY_NAT))
+    if wall in ("outer", "both"):
+        set_host_rules(no_rules(TERRITORY))
+
+
+def guest_of(namespace: Namespace) -> TapGuest:
+    assert namespace.tap is not None
+    guest = TapGuest(namespace.tap)
+    guest.meet(GATEWAY)
+    return guest
+
+
+def arrived(target: socket.socket) -> list[bytes]:
+    """Return what has come by now."""
+    target.setblocking(False)
+    found: list[bytes] = []
+    while True:
+        try:
+            found.append(target.recv(100))
+        except BlockingIOError:
+            return found
+
+
+@pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
+@pytest.mark.parametrize("target", [PRIVATE, METADATA, LAN, HOST, OTHER])
+def test_each_wall_is_enough(world: int, target: str, down: str) -> None:
+    """Private ranges, the host and other slots are out of reach with either wall alone;
+    without both they are reached, so nothing else stands in between."""
+    set_host_rules(outer_rules(Egress(), TERRITORY))
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    with ExitStack() as stack:
+        stack.callback(os.close, own)
+        namespace = stack.enter_context(vm_namespace())
+        other = stack.enter_context(vm_namespace(slot=NEIGHBOUR))
+        run_inside(other.fd, lambda: set_host_rules("flush ruleset"))
+        where = {HOST: own, OTHER: other.fd}.get(target, world)
+        forbidden = stack.enter_context(listener(where, target))
+        public = stack.enter_context(listener(world, PUBLIC))
+        take_down(namespace, down)
+        guest = guest_of(namespace)
+        guest.say(b"forbidden", target, PORT)
+        guest.say(b"allowed", PUBLIC, PORT)
+        assert public.recv(100) == b"allowed"
+        assert arrived(forbidden) == ([b"forbidden"] if down == "both" else [])
+
+
+@pytest.mark.parametrize("down", ["inner", "outer", "both"])
+def test_a_guest_cannot_be_another(world: int, down: str) -> None:
+    """A datagram with a foreign source goes nowhere, be it the neighbour's or the world's."""
+    set_host_rules(outer_rules(Egress(), TERRITORY))
+    with vm_namespace() as namespace, listener(world, PUBLIC) as public:
+        if down in ("inner", "both"):
+            run_inside(namespace.fd, lambda: set_host_rules("flush ruleset"))
+        if down in ("outer", "both"):
+            set_host_rules(no_rules(TERRITORY))
+        guest = guest_of(namespace)
+        guest.say(b"forged", PUBLIC, PORT, source="172.31.255.9")
+        guest.say(b"forged", PUBLIC, PORT, source="8.8.4.4")
+        if down != "outer":
+            run_inside(namespace.fd, lambda: set_host_rules(ONLY_NAT))
+        guest.say(b"own", PUBLIC, PORT)
+        received = [public.recv(100)]
+        while received[-1] != b"own":
+            received.append(public.recv(100))
+        assert (b"forged" in received) == (down == "both")
+
+
+def test_answers_come_back_and_nothing_else(world: int) -> None:
+    """What a guest asked is answered, through two translations; uninvited packets do not enter."""
+    set_host_rules(outer_rules(Egress(), TERRITORY))
+    with vm_namespace() as namespace, listener(world, PUBLIC) as public:
+        guest = guest_of(namespace)
+        guest.say(b"question", PUBLIC, PORT)
+        text, sender = public.recvfrom(100)
+        assert text == b"question"
+        run_inside(world, lambda: _ip(f"route add {TERRITORY.subnet} via 203.0.113.1"))
+        _ip("route add 172.31.255.2/32 via " + TERRITORY.addresses(SLOT)[1])
+        public.sendto(b"uninvited", ("172.31.255.2", 40_000))
+        public.sendto(b"uninvited", (TERRITORY.addresses(SLOT)[1], 40_000))
+        public.sendto(b"answer", sender)
+        assert guest.hear() == (PUBLIC, b"answer")
+
+
+def test_without_egress_nothing_leaves_but_to_what_is_allowed(world: int) -> None:
+    """Egress off, one private range allowed: that is reached, the internet is not."""
+    egress = Egress(public=False, allow=("10.99.0.0/16",))
+    set_host_rules(outer_rules(egress, TERRITORY))
+    with (
+        vm_namespace(egress) as namespace,
+        listener(world, PUBLIC) as public,
+        listener(world, PRIVATE) as private,
+    ):
+        guest = guest_of(namespace)
+        guest.say(b"out", PUBLIC, PORT)
+        guest.say(b"allowed", PRIVATE, PORT)
+        assert private.recv(100) == b"allowed"
+        assert arrived(public) == []
+
+
+def test_a_guest_reaches_nothing_in_its_own_namespace(world: int) -> None:
+    """Where the node dials from, the guest may answer and never ask."""
+    set_host_rules(outer_rules(Egress(), TERRITORY))
+    with (
+        vm_namespace() as namespace,
+        listener(namespace.fd, GATEWAY) as gateway,
+        listener(world, PUBLIC) as public,
+    ):
+        guest = guest_of(namespace)
+        guest.say(b"forbidden", GATEWAY, PORT)
+        guest.say(b"allowed", PUBLIC, PORT)
+        assert public.recv(100) == b"allowed"
+        assert arrived(gateway) == []
+        gateway.sendto(b"from the node", ("172.31.255.2", 40_000))
+        assert guest.hear() == (GATEWAY, b"from the node")
+        guest.say(b"answer", GATEWAY, PORT)
+        assert gateway.recv(100) == b"answer"
+
+
+def test_a_namespace_goes_with_who_holds_it() -> None:
+    """Nothing of it is left when descriptor and processes are gone; one of either keeps it."""
+    namespace = make_vm_namespace(TERRITORY, SLOT, Egress())
+    name = host_end_name(TERRITORY, SLOT)
+    enter = ["nsenter", f"--net={namespace.path}", "sleep", "600"]
+    with subprocess.Popen(enter) as process:
+        inside = os.fstat(namespace.fd).st_ino
+        while Path(f"/proc/{process.pid}/ns/net").stat().st_ino != inside:
+            assert process.poll() is None
+        adopted = adopt_namespace(SLOT, process.pid)
+        namespace.close()
+        process.kill()
+    assert name in _links()
+    assert run_inside(adopted.fd, _links) == {"lo", "uplink"}
+    adopted.close()
+    deadline = time.monotonic() + 20
+    while name in _links():
+        assert time.monotonic() < deadline
+
+
+def test_a_closed_namespace_is_none(world: int) -> None:
+    """The number of its descriptor may be another's by then, so it is forgotten."""
+    namespace = make_vm_namespace(TERRITORY, SLOT, Egress())
+    fd = namespace.fd
+    namespace.close()
+    reused = os.dup2(world, fd)
+    with pytest.raises(OSError, match="setns"):
+        run_inside(namespace.fd, _links)
+    namespace.close()
+    assert os.fstat(reused)
+    os.close(reused)
+
+
+@pytest.mark.parametrize("make", [make_vm_namespace, make_build_namespace])
+def test_one_that_cannot_be_made_leaves_nothing(make: type[Namespace]) -> None:
+    """Rules that nft refuses: an error with its words, no link, no descriptor."""
+    before = _open_descriptors()
+    with pytest.raises(OSError, match="nft refused"):
+        make(TERRITORY, SLOT, Egress(allow=("nonsense",)))
+    assert _links() == {"lo"}
+    assert _open_descriptors() == before
+
+
+def _ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def _links() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
