@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     max_vms_per_account: int = Field(
         default=200, ge=1, description="VMs an account may have started."
     )
+    max_cached_vms_per_account: int = Field(
+        default=200, ge=1, description="Cached VMs an account may have, running or not."
+    )
     max_builds_per_account: int = Field(
         default=20, ge=1, description="Unfinished builds per account."
     )

@@ -11,6 +11,7 @@ import cakework
 from cakework.server.api import problems
 from cakework.server.api.account_route import Door
 from cakework.server.api.builds import BuildRoutes
+from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.logs import LogRoutes
@@ -27,15 +28,19 @@ from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
+from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
 from cakework.server.services.idempotency import Idempotency
 from cakework.server.services.keys import Keys
 from cakework.server.services.logs import Logs, Owners
 from cakework.server.services.routes import Routes
 from cakework.server.services.spool import Spool
+from cakework.server.services.vm_admission import VmAdmission, VmLimits
+from cakework.server.services.vm_orders import VmOrders
 from cakework.server.services.vm_states import VmStates
-from cakework.server.services.vms import VmLimits, Vms
+from cakework.server.services.vms import VmRules, Vms
 from cakework.server.store.database import Database, database_url
+from cakework.server.store.sealing import Sealer
 from cakework.settings import Settings
 
 BUILD_PERIOD_S = 5.0
@@ -49,6 +54,7 @@ class Server:
 
     settings: Settings
     database: Database
+    sealer: Sealer
     log_store: LogStore
     followers: Followers
     node: NodeClient
@@ -56,6 +62,7 @@ class Server:
     keys: Keys
     routes: Routes
     vms: Vms
+    cached_vms: CachedVms
     vm_states: VmStates
     builds: Builds
     logs: Logs
@@ -69,6 +76,7 @@ class Server:
         self.settings.server_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.node.close)
+            await asyncio.to_thread(self.sealer.open_key)
             stack.push_async_callback(self.database.close)
             await self.database.open()
             stack.push_async_callback(self.log_store.close)
@@ -90,19 +98,25 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     node = NodeClient(settings.node_socket)
     spool = Spool(settings.server_dir / "spool")
     states = States(VmStates(routes, followers, clock), BuildStates(followers, clock))
-    limits = VmLimits(settings.max_vms_per_account, settings.base_domain)
+    sealer = Sealer(settings.server_dir / "secret.key")
+    admission = VmAdmission(
+        VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
+    )
+    rules = VmRules(admission, VmOrders(sealer), settings.base_domain)
     build_hint, vm_hint = asyncio.Event(), asyncio.Event()
-    vms = Vms(database, node, states.vms, limits, clock, vm_hint.set)
+    vms = Vms(database, node, states.vms, rules, clock, vm_hint.set)
+    cached_vms = CachedVms(database, vms, states.vms, admission)
     builds = Builds(database, spool, settings.max_builds_per_account, build_hint.set, clock)
     build_pass = BuildLoop(database, node, spool, builds, states.builds).one_pass
     build_loop = Loop("builds", build_pass, BUILD_PERIOD_S, build_hint)
-    vm_pass = VmLoop(database, node, states.vms, vms).one_pass
+    vm_pass = VmLoop(database, node, states.vms, vms, cached_vms).one_pass
     vm_loop = Loop("vms", vm_pass, VM_PERIOD_S, vm_hint)
     retention = Loop("retention", RetentionLoop(database, clock).one_pass, RETENTION_PERIOD_S)
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,
         database=database,
+        sealer=sealer,
         log_store=log_store,
         followers=followers,
         node=node,
@@ -110,6 +124,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         keys=Keys(database, clock),
         routes=routes,
         vms=vms,
+        cached_vms=cached_vms,
         vm_states=states.vms,
         builds=builds,
         logs=Logs(database, log_store, followers),
@@ -146,6 +161,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     for router in (
         BuildRoutes(parts.builds).router(door),
         VmRoutes(parts.vms, settings.proxy_port).router(door),
+        CachedVmRoutes(parts.cached_vms, parts.vms, settings.proxy_port).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         HealthRoutes(parts.database, parts.node).router(),
     ):

@@ -47,6 +47,8 @@ class FakeNode:
         self.stops: list[str] = []
         self.acks: list[int] = []
         self.vms: dict[str, VmReport] = {}
+        self.over: dict[str, VmReport] = {}
+        self.volumes: set[str] = set()
         self.builds: set[str] = set()
         self.facts: list[AnyFact] = []
         self.refusal: tuple[int, NodeProblem] | None = None
@@ -98,20 +100,25 @@ class FakeNode:
         self.builds.discard(build_id)
         await self.push(BuildFailed(at_ms=START_MS, build_id=build_id, error=error))
 
-    async def started(self, vm_id: str) -> None:
+    async def started(self, vm_id: str, run: int = 1) -> None:
         """Say that a VM's program was started."""
-        await self.push(VmStarted(at_ms=START_MS, vm_id=vm_id))
+        await self.push(VmStarted(at_ms=START_MS, vm_id=vm_id, run=run))
 
-    async def stopped(self, vm_id: str, reason: str, exit_code: int | None = None) -> None:
-        """Say that a VM is gone."""
-        self.vms.pop(vm_id, None)
-        await self.push(VmStopped(at_ms=START_MS, vm_id=vm_id, reason=reason, exit_code=exit_code))
+    async def stopped(
+        self, vm_id: str, reason: str, exit_code: int | None = None, run: int = 1
+    ) -> None:
+        """Say that a VM's run is over."""
+        if vm_id in self.vms and self.vms[vm_id].run == run:
+            self._end(vm_id, reason, exit_code)
+        fact = VmStopped(at_ms=START_MS, vm_id=vm_id, run=run, reason=reason, exit_code=exit_code)
+        await self.push(fact)
 
     def forget_everything(self, node_id: str) -> None:
         """Become a node with a new data folder."""
         self.node_id = node_id
         self.facts.clear()
         self.vms.clear()
+        self.over.clear()
         self._cursor = itertools.count(1)
 
     @contextlib.asynccontextmanager
@@ -147,6 +154,7 @@ class FakeNode:
         add("/v1/vms", self._vms, methods=["GET"])
         add("/v1/vms/{vm_id}", self._start, methods=["PUT"], response_model=None)
         add("/v1/vms/{vm_id}/stop", self._stop, methods=["POST"], response_model=None)
+        add("/v1/volumes/{vm_id}", self._delete_volume, methods=["DELETE"], response_model=None)
         add("/v1/builds", self._list_builds, methods=["GET"])
         add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
         add("/v1/journal", self._journal, methods=["GET"], response_model=None)
@@ -174,18 +182,36 @@ class FakeNode:
             return Response(b"garbled")
         if self.refusal is not None:
             return _refuse(*self.refusal)
+        if (over := self.over.get(vm_id)) is not None and over.run >= order.run:
+            return over
+        if order.volume_kept and order.volume_gb:
+            self.volumes.add(vm_id)
+        if vm_id not in self.vms:
+            self.vms[vm_id] = VmReport(vm_id=vm_id, run=order.run, state="started")
         if self.ends_at_once:
-            return VmReport(vm_id=vm_id, state="stopped", reason="The program ended.", exit_code=3)
-        self.vms[vm_id] = VmReport(vm_id=vm_id, state="started")
+            return self._end(vm_id, "The program ended.", 3)
         return self.vms[vm_id]
+
+    def _end(self, vm_id: str, reason: str, exit_code: int | None) -> VmReport:
+        ending = {"state": "stopped", "reason": reason, "exit_code": exit_code}
+        self.over[vm_id] = self.vms.pop(vm_id).model_copy(update=ending)
+        return self.over[vm_id]
 
     async def _stop(self, vm_id: str, _: Request) -> Response:
         self.stops.append(vm_id)
         await self.may_stop.wait()
         if vm_id in self.unstoppable:
             return _refuse(500, NodeProblem(code="internal_error", detail="as the test says"))
-        if self.vms.pop(vm_id, None) is None:
+        if vm_id in self.vms:
+            self._end(vm_id, "stopped on request", 143)
+        if vm_id not in self.over:
             return _refuse(404, NodeProblem(code="not_found", detail="no such VM"))
+        return JSONResponse(self.over[vm_id].model_dump())
+
+    async def _delete_volume(self, vm_id: str) -> Response:
+        if vm_id in self.vms:
+            return _refuse(409, NodeProblem(code="conflict", detail="the VM runs"))
+        self.volumes.discard(vm_id)
         return JSONResponse({})
 
     async def _list_builds(self) -> list[dict[str, str]]:

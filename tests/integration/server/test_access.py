@@ -20,6 +20,7 @@ OPEN_TO_ALL = {"healthz", "readyz"}
 BODIES: dict[str, Json] = {
     "buildImageFromFiles": {"dockerfile": "FROM x", "files": []},
     "startVM": {"imageId": "0" * 26},
+    "cacheVM": {"imageId": "0" * 26},
 }
 DOCUMENT: Json = json.loads(document())
 
@@ -45,6 +46,12 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/function/build/{buildId}/logs"),
         ("POST", "/v1/vm/start"),
         ("POST", "/v1/vm/{vmId}/stop"),
+        ("POST", "/v1/vm/{vmId}/destroy"),
+        ("POST", "/v1/vm/cache"),
+        ("POST", "/v1/vm/cached/{vmId}/start"),
+        ("POST", "/v1/vm/cached/{vmId}/stop"),
+        ("POST", "/v1/vm/cached/{vmId}/destroy"),
+        ("GET", "/v1/vm/cached/{vmId}/logs"),
         ("GET", "/v1/vm/{vmId}"),
         ("GET", "/v1/vm/{vmId}/logs"),
         ("GET", "/v1/vms"),
@@ -82,9 +89,10 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
     async with await rig.other_account() as theirs:
         for name, method, path in CALLS:
             address = path.format(buildId=order.build_id, vmId=vm["id"])
-            body = {"imageId": order.image_id} if name == "startVM" else BODIES.get(name)
+            makes = name in ("startVM", "cacheVM")
+            body = {"imageId": order.image_id} if makes else BODIES.get(name)
             response = await theirs.request(method, address, json=body)
-            if "{" in path or name == "startVM":
+            if "{" in path or makes:
                 assert response.status_code == 404, name
                 as_problem(response)
             elif name.startswith("listVMs"):

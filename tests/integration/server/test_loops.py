@@ -9,6 +9,7 @@ from cakework.domain.errors import Unavailable
 from cakework.domain.facts import VmLine
 from cakework.domain.ids import VmId, new_vm_id
 from cakework.domain.orders import VmReport
+from cakework.domain.vms import VmState
 from cakework.server.loops.journal import parse_fact, whole_lines
 from cakework.server.loops.loop import RETRY_LAST_S, Loop, retry_wait_s
 from cakework.server.loops.vms import VmLoop
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 def vm_loop(rig: Rig) -> VmLoop:
     parts = rig.server
-    return VmLoop(parts.database, parts.node, parts.vm_states, parts.vms)
+    return VmLoop(parts.database, parts.node, parts.vm_states, parts.vms, parts.cached_vms)
 
 
 async def test_a_vm_that_nothing_claims_is_ended(rig: Rig) -> None:
@@ -66,8 +67,8 @@ async def test_one_vm_that_cannot_be_settled_does_not_hold_up_the_others(rig: Ri
     image_id = await rig.image()
     stuck = (await rig.vm(image_id))["id"]
     other = (await rig.vm(image_id))["id"]
-    await rig.server.vms.want_destroyed(VmId(stuck))
-    await rig.server.vms.want_destroyed(VmId(other))
+    await rig.server.vms.want(VmId(stuck), VmState.DESTROYED)
+    await rig.server.vms.want(VmId(other), VmState.DESTROYED)
     rig.node.unstoppable.add(stuck)
     await vm_loop(rig).one_pass()
     assert (await rig.ok("GET", f"/v1/vm/{other}"))["state"] == "destroyed"

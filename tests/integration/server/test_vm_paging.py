@@ -30,7 +30,6 @@ async def record(server: Server, created_ms: list[int], image_id: str = IMAGE) -
             cpu=1,
             memory_mb=256,
             volume_gb=0,
-            env={},
             state="destroyed",
             wanted="destroyed",
             log_complete=False,

@@ -1,4 +1,4 @@
-"""Calls about logs: getBuildLogs, getVMLogs, a page at a time or followed."""
+"""Calls about logs: getBuildLogs, getVMLogs and their like, a page at a time or followed."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -90,6 +90,7 @@ class LogRoutes:
             ("/v1/image/build/{buildId}/logs", self.of_build, "getBuildLogs", "a build"),
             ("/v1/function/build/{buildId}/logs", self.of_build, "getFunctionBuildLogs", "a build"),
             ("/v1/vm/{vmId}/logs", self.of_vm, "getVMLogs", "a VM"),
+            ("/v1/vm/cached/{vmId}/logs", self.of_vm, "getCachedVMLogs", "a cached VM"),
         ):
             router.add_api_route(
                 path,

@@ -1,4 +1,4 @@
-"""Calls about VMs: startVM, stopVM, getVm, listVMs."""
+"""Calls about VMs: startVM, stopVM, getVm, listVMs. Those for cached ones are beside."""
 
 import base64
 import re
@@ -34,6 +34,7 @@ from cakework.domain.vms import (
     VOLUME_GB_MAX,
     VOLUME_GB_MIN,
     Shape,
+    VmRequest,
     VmState,
 )
 from cakework.server.api.account_route import Account, Door, Token
@@ -93,7 +94,13 @@ class StartVm(RequestBody):
         return env
 
     def new_vm(self) -> NewVm:
-        """Return the order that this body gives."""
+        """Return the order that this body gives.
+
+        Raises:
+            NotFound: ``image_id`` is none that an image could have.
+        """
+        if not re.match(IMAGE_ID_PATTERN, self.image_id):
+            raise NotFound("There is no image with this id.")
         return NewVm(
             image_id=ImageId(self.image_id),
             shape=Shape(cpu=self.cpu or CPU_DEFAULT, memory_mb=self.memory or MEMORY_MB_DEFAULT),
@@ -115,8 +122,8 @@ class Vm(AnswerBody):
     memory: int = Field(description="Memory in MB.")
     image_id: str = Field(description="Image it was started from.", pattern=IMAGE_ID_PATTERN)
     state: VmState = Field(
-        description="created: being started; started: its program was started; stopped: the "
-        "program or the VM ended; destroyed: ended for good."
+        description="created: being started; started: its program was started; stopped: not "
+        "started yet, or the program or the VM ended; destroyed: ended for good."
     )
     port: int | SkipJsonSchema[None] = Field(
         default=None, description="Port in the VM that its hostname leads to."
@@ -188,7 +195,7 @@ class VmRoutes:
             self.stop,
             methods=["POST"],
             operation_id="stopVM",
-            summary="Stop and destroy a VM; doing it again changes nothing",
+            summary="Stop and destroy a one-time VM; doing it again changes nothing",
             responses=responses(*posted),
             response_model_exclude_none=True,
         )
@@ -215,19 +222,18 @@ class VmRoutes:
 
     async def start(self, account: Account, token: Token, body: StartVm, response: Response) -> Vm:
         """Start a VM and answer when its program was started, or has already ended."""
-        if not re.match(IMAGE_ID_PATTERN, body.image_id):
-            raise NotFound("There is no image with this id.")
         started = await self.vms.start(account, body.new_vm(), token)
-        response.headers["Server-Timing"] = _server_timing(started.phases_ms)
-        return self._vm(started.row)
+        response.headers["Server-Timing"] = server_timing(started.phases_ms)
+        return vm_answer(started.row, self.proxy_port)
 
     async def stop(self, account: Account, _token: Token, vm_id: VmIdPath) -> Vm:
         """Stop a one-time VM, which destroys it; its record and log stay."""
-        return self._vm(await self.vms.stop(account, VmId(vm_id)))
+        row = await self.vms.end(account, VmId(vm_id), VmRequest.STOP)
+        return vm_answer(row, self.proxy_port)
 
     async def get(self, account: Account, vm_id: VmIdPath) -> Vm:
         """Look at a VM."""
-        return self._vm(await self.vms.get(account, VmId(vm_id)))
+        return vm_answer(await self.vms.get(account, VmId(vm_id)), self.proxy_port)
 
     async def list(
         self, account: Account, parameters: Annotated[ListParameters, Query()]
@@ -240,28 +246,35 @@ class VmRoutes:
         after = _parse_place(parameters.pagination) if parameters.pagination else None
         rows, place = await self.vms.page(account, wanted, after)
         token = _format_place(place) if place is not None else None
-        return VmPage(vms=[self._vm(row) for row in rows], pagination=token)
-
-    def _vm(self, row: VmRow) -> Vm:
-        return Vm(
-            id=row.id,
-            hostname=row.hostname,
-            url=f"http://{row.hostname}:{self.proxy_port}/" if row.port is not None else None,
-            cpu=row.cpu,
-            memory=row.memory_mb,
-            image_id=row.image_id,
-            state=VmState(row.state),
-            port=row.port,
-            volume_gb=row.volume_gb,
-            exit_code=row.exit_code,
-            reason=row.reason,
-            created_at=rfc3339(row.created_ms),
-            updated_at=rfc3339(row.updated_ms),
-        )
+        vms = [vm_answer(row, self.proxy_port) for row in rows]
+        return VmPage(vms=vms, pagination=token)
 
 
-def _server_timing(phases_ms: dict[str, float]) -> str:
-    """Return the phases as W3C's Server Timing has them: ``restore;dur=52.1, mount;dur=30.4``."""
+def vm_answer(row: VmRow, proxy_port: int) -> Vm:
+    """Return a VM as it is answered; ``proxy_port`` is where the router to it listens."""
+    over = row.state in (VmState.STOPPED, VmState.DESTROYED)
+    return Vm(
+        id=row.id,
+        hostname=row.hostname,
+        url=f"http://{row.hostname}:{proxy_port}/" if row.port is not None else None,
+        cpu=row.cpu,
+        memory=row.memory_mb,
+        image_id=row.image_id,
+        state=VmState(row.state),
+        port=row.port,
+        volume_gb=row.volume_gb,
+        exit_code=row.exit_code if over else None,
+        reason=row.reason if over else None,
+        created_at=rfc3339(row.created_ms),
+        updated_at=rfc3339(row.updated_ms),
+    )
+
+
+def server_timing(phases_ms: dict[str, float]) -> str:
+    """Return the phases of a start as W3C's Server Timing has them.
+
+    So: ``restore;dur=52.1, mount;dur=30.4``.
+    """
     return ", ".join(f"{name};dur={took:.1f}" for name, took in phases_ms.items())
 
 

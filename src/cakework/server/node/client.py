@@ -68,9 +68,17 @@ class NodeClient:
         body = await self._call("PUT", f"/v1/vms/{order.vm_id}", order, timeout_s=START_S)
         return VmReport.model_validate_json(body)
 
-    async def stop_vm(self, vm_id: VmId, order: StopOrder) -> None:
-        """End a VM; returns when all it held is released. Raises NotFound for unknown ids."""
-        await self._call("POST", f"/v1/vms/{vm_id}/stop", order, timeout_s=STOP_S)
+    async def stop_vm(self, vm_id: VmId, order: StopOrder) -> VmReport:
+        """End a VM; returns how it ended when all it held is released.
+
+        Raises NotFound for unknown ids.
+        """
+        body = await self._call("POST", f"/v1/vms/{vm_id}/stop", order, timeout_s=STOP_S)
+        return VmReport.model_validate_json(body)
+
+    async def delete_volume(self, vm_id: VmId) -> None:
+        """Free the volume of a VM that does not run; one that is not there is no error."""
+        await self._call("DELETE", f"/v1/volumes/{vm_id}")
 
     async def vms(self) -> list[VmReport]:
         """Return every VM the node knows."""

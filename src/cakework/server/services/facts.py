@@ -108,9 +108,9 @@ class Facts:
     async def _change_vm(self, session: AsyncSession, fact: VmStarted | VmStopped) -> VmRow | None:
         vm_id = VmId(fact.vm_id)
         if isinstance(fact, VmStarted):
-            return await self._states.vms.started(session, vm_id)
+            return await self._states.vms.started(session, vm_id, fact.run)
         return await self._states.vms.ended(
-            session, vm_id, reason=fact.reason, exit_code=fact.exit_code
+            session, vm_id, fact.run, reason=fact.reason, exit_code=fact.exit_code
         )
 
     async def _change_build(

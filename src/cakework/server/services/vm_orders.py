@@ -1,24 +1,47 @@
 """Orders for VMs: from a record to what the node is told, and from its refusal to the caller's."""
 
+import json
+
 from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NoRoom, NotFound
+from cakework.domain.ids import VmId
 from cakework.domain.orders import VmOrder
 from cakework.domain.vms import Shape
 from cakework.server.store.models import VmRow
+from cakework.server.store.sealing import Sealer
 
 RETRY_AFTER_S = 5
 
 
-def order_of(row: VmRow) -> VmOrder:
-    """Return the order by which the node starts a VM."""
-    return VmOrder(
-        vm_id=row.id,
-        image_id=row.image_id,
-        shape=Shape(cpu=row.cpu, memory_mb=row.memory_mb),
-        hostname=row.hostname,
-        port=row.port,
-        env=row.env,
-        volume_gb=row.volume_gb,
-    )
+class VmOrders:
+    """Makes orders; the environment in a record is sealed, and opened for its order alone."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        """Seal with ``sealer``."""
+        self._sealer = sealer
+
+    def seal_env(self, vm_id: VmId, env: dict[str, str]) -> bytes:
+        """Return an environment as the record of ``vm_id`` keeps it."""
+        return self._sealer.seal(json.dumps(env).encode(), vm_id)
+
+    def order_of(self, row: VmRow) -> VmOrder:
+        """Return the order by which the node starts a VM.
+
+        Raises:
+            CakeworkError: its environment cannot be read with this server's key.
+        """
+        if row.env_sealed is None:
+            raise CakeworkError(f"The record of VM {row.id} has no environment any more.")
+        return VmOrder(
+            vm_id=row.id,
+            run=row.run,
+            image_id=row.image_id,
+            shape=Shape(cpu=row.cpu, memory_mb=row.memory_mb),
+            hostname=row.hostname,
+            port=row.port,
+            env=json.loads(self._sealer.unseal(row.env_sealed, row.id)),
+            volume_gb=row.volume_gb,
+            volume_kept=row.cached,
+        )
 
 
 def refusal(error: CakeworkError) -> CakeworkError:

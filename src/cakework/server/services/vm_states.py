@@ -6,11 +6,11 @@ comes late, or twice, changes nothing.
 
 from collections.abc import Iterable
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, case, null, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.ids import VmId
-from cakework.domain.vms import TRANSITIONS, VmState
+from cakework.domain.vms import Life, VmState, sources
 from cakework.server.clock import Clock
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import vm_source
@@ -28,14 +28,42 @@ class VmStates:
         self._followers = followers
         self._clock = clock
 
-    async def started(self, session: AsyncSession, vm_id: VmId) -> VmRow | None:
+    async def begin_run(
+        self, session: AsyncSession, vm_id: VmId, token: str | None
+    ) -> VmRow | None:
+        """Note that a cached VM is to be started once more; returns the row.
+
+        ``token`` names the idempotent request that asked for it.
+        """
+        begun: dict[str, object] = {
+            "wanted": VmState.STARTED,
+            "run": VmRow.run + 1,
+            "start_token": token,
+            "log_complete": False,
+        }
+        return await self._move(session, VmRow.cached & _is(vm_id), VmState.CREATED, begun)
+
+    async def not_started(self, session: AsyncSession, vm_id: VmId, run: int) -> VmRow | None:
+        """Note that the node refused a run of a cached VM; it is as it was before."""
+        values: dict[str, object] = {"wanted": _after_stop(), "log_complete": True}
+        refused = _is(vm_id) & VmRow.cached & (VmRow.run == run) & (VmRow.state == VmState.CREATED)
+        return await self._move(session, refused, VmState.STOPPED, values)
+
+    async def started(self, session: AsyncSession, vm_id: VmId, run: int) -> VmRow | None:
         """Note that the program was started; returns the row, None when there is none."""
-        return await self._move(session, vm_id, VmState.STARTED, {})
+        values: dict[str, object] = {
+            "reason": None,
+            "exit_code": None,
+            "env_sealed": _env_if_cached(),
+        }
+        row = await self._move(session, _is_run(vm_id, run), VmState.STARTED, values)
+        return row or await session.get(VmRow, vm_id)
 
     async def stopped(
         self,
         session: AsyncSession,
         vm_id: VmId,
+        run: int,
         *,
         reason: str,
         exit_code: int | None = None,
@@ -45,20 +73,33 @@ class VmStates:
 
         ``log_complete`` says that nothing more is to come for its log. Returns the row.
         """
-        ending: dict[str, object] = {"reason": storable(reason), "exit_code": exit_code}
+        ending: dict[str, object] = {
+            "reason": storable(reason),
+            "exit_code": exit_code,
+            "wanted": _after_stop(),
+            "env_sealed": _env_if_cached(),
+        }
         if log_complete:
             ending["log_complete"] = True
-        return await self._move(session, vm_id, VmState.STOPPED, ending)
+        row = await self._move(session, _is_run(vm_id, run), VmState.STOPPED, ending)
+        return row or await session.get(VmRow, vm_id)
 
     async def ended(
-        self, session: AsyncSession, vm_id: VmId, *, reason: str, exit_code: int | None
+        self,
+        session: AsyncSession,
+        vm_id: VmId,
+        run: int,
+        *,
+        reason: str,
+        exit_code: int | None,
     ) -> VmRow | None:
-        """Note how the VM ended, by its node's own account, and that its log is whole.
+        """Note how a run ended, by its node's own account, and that its log is whole.
 
-        That replaces what was noted before, whatever state the VM is in by now. Returns the row.
+        That replaces what was noted before, whatever state the VM is in by now; when a later
+        run has begun it changes nothing. Returns the row.
         """
-        row = await self.stopped(session, vm_id, reason=reason, exit_code=exit_code)
-        if row is not None:
+        row = await self.stopped(session, vm_id, run, reason=reason, exit_code=exit_code)
+        if row is not None and row.run <= run:
             row.log_complete = True
             row.reason = storable(reason)
             row.exit_code = exit_code
@@ -66,8 +107,9 @@ class VmStates:
 
     async def destroyed(self, session: AsyncSession, vm_id: VmId) -> VmRow | None:
         """Note that the VM is ended for good; its environment is forgotten."""
-        gone: dict[str, object] = {"wanted": VmState.DESTROYED, "env": {}}
-        return await self._move(session, vm_id, VmState.DESTROYED, gone)
+        gone: dict[str, object] = {"wanted": VmState.DESTROYED, "env_sealed": None}
+        row = await self._move(session, _is(vm_id), VmState.DESTROYED, gone)
+        return row or await session.get(VmRow, vm_id)
 
     def tell(self, rows: Iterable[VmRow | None]) -> None:
         """Show rows, as they were committed, to everyone who watches."""
@@ -77,14 +119,42 @@ class VmStates:
                 self._followers.wake([vm_source(row.id)])
 
     async def _move(
-        self, session: AsyncSession, vm_id: VmId, target: VmState, values: dict[str, object]
+        self,
+        session: AsyncSession,
+        which: ColumnElement[bool],
+        target: VmState,
+        values: dict[str, object],
     ) -> VmRow | None:
-        sources = [state for state, targets in TRANSITIONS.items() if target in targets]
-        row = await session.scalar(
+        """Change the VM if it is one of ``which`` and has an arrow to ``target``."""
+        return await session.scalar(
             update(VmRow)
-            .where(VmRow.id == vm_id, VmRow.state.in_(sources))
+            .where(which, VmRow.state.in_(sources(target)))
             .values(state=target, updated_ms=not_before(VmRow.updated_ms, self._clock()), **values)
             .returning(VmRow)
             .execution_options(populate_existing=True)
         )
-        return row if row is not None else await session.get(VmRow, vm_id)
+
+
+def life_of(row: VmRow) -> Life:
+    """Return what decides about the VM of a record."""
+    return Life(row.cached, VmState(row.state), VmState(row.wanted), row.run)
+
+
+def _is(vm_id: VmId) -> ColumnElement[bool]:
+    return VmRow.id == vm_id
+
+
+def _is_run(vm_id: VmId, run: int) -> ColumnElement[bool]:
+    """Of an earlier run than the record's nothing counts any more."""
+    return _is(vm_id) & (VmRow.run <= run)
+
+
+def _after_stop() -> ColumnElement[str]:
+    """A cached VM that was to run is content to be stopped."""
+    content = VmRow.cached & (VmRow.wanted == VmState.STARTED)
+    return case((content, VmState.STOPPED.value), else_=VmRow.wanted)
+
+
+def _env_if_cached() -> ColumnElement[bytes | None]:
+    """Only a cached VM is started again, and needs its environment for that."""
+    return case((VmRow.cached, VmRow.env_sealed), else_=null())

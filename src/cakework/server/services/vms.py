@@ -1,4 +1,4 @@
-"""VMs: start, stop, get, list.
+"""VMs: start, end, get, list; what is particular to cached ones is in cached_vms.py.
 
 A start writes the row first (``created``), then orders the node, then writes what became of
 it; a crash in between leaves a row that the reconciling loop carries on with. While a request
@@ -9,26 +9,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy import delete, func, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import delete, select, tuple_, update
 
 from cakework.domain.errors import (
     CakeworkError,
+    Conflict,
     NotFound,
-    QuotaExceeded,
     Unavailable,
 )
 from cakework.domain.ids import AccountId, ImageId, VmId, new_host_label, new_vm_id
 from cakework.domain.orders import StopOrder, VmReport
-from cakework.domain.vms import Ignore, Shape, VmState, decide_stop
+from cakework.domain.vms import Ignore, Refuse, Shape, VmRequest, VmState, decide
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
-from cakework.server.services.vm_orders import RETRY_AFTER_S, order_of, refusal
-from cakework.server.services.vm_states import VmStates
-from cakework.server.store.accounts import lock_account
+from cakework.server.services.vm_admission import VmAdmission
+from cakework.server.services.vm_orders import VmOrders, refusal
+from cakework.server.services.vm_states import VmStates, life_of
 from cakework.server.store.database import Database
-from cakework.server.store.models import ImageRow, VmRow
+from cakework.server.store.models import VmRow
 from cakework.server.store.values import not_before
 
 PAGE = 100
@@ -63,10 +62,11 @@ class VmFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class VmLimits:
-    """Bounds of what one account may have, and the domain that hostnames end in."""
+class VmRules:
+    """What VMs are made by: who may have one, how orders are made, where hostnames end."""
 
-    per_account: int
+    admission: VmAdmission
+    orders: VmOrders
     base_domain: str
 
 
@@ -86,7 +86,7 @@ class Vms:
         database: Database,
         node: NodeClient,
         states: VmStates,
-        limits: VmLimits,
+        rules: VmRules,
         clock: Clock,
         hint: Callable[[], None],
     ) -> None:
@@ -97,9 +97,9 @@ class Vms:
         self._database = database
         self._node = node
         self._states = states
-        self._limits = limits
+        self._rules = rules
         self._clock = clock
-        self._hint = hint
+        self.hint = hint
         self.claims: Claims[VmId] = Claims()
 
     async def start(self, account: AccountId, new: NewVm, token: str | None = None) -> Started:
@@ -114,9 +114,7 @@ class Vms:
             Unavailable: the node did not answer; what it may have begun is ended by itself.
             InvalidRequest, Conflict: the node refused it.
         """
-        vm_id = new_vm_id()
-        if token is not None:
-            vm_id = await self._made_by(token) or vm_id
+        vm_id = await self.made_by(token) or new_vm_id()
         async with self.claims.hold(vm_id):
             row = await self._record(account, vm_id, new, token)
             if row.state != VmState.CREATED:
@@ -126,13 +124,13 @@ class Vms:
     async def give_order(self, row: VmRow) -> Started:
         """Have the node start a recorded VM and record what became of it."""
         try:
-            report = await self._node.start_vm(order_of(row))
+            report = await self._node.start_vm(self._rules.orders.order_of(row))
         except Unavailable:
-            await self.want_destroyed(VmId(row.id))
-            self._hint()
+            await self.want(VmId(row.id), VmState.STOPPED if row.cached else VmState.DESTROYED)
+            self.hint()
             raise
         except CakeworkError as error:
-            await self._forget(row)
+            await self._take_back(row)
             raise refusal(error) from error
         if report.state == "starting":
             raise CakeworkError(f"The node left VM {row.id} starting.")
@@ -142,11 +140,12 @@ class Vms:
         """Record how the node says a VM is; returns its row."""
         vm_id = VmId(report.vm_id)
         async with self._database.writing() as session:
-            row = await self._states.started(session, vm_id)
+            row = await self._states.started(session, vm_id, report.run)
             if report.state == "stopped":
                 row = await self._states.stopped(
                     session,
                     vm_id,
+                    report.run,
                     reason=report.reason or "The VM ended.",
                     exit_code=report.exit_code,
                 )
@@ -155,42 +154,50 @@ class Vms:
         self._states.tell([row])
         return row
 
-    async def stop(self, account: AccountId, vm_id: VmId) -> VmRow:
+    async def end(self, account: AccountId, vm_id: VmId, request: VmRequest) -> VmRow:
         """End a VM for good; returns its record, ``destroyed``. Ending it again changes nothing.
 
         Raises:
             NotFound: the account has no such VM.
+            Conflict: it is a cached VM and ``request`` is for others.
             Unavailable: the node did not answer; the VM is ended once it does.
         """
         async with self.claims.hold(vm_id):
             row = await self.get(account, vm_id)
-            if isinstance(decide_stop(VmState(row.state)), Ignore):
-                return row
-            if row.state != VmState.STOPPED:
-                await self.want_destroyed(vm_id)
+            match decide(life_of(row), request):
+                case Ignore():
+                    return row
+                case Refuse(reason):
+                    raise Conflict(reason)
+                case _:
+                    await self.want(vm_id, VmState.DESTROYED)
             try:
                 return await self.destroy(row)
             except Unavailable:
-                self._hint()
+                self.hint()
                 raise
 
     async def destroy(self, row: VmRow) -> VmRow:
-        """Have the node end a VM that runs, if it does, and record it destroyed."""
-        if row.state != VmState.STOPPED:
-            await self.end_on_node(VmId(row.id))
+        """Have the node end a VM and free its volume, and record it destroyed."""
+        vm_id = VmId(row.id)
+        if row.state != VmState.STOPPED or (row.cached and row.run):
+            await self.end_on_node(vm_id)
+        if row.cached and row.run and row.volume_gb:
+            await self._node.delete_volume(vm_id)
         async with self._database.writing() as session:
-            gone = await self._states.destroyed(session, VmId(row.id))
+            gone = await self._states.destroyed(session, vm_id)
         if gone is None:
             raise NotFound(f"There is no VM {row.id}.")
         self._states.tell([gone])
         return gone
 
-    async def end_on_node(self, vm_id: VmId) -> None:
-        """Have the node end a VM; one that the node does not know has ended."""
+    async def end_on_node(self, vm_id: VmId) -> VmReport | None:
+        """Have the node end a VM; returns how it ended, None if the node does not know it."""
         try:
-            await self._node.stop_vm(vm_id, StopOrder())
+            return await self._node.stop_vm(vm_id, StopOrder())
         except NotFound:
             _log.info("vm.unknown_to_node", vm_id=vm_id)
+            return None
 
     async def get(self, account: AccountId, vm_id: VmId) -> VmRow:
         """Return a VM of the account.
@@ -224,19 +231,42 @@ class Vms:
         last = rows[PAGE - 1]
         return rows[:PAGE], Place(last.created_ms, VmId(last.id))
 
-    async def want_destroyed(self, vm_id: VmId) -> None:
-        """Note that a VM is to be ended, so that it will be whatever happens next."""
+    async def want(self, vm_id: VmId, state: VmState) -> None:
+        """Note what a VM is to become, so that it will, whatever happens next."""
         async with self._database.writing() as session:
             await session.execute(
                 update(VmRow)
                 .where(VmRow.id == vm_id)
-                .values(
-                    wanted=VmState.DESTROYED,
-                    updated_ms=not_before(VmRow.updated_ms, self._clock()),
-                )
+                .values(wanted=state, updated_ms=not_before(VmRow.updated_ms, self._clock()))
             )
 
-    async def _made_by(self, token: str) -> VmId | None:
+    def new_row(self, account: AccountId, vm_id: VmId, new: NewVm, token: str | None) -> VmRow:
+        """Return the record of a VM that is to be started once, not yet stored."""
+        now = self._clock()
+        return VmRow(
+            id=vm_id,
+            account_id=account,
+            image_id=new.image_id,
+            hostname=f"{new_host_label()}.{self._rules.base_domain}",
+            cpu=new.shape.cpu,
+            memory_mb=new.shape.memory_mb,
+            port=new.port,
+            volume_gb=new.volume_gb,
+            cached=False,
+            run=1,
+            env_sealed=self._rules.orders.seal_env(vm_id, new.env),
+            state=VmState.CREATED,
+            wanted=VmState.STARTED,
+            log_complete=False,
+            request_token=token,
+            created_ms=now,
+            updated_ms=now,
+        )
+
+    async def made_by(self, token: str | None) -> VmId | None:
+        """Return the VM that an idempotent request made before; None if it made none."""
+        if token is None:
+            return None
         async with self._database.reading() as session:
             found = await session.scalar(select(VmRow.id).where(VmRow.request_token == token))
         return VmId(found) if found is not None else None
@@ -244,57 +274,26 @@ class Vms:
     async def _record(
         self, account: AccountId, vm_id: VmId, new: NewVm, token: str | None
     ) -> VmRow:
-        now = self._clock()
         async with self._database.writing() as session:
             if token is not None and (row := await session.get(VmRow, vm_id)) is not None:
                 return row
-            await self._check(session, account, new.image_id)
-            row = VmRow(
-                id=vm_id,
-                account_id=account,
-                image_id=new.image_id,
-                hostname=f"{new_host_label()}.{self._limits.base_domain}",
-                cpu=new.shape.cpu,
-                memory_mb=new.shape.memory_mb,
-                port=new.port,
-                volume_gb=new.volume_gb,
-                env=new.env,
-                state=VmState.CREATED,
-                wanted=VmState.STARTED,
-                log_complete=False,
-                request_token=token,
-                created_ms=now,
-                updated_ms=now,
-            )
+            await self._rules.admission.check_image(session, account, new.image_id)
+            await self._rules.admission.check_started(session, account)
+            row = self.new_row(account, vm_id, new, token)
             session.add(row)
         self._states.tell([row])
         return row
 
-    async def _check(self, session: AsyncSession, account: AccountId, image: ImageId) -> None:
-        await lock_account(session, account)
-        running = (
-            select(func.count())
-            .select_from(VmRow)
-            .where(VmRow.account_id == account, VmRow.state.in_(("created", "started")))
-            .scalar_subquery()
-        )
-        found = await session.execute(
-            select(ImageRow.id, running).where(ImageRow.id == image, ImageRow.account_id == account)
-        )
-        row = found.one_or_none()
-        if row is None:
-            raise NotFound(f"There is no image {image}.")
-        if row[1] >= self._limits.per_account:
-            raise QuotaExceeded(
-                f"The account has {row[1]} VMs running, which is as many as it may.",
-                retry_after_s=RETRY_AFTER_S,
-            )
-
-    async def _forget(self, row: VmRow) -> None:
-        """Remove the record of a VM that the node refused."""
+    async def _take_back(self, row: VmRow) -> None:
+        """Undo the start that the node refused: a cached VM is stopped, another never was."""
+        vm_id = VmId(row.id)
         async with self._database.writing() as session:
-            await session.execute(
-                delete(VmRow).where(VmRow.id == row.id, VmRow.state == VmState.CREATED)
-            )
-        row.state = VmState.DESTROYED
-        self._states.tell([row])
+            if row.cached:
+                taken_back = await self._states.not_started(session, vm_id, row.run)
+            else:
+                await session.execute(
+                    delete(VmRow).where(VmRow.id == vm_id, VmRow.state == VmState.CREATED)
+                )
+                row.state = VmState.DESTROYED
+                taken_back = row
+        self._states.tell([taken_back])

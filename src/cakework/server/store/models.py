@@ -5,7 +5,6 @@ so that the same request, carried on after a crash, finds what it made.
 """
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     CheckConstraint,
     ForeignKey,
@@ -113,16 +112,19 @@ class ImageRow(Base):
 
 
 class VmRow(Base):
-    """A VM. ``wanted`` is the state it is on its way to: ``started``, or ``destroyed``.
+    """A VM. ``wanted`` is the state it is on its way to; ``stopped`` is for cached ones alone.
 
-    ``env`` is emptied when the VM is destroyed. ``log_complete`` says that every line of its
-    log is stored.
+    ``run`` counts its starts, ``start_token`` names the idempotent request that the last came
+    from. ``env_sealed`` is there as long as the VM may have to be started with it.
+    ``log_complete`` says that every line of its log is stored.
     """
 
     __tablename__ = "vms"
     __table_args__ = (
         CheckConstraint(_one_of("state", VmState), name="state"),
-        CheckConstraint("wanted IN ('started', 'destroyed')", name="wanted"),
+        CheckConstraint("wanted IN ('started', 'stopped', 'destroyed')", name="wanted"),
+        CheckConstraint("cached OR wanted <> 'stopped'", name="stopped_wanted_if_cached"),
+        CheckConstraint("run >= 1 OR cached AND run = 0", name="run"),
         CheckConstraint("state <> 'destroyed' OR wanted = 'destroyed'", name="destroyed_wanted"),
         CheckConstraint(f"cpu BETWEEN {CPU_MIN} AND {CPU_MAX}", name="cpu"),
         CheckConstraint(f"memory_mb BETWEEN {MEMORY_MB_MIN} AND {MEMORY_MB_MAX}", name="memory"),
@@ -141,13 +143,16 @@ class VmRow(Base):
     memory_mb: Mapped[int] = mapped_column()
     port: Mapped[int | None] = mapped_column()
     volume_gb: Mapped[int] = mapped_column(default=0)
-    env: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    cached: Mapped[bool] = mapped_column(default=False)
+    run: Mapped[int] = mapped_column(default=1)
+    env_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     state: Mapped[str] = mapped_column(String(16), default=VmState.CREATED)
     wanted: Mapped[str] = mapped_column(String(16), default=VmState.STARTED)
     reason: Mapped[str | None] = mapped_column(Text)
     exit_code: Mapped[int | None] = mapped_column()
     log_complete: Mapped[bool] = mapped_column(default=False)
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
+    start_token: Mapped[str | None] = mapped_column(String(32))
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 

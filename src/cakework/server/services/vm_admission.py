@@ -1,0 +1,59 @@
+"""Who may have one more VM: the image is the account's, and its quotas hold."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cakework.domain.errors import NotFound, QuotaExceeded
+from cakework.domain.ids import AccountId, ImageId
+from cakework.domain.vms import VmState
+from cakework.server.services.vm_orders import RETRY_AFTER_S
+from cakework.server.store.accounts import lock_account
+from cakework.server.store.models import ImageRow, VmRow
+
+
+@dataclass(frozen=True, slots=True)
+class VmLimits:
+    """How many VMs one account may have started, and how many cached, running or not."""
+
+    started: int
+    cached: int
+
+
+class VmAdmission:
+    """Checks within the transaction that then makes or starts a VM, so that no two slip by."""
+
+    def __init__(self, limits: VmLimits) -> None:
+        """Hold every account to ``limits``."""
+        self._limits = limits
+
+    async def check_image(self, session: AsyncSession, account: AccountId, image: ImageId) -> None:
+        """Raise NotFound unless the account has the image."""
+        query = select(ImageRow.id).where(ImageRow.id == image, ImageRow.account_id == account)
+        if await session.scalar(query) is None:
+            raise NotFound(f"There is no image {image}.")
+
+    async def check_started(self, session: AsyncSession, account: AccountId) -> None:
+        """Raise QuotaExceeded if the account may not start one more VM."""
+        live = VmRow.state.in_((VmState.CREATED, VmState.STARTED))
+        if (count := await _count(session, account, live)) >= self._limits.started:
+            raise QuotaExceeded(
+                f"The account has {count} VMs running, which is as many as it may.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def check_cached(self, session: AsyncSession, account: AccountId) -> None:
+        """Raise QuotaExceeded if the account may not have one more cached VM."""
+        there = VmRow.cached & (VmRow.state != VmState.DESTROYED)
+        if (count := await _count(session, account, there)) >= self._limits.cached:
+            raise QuotaExceeded(
+                f"The account has {count} cached VMs, which is as many as it may.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+
+async def _count(session: AsyncSession, account: AccountId, which: ColumnElement[bool]) -> int:
+    await lock_account(session, account)
+    query = select(func.count()).select_from(VmRow).where(VmRow.account_id == account, which)
+    return await session.scalar(query) or 0
