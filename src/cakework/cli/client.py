@@ -73,8 +73,21 @@ class Client:
         return cast("Vm", self.call("GET", f"/v1/vm/{quote(vm_id)}"))
 
     def stop_vm(self, vm_id: str) -> Vm:
-        """Stop and destroy a VM."""
-        return cast("Vm", self.call("POST", f"/v1/vm/{quote(vm_id)}/stop"))
+        """Stop a VM: one of startVM is destroyed by it, a cached one can be started again."""
+        try:
+            return cast("Vm", self.call("POST", f"/v1/vm/{quote(vm_id)}/stop"))
+        except CommandFailed as failure:
+            if not failure.problem or failure.problem.get("code") != "conflict":
+                raise
+        return cast("Vm", self.call("POST", f"/v1/vm/cached/{quote(vm_id)}/stop"))
+
+    def start_cached_vm(self, vm_id: str) -> Vm:
+        """Start a cached VM."""
+        return cast("Vm", self.call("POST", f"/v1/vm/cached/{quote(vm_id)}/start"))
+
+    def destroy_vm(self, vm_id: str) -> Vm:
+        """End a VM of either kind for good."""
+        return cast("Vm", self.call("POST", f"/v1/vm/{quote(vm_id)}/destroy"))
 
     def call(
         self,

@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "run": ("cakework.cli.run:run", USE, "Start a VM from an image and show its output."),
     "vms": ("cakework.cli.vms:vms", USE, "List VMs."),
     "logs": ("cakework.cli.logs:logs", USE, "Show the output of a VM or a build."),
-    "stop": ("cakework.cli.vms:stop", USE, "Stop and destroy VMs."),
+    "cache": ("cakework.cli.cached_vms:cache", USE, "Make a VM to start again and again."),
+    "start": ("cakework.cli.cached_vms:start", USE, "Start cached VMs."),
+    "stop": ("cakework.cli.vms:stop", USE, "Stop VMs; those of `run` are destroyed."),
+    "destroy": ("cakework.cli.vms:destroy", USE, "End VMs for good, their volumes too."),
     "version": ("cakework.cli.version:version", OTHER, "Show the version."),
 }
 

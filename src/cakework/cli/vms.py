@@ -1,5 +1,6 @@
-"""``cakework vms`` and ``cakework stop``."""
+"""``cakework vms``, ``cakework stop`` and ``cakework destroy``."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
 from cyclopts import Parameter
@@ -48,24 +49,38 @@ def list_vms(client: Client, params: dict[str, str]) -> list[dict[str, object]]:
         params = {**params, "pagination": str(page["pagination"])}
 
 
-def stop(
-    ids: Annotated[list[str], Parameter(name="id", negative=())], /, *, as_json: Json = False
-) -> int:
-    """Stop and destroy VMs. Their logs stay.
+Ids = Annotated[list[str], Parameter(name="id", negative=())]
+
+
+def stop(ids: Ids, /, *, as_json: Json = False) -> int:
+    """Stop VMs. Cached ones can be started again; others are destroyed. Logs stay.
 
     Args:
         ids: Ids of the VMs.
     """
+    return for_each(ids, Client.stop_vm, as_json=as_json)
+
+
+def destroy(ids: Ids, /, *, as_json: Json = False) -> int:
+    """End VMs of either kind for good, their volumes too. Logs stay.
+
+    Args:
+        ids: Ids of the VMs.
+    """
+    return for_each(ids, Client.destroy_vm, as_json=as_json)
+
+
+def for_each(ids: list[str], act: Callable[[Client, str], Vm], *, as_json: bool) -> int:
+    """Do to each VM what ``act`` does, going on after one that fails; return the worst code."""
     output = Output(as_json=as_json)
     client = open_client()
-    codes = [stop_one(client, vm_id, output) for vm_id in ids]
-    return max(codes)
+    return max(for_one(client, vm_id, act, output) for vm_id in ids)
 
 
-def stop_one(client: Client, vm_id: str, output: Output) -> int:
-    """Stop one VM; return its exit code, having said what went wrong."""
+def for_one(client: Client, vm_id: str, act: Callable[[Client, str], Vm], output: Output) -> int:
+    """Do it to one VM; return its exit code, having said what went wrong."""
     try:
-        vm: Vm = client.stop_vm(vm_id)
+        vm = act(client, vm_id)
     except CommandFailed as failure:
         if failure.exit_code != ExitCode.FAILED:
             raise

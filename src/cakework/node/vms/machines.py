@@ -195,8 +195,9 @@ class Machine:
         await self.monitor.replace_disk("volume", "/vm/volume", read_only=False)
 
     def assign(self, order: VmOrder, lines_before: int) -> None:
-        """Record whose machine this is from now on."""
-        update = {"order": order, "lines_before": lines_before}
+        """Record whose machine this is from now on, without its environment, which may be secret
+        and which an adopting node has no use for."""
+        update = {"order": order.model_copy(update={"env": {}}), "lines_before": lines_before}
         self.record = self.record.model_copy(update=update)
         self._write_record()
 

@@ -1,0 +1,52 @@
+"""``cakework cache`` and ``cakework start``: VMs that are started again and again."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+from cyclopts import Parameter
+
+from cakework.cli.client import Client, Vm, open_client
+from cakework.cli.exits import ExitCode
+from cakework.cli.output import Json, Output
+from cakework.cli.run import read_variables
+from cakework.cli.vms import Ids, for_each
+
+
+def cache(
+    image: str,
+    /,
+    *,
+    cpu: int | None = None,
+    memory: int | None = None,
+    port: Annotated[int | None, Parameter(alias="-p")] = None,
+    env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=())] = (),
+    env_file: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
+    volume: int | None = None,
+    as_json: Json = False,
+) -> int:
+    """Make a VM that can be started and stopped again and again; print its id.
+
+    Args:
+        image: Id of the image, as `cakework build` prints it.
+        cpu: Virtual processors, 1 to 8 (the server's default is 1).
+        memory: Memory in MB, 256 to 16384 (the server's default is 256).
+        port: Port the program listens on, to be reached through the router.
+        env: Variable for the program, K=V; K alone passes this shell's on. May be repeated.
+        env_file: File of such variables, one a line; # starts a comment. May be repeated.
+        volume: Size in GB of a disk mounted at /data, kept until the VM is destroyed.
+    """
+    wanted = {"cpu": cpu, "memory": memory, "port": port, "volumeGB": volume}
+    body: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
+    body |= {"imageId": image, "envVars": read_variables(env, env_file)}
+    vm = cast("Vm", open_client().call("POST", "/v1/vm/cache", body=body))
+    Output(as_json=as_json).result(vm, vm["id"])
+    return ExitCode.OK
+
+
+def start(ids: Ids, /, *, as_json: Json = False) -> int:
+    """Start cached VMs, with the environment, port, hostname and volume they were made with.
+
+    Args:
+        ids: Ids of the VMs.
+    """
+    return for_each(ids, Client.start_cached_vm, as_json=as_json)
