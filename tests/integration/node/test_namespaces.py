@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -257,7 +257,9 @@ def test_a_closed_namespace_is_none(world: int) -> None:
 
 
 @pytest.mark.parametrize("make", [make_vm_namespace, make_build_namespace])
-def test_one_that_cannot_be_made_leaves_nothing(make: type[Namespace]) -> None:
+def test_one_that_cannot_be_made_leaves_nothing(
+    make: Callable[[Territory, int, Egress], Namespace],
+) -> None:
     """Rules that nft refuses: an error with its words, no link, no descriptor."""
     before = _open_descriptors()
     with pytest.raises(OSError, match="nft refused"):
