@@ -186,10 +186,10 @@ async def _serve(
         await serving
         for task in (stopping, *tasks):
             task.cancel()
-        ends = await asyncio.gather(stopping, *tasks, return_exceptions=True)
-    faults = [end for end in ends if isinstance(end, Exception)]
-    if faults:
-        raise faults[0]
+        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 class _Api(uvicorn.Server):
