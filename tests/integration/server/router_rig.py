@@ -22,6 +22,14 @@ VM = "0123456789abcd"
 DEADLINE_S = 10.0
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    """Return when ``condition`` holds, which must be soon."""
+    async with asyncio.timeout(DEADLINE_S):
+        # What is looked at (files, sockets) tells nobody when it changes.
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 @dataclass
 class KnownRoute:
     vm_id: str

@@ -47,13 +47,13 @@ class Wire(asyncio.Protocol):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is gone, in both directions."""
-        return self._lost
+        """Whether the connection is gone, or going, in both directions."""
+        return self._lost or self.transport.is_closing()
 
     @property
     def has_ended(self) -> bool:
         """Whether the peer will send nothing more."""
-        return self._eof or self._lost
+        return self._eof or self.is_lost
 
     @property
     def has_bytes(self) -> bool:
@@ -74,7 +74,7 @@ class Wire(asyncio.Protocol):
         while not self._chunks:
             if self._eof:
                 return b""
-            if self._lost:
+            if self.is_lost:
                 raise ConnectionResetError("the connection was lost")
             await self._change()
         data = b"".join(self._chunks)
@@ -95,16 +95,16 @@ class Wire(asyncio.Protocol):
         Raises:
             ConnectionResetError: the connection broke.
         """
-        if not self._lost:
+        if not self.is_lost:
             self.transport.write(data)
-        while self._writing_paused and not self._lost:
+        while self._writing_paused and not self.is_lost:
             await self._change()
-        if self._lost:
+        if self.is_lost:
             raise ConnectionResetError("the connection was lost")
 
     def write_eof(self) -> None:
         """Tell the peer that nothing more comes, after all that was written."""
-        if self._lost or self._eof_written:
+        if self.is_lost or self._eof_written:
             return
         self._eof_written = True
         with contextlib.suppress(OSError):
@@ -119,11 +119,12 @@ class Wire(asyncio.Protocol):
         """Close now, whatever still waits to be sent."""
         if not self._lost:
             self.transport.abort()
+            self._wake()
 
     def reset(self) -> None:
         """Close now, so that the peer cannot take what it got for everything."""
         sock = self._socket()
-        if sock is not None and not self._lost:
+        if sock is not None and not self.is_lost:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
@@ -148,7 +149,7 @@ class Wire(asyncio.Protocol):
     def probe(self) -> None:
         """Notice a reset that came while the peer is not being read from."""
         sock = self._socket()
-        if sock is None or self._lost or not self._reading_paused:
+        if sock is None or self.is_lost or not self._reading_paused:
             return
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
         if info[0] == TCP_CLOSE:
@@ -197,13 +198,13 @@ class Wire(asyncio.Protocol):
         return cast("socket.socket | None", self.transport.get_extra_info("socket"))
 
     def _resume(self) -> None:
-        if self._reading_paused and not self._lost:
+        if self._reading_paused and not self.is_lost:
             self._reading_paused = False
             self.transport.resume_reading()
 
     async def _flush(self) -> None:
         self.transport.set_write_buffer_limits(high=0)
-        while self._writing_paused and not self._lost:
+        while self._writing_paused and not self.is_lost:
             await self._change()
 
     async def _change(self) -> None:
