@@ -74,7 +74,7 @@ class StopOrder(Order):
     The program gets SIGTERM, and ``grace_s`` seconds later SIGKILL. Unknown ids get 404.
     """
 
-    grace_s: float = 2.0
+    grace_s: float = Field(default=2.0, ge=0, le=3600)
 
 
 class VmReport(BaseModel):
@@ -118,7 +118,7 @@ class DialRequest(Order):
     """
 
     vm_id: str
-    port: int
+    port: int = Field(ge=1, le=65_535)
 
 
 class DialAnswer(BaseModel):

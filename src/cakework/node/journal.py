@@ -124,8 +124,9 @@ class Journal:
     async def stream(self, after: int, heartbeat_s: float = 10) -> AsyncIterator[bytes]:
         """Yield all facts above ``after``, then those to come, as whole lines of JSON.
 
-        An empty line is a heartbeat. Reads the files, so that any number of bytes may lie
-        between reader and writer without taking memory.
+        An empty line is a heartbeat, an empty chunk follows each :meth:`wake`. Reads the
+        files, so that any number of bytes may lie between reader and writer without taking
+        memory.
         """
         first, file = self._open_segment(after)
         try:
@@ -137,8 +138,8 @@ class Journal:
                 elif (newer := self._segment_after(first)) is not None:
                     file.close()
                     first, file = newer, self._open(newer)
-                elif not await _set_within(grown, heartbeat_s):
-                    yield b"\n"
+                else:
+                    yield b"" if await _set_within(grown, heartbeat_s) else b"\n"
         finally:
             file.close()
 

@@ -74,9 +74,10 @@ def routes(node: "Node") -> list[Route]:
 
     async def _until_closing(after: int) -> AsyncIterator[bytes]:
         async for chunk in node.journal.stream(after):
+            if chunk:
+                yield chunk
             if node.closing:
                 return
-            yield chunk
 
     async def acknowledge(request: Request) -> Response:
         cursor = _Cursor.model_validate_json(await request.body()).cursor

@@ -77,7 +77,7 @@ class Process:
             process = cls._watch(pid, None)
         except ProcessLookupError:
             return None
-        if process.started != started:
+        if process.started != started or _is_dead(pid):
             process.close()
             return None
         return process
@@ -144,11 +144,24 @@ def start_time(pid: int) -> int:
     Raises:
         ProcessLookupError: there is no such process.
     """
+    return int(_stat(pid)[19])
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what ``/proc/<pid>/stat`` says, from the state on (proc(5), field 3)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(f"no process {pid}") from error
-    return int(stat.rpartition(")")[2].split()[19])
+    return stat.rpartition(")")[2].split()
+
+
+def _is_dead(pid: int) -> bool:
+    """Say whether a process has ended and waits for its parent to notice."""
+    try:
+        return _stat(pid)[0] in "ZX"
+    except ProcessLookupError:
+        return True
 
 
 def signal_name(number: int) -> str:

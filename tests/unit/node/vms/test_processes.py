@@ -1,6 +1,7 @@
 """Processes: ended, and found again, without ever meaning another one of the same id."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_one_that_is_gone_is_not_adopted(child: subprocess.Popen[bytes]) -> None
 
     async def scene() -> None:
         assert Process.adopt(child.pid, started) is None
+
+    asyncio.run(scene())
+
+
+def test_one_that_nobody_reaped_is_not_adopted(child: subprocess.Popen[bytes]) -> None:
+    """Ended but not yet noticed by its parent, it is gone for us."""
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    async def scene() -> None:
+        assert Process.adopt(child.pid, start_time(child.pid)) is None
 
     asyncio.run(scene())
 

@@ -1,0 +1,110 @@
+"""A whole node in a process of its own, spoken to as the server does, killed as a host does."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from cakework.domain.facts import AnyFact
+from cakework.domain.orders import VmOrder, VmReport
+from cakework.node.images import ImageStore
+from cakework.node.sockets import connect
+from cakework.node.territory import Territory
+from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, facts_in, until
+
+
+class NodeProcess:
+    """``python -m cakework.node`` on a data folder, which has the yard's template already."""
+
+    def __init__(self, yard: Yard, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.socket = folder / "run" / "node.sock"
+        node = folder / "node"
+        if not node.exists():
+            node.mkdir(parents=True)
+            copy = ["cp", "-a", "--sparse=always", yard.templates, node / "templates"]
+            subprocess.run(copy, check=True)
+        self.images = ImageStore(node / "images")
+        self._settings = {
+            "CAKEWORK_DATA_DIR": str(folder),
+            "CAKEWORK_ARTIFACTS_DIR": str(ARTIFACTS.folder),
+            "CAKEWORK_ACCELERATOR": "tcg",
+            "CAKEWORK_POOL_SIZE": "0",
+            "CAKEWORK_DISK_GB": str(DISK_GB),
+            "CAKEWORK_MIN_FREE_DISK_MB": "64",
+            "CAKEWORK_LOG_FORMAT": "json",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def territory(self) -> Territory:
+        return Territory(int((self.folder / "node" / "territory").read_text()))
+
+    async def start(self) -> None:
+        """Start the process; returns when it is ready."""
+        self._process = self._spawn()
+        await until(self._ready, 60)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> str:
+        """SIGTERM; return what it logged."""
+        assert self._process
+        self._process.terminate()
+        assert self._process.wait(30) == 0, self.log()
+        return self.log()
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def facts(self) -> list[AnyFact]:
+        return facts_in(self.folder / "node" / "journal")
+
+    def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Make one call; return status and answer."""
+        transport = httpx2.HTTPTransport(uds=str(self.socket))
+        with httpx2.Client(transport=transport, base_url="http://node", timeout=60) as client:
+            answer = client.request(method, path, json=body)
+            return answer.status_code, answer.json()
+
+    async def order(self, order: VmOrder) -> VmReport:
+        """Have a VM started."""
+        status, answer = await asyncio.to_thread(
+            self.call, "PUT", f"/v1/vms/{order.vm_id}", json.loads(order.model_dump_json())
+        )
+        assert status == 200, answer
+        return VmReport.model_validate(answer)
+
+    def remove(self) -> None:
+        """End the process, however it is, and remove its folder."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.folder)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            command = [sys.executable, "-m", "cakework.node"]
+            environment = os.environ | self._settings
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def _ready(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, self.log()
+        try:
+            connect(self.socket).close()
+        except OSError:
+            return False
+        status, answer = self.call("GET", "/v1/health")
+        return status == 200 and bool(answer["ready"])

@@ -1,0 +1,181 @@
+"""The node's API: every call, what it answers, and how it refuses."""
+
+import asyncio
+import json
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from cakework.domain.ids import new_vm_id
+from cakework.domain.orders import DialAnswer, VmOrder
+from cakework.node.sockets import connect
+from tests.integration.node.node_process import NodeProcess
+from tests.integration.node.vm_site import Yard, until
+
+pytestmark = pytest.mark.anyio
+
+ECHO = "busybox nc -l -p 8080 -e cat"
+
+
+@pytest.fixture
+async def node(yard: Yard, tmp_path: Path) -> AsyncIterator[NodeProcess]:
+    node = NodeProcess(yard, tmp_path / "data")
+    await node.start()
+    yield node
+    for report in node.call("GET", "/v1/vms")[1]:
+        node.call("POST", f"/v1/vms/{report['vm_id']}/stop", {"grace_s": 0})
+    log = node.stop()
+    node.remove()
+    assert "Traceback" not in log
+    assert "never retrieved" not in log
+
+
+async def vm_order(node: NodeProcess, yard: Yard, script: str) -> VmOrder:
+    image_id = await yard.put_image(node.images, script)
+    return VmOrder(vm_id=new_vm_id(), image_id=image_id, hostname="vm.localhost")
+
+
+def dial(node: NodeProcess, vm_id: str, port: int) -> tuple[DialAnswer, list[int]]:
+    """Ask the dial socket for a connection."""
+    with connect(node.folder / "run" / "dial.sock") as client:
+        client.settimeout(20)
+        client.sendall(json.dumps({"vm_id": vm_id, "port": port}).encode() + b"\n")
+        data, fds, _, _ = socket.recv_fds(client, 4096, 1)
+        return DialAnswer.model_validate_json(data), fds
+
+
+async def test_health_and_sockets(node: NodeProcess) -> None:
+    """It says what it is; its sockets are root's and the server's group's alone."""
+    status, health = node.call("GET", "/v1/health")
+    assert (status, health["ready"], health["accelerator"]) == (200, True, "tcg")
+    assert (health["vms"], health["builds"]) == (0, 0)
+    for name in ("node.sock", "dial.sock"):
+        info = (node.folder / "run" / name).stat()
+        assert stat.S_IMODE(info.st_mode) == 0o660
+        assert info.st_uid == 0
+
+
+async def test_a_vm_by_its_calls(node: NodeProcess, yard: Yard) -> None:
+    """Ordered, listed, asked for, stopped; afterwards it is known, and listed no more."""
+    order = await vm_order(node, yard, "exec sleep 600")
+    report = await node.order(order)
+    assert report.state == "started"
+    assert {"disks", "machine", "run"} <= report.phases_ms.keys()
+    path = f"/v1/vms/{order.vm_id}"
+    assert node.call("GET", path) == (200, node.call("GET", "/v1/vms")[1][0])
+    assert node.call("DELETE", f"/v1/volumes/{order.vm_id}")[0] == 409
+    status, stopped = node.call("POST", f"{path}/stop", {"grace_s": 0})
+    assert (status, stopped["state"]) == (200, "stopped")
+    assert node.call("POST", f"{path}/stop")[1] == node.call("GET", path)[1] == stopped
+    assert node.call("GET", "/v1/vms") == (200, [])
+    assert node.call("DELETE", f"/v1/volumes/{order.vm_id}") == (200, {})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/v1/vms/00000000000000", None, 404, "not_found"),
+        ("POST", "/v1/vms/00000000000000/stop", {}, 404, "not_found"),
+        ("POST", "/v1/vms/00000000000000/stop", {"grace_s": -1}, 400, "invalid_request"),
+        ("POST", "/v1/vms/00000000000000/stop", {"grace_s": 1e9}, 400, "invalid_request"),
+        ("PUT", "/v1/vms/a", {"vm_id": "a"}, 400, "invalid_request"),
+        ("PUT", "/v1/vms/a", {"vm_id": "a", "image_id": "i", "hostname": "h"}, 404, "not_found"),
+        (
+            "PUT",
+            "/v1/vms/b",
+            {"vm_id": "a", "image_id": "i", "hostname": "h"},
+            400,
+            "invalid_request",
+        ),
+        ("PUT", "/v1/vms/a", {"vm_id": "a", "image_id": "../i", "hostname": "h"}, 404, "not_found"),
+        ("PUT", "/v1/builds/b", {"build_id": "b"}, 400, "invalid_request"),
+        ("DELETE", "/v1/images/a.b", None, 400, "invalid_request"),
+        ("DELETE", "/v1/volumes/a.b", None, 400, "invalid_request"),
+        ("GET", "/v1/journal?after=x", None, 400, "invalid_request"),
+        ("POST", "/v1/journal/ack", {"cursor": "x"}, 400, "invalid_request"),
+    ],
+)
+async def test_refusals(
+    node: NodeProcess, method: str, path: str, body: object, status: int, code: str
+) -> None:
+    """What cannot be done gets a stable code and a sentence."""
+    got, problem = node.call(method, path, body)
+    assert (got, problem["code"]) == (status, code)
+    assert problem["detail"]
+    assert node.facts() == []
+
+
+async def test_the_journal_streams_and_is_acknowledged(node: NodeProcess, yard: Yard) -> None:
+    """A reader gets facts as they come, from where it says; the stream ends with the node."""
+    order = await vm_order(node, yard, "echo one; echo two; exec sleep 600")
+    transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
+    seen: list[str] = []
+    async with (
+        httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=30) as client,
+        client.stream("GET", "/v1/journal?after=0") as stream,
+    ):
+        await node.order(order)
+        async for line in stream.aiter_lines():
+            seen += [line] if line else []
+            if len(seen) == 3:
+                break
+    facts = [json.loads(line) for line in seen]
+    assert [fact["cursor"] for fact in facts] == [1, 2, 3]
+    assert [fact["kind"] for fact in facts] == ["vm.started", "vm.line", "vm.line"]
+    assert node.call("POST", "/v1/journal/ack", {"cursor": 3}) == (200, {})
+
+
+async def test_a_reader_does_not_hold_up_the_end(node: NodeProcess) -> None:
+    """A node that is asked to end does so while somebody reads its journal."""
+    transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
+    async with (
+        httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=30) as client,
+        client.stream("GET", "/v1/journal?after=0") as stream,
+    ):
+        ending = asyncio.create_task(asyncio.to_thread(node.stop))
+        before = time.monotonic()
+        async for _ in stream.aiter_lines():
+            pass
+        await ending
+        assert time.monotonic() - before < 4
+    await node.start()
+
+
+async def test_connections_into_vms(node: NodeProcess, yard: Yard) -> None:
+    """A VM's port by a descriptor; where nothing listens, or no VM is, it says so."""
+    order = await vm_order(node, yard, ECHO)
+    await node.order(order)
+    answer, fds = dial(node, order.vm_id, 8080)
+
+    def connected() -> bool:
+        nonlocal answer, fds
+        answer, fds = (answer, fds) if answer.ok else dial(node, order.vm_id, 8080)
+        return answer.ok
+
+    await until(connected)
+    with socket.socket(fileno=fds[0]) as connection:
+        connection.settimeout(20)
+        connection.setblocking(True)
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"hello"
+    refused, none = dial(node, order.vm_id, 9)
+    assert (refused.ok, refused.code, none) == (False, "refused", [])
+    unknown, none = dial(node, "00000000000000", 80)
+    assert (unknown.ok, unknown.code, none) == (False, "not_found", [])
+    senseless, none = dial(node, order.vm_id, 70_000)
+    assert (senseless.ok, none) == (False, [])
+    node.call("POST", f"/v1/vms/{order.vm_id}/stop", {"grace_s": 0})
+    assert dial(node, order.vm_id, 8080)[0].code == "not_found"
+
+
+async def test_a_second_node_on_the_same_data_is_refused(node: NodeProcess, yard: Yard) -> None:
+    """It ends at once and says why; the first does not notice."""
+    second = NodeProcess(yard, node.folder)
+    with pytest.raises(AssertionError, match="another node already runs"):
+        await second.start()
+    assert node.call("GET", "/v1/health")[0] == 200
