@@ -286,11 +286,18 @@ async def test_a_volume_has_its_size(yard: Yard, tmp_path: Path) -> None:
     async with site(yard, tmp_path) as s:
         script = (
             "stat -f -c '%b %S' /data; ls /data | grep -v lost+found; "
-            "echo x > /data/f && cat /data/f"
+            "echo x > /data/f && cat /data/f; sleep 600"
         )
         order = await s.order(script, volume_gb=2)
         await s.vms.start(order)
-        assert (await s.stopped(order.vm_id)).exit_code == 0
+        await until(lambda: len(s.printed(order.vm_id)) == 2)
+        disks = s.vms.machine(order.vm_id).folder / "vm"
+        assert {path.name: path.stat().st_nlink for path in disks.iterdir()} == {
+            "image": 2,
+            "scratch": 1,
+            "volume": 1,
+        }
+        await s.vms.stop(order.vm_id, 0)
         size, content = s.printed(order.vm_id)
         blocks, block_size = map(int, size.split())
         assert 1.8 * (1 << 30) < blocks * block_size <= 2 << 30

@@ -73,7 +73,11 @@ class Launcher:
             if pooled:
                 await machine.give_image(image.rootfs)
             if order.volume_gb:
-                await machine.give_volume(await self._volume(order, machine))
+                volume = await self._volume(order, machine)
+                await machine.give_volume(volume)
+                if not order.volume_kept:
+                    # The machine's own name for it is the only one: so it counts as its disk.
+                    volume.unlink()
             machine.assign(order, lines_before)
             if pooled:
                 await machine.monitor.resume()
