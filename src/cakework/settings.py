@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     )
     dns: Words = Field(
         default_factory=lambda: ["1.1.1.1", "8.8.8.8"],
-        description="Resolvers that guests and builds use, comma-separated.",
+        description="Resolvers that guests use, comma-separated.",
     )
     egress: bool = Field(default=True, description="Whether guests may reach the public internet.")
     egress_allow: Words = Field(
@@ -147,6 +147,15 @@ class Settings(BaseSettings):
     insecure_registries: Words = Field(
         default_factory=list[str],
         description="Registries spoken to without TLS, comma-separated host:port.",
+    )
+    fetch_allow: Words = Field(
+        default_factory=list[str],
+        description="Private ranges, and 127.0.0.1:port, that images and repositories may be "
+        "fetched from all the same, comma-separated.",
+    )
+    extra_ca: Path | None = Field(
+        default=None,
+        description="File of further CA certificates (PEM) to trust when fetching.",
     )
 
     @classmethod

@@ -2,8 +2,12 @@
 
     CakeworkError
     ├── InvalidRequest    malformed or out of range; names the fields at fault
+    │   ├── RegistryDenied       the registry does not take the credentials
+    │   ├── RegistryUnreachable  the registry cannot, or must not, be reached
+    │   └── WrongPlatform        the image is not for linux/amd64
     ├── Unauthenticated   no key, or a wrong one
     ├── NotFound          not there, or not the caller's
+    │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
     ├── TooLarge          more bytes than are taken
     ├── QuotaExceeded     more than the account may have
@@ -59,6 +63,30 @@ class NotFound(CakeworkError):
     code = "not_found"
 
 
+class RegistryDenied(InvalidRequest):
+    """A registry does not take the user name and password, or does not give the image to them."""
+
+    code = "registry_denied"
+
+
+class RegistryUnreachable(InvalidRequest):
+    """A registry does not answer, speaks no TLS that is trusted, or is at a forbidden address."""
+
+    code = "registry_unreachable"
+
+
+class WrongPlatform(InvalidRequest):
+    """An image in a registry is not for linux/amd64, or is no image at all."""
+
+    code = "wrong_platform"
+
+
+class ImageNotInRegistry(NotFound):
+    """A registry has no such image."""
+
+    code = "image_not_in_registry"
+
+
 class Conflict(CakeworkError):
     """The thing's state does not allow the request."""
 
@@ -95,7 +123,11 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         CakeworkError,
         InvalidRequest,
         Unauthenticated,
+        RegistryDenied,
+        RegistryUnreachable,
+        WrongPlatform,
         NotFound,
+        ImageNotInRegistry,
         Conflict,
         TooLarge,
         QuotaExceeded,

@@ -83,8 +83,31 @@ class BuildFailed(Fact):
     error: str
 
 
+class ImportSucceeded(Fact):
+    """The imported image can be started from."""
+
+    kind: Literal["import.succeeded"] = "import.succeeded"
+    image_id: str
+    size_bytes: int
+
+
+class ImportFailed(Fact):
+    """The import ended without an image; ``error`` says why, for people."""
+
+    kind: Literal["import.failed"] = "import.failed"
+    image_id: str
+    error: str
+
+
 AnyFact = Annotated[
-    VmLine | VmStarted | VmStopped | BuildLine | BuildSucceeded | BuildFailed,
+    VmLine
+    | VmStarted
+    | VmStopped
+    | BuildLine
+    | BuildSucceeded
+    | BuildFailed
+    | ImportSucceeded
+    | ImportFailed,
     Field(discriminator="kind"),
 ]
 FACT: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)

@@ -48,6 +48,28 @@ class BuildOrder(Order):
     source: FilesSource
 
 
+class ImportOrder(Order):
+    """``PUT /v1/imports/{image_id}``: fetch ``image_uri`` from its registry as ``image_id``.
+
+    ``image_uri`` has its registry and a tag or a digest. Answered with 202 once the registry
+    was asked: it takes the password, and has the image for our platform; a refusal says what
+    is wrong. Then one of the facts ``import.succeeded`` and ``import.failed`` comes. Without
+    a ``password`` the registry is asked as nobody.
+    """
+
+    image_id: str
+    image_uri: str
+    username: str = ""
+    password: str = Field(default="", repr=False)
+
+
+class ImportReport(BaseModel):
+    """``GET /v1/imports/{image_id}``: where an import is; 404 when the node knows none."""
+
+    image_id: str
+    state: Literal["importing", "succeeded", "failed"]
+
+
 class VmOrder(Order):
     """``PUT /v1/vms/{vm_id}``: start a VM from an image.
 

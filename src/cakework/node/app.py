@@ -23,9 +23,11 @@ from cakework.domain.vms import CPU_MAX, CPU_MIN, MEMORY_MB_MAX, MEMORY_MB_MIN, 
 from cakework.node.api.problems import on_error, on_fault, on_invalid
 from cakework.node.api.routes import routes
 from cakework.node.builds import Builds
+from cakework.node.builds.registries import Registries
 from cakework.node.images import ImageStore
+from cakework.node.imports import Imports
 from cakework.node.journal import Journal
-from cakework.node.network.builds import BuildNetworks
+from cakework.node.network.builds import BuildNetworks, Reach
 from cakework.node.network.dial import BACKLOG, DialServer
 from cakework.node.network.namespaces import enable_forwarding, set_host_rules
 from cakework.node.network.rules import Egress, outer_rules
@@ -56,6 +58,7 @@ class Node:
     images: ImageStore
     volumes: Volumes
     builds: Builds
+    imports: Imports
     vms: Vms
     pool: Pool
     workshop: Workshop
@@ -114,7 +117,8 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     territory = lease_territory(folder)
     egress = Egress(settings.egress, tuple(settings.egress_allow))
-    _set_up_network(outer_rules(egress, territory))
+    reach = _reach(settings)
+    _set_up_network(outer_rules(egress, territory, reach.ranges))
     journal = Journal.open(folder / "journal")
     stack.callback(journal.close)
     images = ImageStore(folder / "images")
@@ -138,10 +142,12 @@ async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitSt
     await vms.adopt()
     # Only now: finding it out may start a machine, which must not get what VMs have already.
     workshop.accelerator = await choose_accelerator(settings.accelerator, folder, host)
-    networks = BuildNetworks(territory, slots, egress)
+    networks = BuildNetworks(territory, slots, egress, reach)
+    stack.callback(networks.close)
     builds = await stack.enter_async_context(Builds(settings, images, networks, journal))
+    imports = await stack.enter_async_context(Imports(settings, images, networks, journal))
     node_id = _node_id(folder)
-    return Node(node_id, territory, journal, images, volumes, builds, vms, pool, workshop)
+    return Node(node_id, territory, journal, images, volumes, builds, imports, vms, pool, workshop)
 
 
 async def _serve(
@@ -228,6 +234,15 @@ def parse_shape(text: str) -> Shape:
         if CPU_MIN <= shape.cpu <= CPU_MAX and fits:
             return shape
     raise Unavailable(f"template_shapes: {text!r} is not a shape such as 1x256")
+
+
+def _reach(settings: Settings) -> Reach:
+    """Read where images and sources may be fetched from. Raises Unavailable."""
+    try:
+        registries = Registries.parse(settings.registry_mirrors, settings.insecure_registries)
+        return Reach.parse(settings.fetch_allow, registries.addresses())
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
 
 
 def _memory_mb(settings: Settings) -> int:

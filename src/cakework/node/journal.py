@@ -29,6 +29,8 @@ from cakework.domain.facts import (
     BuildFailed,
     BuildLine,
     BuildSucceeded,
+    ImportFailed,
+    ImportSucceeded,
     VmLine,
     VmStarted,
 )
@@ -226,6 +228,8 @@ class Journal:
         self._bytes += len(data)
 
     def _note(self, fact: AnyFact) -> None:
+        if isinstance(fact, ImportSucceeded | ImportFailed):
+            return
         source = (
             fact.build_id
             if isinstance(fact, BuildLine | BuildSucceeded | BuildFailed)

@@ -14,6 +14,7 @@ from cakework.server.api.builds import BuildRoutes
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
 from cakework.server.api.health import HealthRoutes
+from cakework.server.api.imports import ImportRoutes
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.vms import VmRoutes
@@ -21,6 +22,7 @@ from cakework.server.clock import Clock, now_ms
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop
+from cakework.server.loops.imports import ImportLoop
 from cakework.server.loops.journal import JournalReader
 from cakework.server.loops.loop import Loop
 from cakework.server.loops.retention import RetentionLoop
@@ -31,6 +33,8 @@ from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
 from cakework.server.services.idempotency import Idempotency
+from cakework.server.services.import_states import ImportStates
+from cakework.server.services.imports import Imports
 from cakework.server.services.keys import Keys
 from cakework.server.services.logs import Logs, Owners
 from cakework.server.services.routes import Routes
@@ -45,6 +49,7 @@ from cakework.settings import Settings
 
 BUILD_PERIOD_S = 5.0
 VM_PERIOD_S = 5.0
+IMPORT_PERIOD_S = 5.0
 RETENTION_PERIOD_S = 600.0
 
 
@@ -65,6 +70,7 @@ class Server:
     cached_vms: CachedVms
     vm_states: VmStates
     builds: Builds
+    imports: Imports
     logs: Logs
     idempotency: Idempotency
     loops: tuple[Loop, ...]
@@ -97,7 +103,10 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     followers, routes = Followers(), Routes()
     node = NodeClient(settings.node_socket)
     spool = Spool(settings.server_dir / "spool")
-    states = States(VmStates(routes, followers, clock), BuildStates(followers, clock))
+    import_states = ImportStates(followers, clock)
+    states = States(
+        VmStates(routes, followers, clock), BuildStates(followers, clock), import_states
+    )
     sealer = Sealer(settings.server_dir / "secret.key")
     admission = VmAdmission(
         VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
@@ -106,6 +115,10 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     build_hint, vm_hint = asyncio.Event(), asyncio.Event()
     vms = Vms(database, node, states.vms, rules, clock, vm_hint.set)
     cached_vms = CachedVms(database, vms, states.vms, admission)
+    imports = Imports(database, node, import_states, clock)
+    import_loop = Loop(
+        "imports", ImportLoop(database, node, imports, import_states).one_pass, IMPORT_PERIOD_S
+    )
     builds = Builds(database, spool, settings.max_builds_per_account, build_hint.set, clock)
     build_pass = BuildLoop(database, node, spool, builds, states.builds).one_pass
     build_loop = Loop("builds", build_pass, BUILD_PERIOD_S, build_hint)
@@ -127,9 +140,10 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         cached_vms=cached_vms,
         vm_states=states.vms,
         builds=builds,
+        imports=imports,
         logs=Logs(database, log_store, followers),
         idempotency=Idempotency(database, clock),
-        loops=(build_loop, vm_loop, retention),
+        loops=(build_loop, vm_loop, import_loop, retention),
         journal=JournalReader(node, facts),
     )
 
@@ -160,8 +174,11 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     door = Door(parts.keys, parts.idempotency, settings.max_body_mb << 20)
     for router in (
         BuildRoutes(parts.builds).router(door),
-        VmRoutes(parts.vms, settings.proxy_port).router(door),
-        CachedVmRoutes(parts.cached_vms, parts.vms, settings.proxy_port).router(door),
+        ImportRoutes(parts.imports).router(door),
+        VmRoutes(parts.vms, parts.imports, settings.proxy_port).router(door),
+        CachedVmRoutes(parts.cached_vms, parts.vms, parts.imports, settings.proxy_port).router(
+            door
+        ),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         HealthRoutes(parts.database, parts.node).router(),
     ):

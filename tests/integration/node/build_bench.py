@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import os
 import subprocess
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,11 @@ from cakework.domain.facts import AnyFact, BuildFailed, BuildLine, BuildSucceede
 from cakework.domain.ids import new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
 from cakework.node.builds import Builds
+from cakework.node.builds.registries import Registries
 from cakework.node.cgroups import ROOT
 from cakework.node.images import Image, ImageStore
+from cakework.node.network.builds import Reach
+from cakework.node.network.relays import relay
 from cakework.settings import Settings
 
 DEADLINE_S = 250
@@ -63,13 +67,32 @@ class Ledger:
 
 @dataclass(frozen=True)
 class NetworkOfNothing:
-    """Leases one namespace that has its loopback interface and no other."""
+    """Leases one namespace that has its loopback interface and no other.
+
+    Fetching there reaches what ``reach`` has of the host's loopback.
+    """
 
     path: str
+    reach: Reach = field(default_factory=Reach)
 
     @contextlib.asynccontextmanager
     async def lease(self) -> AsyncGenerator[str]:
         yield self.path
+
+    @contextlib.asynccontextmanager
+    async def lease_fetching(self) -> AsyncGenerator[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            fd = os.open(self.path, os.O_RDONLY)
+            stack.callback(os.close, fd)
+            for address in self.reach.loopback:
+                await stack.enter_async_context(relay(fd, address))
+            yield self.path
+
+
+def reach_of(settings: Settings) -> Reach:
+    """Return the reach that settings give, as the node does."""
+    registries = Registries.parse(settings.registry_mirrors, settings.insecure_registries)
+    return Reach.parse(settings.fetch_allow, registries.addresses())
 
 
 @dataclass
@@ -90,8 +113,9 @@ class Bench:
     @contextlib.asynccontextmanager
     async def open(self, **changes: object) -> AsyncGenerator[Builds]:
         self.ledger = Ledger()
-        network = NetworkOfNothing(self.netns)
-        async with Builds(self.settings(**changes), self.images(), network, self.ledger) as builds:
+        settings = self.settings(**changes)
+        network = NetworkOfNothing(self.netns, reach_of(settings))
+        async with Builds(settings, self.images(), network, self.ledger) as builds:
             yield builds
 
     def build(self, order: BuildOrder, **changes: object) -> BuildSucceeded | BuildFailed:

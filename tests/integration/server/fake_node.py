@@ -20,12 +20,22 @@ from cakework.domain.facts import (
     BuildFailed,
     BuildLine,
     BuildSucceeded,
+    ImportFailed,
+    ImportSucceeded,
     Stream,
     VmLine,
     VmStarted,
     VmStopped,
 )
-from cakework.domain.orders import BuildOrder, NodeHealth, NodeProblem, VmOrder, VmReport
+from cakework.domain.orders import (
+    BuildOrder,
+    ImportOrder,
+    ImportReport,
+    NodeHealth,
+    NodeProblem,
+    VmOrder,
+    VmReport,
+)
 
 START_MS = 1_700_000_000_000
 
@@ -50,6 +60,8 @@ class FakeNode:
         self.over: dict[str, VmReport] = {}
         self.volumes: set[str] = set()
         self.builds: set[str] = set()
+        self.import_orders: list[ImportOrder] = []
+        self.imports: set[str] = set()
         self.facts: list[AnyFact] = []
         self.refusal: tuple[int, NodeProblem] | None = None
         self.ends_at_once = False
@@ -94,6 +106,17 @@ class FakeNode:
                 at_ms=START_MS, build_id=build_id, image_id=order.image_id, size_bytes=1000
             )
         )
+
+    async def imported(self, image_id: str) -> None:
+        """End an import well."""
+        self.imports.discard(image_id)
+        fact = ImportSucceeded(at_ms=START_MS, image_id=image_id, size_bytes=1000)
+        await self.push(fact)
+
+    async def not_imported(self, image_id: str, error: str) -> None:
+        """End an import badly."""
+        self.imports.discard(image_id)
+        await self.push(ImportFailed(at_ms=START_MS, image_id=image_id, error=error))
 
     async def fail(self, build_id: str, error: str) -> None:
         """End a build badly."""
@@ -157,6 +180,8 @@ class FakeNode:
         add("/v1/volumes/{vm_id}", self._delete_volume, methods=["DELETE"], response_model=None)
         add("/v1/builds", self._list_builds, methods=["GET"])
         add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
+        add("/v1/imports/{image_id}", self._import, methods=["PUT"], response_model=None)
+        add("/v1/imports/{image_id}", self._find_import, methods=["GET"], response_model=None)
         add("/v1/journal", self._journal, methods=["GET"], response_model=None)
         add("/v1/journal/ack", self._ack, methods=["POST"], response_model=None)
         return app
@@ -223,6 +248,19 @@ class FakeNode:
         self.build_orders.append(order)
         self.builds.add(build_id)
         return JSONResponse({}, 202)
+
+    async def _import(self, image_id: str, order: ImportOrder) -> Response:
+        self.import_orders.append(order)
+        await self.may_answer.wait()
+        if self.refusal is not None:
+            return _refuse(*self.refusal)
+        self.imports.add(image_id)
+        return JSONResponse({}, 202)
+
+    async def _find_import(self, image_id: str) -> ImportReport | Response:
+        if image_id in self.imports:
+            return ImportReport(image_id=image_id, state="importing")
+        return _refuse(404, NodeProblem(code="not_found", detail="no such import"))
 
     async def _journal(self, after: int) -> StreamingResponse:
         return StreamingResponse(self._stream(after), media_type="application/x-ndjson")

@@ -39,6 +39,7 @@ CALLS = list(calls())
 def test_every_call_of_the_contract_is_there() -> None:
     """Names, methods and paths of this stage are in the document, each in every spelling."""
     assert {(method, path) for _, method, path in CALLS} == {
+        ("POST", "/v1/image/import"),
         ("POST", "/v1/image/build/files"),
         ("GET", "/v1/image/build/{buildId}"),
         ("POST", "/v1/image/build/{buildId}"),

@@ -10,6 +10,10 @@ from cakework.domain.orders import NodeProblem
 
 STATUSES = {
     "invalid_request": 400,
+    "registry_denied": 400,
+    "registry_unreachable": 400,
+    "wrong_platform": 400,
+    "image_not_in_registry": 404,
     "not_found": 404,
     "conflict": 409,
     "too_large": 413,

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cakework.domain.errors import Conflict, InvalidRequest
-from cakework.domain.orders import BuildOrder, StopOrder, VmOrder
+from cakework.domain.orders import BuildOrder, ImportOrder, StopOrder, VmOrder
 
 if TYPE_CHECKING:
     from cakework.node.app import Node
@@ -50,6 +50,15 @@ def routes(node: "Node") -> list[Route]:
     async def cancel_build(request: Request) -> Response:
         await node.builds.cancel(request.path_params["build_id"])
         return JSONResponse({})
+
+    async def start_import(request: Request) -> Response:
+        order = ImportOrder.model_validate_json(await request.body())
+        _same(request.path_params["image_id"], order.image_id)
+        await node.imports.take(order)
+        return JSONResponse({"image_id": order.image_id}, 202)
+
+    async def get_import(request: Request) -> Response:
+        return _json(node.imports.report(request.path_params["image_id"]))
 
     async def delete_image(request: Request) -> Response:
         try:
@@ -93,6 +102,8 @@ def routes(node: "Node") -> list[Route]:
         Route("/v1/builds", list_builds),
         Route("/v1/builds/{build_id}", start_build, methods=["PUT"]),
         Route("/v1/builds/{build_id}/cancel", cancel_build, methods=["POST"]),
+        Route("/v1/imports/{image_id}", start_import, methods=["PUT"]),
+        Route("/v1/imports/{image_id}", get_import),
         Route("/v1/images/{image_id}", delete_image, methods=["DELETE"]),
         Route("/v1/volumes/{vm_id}", delete_volume, methods=["DELETE"]),
         Route("/v1/journal", journal),

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -30,12 +31,16 @@ _UPPER = re.compile(r"upperdir=/b/storage/overlay/([0-9a-f]{64})/diff")
 class DiskGuard:
     """While entered, ends the enclosing task with a BuildError when the build writes too much."""
 
-    def __init__(self, home: Path, cgroup: Cgroup, limit_mb: int) -> None:
+    def __init__(self, home: Path, used: Callable[[], int], limit_mb: int, fault: str) -> None:
+        """Watch the file system of ``home``, and that ``used()``, in bytes, is within its limit.
+
+        ``fault`` is the sentence for when it is not.
+        """
         self._home = home
-        self._cgroup = cgroup
+        self._used = used
         self._limit_mb = limit_mb
+        self._sentence = fault
         self._fault: str | None = None
-        self._layers: set[str] = set()
 
     async def __aenter__(self) -> None:
         owner = asyncio.current_task()
@@ -71,13 +76,21 @@ class DiskGuard:
         space = os.statvfs(self._home)
         if space.f_bavail * space.f_frsize < SPARE_MB * MIB:
             return "the disk for builds is full"
+        return self._sentence if self._used() > self._limit_mb * MIB else None
+
+
+class WrittenLayers:
+    """Counts what a build has written: the bytes of the layers that only it has mounted."""
+
+    def __init__(self, home: Path, cgroup: Cgroup) -> None:
+        self._overlay = home / "storage" / "overlay"
+        self._cgroup = cgroup
+        self._layers: set[str] = set()
+
+    def __call__(self) -> int:
+        """Return the bytes on disk."""
         self._layers |= _written_layers(self._cgroup)
-        used = sum(
-            _bytes_below(self._home / "storage" / "overlay" / layer) for layer in self._layers
-        )
-        if used > self._limit_mb * MIB:
-            return f"the build wrote more than {self._limit_mb} MB"
-        return None
+        return sum(bytes_below(self._overlay / layer / "diff") for layer in self._layers)
 
 
 def _written_layers(cgroup: Cgroup) -> set[str]:
@@ -88,10 +101,10 @@ def _written_layers(cgroup: Cgroup) -> set[str]:
     return found
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Return the bytes on disk of the files in ``folder``; what goes away meanwhile is none."""
     total = 0
-    folders = [str(folder / "diff")]
+    folders = [str(folder)]
     while folders:
         with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:

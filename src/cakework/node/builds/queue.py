@@ -67,7 +67,7 @@ class Builds:
         )
         for cgroup in Cgroup.existing(self._cgroup_prefix):
             await cgroup.end()
-        self._storage.prepare(registries, self._settings.dns)
+        self._storage.prepare(registries, self._settings.extra_ca)
         self._records.prepare()
         sandbox = Sandbox(self._storage.home, self._stack.enter_context(user_namespace()))
         await self._keep_house(sandbox, "rm", "--all")
@@ -77,7 +77,6 @@ class Builds:
             self._storage,
             sandbox,
             bases,
-            registries,
             self._images,
             self._network,
             self._limits(),

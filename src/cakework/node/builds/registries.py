@@ -27,15 +27,9 @@ class Registries:
             pairs.append((source.strip("/"), location.strip("/")))
         return cls(tuple(pairs), frozenset(insecure))
 
-    def trusted(self, reference: str) -> bool:
-        """Say whether ``reference`` is read from where the operator said.
-
-        Such a place may be a private one; any other is a stranger's choice.
-        """
-        name = qualified(reference)
-        return registry_of(name) in self.insecure or any(
-            name == source or name.startswith(f"{source}/") for source, _ in self.mirrors
-        )
+    def addresses(self) -> list[str]:
+        """Return ``host[:port]`` of every registry and mirror that is named."""
+        return [*(registry_of(place) for _, place in self.mirrors), *sorted(self.insecure)]
 
     def configuration(self) -> str:
         """Return what containers-registries.conf(5) describes, version 2."""

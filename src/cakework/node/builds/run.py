@@ -2,8 +2,8 @@
 
     context written ─▶ base images there ─▶ buildah ─▶ EROFS ─▶ image store
 
-Base images that the operator's settings lead to are fetched over the host's network; those
-of a stranger's choice, and all that the Dockerfile itself does, over the build's own.
+Images from registries are fetched over a network that reaches what the operator allows for
+fetching; all that the Dockerfile itself does goes over the build's own.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,12 +22,11 @@ from cakework.domain.dockerfiles import DockerfileError
 from cakework.domain.orders import BuildOrder
 from cakework.node.builds.bases import Bases
 from cakework.node.builds.context import write_context
-from cakework.node.builds.disk import DiskGuard
+from cakework.node.builds.disk import DiskGuard, WrittenLayers
 from cakework.node.builds.failure import BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter
 from cakework.node.builds.recipes import PREFIX, RECIPES, recipe_of
 from cakework.node.builds.references import base_images
-from cakework.node.builds.registries import Registries
 from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
@@ -50,6 +49,10 @@ class BuildNetwork(Protocol):
         """Give the path of a network namespace for as long as it is held."""
         ...
 
+    def lease_fetching(self) -> contextlib.AbstractAsyncContextManager[str]:
+        """Give one to fetch images and sources from, where no command of a stranger's runs."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class BuildLimits:
@@ -68,7 +71,6 @@ class Workshop:
     storage: BuildStorage
     sandbox: Sandbox
     bases: Bases
-    registries: Registries
     images: ImageStore
     network: BuildNetwork
     limits: BuildLimits
@@ -132,24 +134,29 @@ class BuildRun:
             confinement = Confinement(
                 work, shop.storage.resolv_conf, cgroup, shop.limits.image_mb * MIB, network
             )
-            yield confinement, DiskGuard(shop.storage.home, cgroup, shop.limits.image_mb)
+            written = WrittenLayers(shop.storage.home, cgroup)
+            fault = f"the build wrote more than {shop.limits.image_mb} MB"
+            yield confinement, DiskGuard(shop.storage.home, written, shop.limits.image_mb, fault)
 
     async def _fetch_bases(self, confinement: Confinement) -> None:
         try:
             references = base_images(self._order.dockerfile)
         except DockerfileError as error:
             raise BuildError(f"the Dockerfile does not parse: {error}") from error
+        foreign: list[str] = []
         for reference in references:
             if recipe := recipe_of(reference):
                 await self._shop.bases.ensure(recipe, self._log.say)
             elif reference.startswith(PREFIX):
                 raise BuildError(f"base image {reference} was not found: we make {OURS}")
             else:
-                await self._pull(reference, confinement)
+                foreign.append(reference)
+        if foreign:
+            async with self._shop.network.lease_fetching() as network:
+                for reference in foreign:
+                    await self._pull(reference, replace(confinement, network=network))
 
     async def _pull(self, reference: str, confinement: Confinement) -> None:
-        if self._shop.registries.trusted(reference):
-            confinement = _on_host_network(confinement)
         command = (*PULL, *self._policy(), "--", reference)
         status, output = await self._run(command, confinement)
         if status:
@@ -198,8 +205,8 @@ class BuildRun:
             ("sh", f"{inside}/export.sh", image_id, f"{inside}/out"), confinement
         )
         if status:
-            raise BuildError(_explain_export(output, self._shop.limits.image_mb))
-        return _run_config(json.loads((work / "out" / "image.json").read_bytes()), image_id)
+            raise BuildError(explain_export(output, self._shop.limits.image_mb))
+        return run_config(json.loads((work / "out" / "image.json").read_bytes()), image_id)
 
     async def _run(self, command: tuple[str, ...], confinement: Confinement) -> tuple[int, str]:
         """Run a command with its output in the log; return its status and its last output."""
@@ -236,18 +243,13 @@ class BuildRun:
             self._phases[name] = round(time.monotonic() - started, 3)
 
 
-def _on_host_network(confinement: Confinement) -> Confinement:
-    return Confinement(
-        confinement.work, HOST_RESOLV_CONF, confinement.cgroup, confinement.file_bytes
-    )
-
-
 def _is_for_people(line: str) -> bool:
     """Say whether a line says something to whoever builds, rather than to the host's operator."""
     return not line.startswith(('time="', "level="))
 
 
-def _explain_export(output: str, image_mb: int) -> str:
+def explain_export(output: str, image_mb: int) -> str:
+    """Say why export.sh failed, from its stderr."""
     if "File size limit" in output or "too large" in output.lower():
         return f"the image is larger than {image_mb} MB"
     if "no space left on device" in output.lower():
@@ -256,7 +258,7 @@ def _explain_export(output: str, image_mb: int) -> str:
     return "the image could not be turned into a disk for microVMs"
 
 
-def _run_config(inspected: dict[str, Any], image_id: str) -> RunConfig:
+def run_config(inspected: dict[str, Any], image_id: str) -> RunConfig:
     """Read what ``buildah inspect --type image`` says of running the image."""
     config: dict[str, Any] = inspected["OCIv1"].get("config") or {}
     return RunConfig(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cakework.node.builds.identities import ROOT_ID
+from cakework.node.builds.storage import CA
 from cakework.node.cgroups import Cgroup
 
 SCRIPT = Path(__file__).with_name("sandbox.sh")
@@ -49,11 +50,17 @@ class Sandbox:
         self._ids_fd = ids_fd
 
     async def run(
-        self, argv: Sequence[str], confinement: Confinement, stdout: Sink, stderr: Sink
+        self,
+        argv: Sequence[str],
+        confinement: Confinement,
+        stdout: Sink,
+        stderr: Sink,
+        stdin: bytes = b"",
     ) -> int:
         """Run ``argv`` to its end, its output going to the sinks; return its exit status.
 
-        When cancelled, or when this process ends, so does all that it started.
+        ``stdin`` is for what no other process may see. When cancelled, or when this process
+        ends, so does all that it started.
         """
         process = await asyncio.create_subprocess_exec(
             "/bin/sh",
@@ -61,7 +68,7 @@ class Sandbox:
             "enter",
             confinement.network or "",
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self._environment(confinement),
@@ -69,20 +76,28 @@ class Sandbox:
             start_new_session=True,
         )
         try:
-            await asyncio.gather(_pump(process.stdout, stdout), _pump(process.stderr, stderr))
+            await asyncio.gather(
+                _feed(process.stdin, stdin),
+                _pump(process.stdout, stdout),
+                _pump(process.stderr, stderr),
+            )
             return await process.wait()
         finally:
             await asyncio.shield(_end(process, confinement.cgroup))
 
-    async def read(self, argv: Sequence[str], confinement: Confinement) -> tuple[int, str, str]:
+    async def read(
+        self, argv: Sequence[str], confinement: Confinement, stdin: bytes = b""
+    ) -> tuple[int, str, str]:
         """Run ``argv`` as :meth:`run` does; return its status, stdout and stderr."""
         stdout, stderr = bytearray(), bytearray()
-        status = await self.run(argv, confinement, stdout.extend, stderr.extend)
+        status = await self.run(argv, confinement, stdout.extend, stderr.extend, stdin)
         return status, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
     def _environment(self, confinement: Confinement) -> dict[str, str]:
         scratch = f"/b/{confinement.work.name}/tmp"  # noqa: S108 - its own, below its folder
+        ca = {"SSL_CERT_FILE": f"/b/etc/{CA}", "GIT_SSL_CAINFO": f"/b/etc/{CA}"}
         return {
+            **(ca if (self._home / "etc" / CA).exists() else {}),
             "PATH": PATH,
             "LANG": "C.UTF-8",
             "HOME": scratch,
@@ -101,6 +116,15 @@ class Sandbox:
             "CW_APT": "1" if confinement.apt else "",
             "CW_FILE_BYTES": str(confinement.file_bytes),
         }
+
+
+async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
+    """Write ``data`` and end; a process that ends without reading it is none of our business."""
+    if stream:
+        with contextlib.suppress(ConnectionError):
+            stream.write(data)
+            await stream.drain()
+        stream.close()
 
 
 async def _pump(stream: asyncio.StreamReader | None, sink: Sink) -> None:

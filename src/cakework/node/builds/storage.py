@@ -16,6 +16,10 @@ from typing import Any
 from cakework.node.builds.identities import give
 from cakework.node.builds.registries import Registries
 
+RESOLVER = "127.0.0.1"
+"""Where every network that is leased has a resolver."""
+HOST_CA = Path("/etc/ssl/certs/ca-certificates.crt")
+CA = "ca.pem"
 CAPABILITIES = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -38,10 +42,11 @@ class BuildStorage:
         self.resolv_conf = home / "etc" / "resolv.conf"
         self.policy = "/b/etc/policy.json"
 
-    def prepare(self, registries: Registries, dns: list[str]) -> None:
+    def prepare(self, registries: Registries, extra_ca: Path | None) -> None:
         """Make the folders, write the configuration, remove what the last run left behind.
 
-        No command may be running on the storage.
+        ``extra_ca`` is a file of certificates to trust beside the host's. No command may be
+        running on the storage.
         """
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.home.chmod(0o700)
@@ -51,8 +56,11 @@ class BuildStorage:
             (self.home / name).mkdir(exist_ok=True)
         for name in ("storage", "run"):
             give(self.home / name)
-        for name, text in _configuration(registries, dns):
+        for name, text in _configuration(registries):
             (self.home / "etc" / name).write_text(text)
+        if extra_ca is not None:
+            bundle = HOST_CA.read_bytes() if HOST_CA.exists() else b""
+            (self.home / "etc" / CA).write_bytes(bundle + b"\n" + extra_ca.read_bytes())
 
     def make_work(self, work_id: str) -> Path:
         """Make the work folder ``work_id``, with room for temporary files."""
@@ -96,13 +104,13 @@ def _entries(file: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_bytes()) if file.exists() else []
 
 
-def _configuration(registries: Registries, dns: list[str]) -> Iterator[tuple[str, str]]:
+def _configuration(registries: Registries) -> Iterator[tuple[str, str]]:
     yield "storage.conf", _STORAGE
     yield "registries.conf", registries.configuration()
     yield "containers.conf", _containers()
     yield "policy.json", json.dumps({"default": [{"type": "insecureAcceptAnything"}]})
     yield "auth.json", "{}"
-    yield "resolv.conf", "".join(f"nameserver {server}\n" for server in dns)
+    yield "resolv.conf", f"nameserver {RESOLVER}\noptions ndots:1\n"
 
 
 def _containers() -> str:

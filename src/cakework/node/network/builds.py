@@ -1,34 +1,127 @@
-"""Networks that builds run on: the public internet at most, never the host or its neighbours."""
+"""Networks that builds and fetches run on: the public internet, never the host or its neighbours.
+
+Each is a namespace with a packet filter, looked at again by the host's own, and a resolver
+(:mod:`cakework.node.network.names`). Where images and sources are fetched from, which is where
+no command of a stranger's runs, the operator may open more than to builds: :class:`Reach`.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+import ipaddress
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
-from cakework.node.network.namespaces import make_build_namespace
-from cakework.node.network.rules import Egress
+from cakework.node.network.names import HostNames, serve_names
+from cakework.node.network.namespaces import Namespace, make_build_namespace, set_host_rules
+from cakework.node.network.relays import Address, relay
+from cakework.node.network.rules import Egress, fetching_element
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory
 
 
-class BuildNetworks:
-    """Leases network namespaces to builds."""
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What fetching reaches beside the public internet: ranges, ports of the host's loopback."""
 
-    def __init__(self, territory: Territory, slots: Slots, egress: Egress) -> None:
+    ranges: tuple[str, ...] = ()
+    loopback: tuple[Address, ...] = ()
+
+    @classmethod
+    def parse(cls, allow: Sequence[str], named: Iterable[str]) -> "Reach":
+        """Read the setting ``fetch_allow``; of ``named`` addresses, host:port, take loopback ones.
+
+        Raises:
+            ValueError: a word is neither a range nor a loopback address with a port.
+        """
+        ranges: list[str] = []
+        loopback: dict[Address, None] = {}
+        for word in allow:
+            if address := loopback_address(word):
+                loopback[address] = None
+            else:
+                ranges.append(_range(word))
+        loopback |= {address: None for word in named if (address := loopback_address(word))}
+        return cls(tuple(ranges), tuple(loopback))
+
+
+def loopback_address(text: str) -> Address | None:
+    """Read ``127.0.0.1:5000`` or ``localhost:5000``; None for anything else."""
+    host, _, port = text.partition(":")
+    host = "127.0.0.1" if host == "localhost" else host
+    with contextlib.suppress(ValueError):
+        if ipaddress.IPv4Address(host).is_loopback and 0 < int(port) < 65_536:
+            return host, int(port)
+    return None
+
+
+class BuildNetworks:
+    """Leases network namespaces to builds and fetches. ``close()`` when done."""
+
+    def __init__(
+        self,
+        territory: Territory,
+        slots: Slots,
+        egress: Egress,
+        reach: Reach | None = None,
+        names: HostNames | None = None,
+    ) -> None:
         self._territory = territory
         self._slots = slots
         self._egress = egress
+        self._reach = reach or Reach()
+        self._names = names or HostNames()
+
+    def close(self) -> None:
+        """Look up no more names."""
+        self._names.close()
 
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[str]:
-        """Give the path of a network namespace; it goes when the lease ends."""
+        """Give the path of a namespace for a build's commands; it goes when the lease ends."""
+        async with self._namespace(self._egress) as namespace:
+            yield namespace.path
+
+    @asynccontextmanager
+    async def lease_fetching(self) -> AsyncGenerator[str]:
+        """Give the path of a namespace to fetch from where the operator's reach goes, too."""
+        allow = (*self._egress.allow, *self._reach.ranges)
+        async with contextlib.AsyncExitStack() as stack:
+            egress = Egress(self._egress.public, allow)
+            namespace = await stack.enter_async_context(self._namespace(egress))
+            await stack.enter_async_context(self._let_through(namespace))
+            for address in self._reach.loopback:
+                await stack.enter_async_context(relay(namespace.fd, address))
+            yield namespace.path
+
+    @asynccontextmanager
+    async def _namespace(self, egress: Egress) -> AsyncGenerator[Namespace]:
         slot = self._slots.take()
         try:
-            make = partial(make_build_namespace, self._territory, slot, self._egress)
+            make = partial(make_build_namespace, self._territory, slot, egress)
             namespace = await asyncio.to_thread(make)
             try:
-                yield namespace.path
+                async with serve_names(namespace.fd, self._names.lookup, egress.allow):
+                    yield namespace
             finally:
                 namespace.close()
         finally:
             self._slots.give_back(slot)
+
+    @asynccontextmanager
+    async def _let_through(self, namespace: Namespace) -> AsyncGenerator[None]:
+        """Have the host's own filter know a namespace that fetches."""
+        element = partial(fetching_element, territory=self._territory, slot=namespace.slot)
+        await asyncio.to_thread(set_host_rules, element("add"))
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(set_host_rules, element("delete"))
+
+
+def _range(word: str) -> str:
+    try:
+        return str(ipaddress.IPv4Network(word))
+    except ValueError as error:
+        raise ValueError(f"fetch_allow: {word!r} is no range and no loopback port") from error

@@ -6,6 +6,7 @@ outer one lies on the host and knows the interfaces of all namespaces. Either is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cakework.node.territory import Territory
 
@@ -82,7 +83,7 @@ table ip cakework {{
     type filter hook output priority 0; policy drop;
     oifname "lo" accept
     {_allow(egress)}
-    ip daddr {{ {", ".join(NOT_PUBLIC)} }} drop
+    ip daddr {{ {", ".join(NOT_PUBLIC)} }} reject with icmp type admin-prohibited
     oifname "{uplink}" {"accept" if egress.public else "drop"}
   }}
 }}
@@ -93,13 +94,17 @@ table ip6 cakework {{
 """
 
 
-def outer_rules(egress: Egress, territory: Territory) -> str:
-    """Return the host's rules for all interfaces of ``territory``, replacing those before."""
+def outer_rules(egress: Egress, territory: Territory, fetch_allow: Sequence[str] = ()) -> str:
+    """Return the host's rules for all interfaces of ``territory``, replacing those before.
+
+    Interfaces in the set ``fetching`` also reach the ranges ``fetch_allow``.
+    """
     table, ours = territory.name, f'"{territory.interface_prefix}*"'
     return f"""
 table ip {table}
 delete table ip {table}
 table ip {table} {{
+  set fetching {{ type ifname; }}
   chain incoming {{
     type filter hook input priority -10;
     iifname {ours} drop
@@ -108,9 +113,13 @@ table ip {table} {{
     type filter hook forward priority -10;
     iifname {ours} oifname {ours} drop
     iifname {ours} ip saddr != {territory.subnet} drop
+    iifname @fetching jump fetched
     iifname {ours} {_verdicts(egress)}
     oifname {ours} ct state established,related accept
     oifname {ours} drop
+  }}
+  chain fetched {{
+    {_allow(Egress(allow=fetch_allow))}
   }}
   chain allowed {{
     {_allow(egress)}
@@ -123,6 +132,12 @@ table ip {table} {{
   }}
 }}
 """
+
+
+def fetching_element(verb: Literal["add", "delete"], territory: Territory, slot: int) -> str:
+    """Return what adds the interface of ``slot`` to the set ``fetching``, or deletes it."""
+    interface = f'"{territory.interface_prefix}{slot}"'
+    return f"{verb} element ip {territory.name} fetching {{ {interface} }}\n"
 
 
 def no_rules(territory: Territory) -> str:

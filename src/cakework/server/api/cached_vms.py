@@ -23,6 +23,7 @@ from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import responses
 from cakework.server.api.vms import StartVm, Vm, VmIdPath, server_timing, vm_answer
 from cakework.server.services.cached_vms import CachedVms
+from cakework.server.services.imports import Imports
 from cakework.server.services.vms import NewVm, Vms
 
 
@@ -54,6 +55,7 @@ class CachedVmRoutes:
 
     cached_vms: CachedVms
     vms: Vms
+    imports: Imports
     proxy_port: int
 
     def router(self, door: Door) -> APIRouter:
@@ -86,7 +88,9 @@ class CachedVmRoutes:
 
     async def cache(self, account: Account, token: Token, body: CacheVm) -> Vm:
         """Make a cached VM. Nothing runs and no room is taken until it is started."""
-        row = await self.cached_vms.cache(account, body.new_vm(), token)
+        new = body.new_vm()
+        await self.imports.ready(account, new.image_id)
+        row = await self.cached_vms.cache(account, new, token)
         return vm_answer(row, self.proxy_port)
 
     async def start(

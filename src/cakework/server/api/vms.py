@@ -41,6 +41,7 @@ from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
+from cakework.server.services.imports import Imports
 from cakework.server.services.vms import NewVm, Place, VmFilter, Vms
 from cakework.server.store.models import VmRow
 
@@ -52,7 +53,10 @@ VmIdPath = Annotated[str, Path(alias="vmId", pattern=VM_ID_PATTERN, description=
 class StartVm(RequestBody):
     """What startVM takes."""
 
-    image_id: str = Field(description="Image to start from: `imageId` of a succeeded build.")
+    image_id: str = Field(
+        description="Image to start from: `imageId` of a succeeded build, or of an import, whose "
+        "end a start waits for."
+    )
     cpu: int | None = Field(
         default=CPU_DEFAULT, ge=CPU_MIN, le=CPU_MAX, description="Number of CPUs; 1 if absent."
     )
@@ -173,6 +177,7 @@ class VmRoutes:
     """The calls about VMs. ``proxy_port`` is where the router to the VMs listens."""
 
     vms: Vms
+    imports: Imports
     proxy_port: int
 
     def router(self, door: Door) -> APIRouter:
@@ -222,7 +227,9 @@ class VmRoutes:
 
     async def start(self, account: Account, token: Token, body: StartVm, response: Response) -> Vm:
         """Start a VM and answer when its program was started, or has already ended."""
-        started = await self.vms.start(account, body.new_vm(), token)
+        new = body.new_vm()
+        await self.imports.ready(account, new.image_id)
+        started = await self.vms.start(account, new, token)
         response.headers["Server-Timing"] = server_timing(started.phases_ms)
         return vm_answer(started.row, self.proxy_port)
 

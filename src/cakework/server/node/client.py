@@ -12,9 +12,11 @@ import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, Unavailable
-from cakework.domain.ids import BuildId, VmId
+from cakework.domain.ids import BuildId, ImageId, VmId
 from cakework.domain.orders import (
     BuildOrder,
+    ImportOrder,
+    ImportReport,
     NodeHealth,
     NodeProblem,
     StopOrder,
@@ -92,6 +94,15 @@ class NodeClient:
         """Return the builds that the node has queued or running."""
         reports = _BUILDS.validate_json(await self._call("GET", "/v1/builds"))
         return {BuildId(report.build_id) for report in reports}
+
+    async def import_image(self, order: ImportOrder) -> None:
+        """Have an image imported; returns once its registry agreed and the node has it."""
+        await self._call("PUT", f"/v1/imports/{order.image_id}", order, timeout_s=START_S)
+
+    async def find_import(self, image_id: ImageId) -> ImportReport:
+        """Return where an import is. Raises NotFound for one that the node does not know."""
+        body = await self._call("GET", f"/v1/imports/{image_id}")
+        return ImportReport.model_validate_json(body)
 
     @asynccontextmanager
     async def journal(self, after: int) -> AsyncGenerator[AsyncIterator[bytes]]:

@@ -16,6 +16,8 @@ from cakework.domain.facts import (
     BuildFailed,
     BuildLine,
     BuildSucceeded,
+    ImportFailed,
+    ImportSucceeded,
     VmLine,
     VmStarted,
     VmStopped,
@@ -24,9 +26,10 @@ from cakework.domain.ids import BuildId, VmId
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.services.build_states import BuildStates
+from cakework.server.services.import_states import ImportStates
 from cakework.server.services.vm_states import VmStates
 from cakework.server.store.database import Database
-from cakework.server.store.models import BuildRow, NodeCursorRow, VmRow
+from cakework.server.store.models import BuildRow, ImportRow, NodeCursorRow, VmRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class States:
 
     vms: VmStates
     builds: BuildStates
+    imports: ImportStates
 
 
 class Facts:
@@ -82,11 +86,14 @@ class Facts:
     async def _apply_changes(
         self,
         node_id: str,
-        changes: Sequence[VmStarted | VmStopped | BuildSucceeded | BuildFailed],
+        changes: Sequence[
+            VmStarted | VmStopped | BuildSucceeded | BuildFailed | ImportSucceeded | ImportFailed
+        ],
         cursor: int,
     ) -> None:
         vms: list[VmRow | None] = []
         builds: list[BuildRow | None] = []
+        imports: list[ImportRow | None] = []
         async with self._database.writing() as session:
             mark = await session.get(NodeCursorRow, node_id)
             if mark is None:
@@ -97,11 +104,14 @@ class Facts:
                     continue
                 if isinstance(fact, VmStarted | VmStopped):
                     vms.append(await self._change_vm(session, fact))
+                elif isinstance(fact, ImportSucceeded | ImportFailed):
+                    imports.append(await self._states.imports.apply(session, fact))
                 else:
                     builds.append(await self._change_build(session, fact))
             mark.cursor = max(mark.cursor, cursor)
         self._states.vms.tell(vms)
         self._states.builds.tell(builds)
+        self._states.imports.tell(imports)
         if any(builds):
             self._build_ended()
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from cakework.domain.builds import BuildStatus
+from cakework.domain.imports import ImportStatus
 from cakework.domain.vms import (
     CPU_MAX,
     CPU_MIN,
@@ -38,7 +39,7 @@ NAMES = {
 }
 
 
-def _one_of(column: str, words: type[BuildStatus] | type[VmState]) -> str:
+def _one_of(column: str, words: type[BuildStatus] | type[ImportStatus] | type[VmState]) -> str:
     return f"{column} IN ({', '.join(repr(str(word.value)) for word in words)})"
 
 
@@ -109,6 +110,27 @@ class ImageRow(Base):
     build_id: Mapped[str | None] = mapped_column(ForeignKey("builds.id"), unique=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ImportRow(Base):
+    """An import of an image. Its id is the image's, which is there once it succeeded."""
+
+    __tablename__ = "imports"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", ImportStatus), name="status"),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
+        CheckConstraint("updated_ms >= created_ms", name="times"),
+        Index("ix_imports_account_id_status", "account_id", "status"),
+    )
+
+    id: Mapped[str] = mapped_column(String(26), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    image_uri: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(String(16), default=ImportStatus.IMPORTING)
+    error: Mapped[str | None] = mapped_column(Text)
+    request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class VmRow(Base):

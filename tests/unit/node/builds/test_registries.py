@@ -25,20 +25,13 @@ def test_short_names_are_of_the_default_registry(reference: str, name: str) -> N
     assert qualified(reference) == name
 
 
-@pytest.mark.parametrize(
-    ("reference", "trusted"),
-    [
-        ("python:3", True),
-        ("plain.example/x", True),
-        ("quay.io/team/app", True),
-        ("quay.io/teammate/app", False),
-        ("quay.io/other", False),
-        ("10.0.0.1:5000/x", False),
-    ],
-)
-def test_only_what_the_operator_named_is_trusted(reference: str, trusted: bool) -> None:
-    """Mirrored and insecure registries are the operator's; all others a stranger's choice."""
-    assert REGISTRIES.trusted(reference) is trusted
+def test_what_the_operator_named_is_listed() -> None:
+    """Mirrors and insecure registries, each with its port, without prefixes."""
+    assert set(REGISTRIES.addresses()) == {
+        "mirror.example:5000",
+        "other.example",
+        "plain.example",
+    }
 
 
 def test_the_configuration_is_what_was_set() -> None:

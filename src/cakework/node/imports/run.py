@@ -1,0 +1,166 @@
+"""One import: a registry is asked, then the image is fetched and made what VMs start from.
+
+check  is it there, for our platform, and given to these credentials?
+fetch  skopeo ─▶ layers of the import's own ─▶ EROFS ─▶ image store
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from cakework.domain.errors import CakeworkError, WrongPlatform
+from cakework.domain.image_references import registry_of
+from cakework.domain.orders import ImportOrder
+from cakework.node.builds.disk import DiskGuard, bytes_below
+from cakework.node.builds.failure import BuildError
+from cakework.node.builds.run import (
+    EXPORT,
+    MIB,
+    PIDS_MAX,
+    BuildLimits,
+    BuildNetwork,
+    explain_export,
+    run_config,
+)
+from cakework.node.builds.sandbox import Confinement, Sandbox
+from cakework.node.builds.storage import BuildStorage
+from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.images import Image, ImageStore
+from cakework.node.imports.failure import NO_SPACE, TOO_LARGE, explain_fetch, too_slow
+
+SCRIPT = Path(__file__).with_name("fetch.sh")
+CHECK_S = 40
+"""Longest time a registry has to answer: the caller waits, and goes away after a minute."""
+PLATFORM = ("linux", "amd64")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportShop:
+    """What all imports of a node share."""
+
+    storage: BuildStorage
+    sandbox: Sandbox
+    images: ImageStore
+    network: BuildNetwork
+    limits: BuildLimits
+    cgroup_prefix: str
+
+
+class ImportRun:
+    """Carries one order out."""
+
+    def __init__(self, shop: ImportShop, order: ImportOrder) -> None:
+        self._shop = shop
+        self._order = order
+
+    async def check(self) -> None:
+        """Ask the registry for the image's configuration, and nothing else.
+
+        Raises:
+            RegistryDenied, RegistryUnreachable, WrongPlatform, ImageNotInRegistry: it cannot
+                be imported.
+        """
+        reference = self._order.image_uri
+        try:
+            async with asyncio.timeout(CHECK_S), self._workplace("check") as confinement:
+                status, stdout, stderr = await self._run(confinement, "check")
+        except TimeoutError as error:
+            raise too_slow(reference) from error
+        if status:
+            log.info("import_refused", image_id=self._order.image_id, output=stderr[-2000:])
+            raise explain_fetch(reference, stderr)
+        _check_platform(reference, json.loads(stdout))
+
+    async def fetch(self) -> Image:
+        """Fetch the image and store it.
+
+        Raises:
+            CakeworkError: it cannot be fetched.
+            BuildError: it cannot be stored.
+        """
+        timeout_s, image_mb = self._shop.limits.timeout_s, self._shop.limits.image_mb
+        try:
+            async with asyncio.timeout(timeout_s), self._workplace("pull") as confinement:
+                work = confinement.work
+                # Layers, and what is on its way into them.
+                guard = DiskGuard(
+                    self._shop.storage.home,
+                    lambda: bytes_below(work),
+                    2 * image_mb,
+                    f"the image is larger than {image_mb} MB",
+                )
+                async with guard:
+                    await self._pull(confinement)
+                inspected = json.loads((work / "out" / "image.json").read_bytes())
+                _check_platform(self._order.image_uri, inspected["OCIv1"])
+                config = run_config(inspected, inspected["FromImageID"])
+                rootfs = work / "out" / "rootfs.erofs"
+                return await self._shop.images.put(self._order.image_id, rootfs, config)
+        except TimeoutError as error:
+            raise BuildError(f"fetching it took longer than {timeout_s} s") from error
+
+    async def _pull(self, confinement: Confinement) -> None:
+        (confinement.work / "export.sh").write_bytes(EXPORT.read_bytes())
+        out = f"/b/{confinement.work.name}/out"
+        status, _, stderr = await self._run(confinement, "pull", out)
+        if not status:
+            return
+        if confinement.cgroup.oom_kills():
+            raise BuildError(f"fetching it took more than {self._shop.limits.memory_mb} MB")
+        if TOO_LARGE in stderr:
+            raise BuildError(f"the image is larger than {self._shop.limits.image_mb} MB")
+        if NO_SPACE in stderr:
+            raise BuildError("the disk for images is full")
+        log.info("import_pull_failed", image_id=self._order.image_id, output=stderr[-2000:])
+        if "level=fatal" in stderr:
+            raise explain_fetch(self._order.image_uri, stderr)
+        raise BuildError(explain_export(stderr, self._shop.limits.image_mb))
+
+    async def _run(self, confinement: Confinement, step: str, *more: str) -> tuple[int, str, str]:
+        (confinement.work / "fetch.sh").write_bytes(SCRIPT.read_bytes())
+        script = f"/b/{confinement.work.name}/fetch.sh"
+        command = ("sh", script, step, self._order.image_uri, *more)
+        return await self._shop.sandbox.read(command, confinement, _auth_file(self._order))
+
+    @contextlib.asynccontextmanager
+    async def _workplace(self, step: str) -> AsyncGenerator[Confinement]:
+        """Give folder, cgroup and network; on the way out end and remove all that is left."""
+        shop, work_id = self._shop, f"{step}-{self._order.image_id}"
+        limits = Limits(memory_mb=shop.limits.memory_mb, pids_max=PIDS_MAX)
+        async with contextlib.AsyncExitStack() as stack:
+            work = shop.storage.make_work(work_id)
+            stack.callback(shop.storage.remove_work, work_id)
+            cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
+            stack.push_async_callback(cgroup.end)
+            network = await stack.enter_async_context(shop.network.lease_fetching())
+            file_bytes = shop.limits.image_mb * MIB
+            yield Confinement(work, shop.storage.resolv_conf, cgroup, file_bytes, network)
+
+
+def _auth_file(order: ImportOrder) -> bytes:
+    """Return what containers-auth.json(5) describes."""
+    if not order.password:
+        return b'{"auths": {}}'
+    pair = base64.b64encode(f"{order.username}:{order.password}".encode()).decode()
+    return json.dumps({"auths": {registry_of(order.image_uri): {"auth": pair}}}).encode()
+
+
+def _check_platform(reference: str, config: dict[str, Any]) -> None:
+    found = str(config.get("os") or "linux"), str(config.get("architecture") or "")
+    if found != PLATFORM:
+        told = "/".join(filter(None, found))
+        raise WrongPlatform(f"{reference}: it is for {told}, not for {'/'.join(PLATFORM)}.")
+
+
+def sentence(error: CakeworkError | BuildError) -> str:
+    """Return what an error says, without a full stop."""
+    return str(error).removesuffix(".")

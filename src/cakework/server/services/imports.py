@@ -1,0 +1,193 @@
+"""Imports: ask for one, wait for one.
+
+Asking writes the row first, then orders the node, which asks the registry before it answers. A
+refusal removes the row again. A crash in between leaves a row that the node does not know: the
+same request carries on with it, and the reconciling loop ends it when none comes.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    NoRoom,
+    QuotaExceeded,
+    RegistryDenied,
+    Unavailable,
+)
+from cakework.domain.ids import AccountId, ImageId, new_image_id
+from cakework.domain.imports import ImportStatus
+from cakework.domain.orders import ImportOrder
+from cakework.server.clock import Clock
+from cakework.server.node.client import NodeClient
+from cakework.server.services.claims import Claims
+from cakework.server.services.import_states import ImportStates, import_source
+from cakework.server.store.database import Database
+from cakework.server.store.models import AccountRow, ImportRow
+
+MOST_UNFINISHED = 20
+RETRY_AFTER_S = 30
+WAIT_S = 30.0
+"""Longest that a start waits for an image; its caller goes away after a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewImport:
+    """An import that is asked for; ``image_uri`` has a registry, and a tag or a digest."""
+
+    image_uri: str
+    username: str
+    password: str = field(repr=False)
+
+
+class Imports:
+    """Takes the imports of accounts, and has starts wait for them."""
+
+    def __init__(
+        self, database: Database, node: NodeClient, states: ImportStates, clock: Clock
+    ) -> None:
+        """Keep records in ``database`` and have ``node`` do the work."""
+        self._database = database
+        self._node = node
+        self._states = states
+        self._clock = clock
+        self.claims: Claims[ImageId] = Claims()
+
+    async def create(self, account: AccountId, new: NewImport, token: str | None = None) -> ImageId:
+        """Take an import; returns the id of its image once the registry agreed to give it.
+
+        ``token`` names an idempotent request: what it made before is taken up again.
+
+        Raises:
+            QuotaExceeded: the account has as many unfinished imports as it may.
+            RegistryDenied, RegistryUnreachable, WrongPlatform, ImageNotInRegistry: no image
+                comes of it; nothing is left of it.
+            NoRoom, Unavailable: the node cannot take it now.
+        """
+        image_id = await self._made_by(token) or new_image_id()
+        async with self.claims.hold(image_id):
+            row = await self._record(account, image_id, new, token)
+            if row.status == ImportStatus.IMPORTING:
+                await self._give_order(row, new)
+        return image_id
+
+    async def ready(self, account: AccountId, image_id: ImageId) -> None:
+        """Return when the image is there, if it is one that is imported.
+
+        Raises:
+            Conflict: it is still being imported after a while, or it could not be.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await self._ended(account, image_id)
+                return
+        raise Conflict(f"Image {image_id} is still being imported; start the VM in a while.")
+
+    async def _ended(self, account: AccountId, image_id: ImageId) -> None:
+        with self._states.followers.follow(import_source(image_id)) as changed:
+            while row := await self._find(account, image_id):
+                if row.status == ImportStatus.FAILED:
+                    raise Conflict(f"Image {image_id} could not be imported: {row.error}.")
+                if row.status == ImportStatus.SUCCEEDED:
+                    return
+                if self._states.followers.closing:
+                    raise Unavailable("The server is shutting down.")
+                await changed.wait()
+                changed.clear()
+
+    async def _give_order(self, row: ImportRow, new: NewImport) -> None:
+        order = ImportOrder(
+            image_id=row.id,
+            image_uri=new.image_uri,
+            username=new.username,
+            password=new.password,
+        )
+        try:
+            await self._node.import_image(order)
+        except Unavailable:
+            # The node may have taken it: whatever comes of it, nobody was given its id.
+            await self._forget(row)
+            raise
+        except CakeworkError as error:
+            await self._forget(row)
+            raise _refusal(error) from error
+
+    async def _find(self, account: AccountId, image_id: ImageId) -> ImportRow | None:
+        async with self._database.reading() as session:
+            row = await session.get(ImportRow, image_id)
+        return row if row is not None and row.account_id == account else None
+
+    async def _made_by(self, token: str | None) -> ImageId | None:
+        if token is None:
+            return None
+        async with self._database.reading() as session:
+            query = select(ImportRow.id).where(ImportRow.request_token == token)
+            found = await session.scalar(query)
+        return ImageId(found) if found is not None else None
+
+    async def _record(
+        self, account: AccountId, image_id: ImageId, new: NewImport, token: str | None
+    ) -> ImportRow:
+        now = self._clock()
+        async with self._database.writing() as session:
+            if token is not None and (made := await session.get(ImportRow, image_id)) is not None:
+                return made
+            await _check_quota(session, account)
+            row = ImportRow(
+                id=image_id,
+                account_id=account,
+                image_uri=new.image_uri,
+                status=ImportStatus.IMPORTING,
+                request_token=token,
+                created_ms=now,
+                updated_ms=now,
+            )
+            session.add(row)
+        return row
+
+    async def _forget(self, row: ImportRow) -> None:
+        async with self._database.writing() as session:
+            await session.execute(
+                delete(ImportRow).where(
+                    ImportRow.id == row.id, ImportRow.status == ImportStatus.IMPORTING
+                )
+            )
+
+
+async def _check_quota(session: AsyncSession, account: AccountId) -> None:
+    # Locks the account on PostgreSQL, so that two requests at once are counted one by one.
+    await session.execute(select(AccountRow.id).where(AccountRow.id == account).with_for_update())
+    unfinished = await session.scalar(
+        select(func.count())
+        .select_from(ImportRow)
+        .where(ImportRow.account_id == account, ImportRow.status == ImportStatus.IMPORTING)
+    )
+    if (unfinished or 0) >= MOST_UNFINISHED:
+        raise QuotaExceeded(
+            f"The account has {unfinished} unfinished imports, which is as many as it may.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+
+def _refusal(error: CakeworkError) -> CakeworkError:
+    """Return what the caller is told of the node's refusal."""
+    match error:
+        case NoRoom():
+            return NoRoom(error.detail, retry_after_s=error.retry_after_s or RETRY_AFTER_S)
+        case RegistryDenied():
+            fields = [FieldError(field, "is not taken by the registry") for field in _CREDENTIALS]
+            return RegistryDenied(error.detail, fields)
+        case InvalidRequest():
+            return type(error)(error.detail, [FieldError("imageUri", "cannot be imported")])
+        case _:
+            return error
+
+
+_CREDENTIALS = ("username", "password")

@@ -1,0 +1,183 @@
+"""Real registries for tests, and images to put into them."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import socket
+import ssl
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEADLINE_S = 20
+USERNAME, PASSWORD = "AWS", "correct horse"
+HTPASSWD = "AWS:$2b$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e\n"
+"""bcrypt of the password above: the one kind of hash that docker-registry takes."""
+OCI = "application/vnd.oci.image"
+DOCKER = "application/vnd.docker"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry that wants USERNAME and PASSWORD and shows a certificate signed by ``ca``."""
+
+    address: str
+    ca: Path
+
+    def push(self, layout: Path, name: str) -> str:
+        """Put all that an OCI layout has into the registry as ``name``; return its reference."""
+        reference = f"{self.address}/{name}"
+        command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--dest-tls-verify=0"]
+        command += [f"--dest-creds={USERNAME}:{PASSWORD}", f"oci:{layout}", f"docker://{reference}"]
+        subprocess.run([*command, "--preserve-digests"], check=True)
+        return reference
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Generator[Registry]:
+    """Run a registry behind a password and TLS, on a free port of the loopback interface."""
+    certificate, key = make_certificate(folder)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (folder / "htpasswd").write_text(HTPASSWD)
+    config = {
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
+        "auth": {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}},
+        "http": {
+            "addr": address,
+            "secret": "of the test",
+            "tls": {"certificate": str(certificate), "key": str(key)},
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    command = ["docker-registry", "serve", str(folder / "config.json")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(f"https://{address}/v2/", certificate)
+            yield Registry(address, certificate)
+        finally:
+            process.terminate()
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 that is its own authority; return it and its key."""
+    certificate, key = folder / "ca.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
+    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a layer; ``link`` is the name of the file it is a hard link to."""
+
+    name: str
+    content: bytes = b""
+    link: str | None = None
+    folder: bool = False
+    uid: int = 0
+    mode: int = 0o644
+    xattrs: tuple[tuple[str, str], ...] = ()
+
+
+def tar_of(entries: Sequence[Entry]) -> bytes:
+    """Return a layer, not compressed."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for entry in entries:
+            info = tarfile.TarInfo(entry.name)
+            info.uid, info.gid, info.mode = entry.uid, entry.uid, entry.mode
+            info.pax_headers = {f"SCHILY.xattr.{name}": text for name, text in entry.xattrs}
+            if entry.folder:
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+            elif entry.link:
+                info.type, info.linkname = tarfile.LNKTYPE, entry.link
+            else:
+                info.size = len(entry.content)
+            tar.addfile(info, io.BytesIO(entry.content))
+    return stream.getvalue()
+
+
+class Layout:
+    """An OCI layout that images are added to, in Docker's words or in OCI's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._blobs = folder / "blobs" / "sha256"
+        self._blobs.mkdir(parents=True)
+        (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+    def blob(self, content: bytes, media_type: str) -> Json:
+        """Add bytes; return their descriptor."""
+        digest = hashlib.sha256(content).hexdigest()
+        (self._blobs / digest).write_bytes(content)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    def image(self, layers: Sequence[tuple[bytes, str]], arch: str = "amd64") -> Json:
+        """Add an image of tars, each ``gzip`` or ``zstd``; return its manifest's descriptor."""
+        config = {
+            "architecture": arch,
+            "os": "linux",
+            "config": {"Entrypoint": ["/run"], "Env": ["PATH=/bin"], "WorkingDir": "/srv"},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar, _ in layers],
+            },
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "config": self.blob(json.dumps(config).encode(), f"{OCI}.config.v1+json"),
+            "layers": [
+                self.blob(_compressed(tar, how), f"{OCI}.layer.v1.tar+{how}") for tar, how in layers
+            ],
+        }
+        described = self.blob(json.dumps(manifest).encode(), f"{OCI}.manifest.v1+json")
+        return {**described, "platform": {"os": "linux", "architecture": arch}}
+
+    def index(self, *manifests: Json) -> Path:
+        """Finish with one image, or an index of several; return the layout's folder."""
+        if len(manifests) > 1:
+            inner = {
+                "schemaVersion": 2,
+                "mediaType": f"{OCI}.index.v1+json",
+                "manifests": list(manifests),
+            }
+            manifests = (self.blob(json.dumps(inner).encode(), f"{OCI}.index.v1+json"),)
+        index = {"schemaVersion": 2, "manifests": list(manifests)}
+        (self.folder / "index.json").write_text(json.dumps(index))
+        return self.folder
+
+
+def _compressed(tar: bytes, how: str) -> bytes:
+    if how == "gzip":
+        return gzip.compress(tar, 1)
+    return subprocess.run(["zstd", "-q", "-c"], input=tar, capture_output=True, check=True).stdout
+
+
+def _wait_for(url: str, ca: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    context = ssl.create_default_context(cafile=str(ca))
+    while True:
+        try:
+            with urllib.request.urlopen(url, context=context):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
