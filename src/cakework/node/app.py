@@ -104,18 +104,22 @@ async def run_node(settings: Settings, artifacts: Artifacts, stop: asyncio.Event
     if os.geteuid() != 0:
         raise Unavailable("the node must run as root: it makes VMs and networks")
     artifacts.check()
+    folder = settings.node_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Before all else: a second node on this folder must not take the sockets of the first.
+    territory = lease_territory(folder)
     async with AsyncExitStack() as stack:
         api = stack.enter_context(_listen(settings.node_socket))
         dial = stack.enter_context(_listen(settings.dial_socket, BACKLOG))
-        node = await _assemble(settings, artifacts, stack)
+        node = await _assemble(settings, artifacts, territory, stack)
         await _serve(node, settings, api, dial, stop)
         node.closing = True
 
 
-async def _assemble(settings: Settings, artifacts: Artifacts, stack: AsyncExitStack) -> Node:
+async def _assemble(
+    settings: Settings, artifacts: Artifacts, territory: Territory, stack: AsyncExitStack
+) -> Node:
     folder = settings.node_dir
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    territory = lease_territory(folder)
     egress = Egress(settings.egress, tuple(settings.egress_allow))
     reach = _reach(settings)
     _set_up_network(outer_rules(egress, territory, reach.ranges))

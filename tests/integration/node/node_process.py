@@ -52,6 +52,11 @@ class NodeProcess:
         self._process = self._spawn()
         await until(self._ready, 60)
 
+    def run_to_end(self) -> int:
+        """Run one that is to end by itself; return its exit status."""
+        with self._spawn() as process:
+            return process.wait(30)
+
     def kill(self) -> None:
         """kill -9."""
         assert self._process
