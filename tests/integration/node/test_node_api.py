@@ -19,7 +19,7 @@ from tests.integration.node.vm_site import Yard, until
 
 pytestmark = pytest.mark.anyio
 
-ECHO = "busybox nc -l -p 8080 -e cat"
+ECHO = "while :; do busybox nc -l -p 8080 -e cat; done"
 
 
 @pytest.fixture
