@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.node.build_bench import Bench, mounted, order
+from tests.integration.node.registries import Entry, Layout, tar_of
 
 DEADLINE_S = 20
 
@@ -73,6 +74,23 @@ def test_files_are_copied_from_an_image(bench: Bench, registry: str, tmp_path: P
     )
     with mounted(image, tmp_path / "rootfs") as rootfs:
         assert (rootfs / "b").read_text() == "of the registry"
+
+
+def test_opaque_folders_of_a_layer_hide_those_below(
+    bench: Bench, registry: str, tmp_path: Path
+) -> None:
+    """A folder that a layer replaces is the layer's alone, also for the build's own steps."""
+    below = tar_of([Entry("o", folder=True), Entry("o/old", b"1")])
+    top = tar_of([Entry("o", folder=True), Entry("o/.wh..wh..opq"), Entry("o/new", b"2")])
+    layout = Layout(tmp_path / "layout")
+    layout.index(layout.image([(below, "gzip"), (top, "gzip")]))
+    command = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=0"]
+    destination = f"docker://{registry}/library/opaque"
+    subprocess.run([*command, f"oci:{layout.folder}", destination], check=True)
+    wanted = order(f"FROM {registry}/library/opaque\nCOPY a /o/a", {"a": "x"})
+    image = bench.image(wanted, insecure_registries=[registry])
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert {file.name for file in (rootfs / "o").iterdir()} == {"new", "a"}
 
 
 def test_an_image_that_is_not_there(bench: Bench, registry: str) -> None:

@@ -13,6 +13,7 @@ _BASE_REASONS = (
     ("no such host", "its registry's name does not resolve"),
     ("connection refused", "its registry does not answer"),
     ("network is unreachable", "its registry cannot be reached from builds"),
+    ("no route to host", "its registry is at no address that may be reached"),
     ("i/o timeout", "its registry does not answer in time"),
     ("manifest unknown", "there is no such image in its registry"),
     ("name unknown", "there is no such image in its registry"),

@@ -60,6 +60,10 @@ def test_a_long_step_is_cut() -> None:
     ("output", "reason"),
     [
         ("Error: dial tcp: lookup a: no such host", "its registry's name does not resolve"),
+        (
+            "dial tcp 10.0.0.5:443: no route to host",
+            "its registry is at no address that may be reached",
+        ),
         ("Error: reading manifest: manifest unknown", "there is no such image in its registry"),
         ("Error: pinging: connection refused", "its registry does not answer"),
     ],
