@@ -113,7 +113,7 @@ def decide(life: Life, request: VmRequest) -> Decision:
 
 
 def _decide_start(life: Life) -> Decision:
-    if life.wanted is VmState.DESTROYED:
+    if VmState.DESTROYED in (life.state, life.wanted):
         return _GONE
     runs = life.state is VmState.STARTED and life.wanted is VmState.STARTED
     return Ignore() if runs else Accept()

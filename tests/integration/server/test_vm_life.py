@@ -1,0 +1,297 @@
+"""The life of VMs of both kinds, under any order of calls, faults and facts."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from sqlalchemy import insert, select, text
+
+from cakework.domain.errors import CakeworkError, NoRoom, NotFound, Unavailable
+from cakework.domain.facts import VmStarted, VmStopped
+from cakework.domain.ids import AccountId, ImageId, VmId
+from cakework.domain.orders import StopOrder, VmOrder, VmReport
+from cakework.domain.vms import (
+    TRANSITIONS,
+    Accept,
+    Ignore,
+    Life,
+    Refuse,
+    Shape,
+    VmRequest,
+    VmState,
+    decide,
+)
+from cakework.server.logs.followers import Followers
+from cakework.server.loops.vms import VmLoop
+from cakework.server.node.client import NodeClient
+from cakework.server.services.cached_vms import CachedVms
+from cakework.server.services.routes import Routes
+from cakework.server.services.vm_admission import VmAdmission, VmLimits
+from cakework.server.services.vm_orders import VmOrders
+from cakework.server.services.vm_states import VmStates
+from cakework.server.services.vms import NewVm, VmRules, Vms
+from cakework.server.store.database import Database
+from cakework.server.store.models import AccountRow, ImageRow, VmRow
+from cakework.server.store.sealing import Sealer
+
+ACCOUNT, IMAGE = AccountId("default"), ImageId("0" * 26)
+WATCH = """
+CREATE TRIGGER watch AFTER UPDATE OF state ON vms WHEN OLD.state <> NEW.state
+BEGIN INSERT INTO moves VALUES (OLD.cached, OLD.state, NEW.state, NEW.run - OLD.run); END
+"""
+Fault = Literal["none", "full", "deaf", "mute", "ends at once"]
+FAULTS = st.sampled_from(("none", "none", "full", "deaf", "mute", "ends at once"))
+WHICH = st.integers(0, 1)
+
+
+class ModelNode(NodeClient):
+    """A node as orders.py describes it, whose faults the test chooses.
+
+    ``deaf`` does nothing and does not answer, ``mute`` does it and does not answer.
+    """
+
+    def __init__(self) -> None:
+        self.live: dict[str, VmReport] = {}
+        self.over: dict[str, VmReport] = {}
+        self.volumes: set[str] = set()
+        self.facts: list[VmStarted | VmStopped] = []
+        self.fault: Fault = "none"
+
+    async def start_vm(self, order: VmOrder) -> VmReport:
+        self._hear()
+        over = self.over.get(order.vm_id)
+        if over is not None and over.run >= order.run:
+            return self._say(over)
+        if order.vm_id not in self.live:
+            if self.fault == "full":
+                raise NoRoom("full")
+            if order.volume_kept and order.volume_gb:
+                self.volumes.add(order.vm_id)
+            report = VmReport(vm_id=order.vm_id, run=order.run, state="started")
+            self.live[order.vm_id] = report
+            self.facts.append(VmStarted(at_ms=1, vm_id=order.vm_id, run=order.run))
+            if self.fault == "ends at once":
+                return self._say(self.end(order.vm_id))
+        return self._say(self.live[order.vm_id])
+
+    async def stop_vm(self, vm_id: VmId, order: StopOrder) -> VmReport:
+        self._hear()
+        if vm_id in self.live:
+            self.end(vm_id)
+        if vm_id not in self.over:
+            raise NotFound("unknown")
+        return self._say(self.over[vm_id])
+
+    async def delete_volume(self, vm_id: VmId) -> None:
+        self._hear()
+        assert vm_id not in self.live
+        self.volumes.discard(vm_id)
+        self._say(None)
+
+    async def vms(self) -> list[VmReport]:
+        self._hear()
+        return list(self.live.values())
+
+    def end(self, vm_id: str) -> VmReport:
+        ending = {"state": "stopped", "reason": "Over.", "exit_code": 1}
+        report = self.over[vm_id] = self.live.pop(vm_id).model_copy(update=ending)
+        fact = VmStopped(at_ms=1, vm_id=vm_id, run=report.run, reason="Over.", exit_code=1)
+        self.facts.append(fact)
+        return report
+
+    def _hear(self) -> None:
+        if self.fault == "deaf":
+            raise Unavailable("deaf")
+
+    def _say(self, answer: Any) -> Any:
+        if self.fault == "mute":
+            raise Unavailable("mute")
+        return answer
+
+
+class Lives(RuleBasedStateMachine):
+    """A VM of each kind; either is asked, told of, and fails, at any time."""
+
+    store: Path
+    loop: asyncio.AbstractEventLoop
+
+    @initialize()
+    def open(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="cw-life-"))
+        shutil.copy(self.store, self.folder / "store.db")
+        self.database = Database(f"sqlite+aiosqlite:///{self.folder}/store.db")
+        sealer = Sealer(self.folder / "key")
+        sealer.open_key()
+        self.node = ModelNode()
+        self.states = VmStates(Routes(), Followers(), lambda: 1000)
+        admission = VmAdmission(VmLimits(started=3, cached=9))
+        rules = VmRules(admission, VmOrders(sealer), "localhost")
+        self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
+        self.cached = CachedVms(self.database, self.vms, self.states, admission)
+        self.passes = VmLoop(self.database, self.node, self.states, self.vms, self.cached)
+        new = NewVm(IMAGE, Shape(), env={"A": "1"}, volume_gb=1)
+        self.ids: list[VmId] = []
+        self.ids.append(VmId(self.do(self.cached.cache(ACCOUNT, new)).id))
+        self.ids.append(VmId(self.do(self.vms.start(ACCOUNT, new)).row.id))
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    def ask(self, work: Coroutine[Any, Any, Any], fault: Fault) -> None:
+        self.node.fault = fault
+        try:
+            self.do(work)
+        except CakeworkError as error:
+            assert type(error) is not CakeworkError, error
+        finally:
+            self.node.fault = "none"
+
+    @rule(which=WHICH, fault=FAULTS)
+    def start(self, which: int, fault: Fault) -> None:
+        self.ask(self.cached.start(ACCOUNT, self.ids[which]), fault)
+
+    @rule(which=WHICH, fault=FAULTS)
+    def stop(self, which: int, fault: Fault) -> None:
+        self.ask(self.cached.stop(ACCOUNT, self.ids[which]), fault)
+
+    @rule(which=WHICH, fault=FAULTS, request=st.sampled_from((VmRequest.STOP, VmRequest.DESTROY)))
+    def end(self, which: int, fault: Fault, request: VmRequest) -> None:
+        self.ask(self.vms.end(ACCOUNT, self.ids[which], request), fault)
+
+    @rule(which=WHICH)
+    def program_ends(self, which: int) -> None:
+        if self.ids[which] in self.node.live:
+            self.node.end(self.ids[which])
+
+    @rule(which=st.integers(0, 1000))
+    def a_fact_comes(self, which: int) -> None:
+        """Any of them: late, early, again. Of an earlier run, or of a start before the stop
+        that is on record, it changes nothing."""
+        if not self.node.facts:
+            return
+        fact = self.node.facts[which % len(self.node.facts)]
+        before = self.do(self.row(fact.vm_id))
+        self.do(self.tell(fact))
+        after = self.do(self.row(fact.vm_id))
+        started = isinstance(fact, VmStarted)
+        if fact.run < before.run or (started and before.state != VmState.CREATED):
+            assert (after.state, after.reason) == (before.state, before.reason)
+
+    @rule(fault=FAULTS)
+    def loop_passes(self, fault: Fault) -> None:
+        self.ask(self.passes.one_pass(), fault)
+
+    @rule()
+    def node_is_restarted(self) -> None:
+        self.node.over.clear()
+
+    async def row(self, vm_id: str) -> VmRow:
+        async with self.database.reading() as session:
+            return (await session.scalars(select(VmRow).where(VmRow.id == vm_id))).one()
+
+    async def tell(self, fact: VmStarted | VmStopped) -> None:
+        vm_id = VmId(fact.vm_id)
+        async with self.database.writing() as session:
+            if isinstance(fact, VmStarted):
+                await self.states.started(session, vm_id, fact.run)
+            else:
+                ending: dict[str, Any] = {"reason": fact.reason, "exit_code": fact.exit_code}
+                await self.states.ended(session, vm_id, fact.run, **ending)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "ids"):
+            return
+        try:
+            for fact in self.node.facts:
+                self.do(self.tell(fact))
+            for _ in range(3):
+                self.do(self.passes.one_pass())
+            self.do(self.compare())
+        finally:
+            self.do(self.database.close())
+            shutil.rmtree(self.folder)
+
+    async def compare(self) -> None:
+        """Only drawn arrows were gone, and record and node agree."""
+        async with self.database.reading() as session:
+            rows = list(await session.scalars(select(VmRow)))
+            moves = (await session.execute(text("SELECT DISTINCT * FROM moves"))).all()
+        for cached, was, now, runs in moves:
+            assert VmState(now) in TRANSITIONS[VmState(was)]
+            assert runs == (1 if now == VmState.CREATED else 0)
+            assert cached or now != VmState.CREATED
+        for row in rows:
+            assert row.state != VmState.CREATED
+            assert (row.state == VmState.STARTED) == (row.id in self.node.live)
+            assert row.id not in self.node.live or self.node.live[row.id].run == row.run
+            assert row.state == row.wanted or not row.cached
+            assert (row.env_sealed is not None) == (row.cached and row.state != VmState.DESTROYED)
+        kept = {row.id for row in rows if row.cached and row.state != VmState.DESTROYED}
+        assert self.node.volumes <= kept
+        assert {row.id for row in rows if row.state == VmState.STARTED and row.cached} <= (
+            self.node.volumes
+        )
+
+
+@pytest.fixture
+def lives(tmp_path: Path) -> Iterator[type[Lives]]:
+    """The state machine, with a store to copy for each of its runs."""
+    with asyncio.Runner() as runner:
+
+        class OnThisLoop(Lives):
+            store = tmp_path / "store.db"
+            loop = runner.get_loop()
+
+        runner.run(_make_store(OnThisLoop.store))
+        yield OnThisLoop
+
+
+async def _make_store(path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    await database.open()
+    async with database.writing() as session:
+        await session.execute(text("CREATE TABLE moves (cached, was, now, runs)"))
+        await session.execute(text(WATCH))
+        await session.execute(insert(AccountRow).values(id=ACCOUNT, created_ms=1))
+        image = {"id": IMAGE, "account_id": ACCOUNT, "size_bytes": 1, "created_ms": 1}
+        await session.execute(insert(ImageRow).values(**image))
+    await database.close()
+
+
+def test_whatever_comes_record_and_node_agree_in_the_end(lives: type[Lives]) -> None:
+    """Any calls, faults, ends and facts (repeated, late, out of order) lead along the drawn
+    arrows only, and once all is told and the loop has passed, record and node are the same."""
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    bounds = settings(max_examples=100, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(lives, settings=settings(bounds, suppress_health_check=checks))
+
+
+@pytest.mark.parametrize("state", VmState)
+@pytest.mark.parametrize("wanted", VmState)
+@pytest.mark.parametrize("cached", [False, True])
+def test_every_request_has_its_answer_in_every_state(
+    cached: bool, state: VmState, wanted: VmState
+) -> None:
+    """Nothing starts again but a cached VM; what is destroyed stays so; ending is never refused
+    to who owns the kind; what is refused says why."""
+    life = Life(cached, state, wanted, 1)
+    decisions = {request: decide(life, request) for request in VmRequest}
+    gone = state is VmState.DESTROYED
+    assert decisions[VmRequest.DESTROY] == (Ignore() if gone else Accept())
+    for request, decision in decisions.items():
+        if isinstance(decision, Refuse):
+            assert decision.reason
+        own = request in (VmRequest.START_CACHED, VmRequest.STOP_CACHED)
+        if request is not VmRequest.DESTROY and own != cached:
+            assert isinstance(decision, Refuse)
+        if gone:
+            assert not isinstance(decision, Accept)
+    if cached and state is VmState.STOPPED:
+        assert decisions[VmRequest.STOP_CACHED] == Ignore()
