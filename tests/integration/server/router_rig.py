@@ -171,13 +171,20 @@ class Rig:
     async def vm(self, handler: Handler, host: str = HOST, vm_id: str = VM) -> None:
         """Have ``handler`` be what listens on port 80 of a VM."""
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                await handler(reader, writer)
-            writer.transport.abort()
+        tasks: set[asyncio.Task[None]] = set()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        self.stack.push_async_callback(_close_server, server)
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await handler(reader, writer)
+            finally:
+                await _close(writer)
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.add(asyncio.create_task(serve(reader, writer)))
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        self.stack.push_async_callback(_close_server, server, tasks)
         self.route(server.sockets[0].getsockname()[1], host, vm_id)
 
     def route(self, port: int, host: str = HOST, vm_id: str = VM) -> None:
@@ -186,12 +193,23 @@ class Rig:
 
     async def client(self) -> Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.router.port)
-        self.stack.callback(writer.transport.abort)
+        self.stack.push_async_callback(_close, writer)
         return Client(reader, writer)
 
 
-async def _close_server(server: asyncio.Server) -> None:
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def _close_server(server: asyncio.Server, tasks: set[asyncio.Task[None]]) -> None:
     server.close()
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
+            raise outcome
 
 
 @contextlib.asynccontextmanager

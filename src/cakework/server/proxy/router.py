@@ -52,15 +52,18 @@ class Router:
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Stop listening and close every connection, at once."""
+        """Stop listening and close every connection, at once; return when they are gone."""
         if self._server is None or self._sweeper is None:
             return
         self._server.close()
+        clients = list(self._clients.values())
         tasks = [self._sweeper, *self._clients]
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        self._upstreams.close()
+        for client in clients:
+            client.abort()
+        await asyncio.gather(*(client.gone() for client in clients), self._upstreams.close())
         await self._server.wait_closed()
         self._server = self._sweeper = None
 

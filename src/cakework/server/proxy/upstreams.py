@@ -86,10 +86,11 @@ class Upstreams:
             for wire in connections.active:
                 wire.probe()
 
-    def close(self) -> None:
-        """Close all connections."""
-        for destination in list(self._connections):
-            self._close(destination)
+    async def close(self) -> None:
+        """Close all connections; return when they are gone."""
+        await asyncio.gather(
+            *(wire.gone() for each in list(self._connections) for wire in self._close(each))
+        )
 
     @contextlib.contextmanager
     def _slot(self, destination: Destination) -> Generator[None]:
@@ -144,7 +145,9 @@ class Upstreams:
         if connections is not None and not connections.active and not connections.idle:
             del self._connections[destination]
 
-    def _close(self, destination: Destination) -> None:
+    def _close(self, destination: Destination) -> list[Wire]:
         connections = self._connections[destination]
-        for wire in [*connections.active, *connections.idle]:
+        wires = [*connections.active, *connections.idle]
+        for wire in wires:
             wire.abort()
+        return wires

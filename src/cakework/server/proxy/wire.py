@@ -115,6 +115,11 @@ class Wire(asyncio.Protocol):
         while not self.has_ended:
             await self._change()
 
+    async def gone(self) -> None:
+        """Wait until nothing of the connection is left on this side."""
+        while not self._lost:
+            await self._change()
+
     def abort(self) -> None:
         """Close now, whatever still waits to be sent."""
         if not self._lost:
