@@ -90,6 +90,15 @@ class Settings(BaseSettings):
         default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )
 
+    webhook_allow: Words = Field(
+        default_factory=list[str],
+        description="Private ranges, and addresses with a port, that webhooks may go to all the "
+        "same, also without TLS, comma-separated.",
+    )
+    webhook_log_days: int = Field(
+        default=30, ge=1, description="Days that ended deliveries of webhooks are kept."
+    )
+
     artifacts_dir: Path = Field(
         default=Path(__file__).parents[2] / ".build",
         description="Folder of what set-up made: kernel, guest program, jail.",
@@ -155,7 +164,8 @@ class Settings(BaseSettings):
     )
     extra_ca: Path | None = Field(
         default=None,
-        description="File of further CA certificates (PEM) to trust when fetching.",
+        description="File of further CA certificates (PEM) to trust when fetching, and "
+        "when sending webhooks.",
     )
 
     @classmethod

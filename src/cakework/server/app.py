@@ -10,14 +10,16 @@ from fastapi import FastAPI
 import cakework
 from cakework.server.api import problems
 from cakework.server.api.account_route import Door
-from cakework.server.api.builds import BuildRoutes
+from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.imports import ImportRoutes
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.request_scope import RequestScope
-from cakework.server.api.vms import VmRoutes
+from cakework.server.api.times import rfc3339
+from cakework.server.api.vms import VmRoutes, vm_answer
+from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
@@ -45,12 +47,30 @@ from cakework.server.services.vm_states import VmStates
 from cakework.server.services.vms import VmRules, Vms
 from cakework.server.store.database import Database, database_url
 from cakework.server.store.sealing import Sealer
+from cakework.server.webhooks.addresses import Guard, parse_allowed
+from cakework.server.webhooks.deliveries import Deliveries
+from cakework.server.webhooks.endpoints import Endpoints
+from cakework.server.webhooks.loop import DeliveryLoop
+from cakework.server.webhooks.outbox import Outbox, Shapes
+from cakework.server.webhooks.sender import Sender, trusted
 from cakework.settings import Settings
 
 BUILD_PERIOD_S = 5.0
 VM_PERIOD_S = 5.0
 IMPORT_PERIOD_S = 5.0
 RETENTION_PERIOD_S = 600.0
+DELIVERY_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Webhooks:
+    """The parts that webhooks are made of."""
+
+    outbox: Outbox
+    endpoints: Endpoints
+    deliveries: Deliveries
+    pending: DeliveryLoop
+    loop: Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,7 @@ class Server:
     imports: Imports
     logs: Logs
     idempotency: Idempotency
+    webhooks: Webhooks
     loops: tuple[Loop, ...]
     journal: JournalReader
 
@@ -90,6 +111,8 @@ class Server:
             await asyncio.to_thread(self.spool.open)
             await self.keys.configure(self.settings.api_key)
             await self.routes.load(self.database)
+            stack.push_async_callback(self.webhooks.pending.close)
+            await self.webhooks.pending.open()
             for run in (self.journal.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.callback(self.followers.close)
@@ -104,14 +127,17 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     node = NodeClient(settings.node_socket)
     spool = Spool(settings.server_dir / "spool")
     import_states = ImportStates(followers, clock)
-    states = States(
-        VmStates(routes, followers, clock), BuildStates(followers, clock), import_states
-    )
     sealer = Sealer(settings.server_dir / "secret.key")
     admission = VmAdmission(
         VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
     )
     rules = VmRules(admission, VmOrders(sealer), settings.base_domain)
+    webhooks = _webhooks(settings, database, sealer, clock)
+    states = States(
+        VmStates(routes, followers, webhooks.outbox, clock),
+        BuildStates(followers, webhooks.outbox, clock),
+        import_states,
+    )
     build_hint, vm_hint = asyncio.Event(), asyncio.Event()
     vms = Vms(database, node, states.vms, rules, clock, vm_hint.set)
     cached_vms = CachedVms(database, vms, states.vms, admission)
@@ -124,7 +150,11 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     build_loop = Loop("builds", build_pass, BUILD_PERIOD_S, build_hint)
     vm_pass = VmLoop(database, node, states.vms, vms, cached_vms).one_pass
     vm_loop = Loop("vms", vm_pass, VM_PERIOD_S, vm_hint)
-    retention = Loop("retention", RetentionLoop(database, clock).one_pass, RETENTION_PERIOD_S)
+    retention = Loop(
+        "retention",
+        RetentionLoop(database, settings.webhook_log_days, clock).one_pass,
+        RETENTION_PERIOD_S,
+    )
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,
@@ -142,8 +172,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         builds=builds,
         imports=imports,
         logs=Logs(database, log_store, followers),
-        idempotency=Idempotency(database, clock),
-        loops=(build_loop, vm_loop, import_loop, retention),
+        idempotency=Idempotency(database, sealer, clock),
+        webhooks=webhooks,
+        loops=(build_loop, vm_loop, import_loop, webhooks.loop, retention),
         journal=JournalReader(node, facts),
     )
 
@@ -179,12 +210,36 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         CachedVmRoutes(parts.cached_vms, parts.vms, parts.imports, settings.proxy_port).router(
             door
         ),
+        WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         HealthRoutes(parts.database, parts.node).router(),
     ):
         app.include_router(router)
     describe(app)
     return app
+
+
+def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clock) -> Webhooks:
+    hint = asyncio.Event()
+    shapes = Shapes(
+        build=lambda row: build_answer(row).model_dump(mode="json", exclude_none=True),
+        vm=lambda row: vm_answer(row, settings.proxy_port).model_dump(
+            mode="json", exclude_none=True
+        ),
+        time=rfc3339,
+    )
+    guard = Guard(parse_allowed(settings.webhook_allow))
+    outbox = Outbox(shapes, clock, hint.set)
+    endpoints = Endpoints(database, sealer, guard, clock)
+    sender = Sender(guard, trusted(settings.extra_ca))
+    pending = DeliveryLoop(database, endpoints, sender, clock, hint.set)
+    return Webhooks(
+        outbox=outbox,
+        endpoints=endpoints,
+        deliveries=Deliveries(database, outbox),
+        pending=pending,
+        loop=Loop("webhooks", pending.one_pass, DELIVERY_PERIOD_S, hint),
+    )
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -21,6 +21,8 @@ BODIES: dict[str, Json] = {
     "buildImageFromFiles": {"dockerfile": "FROM x", "files": []},
     "startVM": {"imageId": "0" * 26},
     "cacheVM": {"imageId": "0" * 26},
+    "createWebhook": {"url": "https://example.com/"},
+    "updateWebhook": {},
 }
 DOCUMENT: Json = json.loads(document())
 
@@ -34,6 +36,13 @@ def calls() -> Iterator[tuple[str, str, str]]:
 
 
 CALLS = list(calls())
+
+
+async def webhook_ids(rig: Rig) -> dict[str, str]:
+    """Make a webhook with a delivery; returns their ids by the names that paths have."""
+    webhook = await rig.ok("POST", "/v1/webhooks", json=BODIES["createWebhook"])
+    delivery = await rig.ok("POST", f"/v1/webhooks/{webhook['id']}/test")
+    return {"webhookId": webhook["id"], "deliveryId": delivery["id"]}
 
 
 def test_every_call_of_the_contract_is_there() -> None:
@@ -57,6 +66,15 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/vm/{vmId}/logs"),
         ("GET", "/v1/vms"),
         ("GET", "/vms"),
+        ("POST", "/v1/webhooks"),
+        ("GET", "/v1/webhooks"),
+        ("GET", "/v1/webhooks/{webhookId}"),
+        ("PATCH", "/v1/webhooks/{webhookId}"),
+        ("DELETE", "/v1/webhooks/{webhookId}"),
+        ("POST", "/v1/webhooks/{webhookId}/rotate"),
+        ("POST", "/v1/webhooks/{webhookId}/test"),
+        ("GET", "/v1/webhooks/{webhookId}/deliveries"),
+        ("POST", "/v1/webhooks/{webhookId}/deliveries/{deliveryId}/redeliver"),
     }
 
 
@@ -72,8 +90,9 @@ async def test_no_call_answers_without_a_valid_key(rig: Rig) -> None:
     """Each call refuses a missing key, an empty and a wrong one, before it looks at anything."""
     vm = await rig.vm()
     build_id = rig.node.build_orders[0].build_id
+    ids = {"buildId": build_id, "vmId": vm["id"], **await webhook_ids(rig)}
     for name, method, path in CALLS:
-        address = path.format(buildId=build_id, vmId=vm["id"])
+        address = path.format(**ids)
         for key in ("", "wrong", KEY + "x", KEY[:-1], "cw_é"):
             headers = {b"X-Api-Key": key.encode()}
             body = BODIES.get(name)
@@ -87,9 +106,11 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
     """Each call with an id gets 404 for another account's, and lists show nothing of it."""
     vm = await rig.vm()
     order = rig.node.build_orders[0]
+    ids = {"buildId": order.build_id, "vmId": vm["id"], **await webhook_ids(rig)}
     async with await rig.other_account() as theirs:
+        assert (await theirs.get("/v1/webhooks")).json() == {"webhooks": []}
         for name, method, path in CALLS:
-            address = path.format(buildId=order.build_id, vmId=vm["id"])
+            address = path.format(**ids)
             makes = name in ("startVM", "cacheVM")
             body = {"imageId": order.image_id} if makes else BODIES.get(name)
             response = await theirs.request(method, address, json=body)

@@ -52,6 +52,8 @@ async def serving(settings: Settings, node: FakeNode) -> AsyncGenerator[Process]
     }
     if settings.database_url:
         environment["CAKEWORK_DATABASE_URL"] = settings.database_url
+    if settings.webhook_allow:
+        environment["CAKEWORK_WEBHOOK_ALLOW"] = ",".join(settings.webhook_allow)
     log = settings.data_dir / "server.log"
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(

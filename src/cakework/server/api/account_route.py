@@ -59,12 +59,12 @@ class Door:
         account = await self.keys.verify(request.headers.get(_KEY_HEADER))
         request.state.account = account
         request.state.token = None
-        if request.method != "POST":
+        if request.method not in ("POST", "PATCH"):
             return await inner(request)
         body = await self._read(request)
         request = Request(request.scope, _replay(body, request.receive))
         key = request.headers.get("Idempotency-Key")
-        if key is None:
+        if key is None or request.method != "POST":
             return await inner(request)
         attempt = Attempt(account, key, _fingerprint(request, body))
         answer = await self.idempotency.once(attempt, _work(request, inner))

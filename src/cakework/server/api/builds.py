@@ -117,15 +117,15 @@ class BuildRoutes:
     async def create(self, account: Account, token: Token, body: BuildFromFiles) -> Build:
         """Take a build and answer at once; it goes on in the background."""
         new = await asyncio.to_thread(new_build, body)
-        return _build(await self.builds.create(account, new, token))
+        return build_answer(await self.builds.create(account, new, token))
 
     async def get(self, account: Account, build_id: BuildIdPath) -> Build:
         """Look at a build."""
-        return _build(await self.builds.get(account, BuildId(build_id)))
+        return build_answer(await self.builds.get(account, BuildId(build_id)))
 
     async def get_by_post(self, account: Account, _token: Token, build_id: BuildIdPath) -> Build:
         """Look at a build."""
-        return _build(await self.builds.get(account, BuildId(build_id)))
+        return build_answer(await self.builds.get(account, BuildId(build_id)))
 
 
 def new_build(body: BuildFromFiles) -> NewBuild:
@@ -188,7 +188,8 @@ def _content_base64(file: File) -> str:
     return file.content
 
 
-def _build(row: BuildRow) -> Build:
+def build_answer(row: BuildRow) -> Build:
+    """Return a build as the API shows it."""
     succeeded = row.status == BuildStatus.SUCCEEDED
     return Build(
         build_id=row.id,

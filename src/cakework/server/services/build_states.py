@@ -10,6 +10,7 @@ from cakework.domain.ids import BuildId
 from cakework.server.clock import Clock
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import build_source
+from cakework.server.services.announcements import Announcements
 from cakework.server.store.models import BuildRow, ImageRow
 from cakework.server.store.values import not_before, storable
 
@@ -17,8 +18,9 @@ from cakework.server.store.values import not_before, storable
 class BuildStates:
     """Ends builds within a caller's transaction; ``tell()`` after it committed."""
 
-    def __init__(self, followers: Followers, clock: Clock) -> None:
-        """Tell ``followers`` of changes."""
+    def __init__(self, followers: Followers, announcements: Announcements, clock: Clock) -> None:
+        """Tell ``followers`` of changes; announce them to ``announcements``."""
+        self._announcements = announcements
         self._followers = followers
         self._clock = clock
 
@@ -50,7 +52,7 @@ class BuildStates:
     async def _end(
         self, session: AsyncSession, build_id: BuildId, status: BuildStatus, error: str | None
     ) -> BuildRow | None:
-        return await session.scalar(
+        row = await session.scalar(
             update(BuildRow)
             .where(BuildRow.id == build_id, BuildRow.status == BuildStatus.CREATED)
             .values(
@@ -62,3 +64,6 @@ class BuildStates:
             .returning(BuildRow)
             .execution_options(populate_existing=True)
         )
+        if row is not None:
+            await self._announcements.build_ended(session, row)
+        return row

@@ -18,6 +18,7 @@ from cakework.server.clock import Clock
 from cakework.server.services.claims import Claims
 from cakework.server.store.database import Database
 from cakework.server.store.models import IdempotencyRow
+from cakework.server.store.sealing import Sealer
 
 KEPT_MS = 24 * 3600 * 1000
 KEY_CHARS_MAX = 255
@@ -48,8 +49,9 @@ Work = Callable[[str], Awaitable[Answer]]
 class Idempotency:
     """Has work done once for each key of an account."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        """Keep keys and answers in ``database``."""
+    def __init__(self, database: Database, sealer: Sealer, clock: Clock) -> None:
+        """Keep keys and answers in ``database``; answers are sealed, for some hold a secret."""
+        self._sealer = sealer
         self._database = database
         self._clock = clock
         self._claims: Claims[tuple[AccountId, str]] = Claims()
@@ -70,7 +72,8 @@ class Idempotency:
         if row.fingerprint != attempt.fingerprint:
             raise Conflict("This Idempotency-Key was used for another request.")
         if row.status is not None and row.body is not None:
-            return Answer(row.status, row.content_type or "", row.body)
+            body = self._sealer.unseal(row.body, row.token)
+            return Answer(row.status, row.content_type or "", body)
         try:
             answer = await work(row.token)
         except Exception:
@@ -79,7 +82,7 @@ class Idempotency:
         if answer.status == 429 or answer.status >= 500:
             await self._release(attempt)
         else:
-            await self._keep(attempt, answer)
+            await self._keep(attempt, answer, row.token)
         return answer
 
     async def _reserve(self, attempt: Attempt) -> IdempotencyRow:
@@ -102,12 +105,13 @@ class Idempotency:
             session.add(row)
         return row
 
-    async def _keep(self, attempt: Attempt, answer: Answer) -> None:
+    async def _keep(self, attempt: Attempt, answer: Answer, token: str) -> None:
+        sealed = self._sealer.seal(answer.body, token)
         async with self._database.writing() as session:
             await session.execute(
                 update(IdempotencyRow)
                 .where(*_is(attempt))
-                .values(status=answer.status, content_type=answer.content_type, body=answer.body)
+                .values(status=answer.status, content_type=answer.content_type, body=sealed)
             )
 
     async def _release(self, attempt: Attempt) -> None:

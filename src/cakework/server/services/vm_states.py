@@ -14,6 +14,7 @@ from cakework.domain.vms import Life, VmState, sources
 from cakework.server.clock import Clock
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import vm_source
+from cakework.server.services.announcements import Announcements
 from cakework.server.services.routes import Routes
 from cakework.server.store.models import VmRow
 from cakework.server.store.values import not_before, storable
@@ -22,8 +23,11 @@ from cakework.server.store.values import not_before, storable
 class VmStates:
     """Changes the state of VMs within a caller's transaction; ``tell()`` after it committed."""
 
-    def __init__(self, routes: Routes, followers: Followers, clock: Clock) -> None:
-        """Tell ``routes`` and ``followers`` of changes."""
+    def __init__(
+        self, routes: Routes, followers: Followers, announcements: Announcements, clock: Clock
+    ) -> None:
+        """Tell ``routes`` and ``followers`` of changes; announce them to ``announcements``."""
+        self._announcements = announcements
         self._routes = routes
         self._followers = followers
         self._clock = clock
@@ -57,6 +61,8 @@ class VmStates:
             "env_sealed": _env_if_cached(),
         }
         row = await self._move(session, _is_run(vm_id, run), VmState.STARTED, values)
+        if row is not None:
+            await self._announcements.vm_started(session, row)
         return row or await session.get(VmRow, vm_id)
 
     async def stopped(
@@ -82,6 +88,8 @@ class VmStates:
         if log_complete:
             ending["log_complete"] = True
         row = await self._move(session, _is_run(vm_id, run), VmState.STOPPED, ending)
+        if row is not None and log_complete:
+            await self._announcements.vm_stopped(session, row, reason, exit_code)
         return row or await session.get(VmRow, vm_id)
 
     async def ended(
@@ -99,16 +107,23 @@ class VmStates:
         run has begun it changes nothing. Returns the row.
         """
         row = await self.stopped(session, vm_id, run, reason=reason, exit_code=exit_code)
-        if row is not None and row.run <= run:
+        if row is None:
+            return None
+        news = row.run > run or not row.log_complete
+        if row.run <= run:
             row.log_complete = True
             row.reason = storable(reason)
             row.exit_code = exit_code
+        if news:
+            await self._announcements.vm_stopped(session, row, reason, exit_code)
         return row
 
     async def destroyed(self, session: AsyncSession, vm_id: VmId) -> VmRow | None:
         """Note that the VM is ended for good; its environment is forgotten."""
         gone: dict[str, object] = {"wanted": VmState.DESTROYED, "env_sealed": None}
         row = await self._move(session, _is(vm_id), VmState.DESTROYED, gone)
+        if row is not None:
+            await self._announcements.vm_destroyed(session, row)
         return row or await session.get(VmRow, vm_id)
 
     def tell(self, rows: Iterable[VmRow | None]) -> None:
