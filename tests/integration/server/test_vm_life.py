@@ -40,6 +40,7 @@ from cakework.server.services.vms import NewVm, VmRules, Vms
 from cakework.server.store.database import Database
 from cakework.server.store.models import AccountRow, ImageRow, VmRow
 from cakework.server.store.sealing import Sealer
+from cakework.server.webhooks.outbox import Outbox, Shapes
 
 ACCOUNT, IMAGE = AccountId("default"), ImageId("0" * 26)
 WATCH = """
@@ -130,7 +131,9 @@ class Lives(RuleBasedStateMachine):
         sealer = Sealer(self.folder / "key")
         sealer.open_key()
         self.node = ModelNode()
-        self.states = VmStates(Routes(), Followers(), lambda: 1000)
+        shapes = Shapes(build=lambda _: {}, vm=lambda _: {}, time=str)
+        outbox = Outbox(shapes, lambda: 1000, lambda: None)
+        self.states = VmStates(Routes(), Followers(), outbox, lambda: 1000)
         admission = VmAdmission(VmLimits(started=3, cached=9))
         rules = VmRules(admission, VmOrders(sealer), "localhost")
         self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
