@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, delete, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
+from cakework.server.store.migrate import alembic_config
 from cakework.server.store.models import (
     AccountRow,
     ApiKeyRow,
@@ -85,6 +87,19 @@ async def test_migrations_make_the_tables_that_the_models_say(database: Database
     await database.open()
     async with database.engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_migrations_are_one_chain(database: Database) -> None:
+    """Every migration follows just one other, and there is one newest."""
+
+    def script(connection: Connection) -> ScriptDirectory:
+        return ScriptDirectory.from_config(alembic_config(connection))
+
+    async with database.engine.connect() as connection:
+        found = await connection.run_sync(script)
+    assert len(found.get_heads()) == 1
+    steps = [revision.down_revision for revision in found.walk_revisions()]
+    assert len(set(steps)) == len(steps)
 
 
 async def test_two_that_open_a_fresh_store_at_once_both_succeed(
