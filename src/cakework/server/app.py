@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 import cakework
 from cakework.server.api import problems
+from cakework.server.api.account_builds import AccountBuildRoutes
 from cakework.server.api.account_route import Door
 from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
@@ -30,6 +31,7 @@ from cakework.server.loops.loop import Loop
 from cakework.server.loops.retention import RetentionLoop
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
+from cakework.server.services.account_builds import AccountBuilds
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
@@ -90,6 +92,7 @@ class Server:
     cached_vms: CachedVms
     vm_states: VmStates
     builds: Builds
+    account_builds: AccountBuilds
     imports: Imports
     logs: Logs
     idempotency: Idempotency
@@ -170,6 +173,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         cached_vms=cached_vms,
         vm_states=states.vms,
         builds=builds,
+        account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
         imports=imports,
         logs=Logs(database, log_store, followers),
         idempotency=Idempotency(database, sealer, clock),
@@ -205,6 +209,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     door = Door(parts.keys, parts.idempotency, settings.max_body_mb << 20)
     for router in (
         BuildRoutes(parts.builds).router(door),
+        AccountBuildRoutes(parts.account_builds).router(door),
         ImportRoutes(parts.imports).router(door),
         VmRoutes(parts.vms, parts.imports, settings.proxy_port).router(door),
         CachedVmRoutes(parts.cached_vms, parts.vms, parts.imports, settings.proxy_port).router(

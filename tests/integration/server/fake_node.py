@@ -182,6 +182,7 @@ class FakeNode:
         add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
         add("/v1/imports/{image_id}", self._import, methods=["PUT"], response_model=None)
         add("/v1/imports/{image_id}", self._find_import, methods=["GET"], response_model=None)
+        add("/v1/builds/{build_id}/cancel", self._cancel, methods=["POST"], response_model=None)
         add("/v1/journal", self._journal, methods=["GET"], response_model=None)
         add("/v1/journal/ack", self._ack, methods=["POST"], response_model=None)
         return app
@@ -261,6 +262,11 @@ class FakeNode:
         if image_id in self.imports:
             return ImportReport(image_id=image_id, state="importing")
         return _refuse(404, NodeProblem(code="not_found", detail="no such import"))
+
+    async def _cancel(self, build_id: str) -> Response:
+        if build_id in self.builds:
+            await self.fail(build_id, "The build was cancelled.")
+        return JSONResponse({})
 
     async def _journal(self, after: int) -> StreamingResponse:
         return StreamingResponse(self._stream(after), media_type="application/x-ndjson")

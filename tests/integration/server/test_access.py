@@ -66,6 +66,8 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/vm/{vmId}/logs"),
         ("GET", "/v1/vms"),
         ("GET", "/vms"),
+        ("GET", "/v1/image/builds"),
+        ("POST", "/v1/image/build/{buildId}/cancel"),
         ("POST", "/v1/webhooks"),
         ("GET", "/v1/webhooks"),
         ("GET", "/v1/webhooks/{webhookId}"),
@@ -119,6 +121,8 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
                 as_problem(response)
             elif name.startswith("listVMs"):
                 assert response.json() == {"vms": []}
+            elif name == "listBuilds":
+                assert order.build_id not in response.text
         filtered = await theirs.get("/v1/vms", params={"imageId": order.image_id})
         assert filtered.json() == {"vms": []}
     assert (await rig.ok("GET", f"/v1/vm/{vm['id']}"))["state"] == "started"

@@ -1,4 +1,5 @@
-"""The build loop: hands over builds the node has not taken, and those it has lost.
+"""The build loop: hands over builds the node has not taken, and those it has lost, and ends
+those that were cancelled.
 
 A build that was taken, has not ended, and is not on the node's list may have ended a moment
 ago, its fact still on the way. So it is handed over again only when it was missing in two
@@ -48,15 +49,26 @@ class BuildLoop:
         unaccepted = await self._unfinished(accepted=False)
         for build_id in unaccepted:
             await self._hand_over(build_id)
+        known = await self._node.builds()
         accepted = await self._unfinished(accepted=True)
-        if not accepted:
-            self._missing = set()
-            return
-        missing = set(accepted) - await self._node.builds() - set(unaccepted)
+        await self._end_cancelled(known)
+        missing = set(accepted) - known - set(unaccepted)
         for build_id in missing & self._missing:
             _log.warning("build.lost_by_node", build_id=build_id)
             await self._hand_over(build_id)
         self._missing = missing - self._missing
+
+    async def _end_cancelled(self, known: set[BuildId]) -> None:
+        """End on the node what has failed on record: it was cancelled."""
+        if not known:
+            return
+        query = select(BuildRow.id).where(
+            BuildRow.id.in_(known), BuildRow.status == BuildStatus.FAILED
+        )
+        async with self._database.reading() as session:
+            failed = list(await session.scalars(query))
+        for build_id in failed:
+            await self._node.cancel_build(BuildId(build_id))
 
     async def _unfinished(self, *, accepted: bool) -> list[BuildId]:
         query = (

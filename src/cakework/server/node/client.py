@@ -95,6 +95,10 @@ class NodeClient:
         reports = _BUILDS.validate_json(await self._call("GET", "/v1/builds"))
         return {BuildId(report.build_id) for report in reports}
 
+    async def cancel_build(self, build_id: BuildId) -> None:
+        """End a build as failed; one that has ended, or is not known, is no error."""
+        await self._call("POST", f"/v1/builds/{build_id}/cancel", timeout_s=STOP_S)
+
     async def import_image(self, order: ImportOrder) -> None:
         """Have an image imported; returns once its registry agreed and the node has it."""
         await self._call("PUT", f"/v1/imports/{order.image_id}", order, timeout_s=START_S)
