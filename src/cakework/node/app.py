@@ -45,6 +45,8 @@ from cakework.node.vms.workshop import Workshop
 from cakework.settings import Settings
 
 SHUTDOWN_TIMEOUT_S = 5
+KEEP_ALIVE_S = 60
+"""Longer than the server keeps a connection unused: so it never sends on one just closed."""
 log = structlog.get_logger("cakework.node")
 
 
@@ -174,6 +176,7 @@ async def _serve(
         log_config=None,
         access_log=False,
         lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     server = _Api(config)
