@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "doctor": ("cakework.cli.doctor:doctor", SERVE, "Say what this machine has and lacks."),
     "keys": ("cakework.cli.keys:app", SERVE, "Create, list and revoke API keys."),
     "build": ("cakework.cli.builds:build", USE, "Build an image from a folder."),
+    "builds": ("cakework.cli.build_lists:app", USE, "List builds, or cancel one."),
     "run": ("cakework.cli.run:run", USE, "Start a VM from an image and show its output."),
     "vms": ("cakework.cli.vms:vms", USE, "List VMs."),
     "logs": ("cakework.cli.logs:logs", USE, "Show the output of a VM or a build."),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "start": ("cakework.cli.cached_vms:start", USE, "Start cached VMs."),
     "stop": ("cakework.cli.vms:stop", USE, "Stop VMs; those of `run` are destroyed."),
     "destroy": ("cakework.cli.vms:destroy", USE, "End VMs for good, their volumes too."),
+    "webhooks": ("cakework.cli.webhooks:app", USE, "Have events sent to URLs of yours."),
     "version": ("cakework.cli.version:version", OTHER, "Show the version."),
 }
 
