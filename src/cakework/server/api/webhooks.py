@@ -57,14 +57,14 @@ class CreateWebhook(RequestBody):
 
 
 class UpdateWebhook(RequestBody):
-    """What updateWebhook takes: what is absent stays."""
+    """What updateWebhook takes: what is absent stays, and so do url and enabled when null."""
 
-    url: _Url | SkipJsonSchema[None] = Field(default=None, description=_URL)
+    url: _Url | None = Field(default=None, description=_URL)
     events: _Events | None = Field(
         default=None, description="Events to send; null for all of them."
     )
     description: _Description | None = Field(default=None, description=_DESCRIPTION)
-    enabled: bool | SkipJsonSchema[None] = Field(
+    enabled: bool | None = Field(
         default=None,
         description="false ends what is pending and sends nothing more; true begins anew.",
     )

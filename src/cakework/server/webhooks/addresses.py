@@ -6,6 +6,7 @@ goes to an address that was checked, so a name that changes its mind in between 
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _CARRIERS = tuple(
     for one in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")
 )
 """IPv6 ranges that carry an IPv4 address: NAT64, 6to4, Teredo, IPv4-compatible."""
+_BRACKETED = re.compile(r"\[([^\]]+)\](?::(\d+))?")
 
 
 class NotAllowed(CakeworkError):
@@ -49,9 +51,8 @@ def parse_allowed(words: Iterable[str]) -> tuple[Allowed, ...]:
 
 def _parse(word: str) -> Allowed:
     text, port = word, None
-    if word.startswith("["):
-        text, _, rest = word[1:].partition("]")
-        port = rest.removeprefix(":") or None
+    if bracketed := _BRACKETED.fullmatch(word):
+        text, port = bracketed.groups()
     elif word.count(":") == 1:
         text, _, port = word.partition(":")
     try:

@@ -1,0 +1,76 @@
+"""Which addresses webhooks may go to."""
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cakework.server.webhooks.addresses import Guard, NotAllowed, is_own, parse_allowed, plain
+from cakework.server.webhooks.loop import WAITS_S, wait_ms
+
+
+@given(address=st.ip_addresses())
+def test_what_is_let_pass_is_global_and_for_one_receiver(address: object) -> None:
+    """Of all addresses, in plain spelling and mapped into IPv6."""
+    spelled = [str(address)] if ":" in str(address) else [str(address), f"::ffff:{address}"]
+    for text in spelled:
+        try:
+            Guard().check(text, 443, encrypted=True)
+        except NotAllowed:
+            continue
+        assert plain(text).is_global
+        assert not plain(text).is_multicast
+
+
+def test_public_addresses_pass_over_https_alone() -> None:
+    """IPv4 and IPv6; without TLS they are refused."""
+    for address in ("1.1.1.1", "2606:4700:4700::1111"):
+        Guard().check(address, 443, encrypted=True)
+        with pytest.raises(NotAllowed, match="https"):
+            Guard().check(address, 80, encrypted=False)
+
+
+def test_the_hosts_own_addresses_are_known() -> None:
+    """Every address that a name of this host has, and none of another's."""
+    for found in socket.getaddrinfo("localhost", None):
+        assert is_own(plain(str(found[4][0])))
+    assert not is_own(plain("192.0.2.1"))
+
+
+@pytest.mark.parametrize(
+    ("word", "address", "port"),
+    [
+        ("10.0.0.0/8", "10.1.2.3", 80),
+        ("127.0.0.1:9000", "127.0.0.1", 9000),
+        ("127.0.0.1", "::ffff:127.0.0.1", 1),
+        ("[::1]:9000", "::1", 9000),
+        ("fd00::/8", "fd00::1", 80),
+    ],
+)
+def test_what_the_setting_names_passes_and_nothing_beside_it(
+    word: str, address: str, port: int
+) -> None:
+    """Also without TLS; another port, where it names one, does not."""
+    guard = Guard(parse_allowed([word]))
+    guard.check(address, port, encrypted=False)
+    with pytest.raises(NotAllowed):
+        guard.check("192.168.0.1", port, encrypted=True)
+    if port == 9000:
+        with pytest.raises(NotAllowed):
+            guard.check(address, 9001, encrypted=True)
+
+
+@pytest.mark.parametrize("word", ["x", "127.0.0.1:x", "[::1", "10.0.0.1/8", "example.com:80"])
+def test_what_is_no_range_is_refused_by_name(word: str) -> None:
+    """The error says which word of the setting it is."""
+    with pytest.raises(ValueError, match="webhook_allow: "):
+        parse_allowed([word])
+
+
+def test_waits_are_spread_by_a_tenth() -> None:
+    """So that receivers that come back are not met by everyone at once."""
+    for attempt, wait_s in enumerate(WAITS_S, 1):
+        found = {wait_ms(attempt) for _ in range(50)}
+        assert len(found) > 1
+        assert all(0.9 * wait_s * 1000 - 1 <= each <= 1.1 * wait_s * 1000 for each in found)
