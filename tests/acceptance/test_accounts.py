@@ -9,16 +9,31 @@ from tests.acceptance import guests
 from tests.acceptance.api import Api, Json
 from tests.acceptance.platform import Platform
 
-IDS = {"{buildId}": "build", "{vmId}": "vm", "{id}": "vm"}
+IDS = {
+    "{buildId}": "build",
+    "{vmId}": "vm",
+    "{imageId}": "image",
+    "{webhookId}": "webhook",
+    "{deliveryId}": "delivery",
+}
 
 
 @pytest.fixture(scope="module")
 def mine(api: Api, busybox: str) -> Iterator[dict[str, str]]:
-    """A build, its image, and a VM of the first account."""
+    """A build, its image, a VM and a webhook with a delivery, of the first account."""
     build = api.build(guests.BUSYBOX)
     with api.running(build["imageId"], envVars={"SCRIPT": guests.IDLE}) as vm:
         api.wait_for_line(vm["id"], "up")
-        yield {"build": build["buildId"], "image": build["imageId"], "vm": vm["id"]}
+        webhook = api.post("/v1/webhooks", {"url": "https://hooks.example.com/mine"})["id"]
+        delivery = api.post(f"/v1/webhooks/{webhook}/test")["id"]
+        yield {
+            "build": build["buildId"],
+            "image": build["imageId"],
+            "vm": vm["id"],
+            "webhook": webhook,
+            "delivery": delivery,
+        }
+        api.http.delete(f"/v1/webhooks/{webhook}").raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +68,8 @@ def test_every_call_about_mine_is_404_for_another(
     about = [(method, path) for method, path in calls(platform) if "{" in path]
     assert len(about) >= 6
     for method, path in about:
-        answer = other.http.request(method, filled(path, mine))
+        body = {} if method == "PATCH" else None
+        answer = other.http.request(method, filled(path, mine), json=body)
         assert answer.status_code == 404, f"{method} {path}: {answer.text}"
         assert answer.json()["code"] == "not_found"
         assert mine["vm"] not in answer.json()["title"]
