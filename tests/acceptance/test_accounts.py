@@ -68,7 +68,7 @@ def test_every_call_about_mine_is_404_for_another(
     about = [(method, path) for method, path in calls(platform) if "{" in path]
     assert len(about) >= 6
     for method, path in about:
-        body = {} if method == "PATCH" else None
+        body: Json | None = {} if method == "PATCH" else None
         answer = other.http.request(method, filled(path, mine), json=body)
         assert answer.status_code == 404, f"{method} {path}: {answer.text}"
         assert answer.json()["code"] == "not_found"
