@@ -62,6 +62,7 @@ class FakeNode:
         self.builds: set[str] = set()
         self.import_orders: list[ImportOrder] = []
         self.imports: set[str] = set()
+        self.imports_at_once = False
         self.facts: list[AnyFact] = []
         self.refusal: tuple[int, NodeProblem] | None = None
         self.ends_at_once = False
@@ -256,6 +257,8 @@ class FakeNode:
         if self.refusal is not None:
             return _refuse(*self.refusal)
         self.imports.add(image_id)
+        if self.imports_at_once:
+            await self.imported(image_id)
         return JSONResponse({}, 202)
 
     async def _find_import(self, image_id: str) -> ImportReport | Response:
