@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from socket import create_connection
 
+import httpx2
 import pytest
 from websockets.sync.client import connect
 
 from tests.acceptance import guests
 from tests.acceptance.api import Api, Json
+from tests.acceptance.footprint import Footprint
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,20 @@ def test_websockets_reach_the_program(api: Api, vm: Json) -> None:
             socket.send(message)
             assert socket.recv(timeout=30) == message
     assert socket.close_code == 1000
+
+
+def test_connections_of_the_router_do_not_outlive_their_vm(
+    api: Api, python: str, nothing_left: Footprint
+) -> None:
+    """A VM stopped amid kept and busy connections takes its network with it."""
+    with api.running(python, port=8000, envVars={"SCRIPT": guests.ROUTER_PARTNER}) as busy:
+        api.visit_when_up(busy)
+        headers = {"Host": busy["hostname"]}
+        with api.http.stream("GET", f"{api.router}/events", headers=headers) as answer:
+            assert next(answer.iter_lines()) == "data: 0"
+            api.stop(busy["id"])
+            with pytest.raises(httpx2.TransportError):
+                answer.read()
 
 
 def test_only_what_was_declared_is_reached(api: Api, busybox: str) -> None:

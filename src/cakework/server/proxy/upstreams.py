@@ -14,6 +14,8 @@ from cakework.server.proxy.wire import Wire
 IDLE_MAX_PER_VM = 8
 IDLE_S = 4.0
 """Shorter than what servers commonly allow (Node 5 s, gunicorn 2 s but it seldom keeps alive)."""
+UNDELIVERED_S = 5.0
+"""How long a VM that is gone, but not known to be, may keep its network by a socket of ours."""
 
 _FAILURES = {
     "not_found": Refusal(502, "vm_stopped", "the VM is not running"),
@@ -46,6 +48,9 @@ class _Connections:
     active: set[Wire] = field(default_factory=set[Wire])
     idle: dict[Wire, asyncio.TimerHandle] = field(default_factory=dict[Wire, asyncio.TimerHandle])
 
+    def wires(self) -> list[Wire]:
+        return [*self.active, *self.idle]
+
 
 class Upstreams:
     """The connections into all VMs, at most ``per_vm`` in use for each."""
@@ -75,22 +80,27 @@ class Upstreams:
                 if lease.keep and lease.wire.is_quiet and len(connections.idle) < IDLE_MAX_PER_VM:
                     self._put_idle(destination, lease.wire)
                 else:
-                    lease.wire.abort()
+                    _leave(lease.wire)
                     self._forget(destination)
 
     def sweep(self, is_live: Callable[[Destination], bool]) -> None:
-        """Close all connections to VMs that are no longer ``is_live``, and the broken ones."""
+        """Close all connections to VMs that are no longer ``is_live``, and the broken ones.
+
+        They are reset: nobody is there to take part in an orderly end.
+        """
         for destination, connections in list(self._connections.items()):
             if not is_live(destination):
-                self._close(destination)
+                for wire in connections.wires():
+                    wire.reset()
             for wire in connections.active:
                 wire.probe()
 
     async def close(self) -> None:
         """Close all connections; return when they are gone."""
-        await asyncio.gather(
-            *(wire.gone() for each in list(self._connections) for wire in self._close(each))
-        )
+        wires = [wire for each in self._connections.values() for wire in each.wires()]
+        for wire in wires:
+            _leave(wire)
+        await asyncio.gather(*(wire.gone() for wire in wires))
 
     @contextlib.contextmanager
     def _slot(self, destination: Destination) -> Generator[None]:
@@ -132,7 +142,7 @@ class Upstreams:
 
     def _put_idle(self, destination: Destination, wire: Wire) -> None:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(IDLE_S, wire.abort)
+        timer = loop.call_later(IDLE_S, _leave, wire)
         self._connections[destination].idle[wire] = timer
         wire.on_lost = lambda: self._drop_idle(destination, wire)
 
@@ -145,9 +155,7 @@ class Upstreams:
         if connections is not None and not connections.active and not connections.idle:
             del self._connections[destination]
 
-    def _close(self, destination: Destination) -> list[Wire]:
-        connections = self._connections[destination]
-        wires = [*connections.active, *connections.idle]
-        for wire in wires:
-            wire.abort()
-        return wires
+
+def _leave(wire: Wire) -> None:
+    wire.give_up_after(UNDELIVERED_S)
+    wire.abort()

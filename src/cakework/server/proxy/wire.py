@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import cast
 
 HIGH_WATER = 256 * 1024
+UNDELIVERED_S = 30.0
+"""How long the kernel goes on delivering to a peer that takes nothing, after an orderly end."""
 TCP_CLOSE = 7
 """Linux's number for a connection that was reset (``tcpi_state`` in ``tcp(7)``'s TCP_INFO)."""
 
@@ -126,8 +128,22 @@ class Wire(asyncio.Protocol):
             self.transport.abort()
             self._wake()
 
+    def give_up_after(self, undelivered_s: float) -> None:
+        """Have the kernel forget the connection when the peer acknowledges nothing for so long.
+
+        Until then the kernel goes on trying after ``abort``, for minutes if it must, and what
+        it tries with keeps the network namespace that the socket belongs to.
+        """
+        sock = self._socket()
+        if sock is not None and not self.is_lost:
+            millis = int(undelivered_s * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, millis)
+
     def reset(self) -> None:
-        """Close now, so that the peer cannot take what it got for everything."""
+        """Close now, so that the peer cannot take what it got for everything.
+
+        Nothing of the connection is left in the kernel either.
+        """
         sock = self._socket()
         if sock is not None and not self.is_lost:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -149,6 +165,7 @@ class Wire(asyncio.Protocol):
         except (TimeoutError, ConnectionError):
             pass
         finally:
+            self.give_up_after(UNDELIVERED_S)
             self.abort()
 
     def probe(self) -> None:
