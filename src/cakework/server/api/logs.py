@@ -55,13 +55,22 @@ class LogPage(AnswerBody):
     )
 
 
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One event: a line, or the end.",
+    "properties": {
+        "id": {"type": "string", "description": "The line's id."},
+        "event": {"type": "string", "description": "`end` for the end, else absent."},
+        "data": {"description": "The line as JSON."},
+    },
+}
 _STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "model": LogPage,
         "description": "A page of the log; or, with `follow=true`, its lines as server-sent "
         "events: each has the line's `id` and the line as JSON, comments are heartbeats, and "
         "an event `end` says that the log is whole.",
-        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {EVENT_STREAM: {"schema": _EVENT}},
     }
 }
 
