@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from cakework.node.network.names import HostNames, serve_names
-from cakework.node.network.namespaces import Namespace, make_build_namespace, set_host_rules
+from cakework.node.network.namespaces import (
+    Namespace,
+    make_build_namespace,
+    set_host_rules,
+    unplug,
+)
 from cakework.node.network.relays import Address, relay
 from cakework.node.network.rules import Egress, fetching_element
 from cakework.node.network.slots import Slots
@@ -106,6 +111,7 @@ class BuildNetworks:
                     yield namespace
             finally:
                 namespace.close()
+                await asyncio.to_thread(unplug, self._territory, slot)
         finally:
             self._slots.give_back(slot)
 

@@ -12,6 +12,7 @@ A namespace is made by a thread of its own that moves there and ends there; work
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -125,6 +126,19 @@ def adopt_namespace(slot: int, pid: int) -> Namespace:
     return Namespace(slot, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
 
+def unplug(territory: Territory, slot: int) -> None:
+    """Remove the pair of links of ``slot`` at once; none there is no error.
+
+    The kernel does so by itself when a namespace is gone, but takes its time. Blocks for some
+    milliseconds. Raises OSError.
+    """
+    try:
+        with IPRoute() as route:
+            _remove(route, host_end_name(territory, slot))
+    except NetlinkError as error:
+        raise OSError(f"the kernel refused to remove a link: {error}") from error
+
+
 def run_inside(namespace_fd: int, work: Callable[[], T]) -> T:
     """Do ``work`` in a thread that is in the namespace, and return or raise what it does."""
 
@@ -205,7 +219,12 @@ def _add_pair(route: Any, name: str, address: str) -> None:
 
 def _remove(route: Any, name: str) -> None:
     for index in _links(route, name):
-        route.link("del", index=index)
+        try:
+            route.link("del", index=index)
+        except NetlinkError as error:
+            # The kernel may have taken it since, with the namespace of its other end.
+            if error.code != errno.ENODEV:
+                raise
 
 
 def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> None:

@@ -33,7 +33,12 @@ from cakework.domain.vms import Shape
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import GuestError, Rehearse, Rehearsed
-from cakework.node.network.namespaces import Namespace, adopt_namespace, make_vm_namespace
+from cakework.node.network.namespaces import (
+    Namespace,
+    adopt_namespace,
+    make_vm_namespace,
+    unplug,
+)
 from cakework.node.network.rules import Egress
 from cakework.node.network.slots import Slots
 from cakework.node.sockets import listen
@@ -290,6 +295,9 @@ class Machine:
     def _hold_namespace(self, namespace: Namespace) -> None:
         self.namespace = namespace
         self._held.callback(namespace.close)
+        self._held.push_async_callback(
+            asyncio.to_thread, unplug, self._host.territory, self.record.slot
+        )
 
     def _hold_process(self, process: Process) -> None:
         self.process = process
