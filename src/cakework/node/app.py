@@ -15,13 +15,20 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from cakework import __version__
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.orders import NodeHealth
 from cakework.domain.vms import CPU_MAX, CPU_MIN, MEMORY_MB_MAX, MEMORY_MB_MIN, Shape
+from cakework.node.api.builds import BuildCalls
+from cakework.node.api.images import ImageCalls
+from cakework.node.api.journal import JournalCalls
 from cakework.node.api.problems import on_error, on_fault, on_invalid
-from cakework.node.api.routes import routes
+from cakework.node.api.vms import VmCalls
+from cakework.node.api.wire import answer
 from cakework.node.builds import Builds
 from cakework.node.builds.registries import Registries
 from cakework.node.images import ImageStore
@@ -163,16 +170,8 @@ async def _serve(
     dial: socket.socket,
     stop: asyncio.Event,
 ) -> None:
-    app = Starlette(
-        routes=list(routes(node)),
-        exception_handlers={
-            CakeworkError: on_error,
-            ValidationError: on_invalid,
-            Exception: on_fault,
-        },
-    )
     config = uvicorn.Config(
-        app,
+        _application(node),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -203,6 +202,26 @@ async def _serve(
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+def _application(node: Node) -> Starlette:
+    async def health(_: Request) -> Response:
+        return answer(node.health())
+
+    return Starlette(
+        routes=[
+            Route("/v1/health", health),
+            *VmCalls(node.vms, node.volumes).routes(),
+            *BuildCalls(node.builds).routes(),
+            *ImageCalls(node.images, node.imports).routes(),
+            *JournalCalls(node.journal, lambda: node.closing).routes(),
+        ],
+        exception_handlers={
+            CakeworkError: on_error,
+            ValidationError: on_invalid,
+            Exception: on_fault,
+        },
+    )
 
 
 class _Api(uvicorn.Server):

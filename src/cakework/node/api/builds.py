@@ -1,0 +1,40 @@
+"""Calls about builds."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cakework.domain.orders import BuildOrder
+from cakework.node.api.wire import check_same
+from cakework.node.builds import Builds
+
+
+class BuildCalls:
+    """Take builds, tell which are unfinished, cancel them."""
+
+    def __init__(self, builds: Builds) -> None:
+        self._builds = builds
+
+    def routes(self) -> list[Route]:
+        """Return the routes of these calls."""
+        return [
+            Route("/v1/builds", self._list),
+            Route("/v1/builds/{build_id}", self._start, methods=["PUT"]),
+            Route("/v1/builds/{build_id}/cancel", self._cancel, methods=["POST"]),
+        ]
+
+    async def _list(self, _: Request) -> Response:
+        return JSONResponse([{"build_id": build_id} for build_id in self._builds.known()])
+
+    async def _start(self, request: Request) -> Response:
+        body = await request.body()
+        order = await asyncio.to_thread(BuildOrder.model_validate_json, body)
+        check_same(request.path_params["build_id"], order.build_id)
+        self._builds.submit(order)
+        return JSONResponse({"build_id": order.build_id}, 202)
+
+    async def _cancel(self, request: Request) -> Response:
+        await self._builds.cancel(request.path_params["build_id"])
+        return JSONResponse({})
