@@ -1,6 +1,9 @@
 import asyncio
 import contextlib
 import re
+import socket
+import statistics
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -199,6 +202,29 @@ async def test_events_arrive_one_by_one() -> None:
         assert number == 20
 
 
+async def test_an_answer_in_two_writes_is_not_held_up() -> None:
+    """A server that leaves Nagle's algorithm on, as many do, is acknowledged at once."""
+
+    async def two_writes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        while True:
+            await request_head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+            writer.write(b"x")
+
+    async with streaming(two_writes) as rig:
+        client = await rig.client()
+        took: list[float] = []
+        for _ in range(30):
+            begun = time.monotonic()
+            await client.send(get())
+            await client.answer()
+            took.append(time.monotonic() - begun)
+        assert rig.node.dials == 1
+        assert statistics.median(took) < 0.03
+
+
 async def test_an_answer_may_come_before_its_request_has_ended() -> None:
     """An early answer is passed on at once, and the connection then ends."""
 
@@ -355,12 +381,14 @@ async def test_websockets_pass_through() -> None:
     async with websocket_rig() as rig:
         url = f"ws://{HOST}/chat"
         port = rig.router.port
-        async with connect(url, host="127.0.0.1", port=port, proxy=None, max_size=None) as socket:
+        async with connect(
+            url, host="127.0.0.1", port=port, proxy=None, max_size=None
+        ) as websocket:
             for message in ("hello", b"\x00" * MB):
-                await socket.send(message)
-                assert await asyncio.wait_for(socket.recv(), DEADLINE_S) == message
-            await asyncio.wait_for(await socket.ping(), DEADLINE_S)
-        assert socket.close_code == 1000
+                await websocket.send(message)
+                assert await asyncio.wait_for(websocket.recv(), DEADLINE_S) == message
+            await asyncio.wait_for(await websocket.ping(), DEADLINE_S)
+        assert websocket.close_code == 1000
 
 
 async def test_an_idle_websocket_is_ended() -> None:
@@ -368,9 +396,9 @@ async def test_an_idle_websocket_is_ended() -> None:
     async with websocket_rig(Limits(idle_timeout_s=0.3)) as rig:
         port = rig.router.port
         url = f"ws://{HOST}/"
-        async with connect(url, host="127.0.0.1", port=port, proxy=None) as socket:
+        async with connect(url, host="127.0.0.1", port=port, proxy=None) as websocket:
             with pytest.raises(websockets.ConnectionClosed):
-                await asyncio.wait_for(socket.recv(), DEADLINE_S)
+                await asyncio.wait_for(websocket.recv(), DEADLINE_S)
 
 
 async def test_any_upgrade_becomes_a_pipe() -> None:

@@ -123,7 +123,7 @@ class Upstreams:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop = asyncio.get_running_loop()
-            _, wire = await loop.create_connection(Wire, sock=sock)
+            _, wire = await loop.create_connection(lambda: Wire(quick_ack=True), sock=sock)
         except BaseException:
             sock.close()
             raise
