@@ -1,11 +1,13 @@
 """A network beyond the host, made for a test: a namespace with addresses of every kind."""
 
 import contextlib
-import os
+import fcntl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 PUBLIC = "11.77.77.2"
 """An address that is public, and announced by nobody."""
@@ -19,6 +21,8 @@ WALLED_OFF = (
     "198.18.77.2",
 )
 HOST_END = "10.77.0.1"
+NAME = "cakework-test"
+"""Of the namespace, and of the host's link to it. One at a time; a killed test's is taken away."""
 
 LISTEN = """
 import socket, sys
@@ -39,22 +43,27 @@ class Outside:
 @contextlib.contextmanager
 def outside() -> Generator[Outside]:
     """Put the addresses of this module a hop beyond the host, with a listener at each."""
-    name = f"cwt{os.getpid()}"
     with contextlib.ExitStack() as stack:
-        _ip("netns", "add", name)
-        stack.callback(_ip, "netns", "delete", name)
-        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        stack.callback(_ip, "link", "delete", name)
-        _ip("address", "add", f"{HOST_END}/32", "dev", name)
-        _ip("link", "set", name, "up")
-        _ip("-n", name, "link", "set", "eth0", "up")
-        _ip("-n", name, "route", "add", HOST_END, "dev", "eth0")
+        lock = stack.enter_context((Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (Path("/run/netns") / NAME).exists():
+            _ip("netns", "delete", NAME)
+        if (Path("/sys/class/net") / NAME).exists():
+            _ip("link", "delete", NAME)
+        _ip("netns", "add", NAME)
+        stack.callback(_ip, "netns", "delete", NAME)
+        _ip("link", "add", NAME, "type", "veth", "peer", "name", "eth0", "netns", NAME)
+        stack.callback(_ip, "link", "delete", NAME)
+        _ip("address", "add", f"{HOST_END}/32", "dev", NAME)
+        _ip("link", "set", NAME, "up")
+        _ip("-n", NAME, "link", "set", "eth0", "up")
+        _ip("-n", NAME, "route", "add", HOST_END, "dev", "eth0")
         for address in (PUBLIC, REACHED_BY_SETTING, *WALLED_OFF):
-            _ip("-n", name, "address", "add", f"{address}/32", "dev", "eth0")
-            _ip("route", "add", address, "dev", name, "src", HOST_END)
-        _ip("-n", name, "route", "add", "default", "via", HOST_END, "dev", "eth0")
+            _ip("-n", NAME, "address", "add", f"{address}/32", "dev", "eth0")
+            _ip("route", "add", address, "dev", NAME, "src", HOST_END)
+        _ip("-n", NAME, "route", "add", "default", "via", HOST_END, "dev", "eth0")
         listener = subprocess.Popen(
-            ["ip", "netns", "exec", name, sys.executable, "-c", LISTEN],
+            ["ip", "netns", "exec", NAME, sys.executable, "-c", LISTEN],
             stdout=subprocess.PIPE,
             text=True,
         )
