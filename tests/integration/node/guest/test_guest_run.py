@@ -184,8 +184,8 @@ async def test_out_of_memory_is_told(template: Template, tmp_path: Path) -> None
         assert await talk.until(Pong) == Pong(1)
 
 
-async def test_the_network_works(template: Template, tmp_path: Path) -> None:
-    """A listener on loopback is reached by name, as a user who is not root, on port 80."""
+async def test_the_network_is_set_up(template: Template, tmp_path: Path) -> None:
+    """The link is up, and the default route leads to the gateway the guest was told."""
     talk = await run(
         template, tmp_path, "cat /proc/net/route; cat /sys/class/net/eth0/operstate", user="app"
     )
