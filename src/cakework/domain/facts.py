@@ -47,6 +47,7 @@ class VmStopped(Fact):
 
     ``reason`` is a sentence for people. ``exit_code`` is the program's, 128 + n when signal n
     ended it, absent when the program did not end by itself and its end was not seen.
+    ``memory_kept``: the next start goes on where it was.
     """
 
     kind: Literal["vm.stopped"] = "vm.stopped"
@@ -54,6 +55,23 @@ class VmStopped(Fact):
     run: int = 1
     reason: str
     exit_code: int | None = None
+    memory_kept: bool = False
+
+
+class SnapshotMade(Fact):
+    """The VM's snapshot is there: its starts resume the program from it."""
+
+    kind: Literal["snapshot.made"] = "snapshot.made"
+    vm_id: str
+    size_bytes: int
+
+
+class SnapshotFailed(Fact):
+    """The VM's snapshot could not be made; ``error`` says why, for people."""
+
+    kind: Literal["snapshot.failed"] = "snapshot.failed"
+    vm_id: str
+    error: str
 
 
 class BuildLine(Fact):
@@ -103,6 +121,8 @@ AnyFact = Annotated[
     VmLine
     | VmStarted
     | VmStopped
+    | SnapshotMade
+    | SnapshotFailed
     | BuildLine
     | BuildSucceeded
     | BuildFailed

@@ -70,13 +70,45 @@ class ImportReport(BaseModel):
     state: Literal["importing", "succeeded", "failed"]
 
 
+class ExecHook(Order):
+    """A program of the image, run in the VM as its user; it must end with status 0."""
+
+    kind: Literal["exec"] = "exec"
+    argv: list[str] = Field(min_length=1)
+
+
+class HttpHook(Order):
+    """A POST to ``path`` on the VM's own port, sent inside the VM; it must be answered 2xx."""
+
+    kind: Literal["http"] = "http"
+    path: str
+
+
+Hook = Annotated[ExecHook | HttpHook, Field(discriminator="kind")]
+
+
+class Hooks(Order):
+    """What runs in a VM right before its snapshot is taken, and whenever it is resumed."""
+
+    before_snapshot: Hook | None = None
+    after_resume: Hook | None = None
+
+
 class VmOrder(Order):
     """``PUT /v1/vms/{vm_id}``: start a VM from an image.
 
-    Answered with 200 and :class:`VmReport` when the user's program was started, or has
-    already ended. ``run`` counts the starts of one VM, from 1: a higher one than before starts
-    it again, once it has stopped. ``volume_gb`` is 0 for none; a volume that is ``kept`` is
-    there again at the next run, until ``DELETE /v1/volumes/{vm_id}``.
+    Answered with 200 and :class:`VmReport` when the user's program was started or resumed, or
+    has already ended. ``run`` counts the starts of one VM, from 1: a higher one than before
+    starts it again, once it has stopped. ``volume_gb`` is 0 for none; a volume that is ``kept``
+    is there again at the next run, until ``DELETE /v1/volumes/{vm_id}``.
+
+    What a start begins with, the first that applies:
+
+    - memory kept by a stop of this VM with ``keep_memory``; used up by it
+    - ``fork_of``: the snapshot of that VM; the rest of the order must fit it
+    - ``snapshot`` ``ready``: the snapshot of this VM, made first if it is not there or does not
+      match this host (see :class:`SnapshotReport`); when it cannot be made, as ``boot``
+    - ``boot``: the program is started afresh
     """
 
     vm_id: str
@@ -88,28 +120,53 @@ class VmOrder(Order):
     env: dict[str, str] = Field(default_factory=dict[str, str])
     volume_gb: int = 0
     volume_kept: bool = False
+    snapshot: Literal["boot", "ready"] = "boot"
+    hooks: Hooks = Hooks()
+    fork_of: str | None = None
+
+
+class SnapshotReport(BaseModel):
+    """``GET /v1/snapshots/{vm_id}``: a VM's snapshot of its program, up and ready.
+
+    ``PUT /v1/snapshots/{vm_id}`` with a :class:`VmOrder` of run 0 has it made and is answered
+    202 at once; then one of the facts ``snapshot.made`` and ``snapshot.failed`` comes. One that
+    is there and matches is not made again (``made`` comes all the same). ``DELETE`` removes it,
+    together with memory that a stop kept. ``GET /v1/snapshots`` lists the ids of VMs that have
+    either.
+    """
+
+    vm_id: str
+    state: Literal["making", "made", "failed"]
+    error: str | None = None
+    size_bytes: int = 0
 
 
 class StopOrder(Order):
     """``POST /v1/vms/{vm_id}/stop``: end a VM; answered 200 when all it held is released.
 
-    The program gets SIGTERM, and ``grace_s`` seconds later SIGKILL. Unknown ids get 404.
+    The program gets SIGTERM, and ``grace_s`` seconds later SIGKILL. With ``keep_memory`` it is
+    not ended but frozen, and its memory, devices and disk kept for the next start; if that
+    cannot be done the VM goes on, and the answer says why. Unknown ids get 404.
     """
 
     grace_s: float = Field(default=2.0, ge=0, le=3600)
+    keep_memory: bool = False
 
 
 class VmReport(BaseModel):
     """A VM as its node sees it (``GET /v1/vms`` lists them, ``GET /v1/vms/{vm_id}`` gives one).
 
-    ``phases_ms`` tells how long each phase of the start took, in milliseconds.
+    ``began`` says what its start began with, see :class:`VmOrder`; ``phases_ms`` how long each
+    phase of the start took, in milliseconds. ``memory_kept``: it was stopped so.
     """
 
     vm_id: str
     run: int = 1
     state: Literal["starting", "started", "stopped"]
+    began: Literal["boot", "ready", "memory"] = "boot"
     reason: str | None = None
     exit_code: int | None = None
+    memory_kept: bool = False
     phases_ms: dict[str, float] = Field(default_factory=dict[str, float])
 
 
