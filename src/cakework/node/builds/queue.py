@@ -19,6 +19,8 @@ import structlog
 from cakework.domain.errors import NoRoom
 from cakework.domain.facts import BuildFailed, BuildSucceeded
 from cakework.domain.orders import BuildOrder
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.builds.bases import Bases
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
@@ -112,6 +114,7 @@ class Builds:
         if len(self._tasks) >= QUEUE_MAX:
             raise NoRoom(f"{QUEUE_MAX} builds are waiting", retry_after_s=30)
         if record := self._records.add(order):
+            step(Step.NODE_BUILD_RECORDED)
             self._start(record)
 
     async def cancel(self, build_id: str) -> None:
@@ -143,10 +146,13 @@ class Builds:
         except asyncio.CancelledError:
             if record.build_id not in self._cancelled:
                 raise
+            step(Step.NODE_BUILD_CANCELLED)
             outcome = _failed(record.build_id, CANCELLED)
         if record.outcome() is None:
             record.end(outcome)
+        step(Step.NODE_BUILD_ENDED)
         self._facts.append(outcome)
+        step(Step.NODE_BUILD_TOLD)
         record.tell()
         self._cancelled.discard(record.build_id)
         self._build_ended.set()
@@ -170,6 +176,7 @@ class Builds:
 
     async def _build(self, record: BuildRecord, order: BuildOrder, build_log: BuildLog) -> Image:
         attempt = record.begin()
+        step(Step.NODE_BUILD_BEGUN)
         if attempt > MAX_ATTEMPTS:
             raise BuildError(f"the node ended during the build, {MAX_ATTEMPTS} times")
         if attempt > 1:

@@ -20,6 +20,8 @@ import structlog
 
 from cakework.domain.dockerfiles import DockerfileError
 from cakework.domain.orders import BuildOrder
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.builds.bases import Bases
 from cakework.node.builds.context import write_context
 from cakework.node.builds.disk import DiskGuard, WrittenLayers
@@ -103,17 +105,21 @@ class BuildRun:
 
     async def _build(self) -> Image:
         async with self._workplace() as (confinement, guard):
+            step(Step.NODE_BUILD_WORKPLACE_MADE)
             with self._phase("context_s"):
                 await anyio.to_thread.run_sync(
                     write_context, self._order, confinement.work, self._shop.limits.context_mb * MIB
                 )
+            step(Step.NODE_BUILD_CONTEXT_WRITTEN)
             with self._phase("bases_s"):
                 await self._fetch_bases(confinement)
             with self._phase("buildah_s"):
                 async with guard:
                     await self._run_buildah(confinement)
+            step(Step.NODE_BUILD_LAYERS_BUILT)
             with self._phase("erofs_s"):
                 config = await self._export(confinement)
+            step(Step.NODE_BUILD_EXPORTED)
             with self._phase("store_s"):
                 return await self._shop.images.put(
                     self._order.image_id, confinement.work / "out" / "rootfs.erofs", config

@@ -18,6 +18,9 @@ from pathlib import Path
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict
 
+from cakework.domain.steps import Step
+from cakework.faults import step
+
 ROOTFS = "rootfs.erofs"
 CONFIG = "config.json"
 MAKING = ".making-"
@@ -105,9 +108,11 @@ class ImageStore:
             (making / CONFIG).chmod(0o600)
             for path in (making / ROOTFS, making / CONFIG, making):
                 _sync(path)
+            step(Step.NODE_IMAGE_WRITTEN)
             if not target.exists():
                 making.rename(target)
                 _sync(self.folder)
+            step(Step.NODE_IMAGE_NAMED)
         finally:
             shutil.rmtree(making, ignore_errors=True)
         image = self.get(image_id)

@@ -18,6 +18,8 @@ import structlog
 from cakework.domain.errors import CakeworkError, NoRoom, NotFound
 from cakework.domain.facts import ImportFailed, ImportSucceeded
 from cakework.domain.orders import ImportOrder, ImportReport
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import Facts, now_ms
@@ -102,7 +104,9 @@ class Imports:
             raise NoRoom(f"{MOST} imports are waiting", retry_after_s=30)
         async with self._checks:
             await ImportRun(self._shop, order).check()
+        step(Step.NODE_IMPORT_CHECKED)
         if record := self._records.add(order):
+            step(Step.NODE_IMPORT_RECORDED)
             self._start(record, order)
 
     def report(self, image_id: str) -> ImportReport:
@@ -128,7 +132,9 @@ class Imports:
             error = await self._fetched(record, order)
             record = record.model_copy(update={"ended": True, "error": error})
             self._records.write(record)
+        step(Step.NODE_IMPORT_ENDED)
         self._facts.append(self._fact(record))
+        step(Step.NODE_IMPORT_TOLD)
         self._records.write(record.model_copy(update={"told": True}))
         log.info("import_ended", image_id=record.image_id, error=record.error)
 
@@ -151,6 +157,7 @@ class Imports:
             if record.attempts > MAX_ATTEMPTS:
                 return f"the node ended during the import, {MAX_ATTEMPTS} times"
             self._records.write(record)
+            step(Step.NODE_IMPORT_BEGUN)
             plain = ImportOrder(image_id=record.image_id, image_uri=record.image_uri)
             try:
                 await ImportRun(self._shop, order or plain).fetch()

@@ -18,6 +18,8 @@ import structlog
 from cakework.domain.errors import CakeworkError, WrongPlatform
 from cakework.domain.image_references import registry_of
 from cakework.domain.orders import ImportOrder
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.builds.disk import DiskGuard, bytes_below
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.run import (
@@ -104,6 +106,7 @@ class ImportRun:
                 _check_platform(self._order.image_uri, inspected["OCIv1"])
                 config = run_config(inspected, inspected["FromImageID"])
                 rootfs = work / "out" / "rootfs.erofs"
+                step(Step.NODE_IMPORT_PULLED)
                 return await self._shop.images.put(self._order.image_id, rootfs, config)
         except TimeoutError as error:
             raise BuildError(f"fetching it took longer than {timeout_s} s") from error

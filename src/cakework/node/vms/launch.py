@@ -11,6 +11,8 @@ import structlog
 
 from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
 from cakework.domain.orders import VmOrder
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.guest.protocol import Run
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
@@ -72,16 +74,20 @@ class Launcher:
         try:
             if pooled:
                 await machine.give_image(image.rootfs)
+                step(Step.NODE_MACHINE_TAKEN)
             if order.volume_gb:
                 volume = await self._volume(order, machine)
                 await machine.give_volume(volume)
+                step(Step.NODE_VOLUME_GIVEN)
                 if not order.volume_kept:
                     # The machine's own name for it is the only one: so it counts as its disk.
                     volume.unlink()
             machine.assign(order, lines_before)
+            step(Step.NODE_MACHINE_ASSIGNED)
             if pooled:
                 await machine.monitor.resume()
             await machine.channel.send(run_order(order, image, self._host.dns))
+            step(Step.NODE_MACHINE_RUN_SENT)
         except BaseException as error:
             await machine.release()
             if isinstance(error, ValueError):

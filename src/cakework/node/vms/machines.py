@@ -29,7 +29,9 @@ from pydantic import BaseModel
 
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.orders import VmOrder
+from cakework.domain.steps import Step
 from cakework.domain.vms import Shape
+from cakework.faults import step
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import GuestError, Rehearse, Rehearsed
@@ -146,6 +148,7 @@ class Machine:
                 command = restore_command(template.spec, fds, disk)
                 machine._spawn(command, fds, binds, host.artifacts.readonly)
             await machine._connect(START_TIMEOUT_S, state=fds.state)
+        step(Step.NODE_MACHINE_RESTORED)
         return machine
 
     @classmethod
@@ -249,12 +252,15 @@ class Machine:
         """Make folder, record, cgroup and namespace."""
         uid = self._host.territory.uid(self.record.slot)
         self.folder.mkdir(mode=0o711)
+        step(Step.NODE_MACHINE_FOLDER_MADE)
         self._hold_leftovers()
         for folder in (self.folder / "vm", self.folder / "root"):
             folder.mkdir(mode=0o711)
         os.chown(self.folder / "vm", uid, uid)
         self._write_record()
+        step(Step.NODE_MACHINE_RECORDED)
         await unbroken(self._make_namespace())
+        step(Step.NODE_MACHINE_WIRED)
 
     async def _make_namespace(self) -> None:
         make = partial(make_vm_namespace, self._host.territory, self.record.slot, self._host.egress)
@@ -280,7 +286,9 @@ class Machine:
 
     async def _forget(self) -> None:
         """Say that it is gone, and remove the record; if the first fails, the next node says it."""
+        step(Step.NODE_MACHINE_DISKS_GONE)
         self.when_gone()
+        step(Step.NODE_VM_END_TOLD)
         await asyncio.to_thread(shutil.rmtree, self.folder)
 
     async def _find_running(self, acked: int) -> None:
@@ -341,11 +349,13 @@ class Machine:
             preload=preload,
         )
         process = Process.spawn(jail, command, fds.all(), self.folder / OUTPUT)
+        step(Step.NODE_MACHINE_SPAWNED)
         self._hold_process(process)
         self.namespace.close_tap()
         update = {"pid": process.pid, "started": process.started}
         self.record = self.record.model_copy(update=update)
         self._write_record()
+        step(Step.NODE_MACHINE_PID_RECORDED)
 
     async def _connect(self, timeout_s: float, acked: int = 0, state: int | None = None) -> None:
         """Connect to monitor and guest; a process that ends meanwhile tells why they fail.
@@ -397,9 +407,11 @@ async def _end_process(process: Process) -> None:
     process.kill()
     await process.wait()
     process.close()
+    step(Step.NODE_MACHINE_PROCESS_GONE)
 
 
 def _remove_disks(folder: Path) -> None:
+    step(Step.NODE_MACHINE_CGROUP_GONE)
     shutil.rmtree(folder / "vm", ignore_errors=True)
 
 

@@ -16,6 +16,8 @@ import structlog
 from cakework.domain.errors import CakeworkError
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.orders import VmOrder, VmReport
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.guest.protocol import (
     Ack,
     Exited,
@@ -103,6 +105,7 @@ class Vm:
             async with asyncio.timeout(grace_s + END_GRACE_S):
                 with contextlib.suppress(GuestError):
                     await self.machine.channel.send(PowerOff(int(grace_s * 1000)))
+                    step(Step.NODE_VM_STOP_SENT)
                 await self.gone.wait()
         self.machine.process.kill()
         await self.gone.wait()
@@ -117,6 +120,7 @@ class Vm:
     def now_started(self) -> None:
         """The program runs."""
         self._journal.append(VmStarted(at_ms=_now_ms(), vm_id=self.order.vm_id, run=self.order.run))
+        step(Step.NODE_VM_STARTED)
         self.report = self.report.model_copy(update={"state": "started"})
         self.begun.set()
 
@@ -169,6 +173,7 @@ class Vm:
         if isinstance(frame, Started):
             self.now_started()
         elif isinstance(frame, Exited | Failed):
+            step(Step.NODE_VM_ENDED)
             self._ending = frame
 
     async def _last_words(self, machine: Machine, ending: Exited | Failed) -> str:

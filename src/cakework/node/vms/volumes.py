@@ -8,6 +8,8 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.vms.disks import make_ext4
 
 MAKING = ".making-"
@@ -33,7 +35,9 @@ class Volumes:
             making = self._folder / f"{MAKING}{vm_id}"
             await asyncio.to_thread(partial(make_ext4, making, size_gb, journal=True))
             making.chmod(0o600)
+            step(Step.NODE_VOLUME_MADE)
             making.rename(path)
+            step(Step.NODE_VOLUME_NAMED)
         return path
 
     def remove(self, vm_id: str) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy import select, update
 from cakework.domain.builds import BuildStatus
 from cakework.domain.errors import CakeworkError, NoRoom, Unavailable
 from cakework.domain.ids import BuildId
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.node.client import NodeClient
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
@@ -86,6 +88,7 @@ class BuildLoop:
             return
         try:
             await self._node.build(order)
+            step(Step.BUILD_ORDERED)
         except (Unavailable, NoRoom):
             raise
         except CakeworkError as error:
@@ -96,6 +99,7 @@ class BuildLoop:
             await session.execute(
                 update(BuildRow).where(BuildRow.id == build_id).values(accepted=True)
             )
+        step(Step.BUILD_ACCEPTED)
         _log.info("build.handed_over", build_id=build_id)
 
     async def _fail(self, build_id: BuildId, error: str) -> None:

@@ -9,6 +9,8 @@ from sqlalchemy import select, tuple_
 from cakework.domain.builds import BuildStatus
 from cakework.domain.errors import CakeworkError, Conflict, NotFound
 from cakework.domain.ids import AccountId, BuildId
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.node.client import NodeClient
 from cakework.server.services.build_states import BuildStates
 from cakework.server.store.database import Database
@@ -76,6 +78,7 @@ class AccountBuilds:
             raise Conflict("The build has succeeded.")
         self._states.tell([ended])
         if ended is not None:
+            step(Step.BUILD_CANCELLED)
             await self._end_on_node(build_id)
         return row
 

@@ -15,6 +15,8 @@ from cakework.domain.builds import BuildStatus
 from cakework.domain.errors import NotFound, QuotaExceeded
 from cakework.domain.ids import AccountId, BuildId, new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.services.spool import Spool
 from cakework.server.store.accounts import lock_account
@@ -69,7 +71,9 @@ class Builds:
         self.arriving.add(build_id)
         try:
             await asyncio.to_thread(self._spool.put, order)
+            step(Step.BUILD_SPOOLED)
             row = await self._record(account, order, token)
+            step(Step.BUILD_RECORDED)
         except BaseException:
             self._spool.remove(build_id)
             raise

@@ -7,7 +7,9 @@ answer is stopped again; the reconciling loop sees to that.
 
 from cakework.domain.errors import Conflict, NotFound, Unavailable
 from cakework.domain.ids import AccountId, VmId, new_vm_id
+from cakework.domain.steps import Step
 from cakework.domain.vms import Ignore, Refuse, VmRequest, VmState, decide
+from cakework.faults import step
 from cakework.server.services.vm_admission import VmAdmission
 from cakework.server.services.vm_states import VmStates, life_of
 from cakework.server.services.vms import NewVm, Started, Vms
@@ -123,4 +125,5 @@ class CachedVms:
         if begun is None:
             raise Conflict("The VM was changed by another request; try again.")
         self._states.tell([begun])
+        step(Step.VM_RUN_BEGUN)
         return begun

@@ -23,6 +23,8 @@ from cakework.domain.facts import (
     VmStopped,
 )
 from cakework.domain.ids import BuildId, VmId
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.services.build_states import BuildStates
@@ -76,7 +78,9 @@ class Facts:
         self._followers.wake(await self._logs.append(node_id, cursor, lines))
         changes = [fact for fact in facts if not isinstance(fact, VmLine | BuildLine)]
         if changes:
+            step(Step.FACTS_LINES_STORED)
             await self._apply_changes(node_id, changes, cursor)
+            step(Step.FACTS_STORED)
 
     async def _applied(self, node_id: str) -> int:
         async with self._database.reading() as session:

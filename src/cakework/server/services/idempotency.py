@@ -14,6 +14,8 @@ from sqlalchemy import ColumnElement, delete, update
 
 from cakework.domain.errors import Conflict, FieldError, InvalidRequest
 from cakework.domain.ids import AccountId
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.services.claims import Claims
 from cakework.server.store.database import Database
@@ -69,6 +71,7 @@ class Idempotency:
 
     async def _answer(self, attempt: Attempt, work: Work) -> Answer:
         row = await self._reserve(attempt)
+        step(Step.REQUEST_RESERVED)
         if row.fingerprint != attempt.fingerprint:
             raise Conflict("This Idempotency-Key was used for another request.")
         if row.status is not None and row.body is not None:
@@ -79,10 +82,12 @@ class Idempotency:
         except Exception:
             await self._release(attempt)
             raise
+        step(Step.REQUEST_DONE)
         if answer.status == 429 or answer.status >= 500:
             await self._release(attempt)
         else:
             await self._keep(attempt, answer, row.token)
+            step(Step.REQUEST_KEPT)
         return answer
 
     async def _reserve(self, attempt: Attempt) -> IdempotencyRow:

@@ -25,6 +25,8 @@ from cakework.domain.errors import (
 from cakework.domain.ids import AccountId, ImageId, new_image_id
 from cakework.domain.imports import ImportStatus
 from cakework.domain.orders import ImportOrder
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
@@ -74,6 +76,7 @@ class Imports:
         image_id = await self._made_by(token) or new_image_id()
         async with self.claims.hold(image_id):
             row = await self._record(account, image_id, new, token)
+            step(Step.IMPORT_RECORDED)
             if row.status == ImportStatus.IMPORTING:
                 await self._give_order(row, new)
         return image_id
@@ -116,6 +119,7 @@ class Imports:
             await self._forget(row)
             raise
         except CakeworkError as error:
+            step(Step.IMPORT_REFUSED)
             await self._forget(row)
             raise _refusal(error) from error
 

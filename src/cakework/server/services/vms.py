@@ -19,7 +19,9 @@ from cakework.domain.errors import (
 )
 from cakework.domain.ids import AccountId, ImageId, VmId, new_host_label, new_vm_id
 from cakework.domain.orders import StopOrder, VmReport
+from cakework.domain.steps import Step
 from cakework.domain.vms import Ignore, Refuse, Shape, VmRequest, VmState, decide
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
@@ -117,6 +119,7 @@ class Vms:
         vm_id = await self.made_by(token) or new_vm_id()
         async with self.claims.hold(vm_id):
             row = await self._record(account, vm_id, new, token)
+            step(Step.VM_RECORDED)
             if row.state != VmState.CREATED:
                 return Started(row, {})
             return await self.give_order(row)
@@ -130,8 +133,10 @@ class Vms:
             self.hint()
             raise
         except CakeworkError as error:
+            step(Step.VM_REFUSED)
             await self._take_back(row)
             raise refusal(error) from error
+        step(Step.VM_ORDERED)
         if report.state == "starting":
             raise CakeworkError(f"The node left VM {row.id} starting.")
         return Started(await self.record_report(report), report.phases_ms)
@@ -184,6 +189,7 @@ class Vms:
             await self.end_on_node(vm_id)
         if row.cached and row.run and row.volume_gb:
             await self._node.delete_volume(vm_id)
+            step(Step.VM_VOLUME_FREED)
         async with self._database.writing() as session:
             gone = await self._states.destroyed(session, vm_id)
         if gone is None:
@@ -194,10 +200,12 @@ class Vms:
     async def end_on_node(self, vm_id: VmId) -> VmReport | None:
         """Have the node end a VM; returns how it ended, None if the node does not know it."""
         try:
-            return await self._node.stop_vm(vm_id, StopOrder())
+            report = await self._node.stop_vm(vm_id, StopOrder())
         except NotFound:
             _log.info("vm.unknown_to_node", vm_id=vm_id)
             return None
+        step(Step.VM_ENDED)
+        return report
 
     async def get(self, account: AccountId, vm_id: VmId) -> VmRow:
         """Return a VM of the account.
@@ -239,6 +247,7 @@ class Vms:
                 .where(VmRow.id == vm_id)
                 .values(wanted=state, updated_ms=not_before(VmRow.updated_ms, self._clock()))
             )
+        step(Step.VM_WANTED)
 
     def new_row(self, account: AccountId, vm_id: VmId, new: NewVm, token: str | None) -> VmRow:
         """Return the record of a VM that is to be started once, not yet stored."""
