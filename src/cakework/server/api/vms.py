@@ -1,18 +1,16 @@
 """Calls about VMs: startVM, stopVM, getVm, listVMs. Those for cached ones are beside."""
 
-import base64
 import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from cakework.domain.errors import (
     CakeworkError,
     Conflict,
-    FieldError,
     InvalidRequest,
     NoRoom,
     NotFound,
@@ -38,15 +36,15 @@ from cakework.domain.vms import (
     VmState,
 )
 from cakework.server.api.account_route import Account, Door, Token
+from cakework.server.api.paging import GivenToken, Page, place_of, token_of
 from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.services.imports import Imports
-from cakework.server.services.vms import NewVm, Place, VmFilter, Vms
+from cakework.server.services.vms import NewVm, VmFilter, Vms
 from cakework.server.store.models import VmRow
 
 ENV_BYTES_MAX = 128 * 1024
-TOKEN_CHARS_MAX = 200
 VmIdPath = Annotated[str, Path(alias="vmId", pattern=VM_ID_PATTERN, description="Id of the VM.")]
 
 
@@ -149,13 +147,10 @@ class Vm(AnswerBody):
     )
 
 
-class VmPage(AnswerBody):
+class VmPage(Page):
     """A page of the list of VMs."""
 
     vms: list[Vm] = Field(description="VMs, newest first, at most 100.")
-    pagination: str | SkipJsonSchema[None] = Field(
-        default=None, description="Token for the next page; absent on the last one."
-    )
 
 
 class ListParameters(BaseModel):
@@ -167,9 +162,7 @@ class ListParameters(BaseModel):
         default=None, alias="imageId", description="Only VMs started from this image."
     )
     status: VmState | None = Field(default=None, description="Only VMs in this state.")
-    pagination: str | None = Field(
-        default=None, max_length=TOKEN_CHARS_MAX, description="Token that the page before gave."
-    )
+    pagination: GivenToken = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +243,9 @@ class VmRoutes:
         if image_id is not None and not re.match(IMAGE_ID_PATTERN, image_id):
             return VmPage(vms=[])
         wanted = VmFilter(ImageId(image_id) if image_id else None, parameters.status)
-        after = _parse_place(parameters.pagination) if parameters.pagination else None
-        rows, place = await self.vms.page(account, wanted, after)
-        token = _format_place(place) if place is not None else None
+        rows, place = await self.vms.page(account, wanted, place_of(parameters.pagination))
         vms = [vm_answer(row, self.proxy_port) for row in rows]
-        return VmPage(vms=vms, pagination=token)
+        return VmPage(vms=vms, pagination=token_of(place))
 
 
 def vm_answer(row: VmRow, proxy_port: int) -> Vm:
@@ -283,27 +274,3 @@ def server_timing(phases_ms: dict[str, float]) -> str:
     So: ``restore;dur=52.1, mount;dur=30.4``.
     """
     return ", ".join(f"{name};dur={took:.1f}" for name, took in phases_ms.items())
-
-
-class _Place(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    c: int = Field(ge=0, le=2**62)
-    v: str = Field(pattern=VM_ID_PATTERN)
-
-
-def _format_place(place: Place) -> str:
-    text = _Place(c=place.created_ms, v=place.vm_id).model_dump_json()
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _parse_place(text: str) -> Place:
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        place = _Place.model_validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, ValidationError) as error:
-        raise InvalidRequest(
-            "The pagination token cannot be used.",
-            [FieldError("pagination", "is not one that was given")],
-        ) from error
-    return Place(place.c, VmId(place.v))

@@ -1,10 +1,9 @@
 """The builds of an account: listed, and cancelled."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 
 from cakework.domain.builds import BuildStatus
 from cakework.domain.errors import CakeworkError, Conflict, NotFound
@@ -15,18 +14,10 @@ from cakework.server.node.client import NodeClient
 from cakework.server.services.build_states import BuildStates
 from cakework.server.store.database import Database
 from cakework.server.store.models import BuildRow
+from cakework.server.store.pages import Place, cut, newest_first
 
-PAGE = 100
 CANCELLED = "The build was cancelled."
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BuildPlace:
-    """A place in the list of builds: behind the build made at this time with this id."""
-
-    created_ms: int
-    build_id: BuildId
 
 
 class AccountBuilds:
@@ -42,22 +33,16 @@ class AccountBuilds:
         self._hint = hint
 
     async def page(
-        self, account: AccountId, status: BuildStatus | None, after: BuildPlace | None
-    ) -> tuple[list[BuildRow], BuildPlace | None]:
+        self, account: AccountId, status: BuildStatus | None, after: Place | None
+    ) -> tuple[list[BuildRow], Place | None]:
         """Return up to 100 builds, newest first, and the place where the next page goes on."""
         query = select(BuildRow).where(BuildRow.account_id == account)
         if status is not None:
             query = query.where(BuildRow.status == status)
-        if after is not None:
-            key = tuple_(BuildRow.created_ms, BuildRow.id)
-            query = query.where(key < (after.created_ms, after.build_id))
-        query = query.order_by(BuildRow.created_ms.desc(), BuildRow.id.desc()).limit(PAGE + 1)
+        query = newest_first(query, BuildRow.created_ms, BuildRow.id, after)
         async with self._database.reading() as session:
             rows = list(await session.scalars(query))
-        if len(rows) <= PAGE:
-            return rows, None
-        last = rows[PAGE - 1]
-        return rows[:PAGE], BuildPlace(last.created_ms, BuildId(last.id))
+        return cut(rows, lambda row: Place(row.created_ms, row.id))
 
     async def cancel(self, account: AccountId, build_id: BuildId) -> BuildRow:
         """End a build as failed; one that has failed stays as it is.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, select, update
 
 from cakework.domain.errors import (
     CakeworkError,
@@ -30,9 +30,9 @@ from cakework.server.services.vm_orders import VmOrders, refusal
 from cakework.server.services.vm_states import VmStates, life_of
 from cakework.server.store.database import Database
 from cakework.server.store.models import VmRow
+from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.values import not_before
 
-PAGE = 100
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -45,14 +45,6 @@ class NewVm:
     port: int | None = None
     env: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     volume_gb: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place in the list of VMs: behind the VM made at this time with this id."""
-
-    created_ms: int
-    vm_id: VmId
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +220,10 @@ class Vms:
             query = query.where(VmRow.image_id == wanted.image_id)
         if wanted.state is not None:
             query = query.where(VmRow.state == wanted.state)
-        if after is not None:
-            key = tuple_(VmRow.created_ms, VmRow.id)
-            query = query.where(key < (after.created_ms, after.vm_id))
-        query = query.order_by(VmRow.created_ms.desc(), VmRow.id.desc()).limit(PAGE + 1)
+        query = newest_first(query, VmRow.created_ms, VmRow.id, after)
         async with self._database.reading() as session:
             rows = list(await session.scalars(query))
-        if len(rows) <= PAGE:
-            return rows, None
-        last = rows[PAGE - 1]
-        return rows[:PAGE], Place(last.created_ms, VmId(last.id))
+        return cut(rows, lambda row: Place(row.created_ms, row.id))
 
     async def want(self, vm_id: VmId, state: VmState) -> None:
         """Note what a VM is to become, so that it will, whatever happens next."""
