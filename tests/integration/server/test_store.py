@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
-from cakework.server.store.migrate import alembic_config
+from cakework.server.store.migrate import alembic_config, upgrade
 from cakework.server.store.models import (
     AccountRow,
     ApiKeyRow,
@@ -31,6 +31,7 @@ BUILD: dict[str, Any] = {
     "account_id": "default",
     "image_id": "i",
     "status": "created",
+    "source": "files",
     "accepted": False,
     "log_complete": False,
     "created_ms": 1,
@@ -39,6 +40,7 @@ BUILD: dict[str, Any] = {
 IMAGE: dict[str, Any] = {
     "id": "i",
     "account_id": "default",
+    "source": "files",
     "build_id": "b",
     "size_bytes": 1,
     "created_ms": 1,
@@ -102,6 +104,38 @@ async def test_migrations_are_one_chain(database: Database) -> None:
     assert len(set(steps)) == len(steps)
 
 
+async def test_images_on_record_know_where_they_came_from(
+    folder: Path, database_url: str | None
+) -> None:
+    """A store of before, with VMs that have images, is brought to this version's form."""
+    settings = settings_for(folder, database_url)
+    settings.server_dir.mkdir()
+    database = Database(url_of(settings))
+    build, image = ({**row} for row in (BUILD, IMAGE))
+    del build["source"], image["source"]
+    async with database.engine.begin() as connection:
+        await connection.run_sync(upgrade, "0004")
+        for table, row in (
+            ("accounts", ACCOUNT),
+            ("builds", build),
+            ("images", image),
+            ("images", image | {"id": "imported", "build_id": None}),
+            ("vms", VM),
+        ):
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            await connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+    await database.open()
+    async with database.reading() as session:
+        found = await session.execute(select(ImageRow.id, ImageRow.source, ImageRow.deleted_ms))
+        assert sorted(tuple(row) for row in found) == [
+            ("i", "files", None),
+            ("imported", "import", None),
+        ]
+        assert await session.scalar(select(BuildRow.source)) == "files"
+    await database.close()
+
+
 async def test_two_that_open_a_fresh_store_at_once_both_succeed(
     folder: Path, database_url: str | None
 ) -> None:
@@ -134,8 +168,11 @@ async def test_two_that_open_a_fresh_store_at_once_both_succeed(
         (BuildRow, {"status": "failed", "error": None}),
         (BuildRow, {"status": "succeeded", "error": "but"}),
         (BuildRow, {"image_id": "i"}),
+        (BuildRow, {"source": "air"}),
         (ImageRow, {"size_bytes": -1}),
         (ImageRow, {"build_id": "b"}),
+        (ImageRow, {"source": "air"}),
+        (ImageRow, {"deleted_ms": 0}),
     ],
 )
 async def test_the_store_refuses_what_must_never_be(

@@ -34,6 +34,7 @@ class BuildStates:
                 ImageRow(
                     id=row.image_id,
                     account_id=row.account_id,
+                    source=row.source,
                     build_id=row.id,
                     size_bytes=size_bytes,
                     created_ms=self._clock(),

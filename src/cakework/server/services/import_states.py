@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.facts import ImportFailed, ImportSucceeded
 from cakework.domain.ids import ImageId
+from cakework.domain.images import ImageSource
 from cakework.domain.imports import ImportStatus
 from cakework.server.clock import Clock
 from cakework.server.logs.followers import Followers
@@ -41,6 +42,7 @@ class ImportStates:
                 ImageRow(
                     id=row.id,
                     account_id=row.account_id,
+                    source=ImageSource.IMPORT,
                     build_id=None,
                     size_bytes=fact.size_bytes,
                     created_ms=self._clock(),

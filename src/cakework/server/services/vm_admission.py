@@ -29,9 +29,13 @@ class VmAdmission:
         self._limits = limits
 
     async def check_image(self, session: AsyncSession, account: AccountId, image: ImageId) -> None:
-        """Raise NotFound unless the account has the image."""
-        query = select(ImageRow.id).where(ImageRow.id == image, ImageRow.account_id == account)
-        if await session.scalar(query) is None:
+        """Raise NotFound unless the account has the image.
+
+        It is not deleted before this transaction has ended, and after it not if a VM uses it.
+        """
+        there = (ImageRow.account_id == account) & ImageRow.deleted_ms.is_(None)
+        query = select(ImageRow.id).where(ImageRow.id == image, there)
+        if await session.scalar(query.with_for_update(read=True)) is None:
             raise NotFound(f"There is no image {image}.")
 
     async def check_started(self, session: AsyncSession, account: AccountId) -> None:

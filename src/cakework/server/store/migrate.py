@@ -10,11 +10,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x63616B65
 
 
-def upgrade(connection: Connection) -> None:
-    """Run every migration that is still missing; two at once wait for each other."""
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Run every migration up to ``to`` that is missing; two at once wait for each other."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    command.upgrade(alembic_config(connection), "head")
+    command.upgrade(alembic_config(connection), to)
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from cakework.domain.builds import BuildStatus
+from cakework.domain.images import ImageSource
 from cakework.domain.imports import ImportStatus
 from cakework.domain.vms import (
     CPU_MAX,
@@ -39,7 +40,10 @@ NAMES = {
 }
 
 
-def _one_of(column: str, words: type[BuildStatus] | type[ImportStatus] | type[VmState]) -> str:
+_Words = type[BuildStatus] | type[ImageSource] | type[ImportStatus] | type[VmState]
+
+
+def _one_of(column: str, words: _Words) -> str:
     return f"{column} IN ({', '.join(repr(str(word.value)) for word in words)})"
 
 
@@ -82,6 +86,7 @@ class BuildRow(Base):
     __tablename__ = "builds"
     __table_args__ = (
         CheckConstraint(_one_of("status", BuildStatus), name="status"),
+        CheckConstraint(_one_of("source", ImageSource), name="source"),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
         CheckConstraint("updated_ms >= created_ms", name="times"),
         Index("ix_builds_account_id_status", "account_id", "status"),
@@ -91,6 +96,7 @@ class BuildRow(Base):
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
     image_id: Mapped[str] = mapped_column(String(26), unique=True)
     status: Mapped[str] = mapped_column(String(16), default=BuildStatus.CREATED)
+    source: Mapped[str] = mapped_column(String(16), default=ImageSource.FILES)
     error: Mapped[str | None] = mapped_column(Text)
     accepted: Mapped[bool] = mapped_column(default=False)
     log_complete: Mapped[bool] = mapped_column(default=False)
@@ -100,26 +106,39 @@ class BuildRow(Base):
 
 
 class ImageRow(Base):
-    """An image that VMs can be started from."""
+    """An image that VMs can be started from, until it is deleted.
+
+    ``build_id`` is the build it came from, as long as that is on record.
+    """
 
     __tablename__ = "images"
-    __table_args__ = (CheckConstraint("size_bytes >= 0", name="size"),)
+    __table_args__ = (
+        CheckConstraint("size_bytes >= 0", name="size"),
+        CheckConstraint(_one_of("source", ImageSource), name="source"),
+        CheckConstraint("deleted_ms >= created_ms", name="deleted"),
+    )
 
     id: Mapped[str] = mapped_column(String(26), primary_key=True)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    source: Mapped[str] = mapped_column(String(16))
     build_id: Mapped[str | None] = mapped_column(ForeignKey("builds.id"), unique=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_ms: Mapped[int] = mapped_column(BigInteger)
+    deleted_ms: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ImportRow(Base):
-    """An import of an image. Its id is the image's, which is there once it succeeded."""
+    """An import of an image. Its id is the image's, which is there once it succeeded.
+
+    ``deleted_ms`` is for those that failed; of others the image is deleted.
+    """
 
     __tablename__ = "imports"
     __table_args__ = (
         CheckConstraint(_one_of("status", ImportStatus), name="status"),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_iff_failed"),
         CheckConstraint("updated_ms >= created_ms", name="times"),
+        CheckConstraint("deleted_ms >= created_ms", name="deleted"),
         Index("ix_imports_account_id_status", "account_id", "status"),
     )
 
@@ -131,6 +150,7 @@ class ImportRow(Base):
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
+    deleted_ms: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class VmRow(Base):
