@@ -1,0 +1,133 @@
+"""Made of _async/logs.py by generate_sync.py; edit that.
+
+Calls about logs: a page at a time, all of it, or as it grows."""
+
+from collections.abc import Generator
+from contextlib import closing
+from datetime import datetime
+from typing import Unpack
+
+from cakework_client._sync.transport import Transport
+from cakework_client._sync.waiting import sleep
+from cakework_client.calls import Call, Options, segment
+from cakework_client.errors import CakeworkError
+from cakework_client.following import FOREVER_S, Following, log_path
+from cakework_client.models import LogLine, LogPage, Order
+from cakework_client.wire import given
+
+BATCH_MAX = 1000
+Moment = datetime | str
+
+
+class LogQuery(Options, total=False):
+    """Which lines of a log.
+
+    ``query``: only lines with this in them, in upper or lower case. ``batch``: lines of a page,
+    50 to 1000; 100 if absent. ``order``: which end comes first; ``oldest_first`` if absent.
+    ``from_``, ``to``: only lines of this time or later, or earlier. ``pagination``: token of
+    the page before, sent back together with its ``from_`` and ``to``.
+    """
+
+    query: str | None
+    batch: int | None
+    order: Order | None
+    from_: Moment | None
+    to: Moment | None
+    pagination: str | None
+
+
+class Logs(Transport):
+    """Calls about logs."""
+
+    def get_build_logs(self, build_id: str, **query: Unpack[LogQuery]) -> LogPage:
+        """Return a page of a build's log."""
+        return self._page(f"/v1/image/build/{segment(build_id)}/logs", query)
+
+    def get_vm_logs(self, vm_id: str, **query: Unpack[LogQuery]) -> LogPage:
+        """Return a page of what a VM's program printed."""
+        return self._page(f"/v1/vm/{segment(vm_id)}/logs", query)
+
+    def get_cached_vm_logs(self, vm_id: str, **query: Unpack[LogQuery]) -> LogPage:
+        """Return a page of what a cached VM's program printed."""
+        return self._page(f"/v1/vm/cached/{segment(vm_id)}/logs", query)
+
+    def iter_logs(
+        self,
+        source_id: str,
+        *,
+        query: str | None = None,
+        order: Order | None = None,
+        from_: Moment | None = None,
+        to: Moment | None = None,
+        **options: Unpack[Options],
+    ) -> Generator[LogLine]:
+        """Yield all lines that a build or a VM has printed so far; ``timeout`` is for each page.
+
+        Args:
+            source_id: Id of a build or a VM.
+            query: Only lines with this in them, in upper or lower case.
+            order: Which end comes first; ``oldest_first`` if absent.
+            from_: Only lines of this time or later.
+            to: Only lines of this time or earlier.
+            options: ``timeout``.
+        """
+        asked = LogQuery(query=query, order=order, from_=from_, to=to, batch=BATCH_MAX, **options)
+        while True:
+            page = self._page(log_path(source_id), asked)
+            yield from page.lines
+            if page.pagination is None:
+                return
+            asked |= LogQuery(pagination=page.pagination, from_=page.from_, to=page.to)
+
+    def follow_logs(
+        self,
+        source_id: str,
+        *,
+        query: str | None = None,
+        from_: Moment | None = None,
+        to: Moment | None = None,
+        after: int = 0,
+        timeout: float | None = None,
+    ) -> Generator[LogLine]:
+        """Yield what a build or a VM prints, from the beginning on, until it has ended.
+
+        Goes on through broken connections, with no line lost or repeated. Stop when you like:
+        the connection is closed with the generator.
+
+        Args:
+            source_id: Id of a build or a VM.
+            query: Only lines with this in them, in upper or lower case.
+            from_: Only lines of this time or later.
+            to: Only lines of this time or earlier.
+            after: Only lines behind the one with this id.
+            timeout: Seconds within which it must have ended; None follows as long as it takes.
+        """
+        params = {**given(query=query, from_=from_, to=to), "follow": "true"}
+        call = Call("GET", log_path(source_id), params)
+        limit_s = FOREVER_S if timeout is None else timeout
+        following = Following(limit_s, self._configuration.retries, after)
+        while True:
+            failure: CakeworkError | None = None
+            try:
+                with closing(self._follow_once(call, following)) as lines:
+                    yield from lines
+            except CakeworkError as error:
+                failure = error
+            if following.ended:
+                return
+            sleep(following.pause_s(failure))
+
+    def _follow_once(self, call: Call, following: Following) -> Generator[LogLine]:
+        from httpx2 import EventSource
+
+        with self._open(call, following.deadline, following.headers) as response:
+            for event in EventSource(response):
+                line = following.take(event)
+                if line is not None:
+                    yield line
+                if following.ended:
+                    return
+
+    def _page(self, path: str, query: LogQuery) -> LogPage:
+        asked = {name: value for name, value in query.items() if name != "timeout"}
+        return self._call(LogPage, "GET", path, query, params=given(**asked))

@@ -1,0 +1,136 @@
+"""Made of _async/transport.py by generate_sync.py; edit that.
+
+Sends calls and opens streams over one pool of connections."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from cakework_client._sync.waiting import sleep
+from cakework_client.calls import (
+    Call,
+    Deadline,
+    Options,
+    PostOptions,
+    Tries,
+    answer,
+    named,
+    refusal,
+)
+from cakework_client.configuration import RETRIES, TIMEOUT_S, Configuration
+from cakework_client.errors import CakeworkError
+from cakework_client.wire import Answer
+
+if TYPE_CHECKING:
+    import httpx2
+
+A = TypeVar("A", bound=Answer)
+
+
+class Transport:
+    """What all calls have in common. Connections are opened by the first one."""
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = TIMEOUT_S,
+        retries: int = RETRIES,
+        user_agent: str | None = None,
+    ) -> None:
+        """Make a client; it connects when it is first used.
+
+        Args:
+            url: Where the server is; CAKEWORK_URL, or http://127.0.0.1:8081, if absent.
+            api_key: The key; CAKEWORK_API_KEY if absent.
+            timeout: Seconds within which a call must be done, with all tries and pauses.
+            retries: How often a call is tried again where that is safe.
+            user_agent: Name of your program, for the server's log.
+
+        Raises:
+            ValueError: There is no key, or something given cannot be.
+        """
+        self._configuration = Configuration.of(url, api_key, timeout, retries, user_agent)
+        self._http: httpx2.Client | None = None
+
+    def __repr__(self) -> str:
+        """Name the server, not the key."""
+        return f"{type(self).__name__}(url={self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self._configuration.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        http, self._http = self._http, None
+        if http is not None:
+            http.close()
+
+    def _call(
+        self,
+        kind: type[A],
+        method: str,
+        path: str,
+        options: PostOptions | Options,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> A:
+        call = Call.of(method, path, options, params, body)
+        deadline = Deadline(options.get("timeout", self._configuration.timeout_s))
+        tries = Tries(call, self._configuration.retries, deadline)
+        while True:
+            try:
+                return self._try(kind, call, deadline)
+            except CakeworkError as failure:
+                pause_s = tries.pause_s(failure)
+                if pause_s is None:
+                    raise
+            sleep(pause_s)
+
+    def _try(self, kind: type[A], call: Call, deadline: Deadline) -> A:
+        with self._open(call, deadline) as response:
+            return answer(kind, response, _read(response, deadline))
+
+    @contextmanager
+    def _open(
+        self, call: Call, deadline: Deadline, headers: Mapping[str, str] | None = None
+    ) -> "Generator[httpx2.Response]":
+        """Send a call; give the response, whose body is still to come, if it is a good one."""
+        with named(deadline, self.url):
+            with self._connections().stream(
+                call.method,
+                f"{self.url}{call.path}",
+                params=call.params or None,
+                content=call.content,
+                headers={**call.headers, **(headers or {})},
+                extensions={"timeout": deadline},
+            ) as response:
+                if not response.is_success:
+                    raise refusal(response, _read(response, deadline))
+                yield response
+
+    def _connections(self) -> "httpx2.Client":
+        if self._http is None:
+            from httpx2 import Client
+
+            self._http = Client(headers=self._configuration.headers)
+        return self._http
+
+
+def _read(response: "httpx2.Response", deadline: Deadline) -> bytes:
+    """Return a response's body, however slowly it comes within the deadline."""
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        deadline.check()
+        body += chunk
+    return bytes(body)

@@ -1,0 +1,137 @@
+"""A folder to build from: its Dockerfile, and the files that .dockerignore leaves.
+
+Files travel as text where they are UTF-8 and as base64 where not. The API carries neither
+file modes nor empty folders nor symbolic links: a link to a file inside the folder is sent as
+that file, any other is left out and named in ``skipped``.
+"""
+
+import base64
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from cakework_client.errors import FolderError
+
+if TYPE_CHECKING:
+    from pathspec import PathSpec
+    from pathspec.pattern import Pattern
+
+
+class File(TypedDict):
+    """A file as the API has it: ``dir`` is ``.`` for the root; ``encoding`` may be ``base64``."""
+
+    dir: str
+    name: str
+    content: str
+    encoding: NotRequired[str]
+
+
+Files = Mapping[str, str | bytes] | Sequence[File]
+"""Files of a build: ``{"src/app.py": "…"}``, or a list as the API has it."""
+
+
+@dataclass(slots=True)
+class Folder:
+    """What is sent of a folder, and the names of what cannot be."""
+
+    dockerfile: str
+    files: list[File] = field(default_factory=list[File])
+    size_bytes: int = 0
+    skipped: list[str] = field(default_factory=list[str])
+
+    @classmethod
+    def read(cls, path: Path, dockerfile: Path | None = None) -> "Folder":
+        """Read what a folder holds; ``dockerfile`` is its ``Dockerfile`` unless given.
+
+        Raises:
+            FolderError: Something that is needed is not there or cannot be read.
+        """
+        if not path.is_dir():
+            raise FolderError(f"{path} is not a folder.")
+        try:
+            folder = cls(read_dockerfile(dockerfile or path / "Dockerfile"))
+            for each in sorted(wanted_files(path)):
+                folder.add(path, each)
+        except OSError as error:
+            raise FolderError(f"Cannot read the files to build from: {error}") from error
+        return folder
+
+    def add(self, root: Path, path: Path) -> None:
+        """Add one file below ``root``, or its name to what was skipped."""
+        relative = path.relative_to(root).as_posix()
+        if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+            self.skipped.append(relative)
+            return
+        content = path.read_bytes()
+        self.size_bytes += len(content)
+        self.files.append(as_file(relative, content))
+
+
+def as_files(files: Files) -> list[File]:
+    """Return files as the API has them."""
+    if isinstance(files, Mapping):
+        return [as_file(path, content) for path, content in files.items()]
+    return list(files)
+
+
+def as_file(path: str, content: str | bytes) -> File:
+    """Return a file as the API has it: as text where that is possible, else as base64."""
+    folder, _, name = path.rpartition("/")
+    file = File(dir=folder or ".", name=name, content="")
+    if isinstance(content, str):
+        return {**file, "content": content}
+    try:
+        return {**file, "content": content.decode()}
+    except UnicodeDecodeError:
+        return {**file, "content": base64.b64encode(content).decode(), "encoding": "base64"}
+
+
+def read_dockerfile(path: Path) -> str:
+    """Return the text of a Dockerfile."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FolderError(f"There is no {path}. Write one, or name another.") from error
+    except UnicodeDecodeError as error:
+        raise FolderError(f"{path} is not UTF-8 text.") from error
+
+
+def wanted_files(folder: Path) -> Iterator[Path]:
+    """Yield every file and link below ``folder`` that its .dockerignore does not name."""
+    lines = ignore_lines(folder / ".dockerignore")
+    ignored = compile_patterns(lines)
+    prune = not any(line.startswith("!") for line in lines)
+    for root, folders, names in os.walk(folder):
+        inside = Path(root).relative_to(folder)
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        for name in (*names, *links):
+            if not ignored.match_file((inside / name).as_posix()):
+                yield folder / inside / name
+        if prune:
+            folders[:] = [f for f in folders if not ignored.match_file((inside / f).as_posix())]
+
+
+def ignore_lines(path: Path) -> list[str]:
+    """Return the patterns of a .dockerignore in gitignore's words, none when it is not there."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list(filter(None, map(as_gitignore, lines)))
+
+
+def compile_patterns(lines: list[str]) -> "PathSpec[Pattern]":
+    """Return patterns ready to match paths; the last that matches wins."""
+    from pathspec import PathSpec
+
+    return PathSpec.from_lines("gitignore", lines)
+
+
+def as_gitignore(line: str) -> str | None:
+    """Return a line of .dockerignore in gitignore's words: the last that matches wins in both,
+    but here every pattern starts at the root."""
+    if line.startswith("#") or not line.strip():
+        return None
+    pattern = line.strip()
+    negation = "!" if pattern.startswith("!") else ""
+    cleaned = PurePosixPath("/") / pattern.removeprefix("!").strip().lstrip("/")
+    return None if str(cleaned) == "/" else f"{negation}{cleaned}"

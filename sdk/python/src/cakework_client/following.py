@@ -1,0 +1,87 @@
+"""Following a log through broken connections: how far it has come, and whether to go on."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cakework_client.calls import BROKEN, REFUSED, Deadline, pause_s, segment
+from cakework_client.errors import ApiError, CakeworkError, ConnectionFailed
+from cakework_client.models import LogLine
+from cakework_client.wire import read
+
+if TYPE_CHECKING:
+    import httpx2
+
+BUILD_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+QUIET_S = 40.0
+"""Longest silence of a stream that lives: the server says something every 15 s."""
+FOREVER_S = 1e9
+FAILURES_MAX = 8
+"""Tries in a row without a word before the server counts as gone: about half a minute."""
+
+
+def log_path(source_id: str) -> str:
+    """Return where the log of a build or a VM is; a build's id is a UUID."""
+    if BUILD_ID.fullmatch(source_id):
+        return f"/v1/image/build/{source_id.lower()}/logs"
+    return f"/v1/vm/{segment(source_id)}/logs"
+
+
+@dataclass(slots=True)
+class Following:
+    """How far the following of one log has come."""
+
+    timeout_s: float
+    retries: int
+    last_id: int = 0
+    ended: bool = False
+    begun: bool = False
+    failures: int = 0
+    deadline: Deadline = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = Deadline(self.timeout_s, QUIET_S)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the next connection asks for: everything behind the last line."""
+        go_on = {"Last-Event-ID": str(self.last_id)} if self.last_id else {}
+        return {"Accept": "text/event-stream", "Cache-Control": "no-store", **go_on}
+
+    def take(self, event: "httpx2.ServerSentEvent") -> LogLine | None:
+        """Note an event; return the line that it brings, if that is a new one."""
+        self.deadline.check()
+        self.begun, self.failures = True, 0
+        if event.event == "end":
+            self.ended = True
+        if self.ended or not event.data:
+            return None
+        line = read(LogLine, json.loads(event.data))
+        if line.id <= self.last_id:
+            return None
+        self.last_id = line.id
+        return line
+
+    def pause_s(self, failure: CakeworkError | None) -> float:
+        """Return how long to wait before the next connection.
+
+        Raises:
+            CakeworkError: The failure, when there is no going on.
+        """
+        self.deadline.check()
+        self.failures += 1
+        if failure is not None and not _passes(failure):
+            raise failure
+        if self.failures > (FAILURES_MAX if self.begun else self.retries):
+            raise failure or ConnectionFailed("The log's stream ends again and again.", sent=True)
+        wanted = pause_s(self.failures) if failure or self.failures > 1 else 0.0
+        if isinstance(failure, ApiError):
+            wanted += failure.retry_after_s or 0.0
+        return min(wanted, max(self.deadline.left_s, 0.0))
+
+
+def _passes(failure: CakeworkError) -> bool:
+    if isinstance(failure, ApiError):
+        return failure.status in (*REFUSED, *BROKEN)
+    return isinstance(failure, ConnectionFailed)
