@@ -1,0 +1,119 @@
+/**
+ * What goes wrong, as errors.
+ *
+ *     CakeworkError             everything this package throws by itself; `code` never changes
+ *     ├─ ApiError               the server refused; a class for each code of its problems
+ *     ├─ ConnectionError        the server was not reached, or went away in the middle
+ *     ├─ TimeoutError           `timeout` is over
+ *     ├─ BuildFailedError       what waitForBuild waited for has failed
+ *     └─ WebhookRejectedError   a webhook is not from who it should be from
+ *
+ * An AbortSignal's own reason is thrown as it is, as `fetch` does.
+ */
+import type { Build, Problem, ProblemField } from "./generated/api.js";
+
+/** Anything that this package throws by itself. Programs go by `code`. */
+export class CakeworkError extends Error {
+  /** Kind of the error, for programs. */
+  readonly code: string;
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+/** The server refused a request. `message` is its own sentence. */
+export class ApiError extends CakeworkError {
+  /** The HTTP status. */
+  readonly status: number;
+  /** Id of the request, to be named when asking about it. */
+  readonly requestId: string | undefined;
+  /** The fields at fault, where fields are. */
+  readonly errors: readonly ProblemField[];
+  /** Seconds after which the server wants to be asked again. */
+  readonly retryAfter: number | undefined;
+
+  constructor(problem: ReadProblem) {
+    super(problem.code, problem.detail);
+    this.status = problem.status;
+    this.requestId = problem.requestId;
+    this.errors = problem.errors ?? [];
+    this.retryAfter = problem.retryAfter;
+  }
+}
+
+/** A problem as read from an answer, whoever wrote that. */
+export type ReadProblem = Pick<Problem, "status" | "code" | "detail" | "errors"> & {
+  requestId: string | undefined;
+  retryAfter: number | undefined;
+};
+
+/** The request is malformed or out of range: see `errors`. */
+export class InvalidRequestError extends ApiError {}
+/** No API key, or not a valid one. */
+export class UnauthenticatedError extends ApiError {}
+/** Not there, or not yours. */
+export class NotFoundError extends ApiError {}
+/** The state does not allow it. */
+export class ConflictError extends ApiError {}
+/** More bytes than the server takes. */
+export class TooLargeError extends ApiError {}
+/** More than the account may have. */
+export class QuotaExceededError extends ApiError {}
+/** The host has no room now. */
+export class NoRoomError extends ApiError {}
+/** A part of the platform does not answer now. */
+export class UnavailableError extends ApiError {}
+/** A fault of the platform's. */
+export class InternalError extends ApiError {}
+
+/** The server was not reached, or went away in the middle of an answer. */
+export class ConnectionError extends CakeworkError {
+  constructor(message: string, cause?: unknown) {
+    super("unreachable", message, { cause });
+  }
+}
+
+/** The `timeout` of a call is over. */
+export class TimeoutError extends CakeworkError {
+  constructor(message: string) {
+    super("timeout", message);
+  }
+}
+
+/** A build that was waited for has failed: `message` says why, its log says more. */
+export class BuildFailedError extends CakeworkError {
+  readonly build: Build;
+
+  constructor(build: Build) {
+    super("build_failed", build.error ?? "The build failed.");
+    this.build = build;
+  }
+}
+
+/** A webhook is not signed by the secret, or was signed too long ago. */
+export class WebhookRejectedError extends CakeworkError {
+  constructor(message: string) {
+    super("webhook_rejected", message);
+  }
+}
+
+const CLASSES: Record<string, typeof ApiError> = {
+  invalid_request: InvalidRequestError,
+  unauthenticated: UnauthenticatedError,
+  not_found: NotFoundError,
+  image_not_in_registry: NotFoundError,
+  conflict: ConflictError,
+  too_large: TooLargeError,
+  quota_exceeded: QuotaExceededError,
+  no_room: NoRoomError,
+  unavailable: UnavailableError,
+  internal_error: InternalError,
+};
+
+/** Returns the error that a problem is: an ApiError of its own class, if its code has one. */
+export function apiError(problem: ReadProblem): ApiError {
+  return new (CLASSES[problem.code] ?? ApiError)(problem);
+}

@@ -1,0 +1,62 @@
+/** The client of Cakework. */
+export { CakeworkClient } from "./client.js";
+export {
+  ApiError,
+  BuildFailedError,
+  CakeworkError,
+  ConflictError,
+  ConnectionError,
+  InternalError,
+  InvalidRequestError,
+  NoRoomError,
+  NotFoundError,
+  QuotaExceededError,
+  TimeoutError,
+  TooLargeError,
+  UnauthenticatedError,
+  UnavailableError,
+  WebhookRejectedError,
+} from "./errors.js";
+export type { FollowOptions, LogSource } from "./follow.js";
+export type {
+  Build,
+  BuildFromFiles,
+  BuildPage,
+  BuildStatus,
+  CacheVm,
+  CreateWebhook,
+  DeliveryStatus,
+  EventType,
+  File,
+  ImportedImage,
+  ImportImage,
+  ListBuildsQuery,
+  ListVMsQuery,
+  ListWebhookDeliveriesQuery,
+  LogLine,
+  LogPage,
+  Order,
+  ProblemField,
+  StartVm,
+  UpdateWebhook,
+  Vm,
+  VmPage,
+  VmState,
+  Webhook,
+  WebhookDelivery,
+  WebhookDeliveryPage,
+  WebhookList,
+  WebhookWithSecret,
+} from "./generated/api.js";
+export { version } from "./generated/api.js";
+export type { AllLogsQuery, LogQuery } from "./logs.js";
+export type { CallOptions, ChangeOptions, ClientOptions } from "./transport.js";
+export type { WaitOptions } from "./waiting.js";
+export {
+  type BuildEvent,
+  type VerifyOptions,
+  type VmEvent,
+  verifyWebhook,
+  type WebhookEvent,
+  type WebhookHeaders,
+} from "./webhooks.js";

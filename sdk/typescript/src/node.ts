@@ -1,0 +1,20 @@
+/** What needs files: for Node, Deno and Bun. */
+import type { CakeworkClient } from "./client.js";
+import { type Directory, type ReadOptions, readDirectory } from "./directory.js";
+import type { Build } from "./generated/api.js";
+import type { ChangeOptions } from "./transport.js";
+
+export { type Directory, type ReadOptions, readDirectory };
+
+/** How a folder is sent. */
+export interface UploadOptions extends ReadOptions, ChangeOptions {}
+
+/** Begins to build an image from a folder: its Dockerfile, and what its .dockerignore does not name. */
+export async function uploadDirectory(
+  client: Pick<CakeworkClient, "buildImageFromFiles">,
+  folder: string,
+  { dockerfile, ...options }: UploadOptions = {},
+): Promise<Build> {
+  const { skipped: _, ...request } = await readDirectory(folder, { dockerfile });
+  return await client.buildImageFromFiles(request, options);
+}

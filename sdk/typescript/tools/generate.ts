@@ -1,0 +1,189 @@
+/**
+ * Writes src/generated/api.ts: the types of docs/openapi.json, where each call is, and the version.
+ *
+ * A request may say `undefined` for what it leaves out; an answer never does.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+
+interface Schema {
+  $ref?: string;
+  type?: string;
+  enum?: string[];
+  const?: string;
+  anyOf?: Schema[];
+  items?: Schema;
+  properties?: Record<string, Schema>;
+  required?: string[];
+  additionalProperties?: Schema | boolean;
+  description?: string;
+}
+
+interface Parameter {
+  name: string;
+  in: string;
+  required?: boolean;
+  schema: Schema;
+  description?: string;
+}
+
+interface Content {
+  content?: Record<string, { schema: Schema }>;
+}
+
+interface Operation {
+  operationId: string;
+  security?: unknown[];
+  parameters?: Parameter[];
+  requestBody?: Content;
+  responses: Record<string, Content>;
+}
+
+interface Document {
+  info: { version: string };
+  paths: Record<string, Record<string, Operation>>;
+  components: { schemas: Record<string, Schema> };
+}
+
+/** Second addresses of calls that have a first one. */
+const ALIASES = new Set(["getBuildByPost", "listVMsUnversioned", "getFunctionBuildLogs"]);
+
+const root = new URL("../../../", import.meta.url);
+const document: Document = JSON.parse(readFileSync(new URL("docs/openapi.json", root), "utf8"));
+const schemas = document.components.schemas;
+const requests = new Set<string>();
+
+function main(): void {
+  const calls = Object.entries(document.paths)
+    .flatMap(([path, methods]) =>
+      Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
+    )
+    .filter(({ operation }) => operation.security && !ALIASES.has(operation.operationId));
+  for (const { operation } of calls) noteRequests(bodyOf(operation));
+  const parts = [
+    "// Made by tools/generate.ts from docs/openapi.json. Do not edit.\n",
+    `export const version = ${JSON.stringify(document.info.version)};\n`,
+    ...Object.entries(schemas).map(([name, schema]) => declare(name, schema)),
+    ...calls.map(({ operation }) => declareQuery(operation)),
+    declareOperations(calls.map(({ operation }) => operation)),
+    "/** Method and path of each call. */\nexport const routes = {",
+    ...calls.map(
+      ({ path, method, operation }) =>
+        `  ${operation.operationId}: "${method.toUpperCase()} ${path}",`,
+    ),
+    "} as const satisfies Record<keyof Operations, string>;\n",
+  ];
+  const folder = new URL("../src/generated/", import.meta.url);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(new URL("api.ts", folder), parts.filter(Boolean).join("\n"));
+}
+
+function bodyOf(operation: Operation): Schema | undefined {
+  return operation.requestBody?.content?.["application/json"]?.schema;
+}
+
+function answerOf(operation: Operation): Schema {
+  const answer = operation.responses["200"]?.content?.["application/json"]?.schema;
+  if (!answer) throw new Error(`${operation.operationId} has no answer in JSON`);
+  return answer;
+}
+
+function noteRequests(schema: Schema | undefined): void {
+  if (!schema) return;
+  const name = referenced(schema);
+  if (name && !requests.has(name)) {
+    requests.add(name);
+    noteRequests(schemas[name]);
+  }
+  for (const inner of [...Object.values(schema.properties ?? {}), ...(schema.anyOf ?? [])]) {
+    noteRequests(inner);
+  }
+  noteRequests(schema.items);
+}
+
+function referenced(schema: Schema): string | undefined {
+  return schema.$ref?.split("/").at(-1);
+}
+
+function declare(name: string, schema: Schema): string {
+  const said = comment(schema.description, "");
+  if (!schema.properties) return `${said}export type ${name} = ${typeOf(schema)};\n`;
+  const required = new Set(schema.required);
+  const fields = Object.entries(schema.properties).map(([field, inner]) =>
+    member(field, inner, required.has(field), requests.has(name)),
+  );
+  return `${said}export interface ${name} {\n${fields.join("\n")}\n}\n`;
+}
+
+function declareQuery(operation: Operation): string {
+  const fields = (operation.parameters ?? [])
+    .filter((parameter) => parameter.in === "query")
+    .map((each) =>
+      member(each.name, { ...each.schema, ...described(each) }, !!each.required, true),
+    );
+  if (fields.length === 0) return "";
+  return `/** What ${operation.operationId} is asked. */\nexport interface ${queryName(operation)} {\n${fields.join("\n")}\n}\n`;
+}
+
+function described(parameter: Parameter): { description?: string } {
+  return parameter.description ? { description: parameter.description } : {};
+}
+
+function queryName(operation: Operation): string {
+  return `${operation.operationId.replace(/^./, (first) => first.toUpperCase())}Query`;
+}
+
+function declareOperations(operations: Operation[]): string {
+  const entries = operations.map((operation) => {
+    const parameters = operation.parameters ?? [];
+    const path = parameters.filter((each) => each.in === "path");
+    const body = bodyOf(operation);
+    const parts = [
+      path.length && `path: { ${path.map((each) => `${each.name}: string`).join("; ")} }`,
+      parameters.some((each) => each.in === "query") && `query: ${queryName(operation)}`,
+      body && `body: ${typeOf(body)}`,
+      `answer: ${typeOf(answerOf(operation))}`,
+    ];
+    return `  ${operation.operationId}: { ${parts.filter(Boolean).join("; ")} };`;
+  });
+  return `/** What each call takes and answers. */\nexport interface Operations {\n${entries.join("\n")}\n}\n`;
+}
+
+function member(name: string, schema: Schema, required: boolean, request: boolean): string {
+  const type = typeOf(schema);
+  const optional = required ? "" : "?";
+  const absent = !required && request ? " | undefined" : "";
+  return `${comment(schema.description, "  ")}  ${name}${optional}: ${type}${absent};`;
+}
+
+function typeOf(schema: Schema): string {
+  const name = referenced(schema);
+  if (name) return name;
+  if (schema.const !== undefined) return JSON.stringify(schema.const);
+  if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
+  if (schema.anyOf) return schema.anyOf.map(typeOf).join(" | ");
+  switch (schema.type) {
+    case "string":
+    case "boolean":
+    case "null":
+      return schema.type;
+    case "integer":
+    case "number":
+      return "number";
+    case "array":
+      return `${grouped(typeOf(schema.items ?? {}))}[]`;
+    case "object":
+      return `Record<string, ${typeof schema.additionalProperties === "object" ? typeOf(schema.additionalProperties) : "unknown"}>`;
+    default:
+      return "unknown";
+  }
+}
+
+function grouped(type: string): string {
+  return type.includes("|") ? `(${type})` : type;
+}
+
+function comment(text: string | undefined, indent: string): string {
+  return text ? `${indent}/** ${text.replaceAll("*/", "*\\/")} */\n` : "";
+}
+
+main();
