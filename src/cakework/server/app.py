@@ -15,6 +15,7 @@ from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
 from cakework.server.api.health import HealthRoutes
+from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.request_scope import RequestScope
@@ -27,6 +28,7 @@ from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop
 from cakework.server.loops.imports import ImportLoop
 from cakework.server.loops.journal import JournalReader
+from cakework.server.loops.leftovers import LeftoverLoop
 from cakework.server.loops.loop import Loop
 from cakework.server.loops.retention import RetentionLoop
 from cakework.server.loops.vms import VmLoop
@@ -37,6 +39,7 @@ from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
 from cakework.server.services.idempotency import Idempotency
+from cakework.server.services.images import Images
 from cakework.server.services.import_states import ImportStates
 from cakework.server.services.imports import Imports
 from cakework.server.services.keys import Keys
@@ -60,6 +63,7 @@ from cakework.settings import Settings
 BUILD_PERIOD_S = 5.0
 VM_PERIOD_S = 5.0
 IMPORT_PERIOD_S = 5.0
+LEFTOVER_PERIOD_S = 60.0
 RETENTION_PERIOD_S = 600.0
 DELIVERY_PERIOD_S = 1.0
 
@@ -94,6 +98,7 @@ class Server:
     builds: Builds
     account_builds: AccountBuilds
     imports: Imports
+    images: Images
     logs: Logs
     idempotency: Idempotency
     webhooks: Webhooks
@@ -141,7 +146,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         BuildStates(followers, webhooks.outbox, clock),
         import_states,
     )
-    build_hint, vm_hint = asyncio.Event(), asyncio.Event()
+    build_hint, vm_hint, leftover_hint = asyncio.Event(), asyncio.Event(), asyncio.Event()
     vms = Vms(database, node, states.vms, rules, clock, vm_hint.set)
     cached_vms = CachedVms(database, vms, states.vms, admission)
     imports = Imports(database, node, import_states, clock)
@@ -153,6 +158,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     build_loop = Loop("builds", build_pass, BUILD_PERIOD_S, build_hint)
     vm_pass = VmLoop(database, node, states.vms, vms, cached_vms).one_pass
     vm_loop = Loop("vms", vm_pass, VM_PERIOD_S, vm_hint)
+    leftovers = Loop(
+        "leftovers", LeftoverLoop(database, node).one_pass, LEFTOVER_PERIOD_S, leftover_hint
+    )
     retention = Loop(
         "retention",
         RetentionLoop(database, settings.webhook_log_days, clock).one_pass,
@@ -175,10 +183,11 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
         imports=imports,
+        images=Images(database, clock, leftover_hint.set),
         logs=Logs(database, log_store, followers),
         idempotency=Idempotency(database, sealer, clock),
         webhooks=webhooks,
-        loops=(build_loop, vm_loop, import_loop, webhooks.loop, retention),
+        loops=(build_loop, vm_loop, import_loop, leftovers, webhooks.loop, retention),
         journal=JournalReader(node, facts),
     )
 
@@ -211,6 +220,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         BuildRoutes(parts.builds).router(door),
         AccountBuildRoutes(parts.account_builds).router(door),
         ImportRoutes(parts.imports).router(door),
+        ImageRoutes(parts.images).router(door),
         VmRoutes(parts.vms, parts.imports, settings.proxy_port).router(door),
         CachedVmRoutes(parts.cached_vms, parts.vms, parts.imports, settings.proxy_port).router(
             door

@@ -59,6 +59,8 @@ class FakeNode:
         self.vms: dict[str, VmReport] = {}
         self.over: dict[str, VmReport] = {}
         self.volumes: set[str] = set()
+        self.in_use: set[str] = set()
+        self.images: set[str] = set()
         self.builds: set[str] = set()
         self.import_orders: list[ImportOrder] = []
         self.imports: set[str] = set()
@@ -102,6 +104,7 @@ class FakeNode:
         """End a build well."""
         order = next(order for order in self.build_orders if order.build_id == build_id)
         self.builds.discard(build_id)
+        self.images.add(order.image_id)
         await self.push(
             BuildSucceeded(
                 at_ms=START_MS, build_id=build_id, image_id=order.image_id, size_bytes=1000
@@ -111,6 +114,7 @@ class FakeNode:
     async def imported(self, image_id: str) -> None:
         """End an import well."""
         self.imports.discard(image_id)
+        self.images.add(image_id)
         fact = ImportSucceeded(at_ms=START_MS, image_id=image_id, size_bytes=1000)
         await self.push(fact)
 
@@ -178,6 +182,9 @@ class FakeNode:
         add("/v1/vms", self._vms, methods=["GET"])
         add("/v1/vms/{vm_id}", self._start, methods=["PUT"], response_model=None)
         add("/v1/vms/{vm_id}/stop", self._stop, methods=["POST"], response_model=None)
+        add("/v1/volumes", self._list_volumes, methods=["GET"])
+        add("/v1/images", self._list_images, methods=["GET"])
+        add("/v1/images/{image_id}", self._delete_image, methods=["DELETE"])
         add("/v1/volumes/{vm_id}", self._delete_volume, methods=["DELETE"], response_model=None)
         add("/v1/builds", self._list_builds, methods=["GET"])
         add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
@@ -236,10 +243,20 @@ class FakeNode:
         return JSONResponse(self.over[vm_id].model_dump())
 
     async def _delete_volume(self, vm_id: str) -> Response:
-        if vm_id in self.vms:
+        if vm_id in self.vms or vm_id in self.in_use:
             return _refuse(409, NodeProblem(code="conflict", detail="the VM runs"))
         self.volumes.discard(vm_id)
         return JSONResponse({})
+
+    async def _list_volumes(self) -> list[dict[str, str]]:
+        return [{"vm_id": vm_id} for vm_id in self.volumes]
+
+    async def _list_images(self) -> list[dict[str, str]]:
+        return [{"image_id": image_id} for image_id in self.images]
+
+    async def _delete_image(self, image_id: str) -> dict[str, str]:
+        self.images.discard(image_id)
+        return {}
 
     async def _list_builds(self) -> list[dict[str, str]]:
         return [{"build_id": build_id} for build_id in self.builds]

@@ -45,10 +45,19 @@ async def webhook_ids(rig: Rig) -> dict[str, str]:
     return {"webhookId": webhook["id"], "deliveryId": delivery["id"]}
 
 
+def ids_of(rig: Rig, vm: Json) -> dict[str, str]:
+    """Return the ids of a VM and what it came from, by the names that paths have."""
+    order = rig.node.build_orders[0]
+    return {"buildId": order.build_id, "imageId": order.image_id, "vmId": vm["id"]}
+
+
 def test_every_call_of_the_contract_is_there() -> None:
     """Names, methods and paths of this stage are in the document, each in every spelling."""
     assert {(method, path) for _, method, path in CALLS} == {
         ("POST", "/v1/image/import"),
+        ("GET", "/v1/images"),
+        ("GET", "/v1/image/{imageId}"),
+        ("DELETE", "/v1/image/{imageId}"),
         ("POST", "/v1/image/build/files"),
         ("GET", "/v1/image/build/{buildId}"),
         ("POST", "/v1/image/build/{buildId}"),
@@ -91,8 +100,7 @@ async def test_every_call_needs_a_key_and_says_so(name: str, method: str, path: 
 async def test_no_call_answers_without_a_valid_key(rig: Rig) -> None:
     """Each call refuses a missing key, an empty and a wrong one, before it looks at anything."""
     vm = await rig.vm()
-    build_id = rig.node.build_orders[0].build_id
-    ids = {"buildId": build_id, "vmId": vm["id"], **await webhook_ids(rig)}
+    ids = {**ids_of(rig, vm), **await webhook_ids(rig)}
     for name, method, path in CALLS:
         address = path.format(**ids)
         for key in ("", "wrong", KEY + "x", KEY[:-1], "cw_é"):
@@ -108,7 +116,7 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
     """Each call with an id gets 404 for another account's, and lists show nothing of it."""
     vm = await rig.vm()
     order = rig.node.build_orders[0]
-    ids = {"buildId": order.build_id, "vmId": vm["id"], **await webhook_ids(rig)}
+    ids = {**ids_of(rig, vm), **await webhook_ids(rig)}
     async with await rig.other_account() as theirs:
         assert (await theirs.get("/v1/webhooks")).json() == {"webhooks": []}
         for name, method, path in CALLS:
@@ -123,6 +131,8 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
                 assert response.json() == {"vms": []}
             elif name == "listBuilds":
                 assert order.build_id not in response.text
+            elif name == "listImages":
+                assert order.image_id not in response.text
         filtered = await theirs.get("/v1/vms", params={"imageId": order.image_id})
         assert filtered.json() == {"vms": []}
     assert (await rig.ok("GET", f"/v1/vm/{vm['id']}"))["state"] == "started"

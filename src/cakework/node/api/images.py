@@ -1,5 +1,7 @@
 """Calls about images, and about those fetched from registries."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -12,7 +14,7 @@ from cakework.node.imports import Imports
 
 
 class ImageCalls:
-    """Import images from registries, remove images."""
+    """Import images from registries, tell which are here, remove them."""
 
     def __init__(self, images: ImageStore, imports: Imports) -> None:
         self._images = images
@@ -23,6 +25,7 @@ class ImageCalls:
         return [
             Route("/v1/imports/{image_id}", self._start_import, methods=["PUT"]),
             Route("/v1/imports/{image_id}", self._get_import),
+            Route("/v1/images", self._list),
             Route("/v1/images/{image_id}", self._delete, methods=["DELETE"]),
         ]
 
@@ -34,6 +37,10 @@ class ImageCalls:
 
     async def _get_import(self, request: Request) -> Response:
         return answer(self._imports.report(request.path_params["image_id"]))
+
+    async def _list(self, _: Request) -> Response:
+        ids = await asyncio.to_thread(self._images.ids)
+        return JSONResponse([{"image_id": image_id} for image_id in ids])
 
     async def _delete(self, request: Request) -> Response:
         try:

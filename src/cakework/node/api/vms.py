@@ -1,5 +1,7 @@
 """Calls about VMs and their volumes."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -12,7 +14,7 @@ from cakework.node.vms.volumes import Volumes
 
 
 class VmCalls:
-    """Start, stop and look at VMs; remove volumes that were kept."""
+    """Start, stop and look at VMs; tell which volumes are kept, remove them."""
 
     def __init__(self, vms: Vms, volumes: Volumes) -> None:
         self._vms = vms
@@ -25,6 +27,7 @@ class VmCalls:
             Route("/v1/vms/{vm_id}", self._get),
             Route("/v1/vms/{vm_id}", self._start, methods=["PUT"]),
             Route("/v1/vms/{vm_id}/stop", self._stop, methods=["POST"]),
+            Route("/v1/volumes", self._list_volumes),
             Route("/v1/volumes/{vm_id}", self._delete_volume, methods=["DELETE"]),
         ]
 
@@ -42,6 +45,10 @@ class VmCalls:
     async def _stop(self, request: Request) -> Response:
         order = StopOrder.model_validate_json(await request.body() or b"{}")
         return answer(await self._vms.stop(request.path_params["vm_id"], order.grace_s))
+
+    async def _list_volumes(self, _: Request) -> Response:
+        ids = await asyncio.to_thread(self._volumes.ids)
+        return JSONResponse([{"vm_id": vm_id} for vm_id in ids])
 
     async def _delete_volume(self, request: Request) -> Response:
         vm_id = request.path_params["vm_id"]

@@ -39,6 +39,20 @@ class BuildReport(BaseModel):
     build_id: str
 
 
+class ImageReport(BaseModel):
+    """An image whose file the node has."""
+
+    image_id: str
+
+
+class VolumeReport(BaseModel):
+    """A VM whose volume the node keeps."""
+
+    vm_id: str
+
+
+_IMAGES = TypeAdapter(list[ImageReport])
+_VOLUMES = TypeAdapter(list[VolumeReport])
 _VMS = TypeAdapter(list[VmReport])
 _BUILDS = TypeAdapter(list[BuildReport])
 
@@ -81,6 +95,20 @@ class NodeClient:
     async def delete_volume(self, vm_id: VmId) -> None:
         """Free the volume of a VM that does not run; one that is not there is no error."""
         await self._call("DELETE", f"/v1/volumes/{vm_id}")
+
+    async def volumes(self) -> list[VmId]:
+        """Return the VMs whose volumes the node keeps."""
+        reports = _VOLUMES.validate_json(await self._call("GET", "/v1/volumes"))
+        return [VmId(report.vm_id) for report in reports]
+
+    async def images(self) -> list[ImageId]:
+        """Return the images whose files the node has."""
+        reports = _IMAGES.validate_json(await self._call("GET", "/v1/images"))
+        return [ImageId(report.image_id) for report in reports]
+
+    async def delete_image(self, image_id: ImageId) -> None:
+        """Remove the file of an image; one that is not there is no error."""
+        await self._call("DELETE", f"/v1/images/{image_id}", timeout_s=STOP_S)
 
     async def vms(self) -> list[VmReport]:
         """Return every VM the node knows."""

@@ -1,8 +1,9 @@
 """Imports: ask for one, wait for one.
 
 Asking writes the row first, then orders the node, which asks the registry before it answers. A
-refusal removes the row again. A crash in between leaves a row that the node does not know: the
-same request carries on with it, and the reconciling loop ends it when none comes.
+refusal removes the row again. No answer leaves it failed and deleted, so that what the node may
+have begun is known to be nobody's. A crash in between leaves a row that the node does not know:
+the same request carries on with it, and the reconciling loop ends it when none comes.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from cakework.server.store.database import Database
 from cakework.server.store.models import AccountRow, ImportRow
 
 MOST_UNFINISHED = 20
+UNANSWERED = "the host did not answer; import the image again"
 RETRY_AFTER_S = 30
 WAIT_S = 30.0
 """Longest that a start waits for an image; its caller goes away after a minute."""
@@ -115,8 +117,7 @@ class Imports:
         try:
             await self._node.import_image(order)
         except Unavailable:
-            # The node may have taken it: whatever comes of it, nobody was given its id.
-            await self._forget(row)
+            await self._abandon(ImageId(row.id))
             raise
         except CakeworkError as error:
             step(Step.IMPORT_REFUSED)
@@ -126,7 +127,8 @@ class Imports:
     async def _find(self, account: AccountId, image_id: ImageId) -> ImportRow | None:
         async with self._database.reading() as session:
             row = await session.get(ImportRow, image_id)
-        return row if row is not None and row.account_id == account else None
+        is_theirs = row is not None and row.account_id == account and row.deleted_ms is None
+        return row if is_theirs else None
 
     async def _made_by(self, token: str | None) -> ImageId | None:
         if token is None:
@@ -155,6 +157,14 @@ class Imports:
             )
             session.add(row)
         return row
+
+    async def _abandon(self, image_id: ImageId) -> None:
+        """End an import that the node may have taken: nobody was given its id."""
+        async with self._database.writing() as session:
+            row = await self._states.failed(session, image_id, UNANSWERED)
+            if row is not None:
+                row.deleted_ms, row.request_token = row.updated_ms, None
+        self._states.tell([row])
 
     async def _forget(self, row: ImportRow) -> None:
         async with self._database.writing() as session:
