@@ -66,13 +66,15 @@ export class CakeworkClient {
   }
 
   /**
-   * Waits until a build has ended, and returns it with its imageId. Lasts as long as the build: `signal`
-   * ends it before. Throws a BuildFailedError if the build has failed.
+   * Waits until a build has ended, and returns it with its imageId; as long as that takes, unless `timeout` says
+   * otherwise. Throws a BuildFailedError if the build has failed.
    */
   waitForBuild(buildId: string, options: WaitOptions = {}): Promise<api.Build> {
-    const { signal, timeout } = options;
-    const log = this.followLogs({ buildId }, { signal, timeout });
-    return waitForBuild(log, () => this.getBuild(buildId, { signal, timeout }), options);
+    const place = {
+      log: (signal: AbortSignal) => this.followLogs({ buildId }, { signal }),
+      build: (signal: AbortSignal) => this.getBuild(buildId, { signal }),
+    };
+    return waitForBuild(place, options);
   }
 
   /** Returns a page of the log of a build. */
@@ -156,8 +158,8 @@ export class CakeworkClient {
   }
 
   /**
-   * Yields the lines of the log of a VM or a build as they come, until the VM or the build ends. Goes on through
-   * broken connections without losing or repeating a line; leaving the loop ends the connection.
+   * Yields the lines of the log of a VM or a build as they come, until the VM or the build ends or `timeout` is over.
+   * Goes on through broken connections without losing or repeating a line; leaving the loop ends the connection.
    */
   followLogs(source: LogSource, options: FollowOptions = {}): Items<api.LogLine> {
     return followLogs(this.#transport, source, options);

@@ -58,8 +58,9 @@ function cleaned(pattern: string): string {
   const parts: string[] = [];
   for (const part of pattern.split("/")) {
     if (part === "" || part === ".") continue;
-    if (part === ".." && parts.length > 0) parts.pop();
-    else if (part !== "..") parts.push(part);
+    if (part !== "..") parts.push(part);
+    else if (parts.length > 0 && parts.at(-1) !== "..") parts.pop();
+    else if (!pattern.startsWith("/")) parts.push(part);
   }
   return parts.join("/");
 }
@@ -68,17 +69,24 @@ function cleaned(pattern: string): string {
 function compiled(pattern: string): RegExp {
   const token = /\*\*\/?$|\*\*\/?|\*|\?|\[\^?(?:\\.|[^\]\\])+\]|\\.|./gsu;
   const source = pattern.replace(token, (found, index: number) => {
-    const last = index + found.length === pattern.length;
-    if (found.startsWith("**")) return last ? ".*" : "(?:.*/)?";
+    if (found.startsWith("**")) return index + found.length === pattern.length ? ".*" : "(?:.*/)?";
     if (found === "*") return "[^/]*";
     if (found === "?") return "[^/]";
     if (found === "[" || found === "\\") throw new SyntaxError(`${found} is not ended`);
-    if (found.startsWith("[")) return inClass(found);
-    return found.replace(/^\\/, "").replace(/[\\^$.*+?()[\]{}|/]/u, "\\$&");
+    return found.length > 2 ? characterClass(found) : literal(found.at(-1) ?? "");
   });
   return new RegExp(`^${source}$`, "su");
 }
 
-function inClass(text: string): string {
-  return text.replace(/(?<=^\[\^?)\^|(?!^)[[&~|()/{}]/gu, "\\$&");
+function characterClass(text: string): string {
+  const head = text.startsWith("[^") ? "[^" : "[";
+  const members = text.slice(head.length, -1);
+  const member = /\\(.)|([[^])/gsu;
+  return `${head}${members.replace(member, (_, escaped, plain) => literal(escaped ?? plain))}]`;
+}
+
+function literal(character: string): string {
+  return character.replace(/[\\^$.*+?()[\]{}|/-]/u, (found) =>
+    found === "-" ? "\\x2d" : `\\${found}`,
+  );
 }

@@ -1,38 +1,56 @@
-import { ApiError, ConnectionError, TimeoutError } from "./errors.js";
+import { ApiError, ConnectionError } from "./errors.js";
 import { EventReader, type ServerEvent } from "./events.js";
 import type { LogLine } from "./generated/api.js";
-import { Limit, sleep } from "./limit.js";
+import { Limit } from "./limit.js";
 import { type FollowQuery, wire } from "./logs.js";
 import { backoffMs } from "./retries.js";
 import type { CallOptions, Transport } from "./transport.js";
 
 /** Broken connections in a row, with nothing new between them, after which the server counts as gone. */
 const FAILURES_MAX = 8;
+/** The server says every 15 seconds that it is still there. */
+const SILENCE_MS = 45_000;
 
 /** Whose log is followed. */
 export type LogSource = { vmId: string } | { buildId: string };
 
-/** Which lines are followed, and how long silence may last. */
+/** Which lines are followed, and for how long: without `timeout`, until the log's end. */
 export interface FollowOptions extends FollowQuery, Pick<CallOptions, "signal" | "timeout"> {
   /** Begin behind the line with this id, such as the last that was seen. */
   after?: number | undefined;
 }
 
 /**
- * Yields the lines of a log as they come, until the log is whole. A broken connection is made again behind
- * the last line that was yielded, so that none is lost and none comes twice.
+ * Yields the lines of a log as they come, until the log is whole. A connection that broke, or was silent
+ * for too long, is made again behind the last line that was yielded, so that none is lost and none comes twice.
  */
 export async function* followLogs(
   transport: Transport,
   source: LogSource,
   options: FollowOptions = {},
+  silenceMs = SILENCE_MS,
 ): AsyncGenerator<LogLine, void, undefined> {
-  let after = options.after;
+  const limit = new Limit(options.timeout ?? Number.POSITIVE_INFINITY, options.signal);
+  limit.start();
+  try {
+    yield* persist((after) => connect(transport, source, { ...options, after }, limit, silenceMs), {
+      after: options.after,
+      limit,
+    });
+  } finally {
+    limit.end();
+  }
+}
+
+async function* persist(
+  open: (after: number | undefined) => AsyncIterable<ServerEvent>,
+  { after, limit }: { after: number | undefined; limit: Limit },
+): AsyncGenerator<LogLine, void, undefined> {
   let begun = false;
   for (let failures = 0; ; failures++) {
     let seen = 0;
     try {
-      for await (const event of connect(transport, source, options, after)) {
+      for await (const event of open(after)) {
         begun = true;
         if (event.type === "end") return;
         // The first is the greeting of any connection.
@@ -46,25 +64,25 @@ export async function* followLogs(
     } catch (error) {
       if (!begun || !mayHeal(error) || failures >= FAILURES_MAX) throw error;
     }
-    await sleep(backoffMs(failures), options.signal);
+    await limit.sleep(backoffMs(failures));
   }
 }
 
 /** Whether another connection may go on where this one broke. */
 function mayHeal(error: unknown): boolean {
   if (error instanceof ApiError) return error.status >= 500 || error.status === 429;
-  return error instanceof ConnectionError || error instanceof TimeoutError;
+  return error instanceof ConnectionError;
 }
 
 async function* connect(
   transport: Transport,
   source: LogSource,
-  options: FollowOptions,
-  after: number | undefined,
+  { query: text, from, to, after }: FollowOptions,
+  whole: Limit,
+  silenceMs: number,
 ): AsyncGenerator<ServerEvent, void, undefined> {
-  const { signal, timeout, query: text, from, to } = options;
   const query = { ...wire({ query: text, from, to }), follow: true };
-  const limit = new Limit(timeout ?? transport.timeoutMs, signal);
+  const limit = new Limit(silenceMs, whole.signal, wasSilent);
   limit.start();
   try {
     const stream =
@@ -77,7 +95,7 @@ async function* connect(
   }
 }
 
-/** Time passes while the server is waited for, not while the caller looks at what came. */
+/** The silence is the server's alone: while the caller looks at what came, none is counted. */
 async function* read(
   stream: ReadableStream<Uint8Array>,
   limit: Limit,
@@ -94,4 +112,8 @@ async function* read(
     if (done) return;
     yield* events.read(value);
   }
+}
+
+function wasSilent(silenceMs: number): Error {
+  return new ConnectionError(`Nothing came for ${silenceMs} ms.`);
 }

@@ -11,12 +11,14 @@ export class Limit {
   readonly #controller = new AbortController();
   readonly #timeoutMs: number;
   readonly #outer: AbortSignal | undefined;
+  readonly #expired: (timeoutMs: number) => Error;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #until = Number.POSITIVE_INFINITY;
 
-  constructor(timeoutMs: number, outer: AbortSignal | undefined) {
+  constructor(timeoutMs: number, outer: AbortSignal | undefined, expired = timedOut) {
     this.#timeoutMs = checkedTimeout(timeoutMs);
     this.#outer = outer;
+    this.#expired = expired;
     if (outer?.aborted) this.#stop();
     outer?.addEventListener("abort", this.#stop);
   }
@@ -56,8 +58,11 @@ export class Limit {
   }
 
   #stop = (): void => this.#controller.abort(this.#outer?.reason);
-  #expire = (): void =>
-    this.#controller.abort(new TimeoutError(`No answer within ${this.#timeoutMs} ms.`));
+  #expire = (): void => this.#controller.abort(this.#expired(this.#timeoutMs));
+}
+
+function timedOut(timeoutMs: number): Error {
+  return new TimeoutError(`It took longer than ${timeoutMs} ms.`);
 }
 
 /** Returns a timeout if it is one. */

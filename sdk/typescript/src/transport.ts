@@ -7,7 +7,7 @@ import { environment, userAgent } from "./runtime.js";
 
 const URL_DEFAULT = "http://127.0.0.1:8081";
 const TIMEOUT_MS_DEFAULT = 60_000;
-const RETRIES_DEFAULT = 2;
+const RETRIES_DEFAULT = 3;
 
 /** How a client speaks with its server. */
 export interface ClientOptions {
@@ -16,11 +16,11 @@ export interface ClientOptions {
   /** The API key, or what gives one for each request; `CAKEWORK_API_KEY` if absent. */
   apiKey?: string | (() => string | Promise<string>) | undefined;
   /**
-   * Milliseconds that a call may take from its beginning to the end of its answer, with all its tries
-   * and the waits between them; of a stream, the longest silence. 60,000 if absent.
+   * Milliseconds within which a call must be done, with all its tries and the pauses between them. 60,000 if
+   * absent; followLogs and waitForBuild take as long as they take, unless they are given one.
    */
   timeout?: number | undefined;
-  /** How often a call is tried again when it failed and may be repeated; 2 if absent. */
+  /** How often a call is tried again where that is safe; 3 if absent. */
   retries?: number | undefined;
   /** What makes requests; the runtime's own `fetch` if absent. */
   fetch?: typeof fetch | undefined;
@@ -68,7 +68,7 @@ interface Prepared {
 /** Sends requests to one server with one key. */
 export class Transport {
   readonly url: string;
-  readonly timeoutMs: number;
+  readonly #timeoutMs: number;
   readonly #retries: number;
   readonly #apiKey: () => string | Promise<string>;
   readonly #fetch: typeof fetch;
@@ -76,7 +76,7 @@ export class Transport {
   constructor(options: ClientOptions) {
     this.url = checkedUrl(options.url ?? environment("CAKEWORK_URL") ?? URL_DEFAULT);
     this.#apiKey = keySource(options.apiKey ?? environment("CAKEWORK_API_KEY"));
-    this.timeoutMs = checkedTimeout(options.timeout ?? TIMEOUT_MS_DEFAULT);
+    this.#timeoutMs = checkedTimeout(options.timeout ?? TIMEOUT_MS_DEFAULT);
     this.#retries = options.retries ?? RETRIES_DEFAULT;
     // Called later, it would take the transport for its window.
     this.#fetch = options.fetch ?? ((...request) => globalThis.fetch(...request));
@@ -89,7 +89,7 @@ export class Transport {
     options: ChangeOptions = {},
   ): Promise<Operations[N]["answer"]> {
     const request = this.#prepare(name, input, options.idempotencyKey);
-    const limit = new Limit(options.timeout ?? this.timeoutMs, options.signal);
+    const limit = new Limit(options.timeout ?? this.#timeoutMs, options.signal);
     limit.start();
     try {
       return (await this.#persist(request, limit, options.retries, async () =>

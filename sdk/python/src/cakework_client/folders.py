@@ -9,14 +9,11 @@ import base64
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from pathlib import Path
+from typing import NotRequired, TypedDict
 
+from cakework_client.dockerignore import Dockerignore
 from cakework_client.errors import FolderError
-
-if TYPE_CHECKING:
-    from pathspec import PathSpec
-    from pathspec.pattern import Pattern
 
 
 class File(TypedDict):
@@ -100,38 +97,20 @@ def read_dockerfile(path: Path) -> str:
 
 def wanted_files(folder: Path) -> Iterator[Path]:
     """Yield every file and link below ``folder`` that its .dockerignore does not name."""
-    lines = ignore_lines(folder / ".dockerignore")
-    ignored = compile_patterns(lines)
-    prune = not any(line.startswith("!") for line in lines)
+    ignore = read_dockerignore(folder / ".dockerignore")
     for root, folders, names in os.walk(folder):
         inside = Path(root).relative_to(folder)
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         for name in (*names, *links):
-            if not ignored.match_file((inside / name).as_posix()):
+            if not ignore.ignores((inside / name).as_posix()):
                 yield folder / inside / name
-        if prune:
-            folders[:] = [f for f in folders if not ignored.match_file((inside / f).as_posix())]
+        if not ignore.takes_back:
+            folders[:] = [f for f in folders if not ignore.ignores((inside / f).as_posix())]
 
 
-def ignore_lines(path: Path) -> list[str]:
-    """Return the patterns of a .dockerignore in gitignore's words, none when it is not there."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return list(filter(None, map(as_gitignore, lines)))
-
-
-def compile_patterns(lines: list[str]) -> "PathSpec[Pattern]":
-    """Return patterns ready to match paths; the last that matches wins."""
-    from pathspec import PathSpec
-
-    return PathSpec.from_lines("gitignore", lines)
-
-
-def as_gitignore(line: str) -> str | None:
-    """Return a line of .dockerignore in gitignore's words: the last that matches wins in both,
-    but here every pattern starts at the root."""
-    if line.startswith("#") or not line.strip():
-        return None
-    pattern = line.strip()
-    negation = "!" if pattern.startswith("!") else ""
-    cleaned = PurePosixPath("/") / pattern.removeprefix("!").strip().lstrip("/")
-    return None if str(cleaned) == "/" else f"{negation}{cleaned}"
+def read_dockerignore(path: Path) -> Dockerignore:
+    """Return what a .dockerignore says: nothing when it is not there."""
+    try:
+        return Dockerignore(path.read_text(encoding="utf-8") if path.is_file() else "")
+    except UnicodeDecodeError as error:
+        raise FolderError(f"{path} is not UTF-8 text.") from error
