@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -16,6 +16,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from cakework.domain.repositories import checked_address
 
 DEFAULT_CONFIG = Path("/etc/cakework/cakework.toml")
 
@@ -149,6 +151,15 @@ class Settings(BaseSettings):
         default=20_480, ge=0, description="Layers kept between builds, in MiB; beyond it all go."
     )
     image_size_mb: int = Field(default=8192, ge=64, description="Largest image, unpacked, in MiB.")
+    github_url: Annotated[str, AfterValidator(checked_address)] = Field(
+        default="https://github.com",
+        description="Where builds from GitHub fetch repositories; for GitHub Enterprise another.",
+    )
+    repository_size_mb: int = Field(
+        default=1024,
+        ge=1,
+        description="Largest repository built from, in MiB: one commit, packed and checked out.",
+    )
     registry_mirrors: Words = Field(
         default_factory=list[str],
         description="Mirrors for FROM, comma-separated: docker.io=mirror.example:5000/prefix.",

@@ -6,8 +6,9 @@ once, so that the server may repeat any order whose answer it did not see.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from cakework.domain.repositories import checked_branch, checked_repository, checked_token
 from cakework.domain.vms import Shape
 
 
@@ -31,7 +32,35 @@ class FilesSource(Order):
     files: list[ContextFile]
 
 
-BuildSource = Annotated[FilesSource, Field(discriminator="kind")]
+class GithubSource(Order):
+    """A build context that is the newest commit of a branch of ``repository``, ``org/repo``.
+
+    The address is the node's setting ``github_url``. Without a ``token`` it is asked for as
+    nobody.
+    """
+
+    kind: Literal["github"] = "github"
+    repository: str
+    branch: str
+    token: str = Field(default="", repr=False)
+
+    @field_validator("repository")
+    @classmethod
+    def _check_repository(cls, repository: str) -> str:
+        return checked_repository(repository)
+
+    @field_validator("branch")
+    @classmethod
+    def _check_branch(cls, branch: str) -> str:
+        return checked_branch(branch)
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: str) -> str:
+        return checked_token(token)
+
+
+BuildSource = Annotated[FilesSource | GithubSource, Field(discriminator="kind")]
 
 
 class BuildOrder(Order):
@@ -45,7 +74,30 @@ class BuildOrder(Order):
     image_id: str
     dockerfile: str
     dockerignore: str | None = None
-    source: FilesSource
+    source: BuildSource
+
+    @property
+    def token(self) -> str:
+        """The token that its source is fetched with; empty for none."""
+        return self.source.token if isinstance(self.source, GithubSource) else ""
+
+    def with_token(self, token: str) -> "BuildOrder":
+        """Return the same order with another token for its source, or with none."""
+        if not isinstance(self.source, GithubSource):
+            return self
+        source = self.source.model_copy(update={"token": token})
+        return self.model_copy(update={"source": source})
+
+
+class BuildReport(BaseModel):
+    """A build that the node has queued or running (``GET /v1/builds`` lists them).
+
+    ``wants_order``: the node was restarted, and the token of this build's order was in its
+    memory alone; it goes on when the order is given again.
+    """
+
+    build_id: str
+    wants_order: bool = False
 
 
 class ImportOrder(Order):

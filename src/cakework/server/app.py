@@ -14,6 +14,7 @@ from cakework.server.api.account_route import Door
 from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
+from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
@@ -133,9 +134,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     log_store = LogStore(settings.server_dir / "logs.db", settings.max_log_lines)
     followers, routes = Followers(), Routes()
     node = NodeClient(settings.node_socket)
-    spool = Spool(settings.server_dir / "spool")
     import_states = ImportStates(followers, clock)
     sealer = Sealer(settings.server_dir / "secret.key")
+    spool = Spool(settings.server_dir / "spool", sealer)
     admission = VmAdmission(
         VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
     )
@@ -217,6 +218,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     app.add_middleware(RequestScope)
     door = Door(parts.keys, parts.idempotency, settings.max_body_mb << 20)
     for router in (
+        GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),
         AccountBuildRoutes(parts.account_builds).router(door),
         ImportRoutes(parts.imports).router(door),

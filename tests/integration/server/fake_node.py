@@ -29,6 +29,7 @@ from cakework.domain.facts import (
 )
 from cakework.domain.orders import (
     BuildOrder,
+    BuildReport,
     ImportOrder,
     ImportReport,
     NodeHealth,
@@ -62,6 +63,7 @@ class FakeNode:
         self.in_use: set[str] = set()
         self.images: set[str] = set()
         self.builds: set[str] = set()
+        self.wants_order: set[str] = set()
         self.import_orders: list[ImportOrder] = []
         self.imports: set[str] = set()
         self.imports_at_once = False
@@ -258,14 +260,18 @@ class FakeNode:
         self.images.discard(image_id)
         return {}
 
-    async def _list_builds(self) -> list[dict[str, str]]:
-        return [{"build_id": build_id} for build_id in self.builds]
+    async def _list_builds(self) -> list[BuildReport]:
+        return [
+            BuildReport(build_id=build_id, wants_order=build_id in self.wants_order)
+            for build_id in self.builds
+        ]
 
     async def _build(self, build_id: str, order: BuildOrder) -> Response:
         if self.refusal is not None:
             return _refuse(*self.refusal)
         self.build_orders.append(order)
         self.builds.add(build_id)
+        self.wants_order.discard(build_id)
         return JSONResponse({}, 202)
 
     async def _import(self, image_id: str, order: ImportOrder) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cakework.domain.ids import BUILD_ID_PATTERN, IMAGE_ID_PATTERN, new_build_id
-from cakework.domain.orders import ContextFile, NodeProblem
+from cakework.domain.orders import ContextFile, FilesSource, NodeProblem
 
 from .fake_node import FakeNode
 from .rig import DOCKERFILE, KEY, Rig, running, settings_for, until
@@ -36,6 +36,7 @@ async def test_a_build_is_answered_at_once_and_handed_to_the_node(rig: Rig) -> N
     order = rig.node.build_orders[0]
     assert order.build_id == build["buildId"]
     assert order.dockerfile == DOCKERFILE
+    assert isinstance(order.source, FilesSource)
     assert order.source.files == [
         ContextFile(
             path="app.py", content_base64=base64.b64encode("print('é')\n".encode()).decode()
@@ -165,12 +166,14 @@ async def test_the_quota_counts_unfinished_builds(folder: Path, node: FakeNode) 
 
 
 async def test_the_spool_holds_an_order_until_its_build_has_ended(rig: Rig) -> None:
-    """The file is there, for its owner only, from the answer until the build's end."""
+    """The file is there, for its owner only and sealed, from the answer until the build's end."""
     rig.node.refusal = (503, NodeProblem(code="unavailable", detail="not now"))
-    build_id = (await rig.build())["buildId"]
-    spooled = rig.settings.server_dir / "spool" / f"{build_id}.json"
+    build_id = (await rig.build(files=[a_file(content="of a stranger")]))["buildId"]
+    spooled = rig.settings.server_dir / "spool" / f"{build_id}.sealed"
     assert spooled.exists()
     assert spooled.parent.stat().st_mode & 0o077 == 0
+    marks = (b"of a stranger", base64.b64encode(b"of a stranger"), b"FROM")
+    assert not [mark for mark in marks if mark in spooled.read_bytes()]
     rig.node.refusal = None
     await until(lambda: rig.node.build_orders, "the node has the order")
     await rig.node.succeed(build_id)
@@ -202,8 +205,8 @@ async def test_a_build_whose_order_is_gone_fails(folder: Path, node: FakeNode) -
     node.refusal = (503, NodeProblem(code="unavailable", detail="not now"))
     async with running(settings, node) as rig:
         build_id = (await rig.build())["buildId"]
-    (settings.server_dir / "spool" / f"{build_id}.json").unlink()
-    stray = settings.server_dir / "spool" / f"{new_build_id()}.json"
+    (settings.server_dir / "spool" / f"{build_id}.sealed").unlink()
+    stray = settings.server_dir / "spool" / f"{new_build_id()}.sealed"
     stray.write_text("{}")
     async with running(settings, node) as rig:
         build = await rig.eventually(f"/v1/image/build/{build_id}", status="failed")

@@ -12,6 +12,7 @@ PROGRAMS = (
     ("qemu", "qemu-system-x86_64", "qemu-system-x86"),
     ("buildah", "buildah", "buildah"),
     ("runc", "runc", "runc"),
+    ("git", "git", "git"),
     ("erofs", "mkfs.erofs", "erofs-utils"),
     ("ext4", "mkfs.ext4", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap", "mmdebstrap"),

@@ -26,7 +26,7 @@ class BuildCalls:
         ]
 
     async def _list(self, _: Request) -> Response:
-        return JSONResponse([{"build_id": build_id} for build_id in self._builds.known()])
+        return JSONResponse([report.model_dump() for report in self._builds.reports()])
 
     async def _start(self, request: Request) -> Response:
         body = await request.body()

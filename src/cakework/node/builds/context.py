@@ -1,5 +1,7 @@
 """A build's context: the files of an order, written where buildah reads them.
 
+A repository is fetched instead: see :mod:`cakework.node.builds.clone`.
+
 The folder is new and nobody else can write in it yet, names are checked before anything is
 made, and every file is created, never opened: nothing can lead out of it.
 """
@@ -10,7 +12,7 @@ import os
 from pathlib import Path
 
 from cakework.domain.contexts import PathError, checked_path, collisions
-from cakework.domain.orders import BuildOrder, ContextFile
+from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import give
 
@@ -19,21 +21,26 @@ MTIME_S = 315_619_200
 know no time before 1980."""
 
 
-def write_context(order: BuildOrder, work: Path, max_bytes: int) -> None:
-    """Write Dockerfile, ignore file and context of ``order`` below ``work``.
+def write_recipe(order: BuildOrder, work: Path) -> None:
+    """Write the order's own files to ``work``: Dockerfile and, if it has one, dockerignore.
 
-    ``work/context`` holds the files; ``work/Dockerfile`` and ``work/dockerignore`` lie beside
-    it, so that the order's win over files of the same names.
+    They lie beside the context, so that they win over files of the same names. Nothing may
+    have run in ``work`` yet.
+    """
+    (work / "Dockerfile").write_text(order.dockerfile)
+    if order.dockerignore is not None:
+        (work / "dockerignore").write_text(order.dockerignore)
+
+
+def write_files(source: FilesSource, work: Path, max_bytes: int) -> None:
+    """Write the files of ``source`` to ``work/context``.
 
     Raises:
         BuildError: a path would leave the context, content is not base64, or it is too large.
     """
     context = work / "context"
     context.mkdir()
-    _write_files(order.source.files, context, max_bytes)
-    (work / "Dockerfile").write_text(order.dockerfile)
-    if order.dockerignore is not None:
-        (work / "dockerignore").write_text(order.dockerignore)
+    _write_files(source.files, context, max_bytes)
     for path in sorted(context.rglob("*"), reverse=True):
         give(path)
         os.utime(path, (MTIME_S, MTIME_S), follow_symlinks=False)

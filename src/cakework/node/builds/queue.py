@@ -7,6 +7,9 @@
 A build whose node was killed is run again, with the layers that were finished, and its log
 goes on where it was; one that is begun MAX_ATTEMPTS times fails. The end of a build may be
 told twice, when the node is killed between telling it and noting that.
+
+Tokens for repositories are in memory alone, until the repository is fetched. A build that was
+cut off with its token waits until its order is given again.
 """
 
 import asyncio
@@ -18,10 +21,11 @@ import structlog
 
 from cakework.domain.errors import NoRoom
 from cakework.domain.facts import BuildFailed, BuildSucceeded
-from cakework.domain.orders import BuildOrder
+from cakework.domain.orders import BuildOrder, BuildReport
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.bases import Bases
+from cakework.node.builds.clone import CloneLimits
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import BuildLog, Facts, now_ms
@@ -38,6 +42,8 @@ from cakework.settings import Settings
 QUEUE_MAX = 1000
 MAX_ATTEMPTS = 3
 CANCELLED = "the build was cancelled"
+CLONE_SHARE = 2 / 3
+"""Of a build's time, that fetching a repository may take."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +64,8 @@ class Builds:
         self._slots = asyncio.Semaphore(settings.build_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
+        self._tokens: dict[str, str] = {}
+        self._tokenless: dict[str, BuildRecord] = {}
         self._build_ended = asyncio.Event()
         self._cgroup_prefix = f"build-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}-"
         self._stack = contextlib.AsyncExitStack()
@@ -82,10 +90,14 @@ class Builds:
             self._images,
             self._network,
             self._limits(),
+            self._clone_limits(),
             self._cgroup_prefix,
         )
         for record in self._records.unfinished():
-            self._start(record)
+            if record.wants_token():
+                self._tokenless[record.build_id] = record
+            else:
+                self._start(record)
         self._trimmer = asyncio.create_task(self._trim())
         self._stack.push_async_callback(_cancelled, self._trimmer)
         return self
@@ -104,7 +116,7 @@ class Builds:
     def submit(self, order: BuildOrder) -> None:
         """Take ``order``: when this returns it is carried out whatever happens to the node.
 
-        An order whose build is known already changes nothing.
+        An order whose build is known already changes nothing, unless its token was missing.
 
         Raises:
             NoRoom: too many builds wait.
@@ -113,12 +125,18 @@ class Builds:
             return
         if len(self._tasks) >= QUEUE_MAX:
             raise NoRoom(f"{QUEUE_MAX} builds are waiting", retry_after_s=30)
-        if record := self._records.add(order):
-            step(Step.NODE_BUILD_RECORDED)
-            self._start(record)
+        record = self._records.add(order) or self._tokenless.pop(order.build_id, None)
+        if record is None:
+            return
+        step(Step.NODE_BUILD_RECORDED)
+        if order.token:
+            self._tokens[order.build_id] = order.token
+        self._start(record)
 
     async def cancel(self, build_id: str) -> None:
         """End the build as failed; one that has ended, or is not known, is left as it is."""
+        if record := self._tokenless.pop(build_id, None):
+            self._end(record, _failed(build_id, CANCELLED))
         task = self._tasks.get(build_id)
         if task is None:
             return
@@ -128,7 +146,12 @@ class Builds:
 
     def known(self) -> list[str]:
         """Return the ids of the builds that have not ended."""
-        return list(self._tasks)
+        return [*self._tasks, *self._tokenless]
+
+    def reports(self) -> list[BuildReport]:
+        """Return the builds that have not ended, and whether they wait for their order."""
+        wanted = self._tokenless
+        return [BuildReport(build_id=each, wants_order=each in wanted) for each in self.known()]
 
     def _start(self, record: BuildRecord) -> None:
         task = asyncio.create_task(self._carry_out(record), name=f"build {record.build_id}")
@@ -137,6 +160,7 @@ class Builds:
 
     def _ended(self, build_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[build_id]
+        self._tokens.pop(build_id, None)
         if not task.cancelled() and (error := task.exception()):
             log.error("build_not_told", build_id=build_id, exc_info=error)
 
@@ -148,6 +172,9 @@ class Builds:
                 raise
             step(Step.NODE_BUILD_CANCELLED)
             outcome = _failed(record.build_id, CANCELLED)
+        self._end(record, outcome)
+
+    def _end(self, record: BuildRecord, outcome: Outcome) -> None:
         if record.outcome() is None:
             record.end(outcome)
         step(Step.NODE_BUILD_ENDED)
@@ -160,7 +187,7 @@ class Builds:
 
     async def _outcome(self, record: BuildRecord) -> Outcome:
         async with self._slots:
-            order = record.order()
+            order = record.order().with_token(self._tokens.pop(record.build_id, ""))
             limit = self._settings.build_output_mb * MIB
             build_log = BuildLog(record.build_id, self._facts, limit)
             try:
@@ -223,6 +250,14 @@ class Builds:
             memory_mb=settings.build_memory_mb,
             image_mb=settings.image_size_mb,
             context_mb=settings.max_body_mb,
+        )
+
+    def _clone_limits(self) -> CloneLimits:
+        settings = self._settings
+        return CloneLimits(
+            address=settings.github_url,
+            timeout_s=settings.build_timeout_s * CLONE_SHARE,
+            size_mb=settings.repository_size_mb,
         )
 
 

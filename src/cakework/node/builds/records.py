@@ -1,6 +1,7 @@
 """What is remembered of builds on disk, so that a node that is killed knows where it was.
 
     builds/records/<build id>/order.json     the order; there from before it is answered
+    builds/records/<build id>/token          says that it has a token, which is in memory alone
     builds/records/<build id>/attempts       how often it was begun, one byte each
     builds/records/<build id>/outcome.json   how it ended, from before that is told
     builds/records/<build id>/told           its end was told
@@ -35,8 +36,12 @@ class BuildRecord:
         self.build_id = folder.name
 
     def order(self) -> BuildOrder:
-        """Return its order."""
+        """Return its order, without its token."""
         return BuildOrder.model_validate_json((self._folder / "order.json").read_bytes())
+
+    def wants_token(self) -> bool:
+        """Say whether it cannot be carried out with what is remembered here."""
+        return (self._folder / "token").exists() and self.outcome() is None
 
     def begin(self) -> int:
         """Note that it is begun; return how often it has been, with this time."""
@@ -57,7 +62,7 @@ class BuildRecord:
     def tell(self) -> None:
         """Note that its end was told; its order is needed no more."""
         (self._folder / "told").touch()
-        for name in ("order.json", "attempts"):
+        for name in ("order.json", "token", "attempts"):
             (self._folder / name).unlink(missing_ok=True)
 
     def told(self) -> bool:
@@ -82,14 +87,16 @@ class BuildRecords:
                 shutil.rmtree(folder)
 
     def add(self, order: BuildOrder) -> BuildRecord | None:
-        """Keep ``order``; return its record, or None if it is known already."""
+        """Keep ``order`` but for its token; return its record, or None if it is known already."""
         folder = self._folder / order.build_id
         if folder.exists():
             return None
         making = self._folder / f".{order.build_id}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(mode=0o700)
-        _write(making / "order.json", order.model_dump_json())
+        _write(making / "order.json", order.with_token("").model_dump_json())
+        if order.token:
+            (making / "token").touch()
         making.rename(folder)
         _sync(self._folder)
         return BuildRecord(folder)

@@ -19,11 +19,12 @@ import anyio.to_thread
 import structlog
 
 from cakework.domain.dockerfiles import DockerfileError
-from cakework.domain.orders import BuildOrder
+from cakework.domain.orders import BuildOrder, FilesSource
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.bases import Bases
-from cakework.node.builds.context import write_context
+from cakework.node.builds.clone import Clone, CloneLimits
+from cakework.node.builds.context import write_files, write_recipe
 from cakework.node.builds.disk import DiskGuard, WrittenLayers
 from cakework.node.builds.failure import BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter
@@ -76,6 +77,7 @@ class Workshop:
     images: ImageStore
     network: BuildNetwork
     limits: BuildLimits
+    cloning: CloneLimits
     cgroup_prefix: str
 
 
@@ -107,9 +109,7 @@ class BuildRun:
         async with self._workplace() as (confinement, guard):
             step(Step.NODE_BUILD_WORKPLACE_MADE)
             with self._phase("context_s"):
-                await anyio.to_thread.run_sync(
-                    write_context, self._order, confinement.work, self._shop.limits.context_mb * MIB
-                )
+                await self._make_context(confinement)
             step(Step.NODE_BUILD_CONTEXT_WRITTEN)
             with self._phase("bases_s"):
                 await self._fetch_bases(confinement)
@@ -143,6 +143,17 @@ class BuildRun:
             written = WrittenLayers(shop.storage.home, cgroup)
             fault = f"the build wrote more than {shop.limits.image_mb} MB"
             yield confinement, DiskGuard(shop.storage.home, written, shop.limits.image_mb, fault)
+
+    async def _make_context(self, confinement: Confinement) -> None:
+        source, work = self._order.source, confinement.work
+        await anyio.to_thread.run_sync(write_recipe, self._order, work)
+        if isinstance(source, FilesSource):
+            limit = self._shop.limits.context_mb * MIB
+            await anyio.to_thread.run_sync(write_files, source, work, limit)
+            return
+        async with self._shop.network.lease_fetching() as network:
+            clone = Clone(self._shop.sandbox, self._shop.cloning, source, self._log)
+            await clone.fetch(replace(confinement, network=network))
 
     async def _fetch_bases(self, confinement: Confinement) -> None:
         try:
@@ -182,7 +193,7 @@ class BuildRun:
 
     def _buildah(self, confinement: Confinement) -> tuple[str, ...]:
         work = f"/b/{confinement.work.name}"
-        has_ignore = self._order.dockerignore is not None
+        has_ignore = (confinement.work / "dockerignore").exists()
         ignore = ("--ignorefile", f"{work}/dockerignore") if has_ignore else ()
         return (
             "buildah",

@@ -25,7 +25,7 @@ from cakework.domain.errors import (
     Unauthenticated,
 )
 from cakework.domain.ids import BUILD_ID_PATTERN, IMAGE_ID_PATTERN, BuildId
-from cakework.domain.orders import ContextFile
+from cakework.domain.orders import ContextFile, FilesSource
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
@@ -134,11 +134,7 @@ def new_build(body: BuildFromFiles) -> NewBuild:
     Raises:
         InvalidRequest: naming every field at fault.
     """
-    faults: list[FieldError] = []
-    try:
-        parse_dockerfile(body.dockerfile)
-    except DockerfileError as error:
-        faults.append(FieldError("dockerfile", f"does not parse: {error}"))
+    faults = dockerfile_faults(body.dockerfile)
     files: list[ContextFile] = []
     for index, file in enumerate(body.files):
         checked = _check_file(index, file)
@@ -149,10 +145,24 @@ def new_build(body: BuildFromFiles) -> NewBuild:
     if len(files) == len(body.files):
         paths = [file.path for file in files]
         faults += [FieldError(f"files.{i}.name", fault) for i, fault in collisions(paths)]
+    refuse(faults)
+    return NewBuild(body.dockerfile, FilesSource(files=files))
+
+
+def dockerfile_faults(dockerfile: str) -> list[FieldError]:
+    """Return what is wrong with a Dockerfile; nothing if it parses."""
+    try:
+        parse_dockerfile(dockerfile)
+    except DockerfileError as error:
+        return [FieldError("dockerfile", f"does not parse: {error}")]
+    return []
+
+
+def refuse(faults: Sequence[FieldError]) -> None:
+    """Raise InvalidRequest with ``faults``, if there are any."""
     if faults:
         shown = "; ".join(f"{fault.field} {fault.message}" for fault in faults[:3])
         raise InvalidRequest(f"The build cannot be taken: {shown}.", faults)
-    return NewBuild(body.dockerfile, files)
 
 
 def _check_file(index: int, file: File) -> ContextFile | Sequence[FieldError]:

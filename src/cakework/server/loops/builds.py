@@ -3,7 +3,8 @@ those that were cancelled.
 
 A build that was taken, has not ended, and is not on the node's list may have ended a moment
 ago, its fact still on the way. So it is handed over again only when it was missing in two
-passes running; the order is the same, so a node that knows it does nothing.
+passes running; the order is the same, so a node that knows it does nothing. A node that was
+restarted says itself which orders it wants again: those whose tokens it had in memory alone.
 """
 
 import asyncio
@@ -51,11 +52,13 @@ class BuildLoop:
         unaccepted = await self._unfinished(accepted=False)
         for build_id in unaccepted:
             await self._hand_over(build_id)
-        known = await self._node.builds()
+        reports = await self._node.builds()
+        known = {BuildId(report.build_id) for report in reports}
+        wanted = {BuildId(report.build_id) for report in reports if report.wants_order}
         accepted = await self._unfinished(accepted=True)
         await self._end_cancelled(known)
         missing = set(accepted) - known - set(unaccepted)
-        for build_id in missing & self._missing:
+        for build_id in missing & self._missing | wanted & set(accepted):
             _log.warning("build.lost_by_node", build_id=build_id)
             await self._hand_over(build_id)
         self._missing = missing - self._missing
@@ -84,7 +87,7 @@ class BuildLoop:
     async def _hand_over(self, build_id: BuildId) -> None:
         order = await asyncio.to_thread(self._spool.get, build_id)
         if order is None:
-            await self._fail(build_id, "The build's files were lost; start the build again.")
+            await self._fail(build_id, "The build's order was lost; start the build again.")
             return
         try:
             await self._node.build(order)

@@ -15,6 +15,7 @@ from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, Unavailable
 from cakework.domain.ids import BuildId, ImageId, VmId
 from cakework.domain.orders import (
     BuildOrder,
+    BuildReport,
     ImportOrder,
     ImportReport,
     NodeHealth,
@@ -31,12 +32,6 @@ SILENCE_S = 60.0
 """The longest the journal may be silent: the node sends heartbeats."""
 
 _CONNECTIONS = 64
-
-
-class BuildReport(BaseModel):
-    """A build that the node has queued or running."""
-
-    build_id: str
 
 
 class ImageReport(BaseModel):
@@ -118,10 +113,9 @@ class NodeClient:
         """Hand a build over; returns once the node has it for good."""
         await self._call("PUT", f"/v1/builds/{order.build_id}", order, timeout_s=START_S)
 
-    async def builds(self) -> set[BuildId]:
+    async def builds(self) -> list[BuildReport]:
         """Return the builds that the node has queued or running."""
-        reports = _BUILDS.validate_json(await self._call("GET", "/v1/builds"))
-        return {BuildId(report.build_id) for report in reports}
+        return _BUILDS.validate_json(await self._call("GET", "/v1/builds"))
 
     async def cancel_build(self, build_id: BuildId) -> None:
         """End a build as failed; one that has ended, or is not known, is no error."""

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cakework.domain.builds import BuildStatus
 from cakework.domain.errors import NotFound, QuotaExceeded
 from cakework.domain.ids import AccountId, BuildId, new_build_id, new_image_id
-from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
+from cakework.domain.orders import BuildOrder, BuildSource
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
@@ -28,10 +28,11 @@ RETRY_AFTER_S = 30
 
 @dataclass(frozen=True, slots=True)
 class NewBuild:
-    """A build that is asked for: a Dockerfile that parses, files at paths that were checked."""
+    """A build that is asked for: a Dockerfile that parses, a source that was checked."""
 
     dockerfile: str
-    files: list[ContextFile] = field(repr=False)
+    source: BuildSource = field(repr=False)
+    dockerignore: str | None = None
 
 
 class Builds:
@@ -66,7 +67,8 @@ class Builds:
             build_id=build_id,
             image_id=new_image_id(),
             dockerfile=new.dockerfile,
-            source=FilesSource(files=new.files),
+            dockerignore=new.dockerignore,
+            source=new.source,
         )
         self.arriving.add(build_id)
         try:

@@ -1,6 +1,7 @@
 """Build orders kept on disk from the moment a build is answered until it has ended.
 
-The folder can be read by its owner alone: an order holds a stranger's sources.
+They are sealed: an order holds a stranger's sources, or the token that they are fetched with.
+The folder can be read by its owner alone.
 """
 
 import os
@@ -8,18 +9,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
+
+from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import BuildId
 from cakework.domain.orders import BuildOrder
+from cakework.server.store.sealing import Sealer
 
-_SUFFIX = ".json"
+_SUFFIX = ".sealed"
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Spool:
     """Files named by build id. Every method blocks; call them from a thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep orders in ``folder``; ``open()`` makes it."""
+    def __init__(self, folder: Path, sealer: Sealer) -> None:
+        """Keep orders in ``folder``, which ``open()`` makes, sealed with ``sealer``."""
         self._folder = folder
+        self._sealer = sealer
 
     def open(self) -> None:
         """Make the folder and throw away what was half written when a server died."""
@@ -29,21 +36,26 @@ class Spool:
 
     def put(self, order: BuildOrder) -> None:
         """Keep an order; it is on the disk when this returns."""
+        sealed = self._sealer.seal(order.model_dump_json().encode(), order.build_id)
         path = self._path(BuildId(order.build_id))
         part = path.with_suffix(".part")
         with part.open("wb") as file:
-            file.write(order.model_dump_json().encode())
+            file.write(sealed)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
         self._sync_folder()
 
     def get(self, build_id: BuildId) -> BuildOrder | None:
-        """Return the order of a build; None when it is not kept."""
+        """Return the order of a build; None when it is not kept, or cannot be opened any more."""
         try:
-            return BuildOrder.model_validate_json(self._path(build_id).read_bytes())
+            order = self._sealer.unseal(self._path(build_id).read_bytes(), build_id)
         except FileNotFoundError:
             return None
+        except CakeworkError as error:
+            _log.error("spool.unreadable", build_id=build_id, detail=error.detail)
+            return None
+        return BuildOrder.model_validate_json(order)
 
     def remove(self, build_id: BuildId) -> None:
         """Throw an order away, if it is there."""

@@ -6,30 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.ids import new_build_id, new_image_id
-from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
-from cakework.node.builds.context import MTIME_S, write_context
+from cakework.domain.orders import ContextFile, FilesSource
+from cakework.node.builds.context import MTIME_S, write_files
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import ROOT_ID
 
 
-def _order(files: list[tuple[str, bytes]]) -> BuildOrder:
-    return BuildOrder(
-        build_id=new_build_id(),
-        image_id=new_image_id(),
-        dockerfile="FROM scratch",
-        source=FilesSource(
-            files=[
-                ContextFile(path=path, content_base64=base64.b64encode(content).decode())
-                for path, content in files
-            ]
-        ),
+def _source(files: list[tuple[str, bytes]]) -> FilesSource:
+    return FilesSource(
+        files=[
+            ContextFile(path=path, content_base64=base64.b64encode(content).decode())
+            for path, content in files
+        ]
     )
 
 
 def test_files_come_with_fixed_times_and_owners(tmp_path: Path) -> None:
     """Equal contexts are equal in every byte and time, so that layers are found again."""
-    write_context(_order([("a/b/c", b"1"), ("run", b"#!/bin/sh\n")]), tmp_path, 100)
+    write_files(_source([("a/b/c", b"1"), ("run", b"#!/bin/sh\n")]), tmp_path, 100)
     found = {str(path.relative_to(tmp_path / "context")) for path in tmp_path.glob("context/**/*")}
     assert found == {"a", "a/b", "a/b/c", "run"}
     for name in found:
@@ -56,13 +50,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, files: list[tuple[str, byt
     work = tmp_path / "work"
     work.mkdir()
     with pytest.raises(BuildError):
-        write_context(_order(files), work, 10)
+        write_files(_source(files), work, 10)
     assert [entry.name for entry in tmp_path.iterdir()] == ["work"]
 
 
 def test_content_that_is_not_base64_is_refused(tmp_path: Path) -> None:
     """The file at fault is named."""
-    order = _order([])
     source = FilesSource(files=[ContextFile(path="bad", content_base64="%%%")])
     with pytest.raises(BuildError, match="bad"):
-        write_context(order.model_copy(update={"source": source}), tmp_path, 10)
+        write_files(source, tmp_path, 10)
