@@ -30,9 +30,9 @@ check: setup ## Check lint, formatting, types, and that the C code compiles with
 	@$(BIN)/pyright
 	@$(MAKE) --silent -C guest
 
-bench: ## Compare the start of a microVM with docker run
+bench: ## Compare starts, forks and memory of microVMs with docker, podman and plain QEMU
 	@tools/setup bench
-	@benchmarks/start
+	@benchmarks/run
 
 serve: setup ## Serve the API on this machine, keeping everything in ./cakework-data
 	@CAKEWORK_DATA_DIR="$${CAKEWORK_DATA_DIR:-$(CURDIR)/cakework-data}" $(BIN)/cakework up

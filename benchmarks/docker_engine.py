@@ -5,29 +5,22 @@ not touch the host's; what it does for a container is what it always does.
 """
 
 import contextlib
-import io
 import os
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.http import first_answer
+from benchmarks.processes import first_line_ms, packed
+from cakework.node.network.namespaces import run_inside
+
 DOCKERD = Path("/usr/sbin/dockerd")
-DOCKER = Path("/usr/bin/docker")
-BUSYBOX = Path("/bin/busybox")
-IMAGE = "cakework-bench"
+DOCKER = "/usr/bin/docker"
 DEADLINE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """How long a ``docker run`` took, in milliseconds: to its first line, and to its end."""
-
-    first_line_ms: float
-    end_ms: float
+FIRST_PORT = 18_000
 
 
 @dataclass(frozen=True)
@@ -35,36 +28,50 @@ class DockerEngine:
     """A running engine."""
 
     socket: Path
+    pid: int
 
     def version(self) -> str:
         """Return what the engine says it is."""
-        return self._docker("version", "--format", "{{.Server.Version}}").decode().strip()
+        return self.do("version", "--format", "{{.Server.Version}}")
 
-    def run(self, *command: str) -> Run:
-        """Time ``docker run --rm`` of ``command`` in the busybox image."""
+    def make_image(self, name: str, root: Path) -> None:
+        """Make the image ``name`` of the files in ``root``; no registry is asked."""
+        with packed(root) as tar:
+            subprocess.run(
+                [DOCKER, "import", "-", name],
+                env=self.env,
+                stdin=tar,
+                check=True,
+                capture_output=True,
+            )
+
+    def run_ms(self, image: str, *command: str) -> float:
+        """Time ``docker run --rm`` to its first line, in milliseconds."""
+        return first_line_ms([DOCKER, "run", "--rm", image, *command], self.env)
+
+    def start_ms(self, container: str) -> float:
+        """Time ``docker start --attach`` of a container that was made before, to its first line."""
+        return first_line_ms([DOCKER, "start", "--attach", container], self.env)
+
+    def serve_ms(self, image: str, *command: str, port: int, count: int = 1) -> float:
+        """Time ``docker run --detach`` of ``count`` services at once, until all have answered.
+
+        They are removed before this returns.
+        """
         begun = time.monotonic()
-        with subprocess.Popen(
-            [DOCKER, "run", "--rm", IMAGE, *command], env=self._env(), stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            first_line = time.monotonic()
-            process.wait(DEADLINE_S)
+        ports = range(FIRST_PORT, FIRST_PORT + count)
+        runs = [self._begin(image, command, f"{public}:{port}") for public in ports]
+        for public in ports:
+            self.answer("127.0.0.1", public)
         ended = time.monotonic()
-        if process.returncode != 0 or not line:
-            raise RuntimeError(f"docker run ended with {process.returncode}, printing {line!r}")
-        return Run((first_line - begun) * 1000, (ended - begun) * 1000)
+        ids = [run.communicate(timeout=DEADLINE_S)[0].decode().strip() for run in runs]
+        self.do("rm", "--force", *ids)
+        return (ended - begun) * 1000
 
-    def make_image(self) -> None:
-        """Make the image from busybox on this machine; no registry is asked."""
-        tar = io.BytesIO()
-        with tarfile.open(fileobj=tar, mode="w") as archive:
-            archive.add(BUSYBOX, "bin/busybox")
-            for name in ("sh", "echo"):
-                link = tarfile.TarInfo(f"bin/{name}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                archive.addfile(link)
-        self._docker("import", "-", IMAGE, stdin=tar.getvalue())
+    def answer(self, address: str, port: int) -> None:
+        """Return when what listens in the engine's network has answered a request."""
+        with Path(f"/proc/{self.pid}/ns/net").open() as namespace:
+            run_inside(namespace.fileno(), lambda: first_answer((address, port), "localhost"))
 
     def answers(self) -> bool:
         """Say whether the engine is up."""
@@ -72,26 +79,34 @@ class DockerEngine:
             return bool(self.version())
         return False
 
-    def _docker(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        return subprocess.run(
-            [DOCKER, *arguments], env=self._env(), input=stdin, check=True, capture_output=True
-        ).stdout
+    def do(self, *arguments: str) -> str:
+        """Give the engine a command; return what it prints."""
+        done = subprocess.run([DOCKER, *arguments], env=self.env, check=True, capture_output=True)
+        return done.stdout.decode().strip()
 
-    def _env(self) -> dict[str, str]:
+    @property
+    def env(self) -> dict[str, str]:
+        """What its client needs in its environment."""
         return {"PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{self.socket}"}
+
+    def _begin(self, image: str, command: tuple[str, ...], publish: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [DOCKER, "run", "--detach", "--publish", publish, image, *command],
+            env=self.env,
+            stdout=subprocess.PIPE,
+        )
 
 
 @contextlib.contextmanager
 def docker_engine() -> Generator[DockerEngine]:
-    """Run an engine that has the busybox image, and nothing else."""
+    """Run an engine that has no image yet."""
     with tempfile.TemporaryDirectory(prefix="cakework-bench-docker-") as name:
         folder = Path(name)
-        engine = DockerEngine(folder / "docker.sock")
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(_command(folder), stdout=log, stderr=subprocess.STDOUT)
+        engine = DockerEngine(folder / "docker.sock", process.pid)
         try:
             _wait_until_up(engine, process, folder / "log")
-            engine.make_image()
             yield engine
         finally:
             process.terminate()

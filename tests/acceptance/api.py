@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,16 +12,22 @@ from tests.acceptance.waiting import until
 
 TIMEOUT_S = 60.0
 Json = dict[str, Any]
+Check = Callable[[httpx2.Response], None]
 
 
 class Api:
-    """Speaks with one server as the owner of one key."""
+    """Speaks with one server as the owner of one key. ``check`` looks at every answer."""
 
-    def __init__(self, url: str, router: str, key: str) -> None:
+    def __init__(self, url: str, router: str, key: str, check: Check | None = None) -> None:
         self.url = url
         self.router = router
         self.key = key
-        self.http = httpx2.Client(base_url=url, headers={"X-Api-Key": key}, timeout=TIMEOUT_S)
+        self.http = httpx2.Client(
+            base_url=url,
+            headers={"X-Api-Key": key},
+            timeout=TIMEOUT_S,
+            event_hooks={"response": [check] if check else []},
+        )
 
     def __enter__(self) -> "Api":
         return self
@@ -125,9 +131,10 @@ class Api:
         )
         return self.printed(vm_id)
 
-    def follow(self, path: str) -> Iterator[Json]:
-        """Yield a log's lines as they are pushed, until its source ends."""
-        with self.http.sse(path, params={"follow": "true"}) as events:
+    def follow(self, path: str, after: int = 0) -> Iterator[Json]:
+        """Yield a log's lines behind that with id ``after`` as they are pushed, to its end."""
+        headers = {"Last-Event-ID": str(after)}
+        with self.http.sse(path, params={"follow": "true"}, headers=headers) as events:
             assert events.response.is_success
             for event in events:
                 if event.event == "end":

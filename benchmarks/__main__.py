@@ -1,0 +1,79 @@
+"""``python -m benchmarks``: measure, print tables, keep the numbers. See docs/benchmarks.md."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import bursts, services, starts
+from benchmarks.comparison import Case, Result, compare
+from benchmarks.memory import Memory, idle_memory
+from benchmarks.report import report, results_as_json
+from benchmarks.site import say, site
+
+RESULTS = Path(__file__).parent / "results"
+CASES: dict[str, Case] = {
+    "start": starts.start,
+    "start-podman": starts.start_podman,
+    "start-qemu": starts.start_qemu,
+    "cached-boot": starts.cached_boot,
+    "fresh": services.fresh,
+    "ready": services.ready,
+    "wake": services.wake,
+    "fork": services.fork,
+    "round-trip": services.round_trip,
+    "burst": bursts.burst,
+}
+NO_POOL: dict[str, str] = {"POOL_SIZE": "0"}
+ON_DEMAND = ("start", "cached-boot", "ready", "wake", "burst")
+"""Cases that are measured once more with no machine made ahead of time."""
+MEMORY = "memory"
+
+
+def main() -> int:
+    """Measure what is asked for; 1 when a goal was not reached."""
+    options = _options()
+    if os.geteuid() != 0:
+        sys.exit("benchmarks must be run as root, as `cakework up` and a Docker engine must be")
+    wanted = options.only or [*CASES, MEMORY]
+    results, memory = _measure(
+        {}, [name for name in CASES if name in wanted], options.turns, wanted
+    )
+    on_demand = [name for name in ON_DEMAND if name in wanted]
+    unpooled, _ = _measure(NO_POOL, on_demand, options.turns, []) if on_demand else ([], [])
+    print(report(results, unpooled, memory))
+    _keep(results, unpooled, memory)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description="Compare with peers.")
+    parser.add_argument("--turns", type=int, default=15, help="turns of each case (default 15)")
+    parser.add_argument(
+        "--only", action="append", choices=[*CASES, MEMORY], help="a case; may be repeated"
+    )
+    return parser.parse_args()
+
+
+def _measure(
+    settings: dict[str, str], names: Iterable[str], turns: int, wanted: list[str]
+) -> tuple[list[Result], list[Memory]]:
+    with site(settings) as made:
+        say(f"Docker {made.docker.version()}, pool {'off' if settings else 'on'}")
+        results = [compare(name, CASES[name], made, turns) for name in names]
+        return results, idle_memory(made) if MEMORY in wanted else []
+
+
+def _keep(results: list[Result], unpooled: list[Result], memory: list[Memory]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    now = datetime.now(UTC)
+    path = RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps(results_as_json(now, results, unpooled, memory), indent=1))
+    say(f"all numbers: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

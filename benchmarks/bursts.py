@@ -1,0 +1,58 @@
+"""Many starts at once, against one alone."""
+
+import contextlib
+import os
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from benchmarks.comparison import Comparison, Taken
+from benchmarks.series import summarise
+from benchmarks.site import BUSYBOX, Site
+
+STARTS = 50
+SLACK = 1.2
+
+
+@contextlib.contextmanager
+def burst(site: Site) -> Generator[Comparison]:
+    """The p95 of a burst against what its starts would take one after the other.
+
+    The goal is for starts that cost the same in both: so without machines made ahead of time.
+    """
+    processors = os.cpu_count() or 1
+    yield Comparison(
+        f"p95 of {STARTS} startVM at once",
+        partial(_burst, site),
+        f"one startVM, times {STARTS}, times {SLACK}, over processors",
+        partial(_one, site),
+        None if site.pooled else 1.0,
+        share=STARTS * SLACK / processors,
+        turns=3,
+    )
+
+
+def _burst(site: Site) -> Taken:
+    with ThreadPoolExecutor(STARTS) as threads:
+        times = list(threads.map(partial(_start_ms, site), range(STARTS)))
+        stops = [threads.submit(site.api.stop, vm["id"]) for vm in site.api.vms(status="started")]
+    for stop in stops:
+        stop.result()
+    summary = summarise(times)
+    return Taken(summary.p95, {"fastest": summary.least, "median": summary.median})
+
+
+def _one(site: Site) -> float:
+    return _start_ms(site, 0)
+
+
+def _start_ms(site: Site, _: int) -> float:
+    """Start a VM and wait for the answer; all must succeed."""
+    with site.platform.api() as api:
+        begun = time.monotonic()
+        vm = api.start(site.images[BUSYBOX])
+        ended = time.monotonic()
+        if vm["state"] not in ("started", "stopped"):
+            raise RuntimeError(f"VM {vm['id']} is {vm['state']}")
+    return (ended - begun) * 1000
