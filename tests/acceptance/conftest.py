@@ -1,3 +1,4 @@
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -7,25 +8,47 @@ import pytest
 
 from tests.acceptance import guests
 from tests.acceptance.api import Api
+from tests.acceptance.document import Document
 from tests.acceptance.footprint import Footprint, at_rest, footprint, grown
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
+from tests.integration.node.registries import Entry, Layout, Registry, serving, tar_of
 
+BUSYBOX = Path("/bin/busybox")
+VMS_MB = 8192
+"""Memory that may be promised to VMs at once."""
 SETTINGS = {
     "DISK_GB": "1",
     "MAX_LOG_LINES": "20000",
     "EGRESS_ALLOW": "10.77.0.64/26",
     "POOL_SIZE": "2",
+    "MAX_CACHED_VMS_PER_ACCOUNT": "101",
 }
 
 
 @pytest.fixture(scope="session")
-def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+def registry() -> Iterator[Registry]:
+    """A registry on the host that images may be imported from; anybody may read its certificate."""
+    with tempfile.TemporaryDirectory(prefix="cakework-registry-") as name:
+        Path(name).chmod(0o755)
+        with serving(Path(name)) as registry:
+            yield registry
+
+
+@pytest.fixture(scope="session")
+def platform(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Platform]:
     """The platform that all these tests share. Its log is kept when one of them fails."""
+    settings = {
+        **SETTINGS,
+        "FETCH_ALLOW": registry.address,
+        "EXTRA_CA": str(registry.ca),
+        "GITHUB_URL": f"https://{registry.address}",
+        "MEMORY_OVERCOMMIT": f"{VMS_MB / host_memory_mb():.5f}",
+    }
     with tempfile.TemporaryDirectory(prefix="cakework-acceptance-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        platform = Platform(folder, SETTINGS)
+        platform = Platform(folder, settings)
         platform.start()
         try:
             yield platform
@@ -37,10 +60,26 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="session")
-def api(platform: Platform) -> Iterator[Api]:
+def document() -> Document:
+    """What the platform declares, held against every answer that it gives to these tests."""
+    return Document()
+
+
+@pytest.fixture(scope="session")
+def api(platform: Platform, document: Document) -> Iterator[Api]:
     """The API as the first account sees it."""
-    with platform.api() as api:
+    with platform.api(check=document.check) as api:
         yield api
+
+
+@pytest.fixture(autouse=True)
+def _contract(request: pytest.FixtureRequest, document: Document) -> Iterator[None]:
+    """Holds a test to calling, with success, the operations that it says it is the contract of."""
+    marks = list(request.node.iter_markers("contract"))
+    document.answered.clear()
+    yield
+    succeeded = {name for name, status in document.answered if status == 200}
+    assert {name for mark in marks for name in mark.args} <= succeeded
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +94,16 @@ def python(api: Api) -> str:
     return api.image(guests.PYTHON)
 
 
+@pytest.fixture(scope="session")
+def shell(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image in the registry that runs a shell script as `busybox` does; its reference."""
+    layout = Layout(tmp_path_factory.mktemp("shell") / "layout")
+    layer = tar_of([Entry("busybox", BUSYBOX.read_bytes(), mode=0o755), Entry("srv", folder=True)])
+    command = ("/busybox", "sh", "-c", 'eval "$SCRIPT"')
+    image = layout.image([(layer, "gzip")], entrypoint=command)
+    return registry.push(layout.index(image), "team/shell:1")
+
+
 @pytest.fixture
 def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
     """Holds a test to leaving the host as it found it, once the platform has come to rest."""
@@ -65,3 +114,8 @@ def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
         return grown(before, footprint(platform))
 
     until(lambda: not left(), 20, lambda: f"nothing is left; there are {left()} beyond {before}")
+
+
+def host_memory_mb() -> float:
+    """Return the host's memory, in MiB."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -15,7 +15,7 @@ import httpx2
 
 from cakework.node.territory import SLOTS, Territory
 from cakework.settings import Settings
-from tests.acceptance.api import Api
+from tests.acceptance.api import Api, Check
 from tests.acceptance.waiting import until
 
 START_S = 300.0
@@ -99,9 +99,9 @@ class Platform:
         first = self.territory().uid(0)
         return {pid for pid, uid in _processes() if first <= uid < first + SLOTS}
 
-    def api(self, key: str | None = None) -> Api:
+    def api(self, key: str | None = None, check: Check | None = None) -> Api:
         """Return a client that speaks as ``key``, or as the first account."""
-        return Api(self.url, self.router, key or self.key)
+        return Api(self.url, self.router, key or self.key, check)
 
     def new_key(self, account: str) -> str:
         """Make a key for ``account``, as an administrator does."""

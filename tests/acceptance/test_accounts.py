@@ -7,6 +7,7 @@ import pytest
 
 from tests.acceptance import guests
 from tests.acceptance.api import Api, Json
+from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
 
 IDS = {
@@ -37,9 +38,9 @@ def mine(api: Api, busybox: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def other(platform: Platform) -> Iterator[Api]:
+def other(platform: Platform, document: Document) -> Iterator[Api]:
     """The API as another account sees it."""
-    with platform.api(platform.new_key("other")) as api:
+    with platform.api(platform.new_key("other"), document.check) as api:
         yield api
 
 

@@ -43,8 +43,8 @@ class Registry:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Generator[Registry]:
-    """Run a registry behind a password and TLS, on a free port of the loopback interface."""
+def serving(folder: Path, *, password: bool = True) -> Generator[Registry]:
+    """Run a registry behind TLS and, unless told otherwise, a password, on a free loopback port."""
     certificate, key = make_certificate(folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -53,7 +53,9 @@ def serving(folder: Path) -> Generator[Registry]:
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
-        "auth": {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}},
+        "auth": {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+        if password
+        else {},
         "http": {
             "addr": address,
             "secret": "of the test",
@@ -126,12 +128,17 @@ class Layout:
         (self._blobs / digest).write_bytes(content)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
-    def image(self, layers: Sequence[tuple[bytes, str]], arch: str = "amd64") -> Json:
+    def image(
+        self,
+        layers: Sequence[tuple[bytes, str]],
+        arch: str = "amd64",
+        entrypoint: Sequence[str] = ("/run",),
+    ) -> Json:
         """Add an image of tars, each ``gzip`` or ``zstd``; return its manifest's descriptor."""
         config = {
             "architecture": arch,
             "os": "linux",
-            "config": {"Entrypoint": ["/run"], "Env": ["PATH=/bin"], "WorkingDir": "/srv"},
+            "config": {"Entrypoint": [*entrypoint], "Env": ["PATH=/bin"], "WorkingDir": "/srv"},
             "rootfs": {
                 "type": "layers",
                 "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar, _ in layers],

@@ -93,7 +93,7 @@ def page(connection: sqlite3.Connection, query: LineQuery) -> Page:
         ("seq < ?" if newest else "seq > ?", query.after),
         ("at_ms >= ?", query.from_ms),
         ("at_ms <= ?", query.to_ms),
-        ("holds(text, ?)", query.contains.casefold() if query.contains else None),
+        ("holds(text, ?)", fold(query.contains) if query.contains else None),
     ]
     arguments: list[object] = [*values]
     for condition, value in optional:
@@ -107,6 +107,11 @@ def page(connection: sqlite3.Connection, query: LineQuery) -> Page:
     with closing(connection.execute(sql, [*arguments, query.batch + 1])) as rows:
         lines = [Line(seq, at, "stderr" if err else "stdout", text) for seq, at, err, text in rows]
     return Page(lines[: query.batch], more=len(lines) > query.batch)
+
+
+def fold(text: str) -> str:
+    """Return ``text`` without case, as Unicode has it; İ, the capital of the Turkish i, is i."""
+    return text.casefold().replace("i\u0307", "i")
 
 
 def span(connection: sqlite3.Connection, source: Source) -> tuple[int, int] | None:
@@ -154,4 +159,4 @@ def _extend(
 
 
 def _holds(text: str, folded: str) -> bool:
-    return folded in text.casefold()
+    return folded in fold(text)

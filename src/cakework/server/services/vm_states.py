@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, case, null, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.ids import VmId
+from cakework.domain.orders import VmReport
 from cakework.domain.vms import Life, VmState, sources
 from cakework.server.clock import Clock
 from cakework.server.logs.followers import Followers
@@ -118,9 +119,16 @@ class VmStates:
             await self._announcements.vm_stopped(session, row, reason, exit_code)
         return row
 
-    async def destroyed(self, session: AsyncSession, vm_id: VmId) -> VmRow | None:
-        """Note that the VM is ended for good; its environment is forgotten."""
+    async def destroyed(
+        self, session: AsyncSession, vm_id: VmId, report: VmReport | None
+    ) -> VmRow | None:
+        """Note that the VM is ended for good; its environment is forgotten.
+
+        ``report`` says how its run ended, if that was ended for this.
+        """
         gone: dict[str, object] = {"wanted": VmState.DESTROYED, "env_sealed": None}
+        if report is not None and report.reason is not None:
+            gone |= {"reason": storable(report.reason), "exit_code": report.exit_code}
         row = await self._move(session, _is(vm_id), VmState.DESTROYED, gone)
         if row is not None:
             await self._announcements.vm_destroyed(session, row)

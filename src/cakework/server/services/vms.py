@@ -176,14 +176,14 @@ class Vms:
 
     async def destroy(self, row: VmRow) -> VmRow:
         """Have the node end a VM and free its volume, and record it destroyed."""
-        vm_id = VmId(row.id)
+        vm_id, report = VmId(row.id), None
         if row.state != VmState.STOPPED or (row.cached and row.run):
-            await self.end_on_node(vm_id)
+            report = await self.end_on_node(vm_id)
         if row.cached and row.run and row.volume_gb:
             await self._node.delete_volume(vm_id)
             step(Step.VM_VOLUME_FREED)
         async with self._database.writing() as session:
-            gone = await self._states.destroyed(session, vm_id)
+            gone = await self._states.destroyed(session, vm_id, report)
         if gone is None:
             raise NotFound(f"There is no VM {row.id}.")
         self._states.tell([gone])

@@ -92,6 +92,7 @@ def test_both_ends_of_a_range_belong_to_it(log: sqlite3.Connection) -> None:
     [
         *(("HELLO", "hello"), ("Straße", "STRASSE"), ("ÄÖÜ", "äöü"), ("ΣΊΣΥΦΟΣ", "σίσυφος")),
         *(("100%", "%"), ("a_b", "_"), ("İstanbul", "i\u0307stanbul"), ("\0x", "X")),
+        *(("İstanbul", "istanbul"), ("istanbul", "İSTANBUL"), ("ISTANBUL", "İs")),
     ],
 )
 def test_what_is_looked_for_has_no_case(log: sqlite3.Connection, text: str, query: str) -> None:
