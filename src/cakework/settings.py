@@ -91,6 +91,20 @@ class Settings(BaseSettings):
     max_log_lines: int = Field(
         default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )
+    retain_logs_days: int = Field(
+        default=14, ge=0, description="Days that lines of logs are kept; 0: for ever."
+    )
+    retain_vms_days: int = Field(
+        default=30,
+        ge=0,
+        description="Days that records of destroyed VMs are kept, with their logs; 0: for ever.",
+    )
+    retain_builds_days: int = Field(
+        default=30,
+        ge=0,
+        description="Days that records of ended builds, failed imports and deleted images are "
+        "kept, with their logs; 0: for ever.",
+    )
 
     webhook_allow: Words = Field(
         default_factory=list[str],

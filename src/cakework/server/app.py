@@ -31,7 +31,7 @@ from cakework.server.loops.imports import ImportLoop
 from cakework.server.loops.journal import JournalReader
 from cakework.server.loops.leftovers import LeftoverLoop
 from cakework.server.loops.loop import Loop
-from cakework.server.loops.retention import RetentionLoop
+from cakework.server.loops.retention import KeptDays, RetentionLoop
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
 from cakework.server.services.account_builds import AccountBuilds
@@ -162,11 +162,14 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     leftovers = Loop(
         "leftovers", LeftoverLoop(database, node).one_pass, LEFTOVER_PERIOD_S, leftover_hint
     )
-    retention = Loop(
-        "retention",
-        RetentionLoop(database, settings.webhook_log_days, clock).one_pass,
-        RETENTION_PERIOD_S,
+    days = KeptDays(
+        logs=settings.retain_logs_days,
+        vms=settings.retain_vms_days,
+        builds=settings.retain_builds_days,
+        deliveries=settings.webhook_log_days,
     )
+    retention_pass = RetentionLoop(database, log_store, node, days, clock).one_pass
+    retention = Loop("retention", retention_pass, RETENTION_PERIOD_S)
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,

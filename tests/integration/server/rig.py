@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from cakework.domain.ids import AccountId
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.clock import Clock, now_ms
+from cakework.server.loops.retention import KeptDays, RetentionLoop
 from cakework.settings import Settings
 
 from .fake_node import FakeNode
@@ -107,6 +108,12 @@ class Rig:
 
         return await eventually(look, f"{count} lines in {path}")
 
+    async def retain(self, days: KeptDays, at_ms: int) -> None:
+        """Have a pass of the retention loop, as if it were ``at_ms``."""
+        parts = self.server
+        loop = RetentionLoop(parts.database, parts.log_store, parts.node, days, lambda: at_ms)
+        await loop.one_pass()
+
     async def other_account(self) -> httpx2.AsyncClient:
         """Return a client with the key of another account."""
         created = await self.server.keys.create("theirs", AccountId("other"))
@@ -138,6 +145,8 @@ def settings_for(folder: Path, database_url: str | None, **changes: Any) -> Sett
         "database_url": database_url,
         "log_level": "debug",
         "log_format": "json",
+        # What the node of these tests prints is years old.
+        "retain_logs_days": 0,
         **changes,
     }
     settings = Settings(**values)

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 
 from cakework.domain.orders import NodeProblem
 from cakework.server.clock import now_ms
-from cakework.server.loops.retention import RetentionLoop
+from cakework.server.loops.retention import KeptDays
 from cakework.server.services.idempotency import KEPT_MS
 from cakework.server.store.models import IdempotencyRow
 
@@ -126,6 +126,6 @@ async def test_after_a_day_the_key_is_free(folder: Path, node: FakeNode) -> None
         at_ms += 1
         assert (await rig.ok("POST", START, json=body, headers=once()))["id"] != first["id"]
         at_ms += KEPT_MS + 1
-        await RetentionLoop(rig.server.database, 30, lambda: at_ms).one_pass()
+        await rig.retain(KeptDays(logs=0, vms=0, builds=0, deliveries=0), at_ms)
         async with rig.server.database.reading() as session:
             assert await session.scalar(select(func.count()).select_from(IdempotencyRow)) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from cakework.domain.facts import BuildLine, VmLine
 from cakework.server.logs.lines import Line, LineQuery, Order, Page, Source, source_of
 
+_INCREMENTAL = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY,
@@ -47,7 +48,13 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def make_tables(connection: sqlite3.Connection) -> None:
-    """Create what is missing."""
+    """Create what is missing.
+
+    A file that could not give room back until now is written anew once.
+    """
+    if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+        connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+        connection.execute("VACUUM")
     connection.executescript(_SCHEMA)
 
 

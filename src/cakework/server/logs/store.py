@@ -4,11 +4,12 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from cakework.domain.facts import BuildLine, VmLine
-from cakework.server.logs import file
+from cakework.server.logs import file, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
 
 READERS = 4
@@ -48,13 +49,27 @@ class LogStore:
         self, node_id: str, cursor: int, lines: Sequence[VmLine | BuildLine]
     ) -> set[Source]:
         """Store lines of a node's journal up to ``cursor``; returns the logs that grew."""
-        async with self._writing:
-            writer = self._writer
-            if writer is None:
-                raise RuntimeError("the log store is not open")
-            return await _to_the_end(
-                lambda: file.append(writer, node_id, cursor, lines, self._max_lines)
+        return await self._write(
+            lambda writer: file.append(writer, node_id, cursor, lines, self._max_lines)
+        )
+
+    async def remove_before(self, before_ms: int) -> None:
+        """Remove the lines of every log that were printed before ``before_ms``."""
+        behind: int | None = 0
+        while behind is not None:
+            behind = await self._write(
+                partial(removal.remove_before, before_ms=before_ms, after=behind)
             )
+
+    async def remove(self, source: Source) -> None:
+        """Remove a log."""
+        while not await self._write(partial(removal.remove_log, source=source)):
+            pass
+
+    async def give_back(self) -> None:
+        """Give the room of lines that were removed back to the disk."""
+        while await self._write(removal.give_back):
+            pass
 
     async def page(self, query: LineQuery) -> Page:
         """Return the lines that answer a query."""
@@ -63,6 +78,14 @@ class LogStore:
     async def span(self, source: Source) -> tuple[int, int] | None:
         """Return the times of a log's first and last line; None when it has none."""
         return await self._read(lambda connection: file.span(connection, source))
+
+    async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Make one change; those that wait take turns."""
+        async with self._writing:
+            writer = self._writer
+            if writer is None:
+                raise RuntimeError("the log store is not open")
+            return await _to_the_end(lambda: change(writer))
 
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         async with self._reader() as connection:

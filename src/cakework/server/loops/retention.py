@@ -1,11 +1,28 @@
-"""The retention loop: forgets what is kept for a time only."""
+"""The retention loop: forgets what is kept for a time only.
 
-from sqlalchemy import delete, exists
+Records go when nothing can need them any more: VMs that are destroyed, builds and imports that
+ended, images that are deleted. Images that are not deleted stay, whatever becomes of the build
+that made them. A record by which the leftover loop knows that a file is nobody's stays as long
+as the node has the file. Everything goes in small parts, so that nobody waits long to write.
+"""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVarTuple
+
+import structlog
+from sqlalchemy import Row, Select, delete, exists, select, update
+
+from cakework.domain.builds import BuildStatus
+from cakework.domain.imports import ImportStatus
+from cakework.domain.vms import VmState
 from cakework.server.clock import Clock
+from cakework.server.logs.lines import build_source, vm_source
+from cakework.server.logs.store import LogStore
+from cakework.server.node.client import NodeClient
 from cakework.server.services.idempotency import KEPT_MS
 from cakework.server.store.database import Database
-from cakework.server.store.models import IdempotencyRow
+from cakework.server.store.models import BuildRow, IdempotencyRow, ImageRow, ImportRow, VmRow
 from cakework.server.store.webhook_models import (
     DeliveryStatus,
     WebhookDeliveryRow,
@@ -13,28 +30,59 @@ from cakework.server.store.webhook_models import (
 )
 
 DAY_MS = 24 * 3600 * 1000
+BATCH = 200
+Columns = TypeVarTuple("Columns")
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDays:
+    """Days that things are kept after their end, lines after they were printed; 0: for ever."""
+
+    logs: int
+    vms: int
+    builds: int
+    deliveries: int
 
 
 class RetentionLoop:
-    """Removes kept answers and ended deliveries of webhooks when their time is over."""
+    """Removes what is over: answers, deliveries, lines, records of VMs, builds and images."""
 
-    def __init__(self, database: Database, webhook_log_days: int, clock: Clock) -> None:
-        """Remove from ``database``; deliveries that ended are kept for ``webhook_log_days``."""
+    def __init__(
+        self, database: Database, logs: LogStore, node: NodeClient, days: KeptDays, clock: Clock
+    ) -> None:
+        """Remove from ``database`` and ``logs`` what is older than ``days``; look at ``node``."""
         self._database = database
-        self._webhook_log_ms = webhook_log_days * DAY_MS
+        self._logs = logs
+        self._node = node
+        self._days = days
         self._clock = clock
 
     async def one_pass(self) -> None:
-        """Remove what is over."""
-        await self._remove_deliveries()
+        """Remove what is over. What takes a look at the node comes last, for it may be away."""
+        await self._remove_answers()
+        if before := self._before(self._days.deliveries):
+            await self._remove_deliveries(before)
+        if before := self._before(self._days.logs):
+            await self._logs.remove_before(before)
+        await self._logs.give_back()
+        if before := self._before(self._days.vms):
+            await self._remove_vms(before)
+        if before := self._before(self._days.builds):
+            await self._remove_builds(before)
+            await self._remove_images(before)
+
+    def _before(self, days: int) -> int | None:
+        return self._clock() - days * DAY_MS if days else None
+
+    async def _remove_answers(self) -> None:
         async with self._database.writing() as session:
             await session.execute(
                 delete(IdempotencyRow).where(IdempotencyRow.created_ms < self._clock() - KEPT_MS)
             )
 
-    async def _remove_deliveries(self) -> None:
+    async def _remove_deliveries(self, before: int) -> None:
         """Remove deliveries that ended, and events that no delivery is left of."""
-        before = self._clock() - self._webhook_log_ms
         delivered = exists().where(WebhookDeliveryRow.event_id == WebhookEventRow.id)
         async with self._database.writing() as session:
             await session.execute(
@@ -46,3 +94,61 @@ class RetentionLoop:
             await session.execute(
                 delete(WebhookEventRow).where(WebhookEventRow.created_ms < before, ~delivered)
             )
+
+    async def _remove_vms(self, before: int) -> None:
+        held = set(await self._node.volumes())
+        over = (VmRow.state == VmState.DESTROYED) & (VmRow.updated_ms < before)
+        found = await self._found(select(VmRow.id).where(over))
+        for some in _parts([vm_id for (vm_id,) in found if vm_id not in held]):
+            for vm_id in some:
+                await self._logs.remove(vm_source(vm_id))
+            async with self._database.writing() as session:
+                await session.execute(delete(VmRow).where(VmRow.id.in_(some), over))
+            _log.info("retention.removed", kind="vm", count=len(some))
+
+    async def _remove_builds(self, before: int) -> None:
+        running, files = await self._node.builds(), set(await self._node.images())
+        over = (BuildRow.status != BuildStatus.CREATED) & (BuildRow.updated_ms < before)
+        found = await self._found(
+            select(BuildRow.id, BuildRow.image_id, BuildRow.status).where(over)
+        )
+        ended = [
+            build_id
+            for build_id, image_id, status in found
+            if build_id not in running
+            and (status == BuildStatus.SUCCEEDED or image_id not in files)
+        ]
+        for some in _parts(ended):
+            for build_id in some:
+                await self._logs.remove(build_source(build_id))
+            async with self._database.writing() as session:
+                made = ImageRow.build_id.in_(some)
+                await session.execute(update(ImageRow).where(made).values(build_id=None))
+                await session.execute(delete(BuildRow).where(BuildRow.id.in_(some), over))
+            _log.info("retention.removed", kind="build", count=len(some))
+
+    async def _remove_images(self, before: int) -> None:
+        """Remove what is on record of images that are deleted, and of imports that failed."""
+        files = set(await self._node.images())
+        failed = (ImportRow.status == ImportStatus.FAILED) & (ImportRow.updated_ms < before)
+        unused = ~exists().where(VmRow.image_id == ImageRow.id)
+        deleted = (ImageRow.deleted_ms < before) & unused
+        found = [
+            *await self._found(select(ImportRow.id).where(failed)),
+            *await self._found(select(ImageRow.id).where(deleted)),
+        ]
+        for some in _parts([image_id for (image_id,) in found if image_id not in files]):
+            async with self._database.writing() as session:
+                await session.execute(delete(ImageRow).where(ImageRow.id.in_(some), deleted))
+                there = exists().where(ImageRow.id == ImportRow.id)
+                await session.execute(delete(ImportRow).where(ImportRow.id.in_(some), ~there))
+            _log.info("retention.removed", kind="image", count=len(some))
+
+    async def _found(self, query: Select[*Columns]) -> Sequence[Row[*Columns]]:
+        async with self._database.reading() as session:
+            return (await session.execute(query)).all()
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), BATCH):
+        yield ids[start : start + BATCH]

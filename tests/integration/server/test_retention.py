@@ -1,0 +1,190 @@
+"""What is over goes: lines, records of VMs, builds and images; and what is not over stays."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from cakework.server.clock import now_ms
+from cakework.server.loops.retention import DAY_MS, KeptDays
+from cakework.server.store.models import ImageRow, VmRow
+
+from .fake_node import START_MS, FakeNode
+from .rig import Rig, events, eventually, running, settings_for, until
+
+pytestmark = pytest.mark.anyio
+FOR_EVER = KeptDays(logs=0, vms=0, builds=0, deliveries=0)
+EVERYTHING = KeptDays(logs=14, vms=30, builds=30, deliveries=30)
+LONG = 31 * DAY_MS
+
+
+async def destroyed(rig: Rig, image_id: str, *messages: str) -> str:
+    """Have a VM that printed something and is destroyed; return its id."""
+    vm_id = (await rig.vm(image_id))["id"]
+    await rig.node.push(*(rig.node.line(vm_id, message) for message in messages))
+    await rig.messages(f"/v1/vm/{vm_id}/logs", len(messages))
+    await rig.ok("POST", f"/v1/vm/{vm_id}/destroy")
+    return vm_id
+
+
+async def test_destroyed_vms_go_with_their_logs(rig: Rig) -> None:
+    """When they have been destroyed for so long, and no other: those that run, that stopped,
+    that are cached, and whose volume the node still has."""
+    image_id = await rig.image()
+    gone, held = await destroyed(rig, image_id, "hello"), await destroyed(rig, image_id, "held")
+    runs = await rig.vm(image_id)
+    cached = await rig.ok("POST", "/v1/vm/cache", json={"imageId": image_id})
+    stopped = await rig.vm(image_id)
+    await rig.node.stopped(stopped["id"], "The program ended.", 0)
+    await rig.eventually(f"/v1/vm/{stopped['id']}", state="stopped")
+    rig.node.volumes.add(held)
+    await rig.retain(EVERYTHING, now_ms() + LONG - 2 * DAY_MS)
+    assert (await rig.ok("GET", f"/v1/vm/{gone}"))["state"] == "destroyed"
+    await rig.retain(FOR_EVER, now_ms() + 1000 * LONG)
+    assert (await rig.ok("GET", f"/v1/vm/{gone}"))["state"] == "destroyed"
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    for path in (f"/v1/vm/{gone}", f"/v1/vm/{gone}/logs"):
+        await rig.refused(404, "GET", path)
+    listed = {vm["id"] for vm in (await rig.ok("GET", "/v1/vms"))["vms"]}
+    assert listed == {held, runs["id"], cached["id"], stopped["id"]}
+    rig.node.volumes.clear()
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    await rig.refused(404, "GET", f"/v1/vm/{held}")
+
+
+async def test_more_than_one_part_goes(rig: Rig) -> None:
+    """All that is over goes in one pass, however many there are."""
+    image_id = await rig.image()
+    first = await destroyed(rig, image_id, "x")
+    async with rig.server.database.writing() as session:
+        for number in range(450):
+            session.add(row_of(f"{number:014x}", image_id))
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    assert await rig.ok("GET", "/v1/vms") == {"vms": []}
+    await rig.refused(404, "GET", f"/v1/vm/{first}")
+
+
+async def test_ended_builds_go_and_their_images_stay(rig: Rig) -> None:
+    """A build that has not ended stays; an image forgets its build and nothing else."""
+    image_id = await rig.image()
+    built = rig.node.build_orders[0].build_id
+    await rig.node.push(rig.node.build_line(built, "STEP 1"))
+    await rig.messages(f"/v1/image/build/{built}/logs", 1)
+    failed, unended = (await rig.build())["buildId"], (await rig.build())["buildId"]
+    await until(lambda: len(rig.node.build_orders) == 3, "the node has the builds")
+    await rig.node.fail(failed, "no")
+    await rig.eventually(f"/v1/image/build/{failed}", status="failed")
+    (file,) = [each.image_id for each in rig.node.build_orders if each.build_id == failed]
+    rig.node.images.add(file)
+    image = await rig.ok("GET", f"/v1/image/{image_id}")
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    await rig.refused(404, "GET", f"/v1/image/build/{built}")
+    await rig.refused(404, "GET", f"/v1/image/build/{built}/logs")
+    assert (await rig.ok("GET", f"/v1/image/build/{failed}"))["status"] == "failed"
+    assert (await rig.ok("GET", f"/v1/image/build/{unended}"))["status"] == "created"
+    assert image.pop("buildId") == built
+    assert await rig.ok("GET", f"/v1/image/{image_id}") == image
+    assert (await rig.vm(image_id))["state"] == "started"
+    rig.node.images.discard(file)
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    await rig.refused(404, "GET", f"/v1/image/build/{failed}")
+
+
+async def test_deleted_images_go_when_no_record_has_them(rig: Rig) -> None:
+    """After the VMs that were made from them, and once the node has no file of theirs."""
+    kept, image_id = await rig.image(), await rig.image()
+    vm_id = await destroyed(rig, image_id, "x")
+    await rig.ok("DELETE", f"/v1/image/{image_id}")
+    await until(lambda: image_id not in rig.node.images, "the file is gone")
+    builds = KeptDays(logs=0, vms=0, builds=30, deliveries=0)
+    await rig.retain(builds, now_ms() + LONG)
+    assert (await rig.ok("GET", f"/v1/image/{image_id}"))["state"] == "deleted"
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    await rig.refused(404, "GET", f"/v1/vm/{vm_id}")
+    await rig.refused(404, "GET", f"/v1/image/{image_id}")
+    async with rig.server.database.reading() as session:
+        assert list(await session.scalars(select(ImageRow.id))) == [kept]
+
+
+async def test_imports_go_with_their_images(rig: Rig) -> None:
+    """Failed ones when they are old; one that made an image when that is deleted."""
+    body = {"imageUri": "registry.example/app:1", "password": ""}
+    ids = [(await rig.ok("POST", "/v1/image/import", json=body))["imageId"] for _ in range(3)]
+    kept, gone, failed = ids
+    for image_id in (kept, gone):
+        await rig.node.imported(image_id)
+        await rig.eventually(f"/v1/image/{image_id}", state="ready")
+    await rig.node.not_imported(failed, "no")
+    await rig.eventually(f"/v1/image/{failed}", state="failed")
+    await rig.ok("DELETE", f"/v1/image/{gone}")
+    await until(lambda: gone not in rig.node.images, "the file is gone")
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    for image_id in (gone, failed):
+        await rig.refused(404, "GET", f"/v1/image/{image_id}")
+    assert (await rig.ok("GET", f"/v1/image/{kept}"))["imageUri"] == body["imageUri"]
+
+
+async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) -> None:
+    """Pages and followers see what is left; numbers go on; records wait for the node."""
+    settings = settings_for(folder, None)
+    node = FakeNode(settings.node_socket)
+    async with running(settings, node) as rig:
+        async with node.serving():
+            vm_id = (await rig.vm())["id"]
+            path = f"/v1/vm/{vm_id}/logs"
+            old = [node.line(vm_id, f"old {number}") for number in range(60)]
+            late = START_MS + 10 * DAY_MS
+            await node.push(*old, *(node.line(vm_id, "new", at_ms=late) for _ in range(60)))
+            await rig.messages(path, 120)
+            page = await rig.ok("GET", path, params={"batch": 50})
+            params = {"batch": 50, "order": "newest_first"}
+            newest = await rig.ok("GET", path, params=params)
+        days = KeptDays(logs=14, vms=30, builds=30, deliveries=30)
+        with pytest.raises(Exception, match="does not answer"):
+            await rig.retain(days, START_MS + 15 * DAY_MS)
+        again = {"pagination": page["pagination"], "from": page["from"], "to": page["to"]}
+        rest = await rig.ok("GET", path, params={"batch": 1000, **again})
+        assert [line["id"] for line in rest["lines"]] == list(range(61, 121))
+        again = {"pagination": newest["pagination"]}
+        rest = await rig.ok("GET", path, params={"batch": 50, **again})
+        assert [line["id"] for line in rest["lines"]] == list(range(70, 60, -1))
+        async with node.serving():
+            follows = rig.client.stream("GET", path, params={"follow": "true"})
+            async with follows as response, asyncio.timeout(15):
+                await node.push(node.line(vm_id, "last", at_ms=late))
+                ids: list[str | None] = []
+                async for event in events(response):
+                    ids += [event.id] if event.id else []
+                    if ids[-1:] == ["121"]:
+                        break
+            assert ids == [str(number) for number in range(61, 122)]
+            await rig.ok("POST", f"/v1/vm/{vm_id}/stop")
+
+
+async def test_the_settings_say_how_long(folder: Path, node: FakeNode) -> None:
+    """The loop of a server that starts later removes by its settings and its clock."""
+    settings = settings_for(folder, None, retain_vms_days=3)
+    async with running(settings, node) as rig:
+        vm_id = await destroyed(rig, await rig.image(), "x")
+    async with running(settings, node, lambda: now_ms() + 4 * DAY_MS) as rig:
+
+        async def is_gone() -> bool:
+            return (await rig.client.get(f"/v1/vm/{vm_id}")).status_code == 404
+
+        await eventually(is_gone, "the VM's record goes")
+
+
+def row_of(vm_id: str, image_id: str) -> VmRow:
+    return VmRow(
+        id=vm_id,
+        account_id="default",
+        image_id=image_id,
+        hostname=vm_id,
+        cpu=1,
+        memory_mb=256,
+        state="destroyed",
+        wanted="destroyed",
+        created_ms=1,
+        updated_ms=1,
+    )
