@@ -154,5 +154,5 @@ def test_the_disk_gets_its_room_back(tmp_path: Path) -> None:
     assert not removal.give_back(log)
     log.execute("PRAGMA wal_checkpoint")
     assert path.stat().st_size < full / 20
-    assert left(log, vm_source("vm")) == [3001]
+    assert left(log, vm_source("vm")) == [1201]
     log.close()
