@@ -1,5 +1,5 @@
 /** Reads answers: JSON where all went well, the error that a problem is where not. */
-import { ApiError, apiError, ConnectionError, type ReadProblem } from "./errors.js";
+import { type ApiError, apiError, ConnectionError, type ReadProblem } from "./errors.js";
 
 /** Returns the JSON of an answer; throws the ApiError that the answer is. */
 export async function readAnswer(response: Response): Promise<unknown> {
@@ -8,7 +8,7 @@ export async function readAnswer(response: Response): Promise<unknown> {
   try {
     return JSON.parse(text);
   } catch {
-    throw new ApiError(unexpected(response, "answered with something that is not JSON"));
+    throw apiError(unexpected(response, "answered with something that is not JSON"));
   }
 }
 

@@ -58,16 +58,26 @@ export class UnauthenticatedError extends ApiError {}
 export class NotFoundError extends ApiError {}
 /** The state does not allow it. */
 export class ConflictError extends ApiError {}
+/** The registry does not give the image to this user name and password. */
+export class RegistryDeniedError extends InvalidRequestError {}
+/** The registry does not answer, or is where none may be reached. */
+export class RegistryUnreachableError extends InvalidRequestError {}
+/** The image is not for linux/amd64, or is no image. */
+export class WrongPlatformError extends InvalidRequestError {}
+/** The registry has no such image. */
+export class ImageNotInRegistryError extends NotFoundError {}
 /** More bytes than the server takes. */
 export class TooLargeError extends ApiError {}
 /** More than the account may have. */
 export class QuotaExceededError extends ApiError {}
-/** The host has no room now. */
-export class NoRoomError extends ApiError {}
 /** A part of the platform does not answer now. */
 export class UnavailableError extends ApiError {}
+/** The host has no room now. */
+export class NoRoomError extends UnavailableError {}
 /** A fault of the platform's. */
 export class InternalError extends ApiError {}
+/** What answered is not Cakework, or something between it and us. */
+export class UnexpectedAnswerError extends ApiError {}
 
 /** The server was not reached, or went away in the middle of an answer. */
 export class ConnectionError extends CakeworkError {
@@ -100,20 +110,35 @@ export class WebhookRejectedError extends CakeworkError {
   }
 }
 
-const CLASSES: Record<string, typeof ApiError> = {
+const BY_CODE: Record<string, typeof ApiError> = {
   invalid_request: InvalidRequestError,
+  registry_denied: RegistryDeniedError,
+  registry_unreachable: RegistryUnreachableError,
+  wrong_platform: WrongPlatformError,
   unauthenticated: UnauthenticatedError,
   not_found: NotFoundError,
-  image_not_in_registry: NotFoundError,
+  image_not_in_registry: ImageNotInRegistryError,
   conflict: ConflictError,
   too_large: TooLargeError,
   quota_exceeded: QuotaExceededError,
-  no_room: NoRoomError,
   unavailable: UnavailableError,
+  no_room: NoRoomError,
   internal_error: InternalError,
+  unexpected_answer: UnexpectedAnswerError,
 };
 
-/** Returns the error that a problem is: an ApiError of its own class, if its code has one. */
+/** For codes that are newer than this package. */
+const BY_STATUS: Record<number, typeof ApiError> = {
+  400: InvalidRequestError,
+  401: UnauthenticatedError,
+  404: NotFoundError,
+  409: ConflictError,
+  413: TooLargeError,
+  429: QuotaExceededError,
+  503: UnavailableError,
+};
+
+/** Returns the error that a problem is, of the class for its code. */
 export function apiError(problem: ReadProblem): ApiError {
-  return new (CLASSES[problem.code] ?? ApiError)(problem);
+  return new (BY_CODE[problem.code] ?? BY_STATUS[problem.status] ?? ApiError)(problem);
 }

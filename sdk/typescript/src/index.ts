@@ -6,16 +6,21 @@ export {
   CakeworkError,
   ConflictError,
   ConnectionError,
+  ImageNotInRegistryError,
   InternalError,
   InvalidRequestError,
   NoRoomError,
   NotFoundError,
   QuotaExceededError,
+  RegistryDeniedError,
+  RegistryUnreachableError,
   TimeoutError,
   TooLargeError,
   UnauthenticatedError,
   UnavailableError,
+  UnexpectedAnswerError,
   WebhookRejectedError,
+  WrongPlatformError,
 } from "./errors.js";
 export type { FollowOptions, LogSource } from "./follow.js";
 export type {

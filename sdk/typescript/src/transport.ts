@@ -195,8 +195,11 @@ function checkedKey(key: string): string {
 function filled(template: string, path: Record<string, string>): string {
   return template.replace(/\{(\w+)\}/g, (_, name: string) => {
     const value = path[name];
-    if (!value) throw new TypeError(`${name} must be the id of something, not ${value}`);
-    return encodeURIComponent(value).replace(/^\.+$/, (dots) => dots.replaceAll(".", "%2E"));
+    // Encoded or not, URLs take dots for folders.
+    if (!value || value === "." || value === "..") {
+      throw new TypeError(`${name} must be the id of something, not ${JSON.stringify(value)}`);
+    }
+    return encodeURIComponent(value);
   });
 }
 
