@@ -2,7 +2,8 @@
 
 Memory is promised when a VM is admitted. Disks are sparse and promise more than there is, so
 free space is watched: short of it, no VM is admitted; when it runs out, the VM that has taken
-most is ended, so that host and neighbours can go on.
+most, its kept volume included, is ended, so that host and neighbours can go on. A kept volume
+stays, so that this may free little; others are then ended only if it gets worse still.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from cakework.domain.errors import NoRoom
 
 RETRY_AFTER_S = 5
 WATCH_EVERY_S = 2.0
+VOLUME = "volume"
+"""Name that a VM's volume has in the folder of its disks."""
 log = structlog.get_logger("cakework.node.room")
 
 
@@ -53,21 +56,50 @@ class Room:
 
         ``disks`` gives the folder that holds each VM's disks; ``end`` takes a VM's id and why.
         """
+        shortage = Shortage(self.min_free_disk_mb // 2)
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if self.free_disk_mb() >= self.min_free_disk_mb // 2:
+            if not shortage.asks_for_one(self.free_disk_mb()):
                 continue
-            sizes = {vm_id: _taken(folder) for vm_id, folder in disks().items()}
+            sizes = {vm_id: taken(folder) for vm_id, folder in disks().items()}
             if sizes:
                 largest = max(sizes, key=lambda vm_id: sizes[vm_id])
                 log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
                 await end(largest, "the host's disk was full, and this VM had taken most of it")
+            else:
+                log.warning("disk.full", effect="no VM runs that could be ended")
 
 
-def _taken(folder: Path) -> int:
-    """Return the bytes that the files in ``folder`` take on the disk, holes left out."""
+@dataclass(slots=True)
+class Shortage:
+    """Says when a VM is to be ended for the disk: ``enough_mb`` of free space is enough.
+
+    Ending one may free little. Another is asked for only when half of what was free then is
+    gone too, or all of it: else one volume that stays would end every VM of the host.
+    """
+
+    enough_mb: int
+    worst_mb: int | None = None
+
+    def asks_for_one(self, free_mb: int) -> bool:
+        """Take in how much is free now; say whether a VM is to be ended for it."""
+        if free_mb >= self.enough_mb:
+            self.worst_mb = None
+            return False
+        if self.worst_mb is not None and free_mb > self.worst_mb:
+            return False
+        self.worst_mb = free_mb // 2
+        return True
+
+
+def taken(folder: Path) -> int:
+    """Return the bytes that a VM's disks in ``folder`` take on the host's, holes left out.
+
+    Its image is many VMs', known by its links; a kept volume has two names and is its own.
+    """
     try:
-        files = [path.stat() for path in folder.iterdir()]
+        files = [(path.name, path.stat()) for path in folder.iterdir()]
     except FileNotFoundError:
         return 0
-    return sum(info.st_blocks * 512 for info in files if info.st_nlink == 1)
+    own = (info for name, info in files if info.st_nlink == 1 or name == VOLUME)
+    return sum(info.st_blocks * 512 for info in own)

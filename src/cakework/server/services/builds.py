@@ -110,6 +110,7 @@ class Builds:
                 id=order.build_id,
                 account_id=account,
                 image_id=order.image_id,
+                source=order.source.kind,
                 status=BuildStatus.CREATED,
                 accepted=False,
                 log_complete=False,

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from cakework.node.vms.room import Shortage, taken
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "asked"),
+    [
+        ([2000, 1024], []),
+        ([1023], [0]),
+        # The one that was ended gave back what it had taken: all is well again, also next time.
+        ([900, 5000, 900], [0, 2]),
+        # It had written to a volume that stays: nobody else is ended while it is not worse.
+        ([900, 900, 890, 460, 900], [0]),
+        ([900, 450, 449, 225, 224], [0, 1, 3]),
+        # All of it is gone: one after the other, until there is some.
+        ([3, 0, 0, 0, 2000, 0], [0, 1, 2, 3, 5]),
+    ],
+)
+def test_another_is_ended_only_when_it_gets_worse(free_mb: list[int], asked: list[int]) -> None:
+    """Looks at the free space, one after the other, and those at which a VM is to be ended."""
+    shortage = Shortage(enough_mb=1024)
+    assert [look for look, free in enumerate(free_mb) if shortage.asks_for_one(free)] == asked
+
+
+def test_what_a_vm_has_taken(tmp_path: Path) -> None:
+    """Its disks as far as they are written to, its kept volume with them, not its image."""
+    folder, elsewhere = tmp_path / "vm", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for name in ("image", "volume"):
+        (elsewhere / name).write_bytes(bytes(3 * MB))
+        (folder / name).hardlink_to(elsewhere / name)
+    with (folder / "scratch").open("wb") as scratch:
+        scratch.truncate(1000 * MB)
+        scratch.seek(500 * MB)
+        scratch.write(b"x" * MB)
+    assert 4 * MB <= taken(folder) < 5 * MB
+    assert taken(tmp_path / "gone") == 0
