@@ -180,7 +180,7 @@ def named(deadline: Deadline, url: str) -> Generator[None]:
 
 
 def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return str(error).rstrip(".") or type(error).__name__
 
 
 def segment(value: str) -> str:

@@ -2,16 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from cakework_client.calls import BROKEN, REFUSED, Deadline, pause_s, segment
 from cakework_client.errors import ApiError, CakeworkError, ConnectionFailed
 from cakework_client.models import LogLine
 from cakework_client.wire import read
-
-if TYPE_CHECKING:
-    import httpx2
 
 BUILD_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 QUIET_S = 40.0
@@ -39,6 +36,7 @@ class Following:
     begun: bool = False
     failures: int = 0
     deadline: Deadline = field(init=False)
+    _rest: bytes = b""
 
     def __post_init__(self) -> None:
         self.deadline = Deadline(self.timeout_s, QUIET_S)
@@ -49,19 +47,31 @@ class Following:
         go_on = {"Last-Event-ID": str(self.last_id)} if self.last_id else {}
         return {"Accept": "text/event-stream", "Cache-Control": "no-store", **go_on}
 
-    def take(self, event: "httpx2.ServerSentEvent") -> LogLine | None:
-        """Note an event; return the line that it brings, if that is a new one."""
+    def take(self, chunk: bytes) -> Iterator[LogLine]:
+        """Note bytes of the stream; yield the lines that they bring, if they are new ones.
+
+        Raises:
+            TimedOut: There is no time left.
+            ConnectionFailed: They are not what the server sends.
+        """
         self.deadline.check()
-        self.begun, self.failures = True, 0
-        if event.event == "end":
+        *events, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        try:
+            for event in events:
+                yield from self._line(fields_of(event.decode()))
+        except ValueError as error:
+            raise ConnectionFailed(f"The log's stream is garbled: {error}.", sent=True) from error
+
+    def _line(self, event: dict[str, str]) -> Iterator[LogLine]:
+        if event:
+            self.begun, self.failures = True, 0
+        if event.get("event") == "end":
             self.ended = True
-        if self.ended or not event.data:
-            return None
-        line = read(LogLine, json.loads(event.data))
-        if line.id <= self.last_id:
-            return None
-        self.last_id = line.id
-        return line
+        elif event.get("data"):
+            line = read(LogLine, json.loads(event["data"]))
+            if line.id > self.last_id:
+                self.last_id = line.id
+                yield line
 
     def pause_s(self, failure: CakeworkError | None) -> float:
         """Return how long to wait before the next connection.
@@ -70,6 +80,7 @@ class Following:
             CakeworkError: The failure, when there is no going on.
         """
         self.deadline.check()
+        self._rest = b""
         self.failures += 1
         if failure is not None and not _passes(failure):
             raise failure
@@ -79,6 +90,12 @@ class Following:
         if isinstance(failure, ApiError):
             wanted += failure.retry_after_s or 0.0
         return min(wanted, max(self.deadline.left_s, 0.0))
+
+
+def fields_of(event: str) -> dict[str, str]:
+    """Return the fields of a server-sent event; none of one that is a comment."""
+    parts = [line.partition(":") for line in event.split("\n")]
+    return {name: value.removeprefix(" ") for name, _, value in parts if name}
 
 
 def _passes(failure: CakeworkError) -> bool:

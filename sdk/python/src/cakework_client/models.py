@@ -11,6 +11,8 @@ VmState = Literal["created", "started", "stopped", "destroyed"]
 LogLevel = Literal["info", "error"]
 Order = Literal["oldest_first", "newest_first"]
 DeliveryStatus = Literal["pending", "succeeded", "failed"]
+ImageSource = Literal["files", "github", "import"]
+ImageState = Literal["importing", "ready", "failed", "deleted"]
 EventType = Literal[
     "build.succeeded",
     "build.failed",
@@ -58,6 +60,29 @@ class ImportedImage(Answer):
     """An image that is being imported; a start waits for its end."""
 
     image_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(Answer):
+    """An image. ``size_bytes`` is there once it is ready, ``error`` if it could not be imported."""
+
+    image_id: str
+    source: ImageSource
+    state: ImageState
+    size_bytes: int | None = None
+    image_uri: str | None = None
+    build_id: str | None = None
+    error: str | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePage(Answer):
+    """Images, newest first; ``pagination`` asks for the next page."""
+
+    images: list[Image]
+    pagination: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,35 @@ class AsyncBuilds(AsyncLogs):
         body = given(dockerfile=dockerfile, files=as_files(files))
         return await self._call(Build, "POST", "/v1/image/build/files", options, body=body)
 
+    async def build_image_from_github(
+        self,
+        dockerfile: str,
+        repository: str,
+        branch: str,
+        *,
+        token: str = "",
+        dockerignore: str | None = None,
+        **options: Unpack[PostOptions],
+    ) -> Build:
+        """Have an image built from a Dockerfile and a branch on GitHub; returns at once.
+
+        Args:
+            dockerfile: The Dockerfile, as text. It counts, whatever the repository has.
+            repository: The repository: ``org/repo``.
+            branch: The branch; its newest commit is built.
+            token: Token that may read the repository; empty for a public one.
+            dockerignore: The .dockerignore, as text; the repository's own counts if absent.
+            options: ``timeout``, ``idempotency_key``.
+        """
+        body = given(
+            dockerfile=dockerfile,
+            repository=repository,
+            branch=branch,
+            token=token,
+            dockerignore=dockerignore,
+        )
+        return await self._call(Build, "POST", "/v1/image/build/github", options, body=body)
+
     async def upload_directory(
         self,
         folder: "str | PathLike[str]",
@@ -76,13 +105,14 @@ class AsyncBuilds(AsyncLogs):
         self, *, status: BuildStatus | None = None, **options: Unpack[Options]
     ) -> AsyncGenerator[Build]:
         """Yield all builds, newest first; ``timeout`` is for each page."""
-        page = await self.list_builds(status=status, **options)
+        pagination: str | None = None
         while True:
+            page = await self.list_builds(status=status, pagination=pagination, **options)
             for build in page.builds:
                 yield build
-            if page.pagination is None:
+            pagination = page.pagination
+            if pagination is None:
                 return
-            page = await self.list_builds(status=status, pagination=page.pagination, **options)
 
     async def cancel_build(self, build_id: str, **options: Unpack[PostOptions]) -> Build:
         """End a build that has not ended."""

@@ -118,12 +118,9 @@ class AsyncLogs(AsyncTransport):
             await sleep(following.pause_s(failure))
 
     async def _follow_once(self, call: Call, following: Following) -> AsyncGenerator[LogLine]:
-        from httpx2 import EventSource
-
         async with self._open(call, following.deadline, following.headers) as response:
-            async for event in EventSource(response):
-                line = following.take(event)
-                if line is not None:
+            async for chunk in response.aiter_bytes():
+                for line in following.take(chunk):
                     yield line
                 if following.ended:
                     return

@@ -37,6 +37,35 @@ class Builds(Logs):
         body = given(dockerfile=dockerfile, files=as_files(files))
         return self._call(Build, "POST", "/v1/image/build/files", options, body=body)
 
+    def build_image_from_github(
+        self,
+        dockerfile: str,
+        repository: str,
+        branch: str,
+        *,
+        token: str = "",
+        dockerignore: str | None = None,
+        **options: Unpack[PostOptions],
+    ) -> Build:
+        """Have an image built from a Dockerfile and a branch on GitHub; returns at once.
+
+        Args:
+            dockerfile: The Dockerfile, as text. It counts, whatever the repository has.
+            repository: The repository: ``org/repo``.
+            branch: The branch; its newest commit is built.
+            token: Token that may read the repository; empty for a public one.
+            dockerignore: The .dockerignore, as text; the repository's own counts if absent.
+            options: ``timeout``, ``idempotency_key``.
+        """
+        body = given(
+            dockerfile=dockerfile,
+            repository=repository,
+            branch=branch,
+            token=token,
+            dockerignore=dockerignore,
+        )
+        return self._call(Build, "POST", "/v1/image/build/github", options, body=body)
+
     def upload_directory(
         self,
         folder: "str | PathLike[str]",
@@ -78,12 +107,13 @@ class Builds(Logs):
         self, *, status: BuildStatus | None = None, **options: Unpack[Options]
     ) -> Generator[Build]:
         """Yield all builds, newest first; ``timeout`` is for each page."""
-        page = self.list_builds(status=status, **options)
+        pagination: str | None = None
         while True:
+            page = self.list_builds(status=status, pagination=pagination, **options)
             yield from page.builds
-            if page.pagination is None:
+            pagination = page.pagination
+            if pagination is None:
                 return
-            page = self.list_builds(status=status, pagination=page.pagination, **options)
 
     def cancel_build(self, build_id: str, **options: Unpack[PostOptions]) -> Build:
         """End a build that has not ended."""

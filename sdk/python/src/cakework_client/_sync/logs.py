@@ -118,13 +118,9 @@ class Logs(Transport):
             sleep(following.pause_s(failure))
 
     def _follow_once(self, call: Call, following: Following) -> Generator[LogLine]:
-        from httpx2 import EventSource
-
         with self._open(call, following.deadline, following.headers) as response:
-            for event in EventSource(response):
-                line = following.take(event)
-                if line is not None:
-                    yield line
+            for chunk in response.iter_bytes():
+                yield from following.take(chunk)
                 if following.ended:
                     return
 
