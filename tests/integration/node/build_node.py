@@ -10,14 +10,15 @@ from pathlib import Path
 from cakework.domain.orders import BuildOrder
 from cakework.node.builds import Builds
 from cakework.node.journal import Journal
-from tests.integration.node.build_bench import Bench, NetworkOfNothing
+from tests.integration.node.build_bench import Bench, NetworkOfNothing, reach_of
 
 
 async def main(data_dir: str, netns: str, orders: list[str], facts: str) -> None:
     bench = Bench(Path(data_dir), netns)
     journal = Journal.open(Path(facts))
-    network = NetworkOfNothing(netns)
-    async with Builds(bench.settings(), bench.images(), network, journal) as builds:
+    settings = bench.settings()
+    network = NetworkOfNothing(netns, reach_of(settings))
+    async with Builds(settings, bench.images(), network, journal) as builds:
         for line in orders:
             builds.submit(BuildOrder.model_validate_json(line))
         await asyncio.Event().wait()

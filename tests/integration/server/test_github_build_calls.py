@@ -52,7 +52,8 @@ async def test_a_build_is_answered_at_once_and_handed_to_the_node(rig: Rig) -> N
     await rig.node.succeed(order.build_id)
     done = await rig.eventually(f"/v1/image/build/{order.build_id}", status="succeeded")
     assert done["imageId"] == order.image_id
-    assert (await rig.ok("GET", f"/v1/image/{order.image_id}"))["source"] == "github"
+    image = await rig.ok("GET", f"/v1/image/{order.image_id}")
+    assert (image["source"], image["buildId"]) == ("github", order.build_id)
 
 
 async def test_what_may_be_left_out(rig: Rig) -> None:

@@ -21,6 +21,7 @@ _SIGNS = (
     ("Connection refused", "{host} does not answer"),
     ("too slow", "{host} does not answer in time"),
     ("timed out", "{host} does not answer in time"),
+    ("non-properly terminated", "{host} does not answer, or speaks no TLS"),
     ("gnutls_handshake", "{host} speaks no TLS that is understood"),
     ("SSL", "{host} speaks no TLS that is understood"),
     ("TLS", "{host} speaks no TLS that is understood"),

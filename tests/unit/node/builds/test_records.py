@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cakework.domain.facts import BuildFailed
 from cakework.domain.ids import new_build_id, new_image_id
-from cakework.domain.orders import BuildOrder, FilesSource
+from cakework.domain.orders import BuildOrder, FilesSource, GithubSource
 from cakework.node.builds.records import BuildRecords
 
 
@@ -54,3 +54,18 @@ def test_half_made_records_are_none(tmp_path: Path) -> None:
     (tmp_path / ".half").mkdir()
     assert list(_records(tmp_path).unfinished()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_is_not_remembered(tmp_path: Path) -> None:
+    """That there is one is; the order comes back without it, and no file has it."""
+    source = GithubSource(repository="team/app", branch="main", token="ghp_of_the_test")
+    order = _order().model_copy(update={"source": source})
+    assert _records(tmp_path).add(order) is not None
+    (record,) = _records(tmp_path).unfinished()
+    assert record.wants_token()
+    assert record.order() == order.with_token("")
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert files
+    assert not [file for file in files if b"ghp_of_the_test" in file.read_bytes()]
+    record.end(BuildFailed(build_id=order.build_id, error="why", at_ms=1))
+    assert not record.wants_token()
