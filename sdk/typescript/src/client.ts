@@ -1,5 +1,5 @@
 import { type FollowOptions, followLogs, type LogSource } from "./follow.js";
-import type * as api from "./generated/api.js";
+import type * as api from "./generated/shapes.js";
 import { type AllLogsQuery, allLines, type LogQuery, wire } from "./logs.js";
 import { eachOf } from "./pages.js";
 import {
@@ -42,6 +42,32 @@ export class CakeworkClient {
   /** Begins to build an image from a Dockerfile and files. */
   buildImageFromFiles(request: api.BuildFromFiles, options?: ChangeOptions): Promise<api.Build> {
     return this.#transport.call("buildImageFromFiles", { body: request }, options);
+  }
+
+  /** Begins to build an image from a branch on GitHub. */
+  buildImageFromGithub(request: api.BuildFromGithub, options?: ChangeOptions): Promise<api.Build> {
+    return this.#transport.call("buildImageFromGithub", { body: request }, options);
+  }
+
+  /** Returns a page of the images, newest first. */
+  listImages(query: api.ListImagesQuery = {}, options?: CallOptions): Promise<api.ImagePage> {
+    return this.#transport.call("listImages", { query }, options);
+  }
+
+  /** Yields the images, newest first. */
+  listAllImages(query: All<api.ListImagesQuery> = {}, options?: CallOptions): Items<api.Image> {
+    const read = (pagination?: string) => this.listImages({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.images);
+  }
+
+  /** Returns an image. */
+  getImage(imageId: string, options?: CallOptions): Promise<api.Image> {
+    return this.#transport.call("getImage", { path: { imageId } }, options);
+  }
+
+  /** Deletes an image that no VM needs any more. */
+  deleteImage(imageId: string, options?: CallOptions): Promise<api.Image> {
+    return this.#transport.call("deleteImage", { path: { imageId } }, options);
   }
 
   /** Returns a build. */

@@ -6,7 +6,7 @@
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { Dockerignore } from "./dockerignore.js";
-import type { BuildFromFiles, File } from "./generated/api.js";
+import type { BuildFromFiles, File } from "./generated/shapes.js";
 
 /** What is read of a folder. */
 export interface ReadOptions {

@@ -10,7 +10,7 @@
  *
  * An AbortSignal's own reason is thrown as it is, as `fetch` does.
  */
-import type { Build, Problem, ProblemField } from "./generated/api.js";
+import type { Build, Problem, ProblemField } from "./generated/shapes.js";
 
 /** Anything that this package throws by itself. Programs go by `code`. */
 export class CakeworkError extends Error {

@@ -1,6 +1,6 @@
 import { ApiError, ConnectionError } from "./errors.js";
 import { EventReader, type ServerEvent } from "./events.js";
-import type { LogLine } from "./generated/api.js";
+import type { LogLine } from "./generated/shapes.js";
 import { Limit } from "./limit.js";
 import { type FollowQuery, wire } from "./logs.js";
 import { backoffMs } from "./retries.js";

@@ -23,37 +23,8 @@ export {
   WrongPlatformError,
 } from "./errors.js";
 export type { FollowOptions, LogSource } from "./follow.js";
-export type {
-  Build,
-  BuildFromFiles,
-  BuildPage,
-  BuildStatus,
-  CacheVm,
-  CreateWebhook,
-  DeliveryStatus,
-  EventType,
-  File,
-  ImportedImage,
-  ImportImage,
-  ListBuildsQuery,
-  ListVMsQuery,
-  ListWebhookDeliveriesQuery,
-  LogLine,
-  LogPage,
-  Order,
-  ProblemField,
-  StartVm,
-  UpdateWebhook,
-  Vm,
-  VmPage,
-  VmState,
-  Webhook,
-  WebhookDelivery,
-  WebhookDeliveryPage,
-  WebhookList,
-  WebhookWithSecret,
-} from "./generated/api.js";
-export { version } from "./generated/api.js";
+export { version } from "./generated/calls.js";
+export type * from "./generated/shapes.js";
 export type { AllLogsQuery, LogQuery } from "./logs.js";
 export type { CallOptions, ChangeOptions, ClientOptions } from "./transport.js";
 export type { WaitOptions } from "./waiting.js";

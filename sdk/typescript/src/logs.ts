@@ -1,4 +1,4 @@
-import type { GetVMLogsQuery, LogLine, LogPage } from "./generated/api.js";
+import type { GetVMLogsQuery, LogLine, LogPage } from "./generated/shapes.js";
 
 /** Which lines are wanted: times are ISO 8601, or a Date. */
 export interface LogQuery extends Omit<GetVMLogsQuery, "follow" | "from" | "to"> {

@@ -1,7 +1,7 @@
 /** What needs files: for Node, Deno and Bun. */
 import type { CakeworkClient } from "./client.js";
 import { type Directory, type ReadOptions, readDirectory } from "./directory.js";
-import type { Build } from "./generated/api.js";
+import type { Build } from "./generated/shapes.js";
 import type { ChangeOptions } from "./transport.js";
 
 export { type Directory, type ReadOptions, readDirectory };

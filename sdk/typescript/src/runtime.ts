@@ -1,5 +1,5 @@
 /** What the surroundings give: a process's environment, where there is a process. */
-import { version } from "./generated/api.js";
+import { version } from "./generated/calls.js";
 
 interface Process {
   env?: Record<string, string | undefined>;

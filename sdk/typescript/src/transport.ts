@@ -1,6 +1,6 @@
 import { readAnswer, readError } from "./answers.js";
 import { ConnectionError } from "./errors.js";
-import { type Operations, routes } from "./generated/api.js";
+import { type Operations, routes } from "./generated/calls.js";
 import { checkedTimeout, Limit } from "./limit.js";
 import { retryAfterMs } from "./retries.js";
 import { environment, userAgent } from "./runtime.js";

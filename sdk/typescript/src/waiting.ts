@@ -1,5 +1,5 @@
 import { BuildFailedError } from "./errors.js";
-import type { Build, LogLine } from "./generated/api.js";
+import type { Build, LogLine } from "./generated/shapes.js";
 import { Limit } from "./limit.js";
 import { backoffMs } from "./retries.js";
 

@@ -1,6 +1,6 @@
 /** Webhooks after Standard Webhooks 1.0: who receives one can tell that Cakework sent it. */
 import { WebhookRejectedError } from "./errors.js";
-import type { Build, EventType, Vm } from "./generated/api.js";
+import type { Build, EventType, Vm } from "./generated/shapes.js";
 
 const SECRET_PREFIX = "whsec_";
 const TOLERANCE_S_DEFAULT = 300;

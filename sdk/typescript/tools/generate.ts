@@ -1,5 +1,5 @@
 /**
- * Writes src/generated/api.ts: the types of docs/openapi.json, where each call is, and the version.
+ * Writes src/generated/ from docs/openapi.json: shapes, where each call is, and the version.
  *
  * A request may say `undefined` for what it leaves out; an answer never does.
  */
@@ -47,34 +47,69 @@ interface Document {
 /** Second addresses of calls that have a first one. */
 const ALIASES = new Set(["getBuildByPost", "listVMsUnversioned", "getFunctionBuildLogs"]);
 
+interface Call {
+  path: string;
+  method: string;
+  operation: Operation;
+}
+
 const root = new URL("../../../", import.meta.url);
 const document: Document = JSON.parse(readFileSync(new URL("docs/openapi.json", root), "utf8"));
 const schemas = document.components.schemas;
-const requests = new Set<string>();
+const calls = Object.entries(document.paths)
+  .flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]): Call => ({ path, method, operation })),
+  )
+  .filter(({ operation }) => operation.security && !ALIASES.has(operation.operationId));
+const requests = reached(calls.map(({ operation }) => bodyOf(operation)));
+const answers = reached([
+  { $ref: "#/components/schemas/Problem" },
+  ...calls.map(({ operation }) => answerOf(operation)),
+  ...calls.flatMap(({ operation }) => operation.parameters ?? []).map((each) => each.schema),
+]);
 
 function main(): void {
-  const calls = Object.entries(document.paths)
-    .flatMap(([path, methods]) =>
-      Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
-    )
-    .filter(({ operation }) => operation.security && !ALIASES.has(operation.operationId));
-  for (const { operation } of calls) noteRequests(bodyOf(operation));
-  const parts = [
-    "// Made by tools/generate.ts from docs/openapi.json. Do not edit.\n",
-    `export const version = ${JSON.stringify(document.info.version)};\n`,
-    ...Object.entries(schemas).map(([name, schema]) => declare(name, schema)),
+  const used = Object.entries(schemas).filter(([name]) => requests.has(name) || answers.has(name));
+  write("shapes", [
+    ...used.map(([name, schema]) => declare(name, schema)),
     ...calls.map(({ operation }) => declareQuery(operation)),
-    declareOperations(calls.map(({ operation }) => operation)),
-    "/** Method and path of each call. */\nexport const routes = {",
+  ]);
+  write("calls", [
+    'import type * as shapes from "./shapes.js";\n',
+    `export const version = ${JSON.stringify(document.info.version)};\n`,
+    "/** What each call takes and answers. */\nexport interface Operations {",
+    ...calls.map(({ operation }) => declareOperation(operation)),
+    "}\n\n/** Method and path of each call. */\nexport const routes = {",
     ...calls.map(
       ({ path, method, operation }) =>
         `  ${operation.operationId}: "${method.toUpperCase()} ${path}",`,
     ),
     "} as const satisfies Record<keyof Operations, string>;\n",
-  ];
+  ]);
+}
+
+function write(name: string, parts: string[]): void {
+  const head = "// Made by tools/generate.ts from docs/openapi.json. Do not edit.\n";
   const folder = new URL("../src/generated/", import.meta.url);
   mkdirSync(folder, { recursive: true });
-  writeFileSync(new URL("api.ts", folder), parts.filter(Boolean).join("\n"));
+  writeFileSync(new URL(`${name}.ts`, folder), [head, ...parts.filter(Boolean)].join("\n"));
+}
+
+/** Returns the names of all that these schemas lead to. */
+function reached(from: (Schema | undefined)[], found = new Set<string>()): Set<string> {
+  for (const schema of from) {
+    if (!schema) continue;
+    const name = referenced(schema);
+    const inner = [
+      ...Object.values(schema.properties ?? {}),
+      ...(schema.anyOf ?? []),
+      schema.items,
+    ];
+    if (name && !found.has(name)) inner.push(schemas[name]);
+    if (name) found.add(name);
+    reached(inner, found);
+  }
+  return found;
 }
 
 function bodyOf(operation: Operation): Schema | undefined {
@@ -85,19 +120,6 @@ function answerOf(operation: Operation): Schema {
   const answer = operation.responses["200"]?.content?.["application/json"]?.schema;
   if (!answer) throw new Error(`${operation.operationId} has no answer in JSON`);
   return answer;
-}
-
-function noteRequests(schema: Schema | undefined): void {
-  if (!schema) return;
-  const name = referenced(schema);
-  if (name && !requests.has(name)) {
-    requests.add(name);
-    noteRequests(schemas[name]);
-  }
-  for (const inner of [...Object.values(schema.properties ?? {}), ...(schema.anyOf ?? [])]) {
-    noteRequests(inner);
-  }
-  noteRequests(schema.items);
 }
 
 function referenced(schema: Schema): string | undefined {
@@ -132,20 +154,17 @@ function queryName(operation: Operation): string {
   return `${operation.operationId.replace(/^./, (first) => first.toUpperCase())}Query`;
 }
 
-function declareOperations(operations: Operation[]): string {
-  const entries = operations.map((operation) => {
-    const parameters = operation.parameters ?? [];
-    const path = parameters.filter((each) => each.in === "path");
-    const body = bodyOf(operation);
-    const parts = [
-      path.length && `path: { ${path.map((each) => `${each.name}: string`).join("; ")} }`,
-      parameters.some((each) => each.in === "query") && `query: ${queryName(operation)}`,
-      body && `body: ${typeOf(body)}`,
-      `answer: ${typeOf(answerOf(operation))}`,
-    ];
-    return `  ${operation.operationId}: { ${parts.filter(Boolean).join("; ")} };`;
-  });
-  return `/** What each call takes and answers. */\nexport interface Operations {\n${entries.join("\n")}\n}\n`;
+function declareOperation(operation: Operation): string {
+  const parameters = operation.parameters ?? [];
+  const path = parameters.filter((each) => each.in === "path");
+  const body = bodyOf(operation);
+  const parts = [
+    path.length && `path: { ${path.map((each) => `${each.name}: string`).join("; ")} }`,
+    parameters.some((each) => each.in === "query") && `query: shapes.${queryName(operation)}`,
+    body && `body: shapes.${typeOf(body)}`,
+    `answer: shapes.${typeOf(answerOf(operation))}`,
+  ];
+  return `  ${operation.operationId}: { ${parts.filter(Boolean).join("; ")} };`;
 }
 
 function member(name: string, schema: Schema, required: boolean, request: boolean): string {

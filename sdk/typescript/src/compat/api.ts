@@ -1,5 +1,5 @@
 /** The namespace CakeworkApi: shapes and errors of then. */
-import type { File, LogLine } from "../generated/api.js";
+import type { File, LogLine } from "../generated/shapes.js";
 
 export {
   BadRequest,
@@ -28,6 +28,14 @@ export interface ImportImageInput {
 export interface BuildImageFromFilesInput {
   dockerfile: string;
   files: File[];
+}
+
+export interface BuildImageFromGithubInput {
+  dockerfile: string;
+  dockerignore?: string | undefined;
+  token: string;
+  repository: string;
+  branch: string;
 }
 
 export interface Build {

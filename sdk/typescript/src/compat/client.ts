@@ -1,5 +1,5 @@
 import { CakeworkClient } from "../client.js";
-import type * as wire from "../generated/api.js";
+import type * as wire from "../generated/shapes.js";
 import type { LogQuery } from "../logs.js";
 import type * as CakeworkApi from "./api.js";
 import { addressOf } from "./environments.js";
@@ -33,6 +33,10 @@ export class CakeworkApiClient {
 
   buildImageFromFiles(request: CakeworkApi.BuildImageFromFilesInput): Promise<CakeworkApi.Build> {
     return told(this.#client.buildImageFromFiles(request).then(dated));
+  }
+
+  buildImageFromGithub(request: CakeworkApi.BuildImageFromGithubInput): Promise<CakeworkApi.Build> {
+    return told(this.#client.buildImageFromGithub(request).then(dated));
   }
 
   getBuild(id: CakeworkApi.BuildId): Promise<CakeworkApi.Build> {

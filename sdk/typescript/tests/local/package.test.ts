@@ -1,0 +1,134 @@
+import assert from "node:assert/strict";
+import { execFile, execFileSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { gzipSync } from "node:zlib";
+import { CakeworkClient } from "@cakework/client";
+import { buildSync } from "esbuild";
+import { apiError } from "../../dist/esm/errors.js";
+import { routes, version } from "../../dist/esm/generated/calls.js";
+import { json, TestServer, VM } from "./server.ts";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const BUNDLE_BYTES_MAX = 15 * 1024;
+
+function repository(path: string): string {
+  return readFileSync(join(ROOT, "../..", path), "utf8");
+}
+
+function bundled(entry: string): number {
+  const { outputFiles } = buildSync({
+    entryPoints: [join(ROOT, "dist/esm", entry)],
+    bundle: true,
+    minify: true,
+    write: false,
+    format: "esm",
+    platform: "browser",
+  });
+  return gzipSync(outputFiles[0]?.contents ?? assert.fail(), { level: 9 }).length;
+}
+
+test("bundled, minified and compressed it is small, and needs nothing of Node", (context) => {
+  for (const entry of ["index.js", "compat.js"]) {
+    const bytes = bundled(entry);
+    context.diagnostic(`${entry}: ${bytes} bytes`);
+    assert.ok(bytes <= BUNDLE_BYTES_MAX, `${entry} has ${bytes} bytes`);
+  }
+});
+
+test("every call of the API has a method", () => {
+  const client = new CakeworkClient({ apiKey: "cw_x" });
+  const missing = Object.keys(routes).filter((name) => !(name in client));
+  assert.deepEqual(missing, [], "add these to src/client.ts, and calls of them to tests/server");
+});
+
+test("every code of the API's errors has a class of its own", () => {
+  const codes = [...repository("docs/errors.md").matchAll(/^\| `(\w+)` \| (\d+) \|/gm)];
+  assert.ok(codes.length > 10);
+  const classes = codes.map(([, code = "", status]) => {
+    const given = { status: Number(status), code, detail: "", requestId: "", retryAfter: 0 };
+    return apiError(given).constructor;
+  });
+  assert.equal(new Set(classes).size, codes.length, "src/errors.ts knows all of docs/errors.md");
+});
+
+test("the version is the server's", () => {
+  const [, server] = /__version__ = "(.+)"/.exec(repository("src/cakework/__init__.py")) ?? [];
+  const ours = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).version;
+  assert.deepEqual([ours, version], [server, server]);
+});
+
+test("the lock names versions, and no host to get them from", () => {
+  assert.doesNotMatch(readFileSync(join(ROOT, "package-lock.json"), "utf8"), /"resolved"/);
+});
+
+const RUN = `
+const client = new CakeworkClient({ url: process.argv[2], apiKey: "cw_test" });
+client.getVm("x")
+  .then((vm) => readDirectory(".", { dockerfile: "package.json" }).then((read) => ({ vm, read })))
+  .then(({ vm, read }) => new CakeworkApiClient({ environment: client.url, xApiKey: "k" }).getVm(vm.id)
+    .then((old) => console.log(JSON.stringify([vm.id, old.volumeGb, read.files.length > 0]))));
+`;
+const NAMES = { "": "CakeworkClient", "/node": "readDirectory", "/compat": "CakeworkApiClient" };
+const PROGRAMS = {
+  "main.mjs": (name: string, path: string) => `import { ${name} } from "@cakework/client${path}";`,
+  "main.cjs": (name: string, path: string) =>
+    `const { ${name} } = require("@cakework/client${path}");`,
+};
+
+let folder = "";
+
+before(() => {
+  folder = mkdtempSync(join(tmpdir(), "cakework-package-"));
+  const npm = (...words: string[]) => execFileSync("npm", words, { cwd: folder, stdio: "pipe" });
+  npm("pack", "--silent", ROOT, "--pack-destination", folder);
+  writeFileSync(join(folder, "package.json"), "{}");
+  npm(
+    "install",
+    "--offline",
+    "--no-audit",
+    ...readdirSync(folder).filter((name) => name.endsWith(".tgz")),
+  );
+});
+
+after(() => rmSync(folder, { recursive: true }));
+
+test("what is packed is what is needed, and no more", () => {
+  const installed = join(folder, "node_modules");
+  const others = readdirSync(installed).filter((name) => !name.startsWith("."));
+  assert.deepEqual(others, ["@cakework"]);
+  const files = readdirSync(join(installed, "@cakework/client"));
+  assert.deepEqual(files.sort(), ["LICENSE", "README.md", "dist", "package.json"]);
+});
+
+for (const [file, importing] of Object.entries(PROGRAMS)) {
+  test(`installed in an empty folder it is used from ${file}`, async () => {
+    await using server = await TestServer.start(json(VM));
+    const imports = Object.entries(NAMES).map(([path, name]) => importing(name, path));
+    writeFileSync(join(folder, file), [...imports, RUN].join("\n"));
+    assert.deepEqual(JSON.parse(await run(file, server.url)), [VM.id, VM.volumeGB, true]);
+  });
+}
+
+test("its types hold for who imports it, from ESM and from CommonJS, with the strictest settings", () => {
+  const usage = readFileSync(join(ROOT, "tests/types/usage.ts"));
+  for (const file of ["usage.mts", "usage.cts"]) writeFileSync(join(folder, file), usage);
+  const settings = ["strict", "exactOptionalPropertyTypes", "noUncheckedIndexedAccess", "noEmit"];
+  const words = [...settings.map((name) => `--${name}`), "--skipLibCheck", "false"];
+  words.push("--module", "nodenext", "--target", "es2022", "--types", "");
+  const tsc = join(ROOT, "node_modules/typescript/bin/tsc");
+  execFileSync(process.execPath, [tsc, ...words, "usage.mts", "usage.cts"], {
+    cwd: folder,
+    stdio: "inherit",
+  });
+});
+
+async function run(file: string, url: string): Promise<string> {
+  const words = [file, url];
+  const { stdout } = await promisify(execFile)(process.execPath, words, { cwd: folder });
+  return stdout;
+}
