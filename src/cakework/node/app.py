@@ -234,13 +234,15 @@ class _Api(uvicorn.Server):
 
 
 async def _tidy(node: Node) -> None:
-    """Every few minutes, let go of templates that nobody uses."""
+    """Every few minutes, let go of templates that nobody uses, and of what ended long ago."""
     while True:
         await asyncio.sleep(300)
         try:
             node.workshop.discard_surplus({Shape(), *node.vms.shapes()})
+            await asyncio.to_thread(node.builds.forget_old)
+            await asyncio.to_thread(node.imports.forget_old)
         except OSError as error:
-            log.warning("templates.not_discarded", reason=str(error))
+            log.warning("tidying.failed", reason=str(error))
 
 
 def _set_up_network(rules: str) -> None:

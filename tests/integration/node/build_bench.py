@@ -4,11 +4,13 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cakework.domain.facts import AnyFact, BuildFailed, BuildLine, BuildSucceeded
 from cakework.domain.ids import new_build_id, new_image_id
@@ -142,6 +144,24 @@ class Bench:
         assert isinstance(end, BuildFailed), end
         assert self.images().get(order.image_id) is None
         return end.error
+
+    def unused_layers(self) -> set[str]:
+        """Return the layers of the storage that neither an image nor a container is made of."""
+        images, containers, layers = map(self._stored, ("images", "containers", "layers"))
+        below: dict[str, str | None] = {layer["id"]: layer.get("parent") for layer in layers}
+        unused = set(below)
+        for user in (*images, *containers):
+            for top in (user["layer"], *user.get("mapped-layers", ())):
+                while top in below:
+                    unused.discard(top)
+                    top = below[top]
+        return unused
+
+    def _stored(self, kind: str) -> list[dict[str, Any]]:
+        """Return what buildah's storage has on record of its images, containers or layers."""
+        storage = self.settings().node_dir / "builds" / "storage"
+        file = storage / f"overlay-{kind}" / f"{kind}.json"
+        return json.loads(file.read_bytes()) if file.exists() else []
 
     def leftovers(self) -> dict[str, list[str]]:
         """Return what builds of this bench have left on the host, by kind."""

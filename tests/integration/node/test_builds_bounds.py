@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cakework.domain.facts import BuildFailed
+from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.storage import BuildStorage
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 
@@ -179,7 +180,7 @@ def test_layers_beyond_their_bound_go(bench: Bench) -> None:
             builds.submit(wanted)
             await bench.ledger.ended(wanted.build_id)
             async with asyncio.timeout(20):
-                while storage.images_besides("localhost/cakework/"):  # noqa: ASYNC110
+                while storage.images_besides(BASE_TAGS):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
     asyncio.run(run())

@@ -43,6 +43,21 @@ def test_a_killed_nodes_builds_stop_and_are_run_again(bench: Bench, tmp_path: Pa
     assert [type(fact) for fact in facts if not isinstance(fact, BuildLine)] == [BuildSucceeded]
     assert bench.images().get(wanted.image_id) is not None
     assert bench.leftovers() == NOTHING
+    assert bench.unused_layers() == set()
+
+
+def test_a_kill_while_layers_are_stored_leaves_none(bench: Bench, tmp_path: Path) -> None:
+    """A layer that is half there goes with the next build, and so does one that has no image."""
+    wanted = order(
+        "FROM cakework/busybox\nRUN head -c 60000000 /dev/urandom > /f; echo written\nRUN true"
+    )
+    with _node(bench, tmp_path, wanted) as pid:
+        _wait(lambda: "written" in _texts(_facts(tmp_path)) and bool(bench.unused_layers()))
+        os.kill(pid, signal.SIGKILL)
+        _wait(lambda: not bench.leftovers()["processes"])
+    assert isinstance(_go_on(bench, tmp_path, wanted)[-1], BuildSucceeded)
+    assert bench.leftovers() == NOTHING
+    assert bench.unused_layers() == set()
 
 
 def test_a_build_that_takes_its_node_down_every_time_fails(bench: Bench, tmp_path: Path) -> None:

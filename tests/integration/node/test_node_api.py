@@ -76,6 +76,26 @@ async def test_a_vm_by_its_calls(node: NodeProcess, yard: Yard) -> None:
     assert node.call("DELETE", f"/v1/volumes/{order.vm_id}") == (200, {})
 
 
+async def test_images_are_listed_and_removed(node: NodeProcess, yard: Yard) -> None:
+    """One that was being removed when the node was killed is gone at its next start; a VM that
+    runs keeps its own."""
+    ids = [await yard.put_image(node.images, "exec sleep 600") for _ in range(3)]
+    listed = [{"image_id": image_id} for image_id in sorted(ids)]
+    assert node.call("GET", "/v1/images") == (200, listed)
+    order = VmOrder(vm_id=new_vm_id(), image_id=ids[0], hostname="vm.localhost")
+    await node.order(order)
+    for _ in range(2):
+        assert node.call("DELETE", f"/v1/images/{ids[0]}") == (200, {})
+    assert node.call("GET", f"/v1/vms/{order.vm_id}")[1]["state"] == "started"
+    node.kill()
+    half_removed = node.images.folder / ".removing-x"
+    half_removed.mkdir()
+    node.images.path(ids[1]).rename(half_removed / ids[1])
+    await node.start()
+    assert node.call("GET", "/v1/images") == (200, [{"image_id": ids[2]}])
+    assert [path.name for path in node.images.folder.iterdir()] == [ids[2]]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [

@@ -99,9 +99,11 @@ async def test_what_is_written_is_there_at_the_next_start(node: NodeProcess, yar
     lines = [fact for fact in node.facts() if isinstance(fact, VmLine)]
     assert [line.text for line in lines] == ["up", "one", "one", "two"]
     assert [line.seq for line in lines] == [1, 2, 3, 4]
+    assert node.call("GET", "/v1/volumes") == (200, [{"vm_id": order.vm_id}])
     for _ in range(2):
         assert node.call("DELETE", f"/v1/volumes/{order.vm_id}")[0] == 200
         assert not volume.exists()
+    assert node.call("GET", "/v1/volumes") == (200, [])
 
 
 async def test_what_was_synced_survives_the_death_of_qemu(node: NodeProcess, yard: Yard) -> None:

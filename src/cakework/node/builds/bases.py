@@ -99,9 +99,8 @@ class Bases:
             self._storage.remove_work(work_id)
 
     async def _is_there(self, recipe: Recipe, confinement: Confinement) -> bool:
-        tag = f"localhost/{recipe.reference}:{recipe.version}"
         status, _, _ = await self._sandbox.read(
-            ("buildah", "inspect", "--type", "image", tag), confinement
+            ("buildah", "inspect", "--type", "image", recipe.tag), confinement
         )
         return status == 0
 
@@ -186,7 +185,6 @@ def _import_script(recipe: Recipe) -> str:
     return f"""\
 set -eu
 work=$(dirname "$0")
-name=localhost/{recipe.reference}
 container=$(buildah from --signature-policy /b/etc/policy.json scratch)
 trap 'buildah rm "$container" >/dev/null' EXIT
 root=$(buildah mount "$container")
@@ -194,7 +192,7 @@ root=$(buildah mount "$container")
 buildah umount "$container" >/dev/null
 buildah config {" ".join(config)} --workingdir / "$container"
 image=$(buildah commit -q --signature-policy /b/etc/policy.json "$container")
-buildah tag "$image" "$name:latest" "$name:{recipe.version}"
+buildah tag "$image" localhost/{recipe.reference}:latest {recipe.tag}
 """
 
 

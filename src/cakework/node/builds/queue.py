@@ -29,7 +29,7 @@ from cakework.node.builds.clone import CloneLimits
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import BuildLog, Facts, now_ms
-from cakework.node.builds.recipes import PREFIX
+from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.run import MIB, BuildLimits, BuildNetwork, BuildRun, Workshop
@@ -153,6 +153,10 @@ class Builds:
         wanted = self._tokenless
         return [BuildReport(build_id=each, wants_order=each in wanted) for each in self.known()]
 
+    def forget_old(self) -> None:
+        """Forget builds that ended long ago. Blocks for a moment."""
+        self._records.forget_old()
+
     def _start(self, record: BuildRecord) -> None:
         task = asyncio.create_task(self._carry_out(record), name=f"build {record.build_id}")
         self._tasks[record.build_id] = task
@@ -219,12 +223,12 @@ class Builds:
                 await self._forget_layers()
 
     async def _forget_layers(self) -> None:
-        """Remove all images but the base images, while no build runs."""
+        """Remove all images but the base images of now, while no build runs."""
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(self._settings.build_concurrency):
                 await stack.enter_async_context(self._slots)
             before_mb = self._storage.layers_mb()
-            if images := self._storage.images_besides(f"localhost/{PREFIX}"):
+            if images := self._storage.images_besides(BASE_TAGS):
                 await self._keep_house(self._shop.sandbox, "rmi", "--force", *images)
             log.info("layers_removed", before_mb=before_mb, after_mb=self._storage.layers_mb())
 

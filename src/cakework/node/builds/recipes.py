@@ -49,6 +49,11 @@ class Recipe:
             digest.update(script.read_bytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def tag(self) -> str:
+        """Return the name of this version's image in the builds' storage."""
+        return f"localhost/{self.reference}:{self.version}"
+
 
 # usr-is-merged: else usrmerge is taken, and Perl with it.
 _BASIS = ("ca-certificates", "usr-is-merged")
@@ -66,6 +71,8 @@ RECIPES = {
         Recipe("node", (*_BASIS, "nodejs"), ("node",), (PATH_ENV, "LANG=C.UTF-8")),
     )
 }
+BASE_TAGS = frozenset(recipe.tag for recipe in RECIPES.values())
+"""Base images that are still used; of an earlier recipe's no build is made any more."""
 
 
 def recipe_of(reference: str) -> Recipe | None:

@@ -80,10 +80,15 @@ class BuildRecords:
         """Make the folder; remove half-made records, and those that are no longer needed."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder.chmod(0o700)
-        for folder in self._folder.iterdir():
-            record = BuildRecord(folder)
-            old = folder.stat().st_mtime < time.time() - KEEP_S
-            if folder.name.startswith(".") or (record.told() and old):
+        for half_made in self._folder.glob(".*"):
+            shutil.rmtree(half_made)
+        self.forget_old()
+
+    def forget_old(self) -> None:
+        """Remove the records of builds that ended so long ago that no order is given again."""
+        oldest = time.time() - KEEP_S
+        for folder in self._whole():
+            if folder.stat().st_mtime < oldest and BuildRecord(folder).told():
                 shutil.rmtree(folder)
 
     def add(self, order: BuildOrder) -> BuildRecord | None:
@@ -103,11 +108,13 @@ class BuildRecords:
 
     def unfinished(self) -> Iterator[BuildRecord]:
         """Yield the builds whose end was not told, oldest first."""
-        folders = [entry for entry in self._folder.iterdir() if not entry.name.startswith(".")]
-        for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
+        for folder in sorted(self._whole(), key=lambda folder: folder.stat().st_mtime):
             record = BuildRecord(folder)
             if not record.told():
                 yield record
+
+    def _whole(self) -> list[Path]:
+        return [entry for entry in self._folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _write(file: Path, text: str) -> None:

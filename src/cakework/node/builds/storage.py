@@ -9,7 +9,7 @@ builds/work/<id>/ a build's context, scratch space and result
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,10 @@ class BuildStorage:
         layers = _entries(self.home / "storage" / "overlay-layers" / "layers.json")
         return sum(int(layer.get("diff-size", 0)) for layer in layers) // 2**20
 
-    def images_besides(self, prefix: str) -> list[str]:
-        """Return the ids of images, those of finished steps included, not named ``prefix…``."""
+    def images_besides(self, kept: Set[str]) -> list[str]:
+        """Return the ids of images, those of finished steps too, without a name in ``kept``."""
         images = _entries(self.home / "storage" / "overlay-images" / "images.json")
-        return [
-            image["id"]
-            for image in images
-            if not any(name.startswith(prefix) for name in image.get("names") or ())
-        ]
+        return [image["id"] for image in images if kept.isdisjoint(image.get("names") or ())]
 
 
 def _entries(file: Path) -> list[dict[str, Any]]:

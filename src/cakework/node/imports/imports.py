@@ -116,6 +116,10 @@ class Imports:
             raise NotFound(f"there is no import {image_id}")
         return record.report()
 
+    def forget_old(self) -> None:
+        """Forget imports that ended long ago. Blocks for a moment."""
+        self._records.forget_old()
+
     def _start(self, record: ImportRecord, order: ImportOrder | None) -> None:
         task = asyncio.create_task(self._carry_out(record, order), name=f"import {record.image_id}")
         self._tasks[record.image_id] = task

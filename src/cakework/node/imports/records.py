@@ -49,6 +49,10 @@ class ImportRecords:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half_made in self._folder.glob("*.making"):
             half_made.unlink()
+        self.forget_old()
+
+    def forget_old(self) -> None:
+        """Remove the records of imports that ended so long ago that no order is given again."""
         oldest = time.time() - KEEP_S
         for file in self._folder.glob("*.json"):
             if file.stat().st_mtime < oldest and self._read(file).told:

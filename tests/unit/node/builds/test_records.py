@@ -1,11 +1,13 @@
 """What is remembered of builds."""
 
+import os
+import time
 from pathlib import Path
 
 from cakework.domain.facts import BuildFailed
 from cakework.domain.ids import new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, FilesSource, GithubSource
-from cakework.node.builds.records import BuildRecords
+from cakework.node.builds.records import KEEP_S, BuildRecords
 
 
 def _order() -> BuildOrder:
@@ -69,3 +71,19 @@ def test_a_token_is_not_remembered(tmp_path: Path) -> None:
     assert not [file for file in files if b"ghp_of_the_test" in file.read_bytes()]
     record.end(BuildFailed(build_id=order.build_id, error="why", at_ms=1))
     assert not record.wants_token()
+
+
+def test_an_end_that_was_told_is_forgotten_after_a_week(tmp_path: Path) -> None:
+    """Not before, and not the build that has not ended, however old it is."""
+    records = _records(tmp_path)
+    told, fresh, unended = (records.add(_order()) for _ in range(3))
+    assert told is not None
+    assert fresh is not None
+    assert unended is not None
+    for record in (told, fresh):
+        record.tell()
+    week_ago = time.time() - KEEP_S - 60
+    for record in (told, unended):
+        os.utime(tmp_path / record.build_id, (week_ago, week_ago))
+    records.forget_old()
+    assert {path.name for path in tmp_path.iterdir()} == {fresh.build_id, unended.build_id}
