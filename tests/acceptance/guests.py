@@ -43,6 +43,55 @@ for target in json.loads(os.environ["TARGETS"]):
 print("tried all", flush=True)
 """
 
+DATAGRAMS = """
+import json, select, socket, time
+mark = os.environ["MARK"].encode()
+# A question for the address of <mark>, as a resolver would answer it.
+question = b"cw" + bytes.fromhex("01000001000000000000")
+question += bytes([len(mark)]) + mark + bytes.fromhex("0000010001")
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+targets = [tuple(target) for target in json.loads(os.environ["TARGETS"])]
+answered = set()
+for _ in range(3):
+    for target in targets:
+        try:
+            sender.sendto(question, target)
+        except OSError:
+            pass
+    ends = time.monotonic() + 0.7
+    while select.select([sender], [], [], max(0, ends - time.monotonic()))[0]:
+        try:
+            answered.add(sender.recvfrom(2048)[1])
+        except OSError:
+            pass
+for target in targets:
+    print(*target, "reached" if target in answered else "silent", flush=True)
+print("tried all", flush=True)
+"""
+"""Sends datagrams to TARGETS, and prints from which of them an answer came."""
+
+HEAR_DATAGRAMS = """
+import socket
+hearing = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+hearing.bind(("0.0.0.0", 8000))
+hearing.sendto(b"itself", ("127.0.0.1", 8000))
+while True:
+    print("heard", hearing.recvfrom(2048)[0].decode(errors="replace"), flush=True)
+"""
+
+IPV6 = """
+import json, socket
+links = [line.split()[-1] for line in open("/proc/net/if_inet6")]
+print("links with IPv6:", *sorted(set(links) - {"lo"}), flush=True)
+for host, port in json.loads(os.environ["TARGETS"]):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        tried = socket.socket(socket.AF_INET6, kind)
+        tried.settimeout(2)
+        print(host, tried.connect_ex((host, port)), flush=True)
+print("tried all", flush=True)
+"""
+"""Prints the links that have IPv6, and the error of connecting to each of TARGETS."""
+
 KEEP_TRYING = f"""
 import socket, time
 print("waiting", flush=True)

@@ -24,20 +24,40 @@ HOST_END = "10.77.0.1"
 NAME = "cakework-test"
 """Of the namespace, and of the host's link to it. One at a time; a killed test's is taken away."""
 
+DNS_PORT = 53
 LISTEN = """
-import socket, sys
+import select, socket, sys
+heard = open(sys.argv[1], "a", buffering=1)
 server = socket.create_server(("0.0.0.0", 0), backlog=64)
-print(server.getsockname()[1], flush=True)
+port = server.getsockname()[1]
+datagrams = []
+for address in sys.argv[2:]:
+    for number in (port, 53):
+        datagrams.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        datagrams[-1].bind((address, number))
+print(port, flush=True)
 while True:
-    server.accept()[0].close()
+    for ready in select.select([server, *datagrams], [], [])[0]:
+        if ready is server:
+            server.accept()[0].close()
+            continue
+        data, sender = ready.recvfrom(2048)
+        print(ready.getsockname()[0], data.hex(), file=heard)
+        ready.sendto(data, sender)
 """
 
 
 @dataclass(frozen=True)
 class Outside:
-    """``port`` is listened on at each of the addresses."""
+    """``port`` is listened on at each of the addresses; by UDP, which is echoed, port 53 too."""
 
     port: int
+    record: Path
+
+    def heard(self, content: bytes) -> set[str]:
+        """Return the addresses at which a datagram with ``content`` in it came in."""
+        lines = (line.split() for line in self.record.read_text().splitlines())
+        return {address for address, data in lines if content in bytes.fromhex(data)}
 
 
 @contextlib.contextmanager
@@ -62,14 +82,15 @@ def outside() -> Generator[Outside]:
             _ip("-n", NAME, "address", "add", f"{address}/32", "dev", "eth0")
             _ip("route", "add", address, "dev", NAME, "src", HOST_END)
         _ip("-n", NAME, "route", "add", "default", "via", HOST_END, "dev", "eth0")
+        record = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "heard"
+        addresses = (PUBLIC, REACHED_BY_SETTING, *WALLED_OFF)
+        enter = ["ip", "netns", "exec", NAME, sys.executable, "-c", LISTEN]
         listener = subprocess.Popen(
-            ["ip", "netns", "exec", NAME, sys.executable, "-c", LISTEN],
-            stdout=subprocess.PIPE,
-            text=True,
+            [*enter, str(record), *addresses], stdout=subprocess.PIPE, text=True
         )
         stack.callback(_end, listener)
         assert listener.stdout is not None
-        yield Outside(int(listener.stdout.readline()))
+        yield Outside(int(listener.stdout.readline()), record)
 
 
 def _ip(*words: str) -> None:

@@ -4,12 +4,15 @@ Everything that must not be reached has a listener behind it, which the host its
 so it is the wall that holds the guest back and not that nobody is there.
 """
 
+import errno
 import json
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +20,14 @@ from cakework.node.network.namespaces import GATEWAY
 from tests.acceptance import guests
 from tests.acceptance.api import Api
 from tests.acceptance.footprint import machine_of, slot_addresses
-from tests.acceptance.outside import PUBLIC, REACHED_BY_SETTING, WALLED_OFF, Outside, outside
+from tests.acceptance.outside import (
+    DNS_PORT,
+    PUBLIC,
+    REACHED_BY_SETTING,
+    WALLED_OFF,
+    Outside,
+    outside,
+)
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
 
@@ -84,6 +94,71 @@ def test_the_gateway_with_somebody_listening_there(
         assert set(api.printed(vm["id"])) == {"waiting", "not reached"}
 
 
+def test_datagrams_to_networks_beyond_the_host(api: Api, python: str, world: Outside) -> None:
+    """By UDP the same is reached as by TCP, and no more, at the port of resolvers as at another;
+    what is not reached does not even get the datagram. So it is for a RUN of a build."""
+    reached = {PUBLIC, REACHED_BY_SETTING}
+    targets = [(host, port) for host in (*reached, *WALLED_OFF) for port in (world.port, DNS_PORT)]
+    assert sent_by_host(targets) == set(targets)
+    for send in (sent_by_guest, sent_by_build):
+        mark = secrets.token_hex(8)
+        assert {host for host, _ in send(api, python, targets, mark)} == reached
+        assert world.heard(mark.encode()) == reached
+
+
+def test_datagrams_to_the_host_and_its_resolvers(api: Api, python: str, world: Outside) -> None:
+    """None arrives at any address of the host, or is answered by the resolvers that it uses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("0.0.0.0", 0))
+        listener.settimeout(5)
+        port = listener.getsockname()[1]
+        own = [(address, port) for address in (*host_addresses(), "127.0.0.1")]
+        for target in own:
+            listener.sendto(b"host", target)
+            assert listener.recv(100) == b"host"
+        targets = [*own, *((resolver, DNS_PORT) for resolver in resolvers())]
+        for send in (sent_by_guest, sent_by_build):
+            assert send(api, python, targets, secrets.token_hex(8)) == set()
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(100)
+
+
+def test_datagrams_to_other_vms(platform: Platform, api: Api, python: str) -> None:
+    """A VM that listens hears itself, and none of what another sends to every VM's address."""
+    with api.running(python, port=8000, envVars={"SCRIPT": guests.HEAR_DATAGRAMS}) as other:
+        api.wait_for_line(other["id"], "heard itself")
+        targets = [(address, 8000) for address in slot_addresses(platform)]
+        assert targets
+        assert sent_by_guest(api, python, targets, secrets.token_hex(8)) == set()
+        assert api.printed(other["id"]) == ["heard itself"]
+
+
+def test_there_is_no_ipv6(platform: Platform, api: Api, python: str) -> None:
+    """Neither in a guest, nor in the namespace around it, nor in a build: no link has an address,
+    and nothing can be sent, not even to an address that the host's own network has."""
+    host = [address for address in inet6_addresses(["ip"]) if not address.startswith("fe80")]
+    hosts = [*host, "fd00::1", "2001:db8::1"]
+    env = {"SCRIPT": guests.IPV6, "TARGETS": json.dumps([(host, 9) for host in hosts])}
+    with api.running(python, envVars=env) as vm:
+        printed = api.wait_for_line(vm["id"], "tried all")
+    unreachable = [f"{host} {errno.ENETUNREACH}" for host in hosts for _ in range(2)]
+    assert printed == ["links with IPv6:", *unreachable, "tried all"]
+    with api.running(python, envVars={"SCRIPT": "import time; time.sleep(1000)"}) as vm:
+        enter = ["nsenter", f"--target={machine_of(platform, vm['id'])}", "--net"]
+        assert inet6_addresses([*enter, "ip"]) == []
+        rules = subprocess.run([*enter, "nft", "list", "ruleset", "ip6"], capture_output=True)
+        assert rules.stdout.count(b"policy drop") == rules.stdout.count(b"type filter") == 2
+    dockerfile = "FROM cakework/python\nCOPY . /\nRUN python3 /try.py"
+    build = api.build(dockerfile, {"try.py": with_environment(env)})
+    log = api.messages(f"/v1/image/build/{build['buildId']}/logs")
+    unavailable = [f"{host} {errno.EADDRNOTAVAIL}" for host in hosts for _ in range(2)]
+    assert [line for line in log if line.startswith(("links", *hosts))] == [
+        "links with IPv6:",
+        *unavailable,
+    ]
+
+
 def test_the_hosts_files_and_sockets_are_not_there(
     platform: Platform, api: Api, busybox: str
 ) -> None:
@@ -95,6 +170,64 @@ def test_the_hosts_files_and_sockets_are_not_there(
     assert "node.sock" not in printed
     assert "9p" not in printed
     assert "virtiofs" not in printed
+
+
+def sent_by_host(targets: list[Target]) -> set[Target]:
+    """Return from which of ``targets`` an answer to a datagram comes to the host."""
+    answered: set[Target] = set()
+    for target in targets:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(5)
+            sender.sendto(b"host", target)
+            answered.add(sender.recvfrom(100)[1])
+    return answered
+
+
+def sent_by_guest(api: Api, python: str, targets: list[Target], mark: str) -> set[Target]:
+    """Have a guest send datagrams with ``mark`` to ``targets``; return which were answered."""
+    env = {"SCRIPT": guests.DATAGRAMS, "TARGETS": json.dumps(targets), "MARK": mark}
+    with api.running(python, envVars=env) as vm:
+        return answered_in(api.wait_for_line(vm["id"], "tried all"), targets)
+
+
+def sent_by_build(api: Api, _python: str, targets: list[Target], mark: str) -> set[Target]:
+    """Have a RUN of a build send them."""
+    env = {"SCRIPT": guests.DATAGRAMS, "TARGETS": json.dumps(targets), "MARK": mark}
+    dockerfile = "FROM cakework/python\nCOPY . /\nRUN python3 /try.py"
+    build = api.build(dockerfile, {"try.py": with_environment(env)})
+    printed = api.messages(f"/v1/image/build/{build['buildId']}/logs")
+    assert "tried all" in printed, printed
+    return answered_in(printed, targets)
+
+
+def answered_in(printed: list[str], targets: list[Target]) -> set[Target]:
+    outcome = {(host, port): f"{host} {port} reached" in printed for host, port in targets}
+    assert all(
+        f"{host} {port} silent" in printed for (host, port), yes in outcome.items() if not yes
+    )
+    return {target for target, yes in outcome.items() if yes}
+
+
+def with_environment(env: dict[str, str]) -> str:
+    """Return a program that runs SCRIPT as a guest's image does."""
+    return f"import os\nos.environ.update({env!r})\nexec(os.environ['SCRIPT'])\n"
+
+
+def resolvers() -> list[str]:
+    """Return the addresses of the resolvers that the host uses."""
+    words = (line.split() for line in Path("/etc/resolv.conf").read_text().splitlines())
+    return [word[1] for word in words if word[:1] == ["nameserver"] and ":" not in word[1]]
+
+
+def inet6_addresses(ip: list[str]) -> list[str]:
+    """Return the IPv6 addresses that ``ip`` shows, other than loopback's."""
+    listed = subprocess.run([*ip, "-6", "-json", "address"], check=True, capture_output=True)
+    return [
+        str(info["local"])
+        for link in json.loads(listed.stdout or "[]")
+        for info in link.get("addr_info", ())
+        if link["ifname"] != "lo"
+    ]
 
 
 def host_addresses() -> list[str]:
