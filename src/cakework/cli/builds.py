@@ -1,4 +1,4 @@
-"""``cakework build``: send a folder, show the build's log, print the image's id."""
+"""``cakework build``: from a folder or a repository to an image's id, showing the build's log."""
 
 import time
 from pathlib import Path
@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cakework.cli.client import Build, Client, open_client
 from cakework.cli.context import Context, read_context
 from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.github_builds import GithubOptions, check_source, github_body
 from cakework.cli.logs import build_log, follow_log
 from cakework.cli.output import Json, Output, shown_on_stderr
 
@@ -17,26 +18,47 @@ SETTLE_S = 10.0
 
 
 def build(
-    folder: Path,
+    folder: Path | None = None,
     /,
     *,
     file: Annotated[Path | None, Parameter(alias="-f")] = None,
+    github: str | None = None,
+    branch: str | None = None,
+    dockerignore: Path | None = None,
+    token_env: str | None = None,
     as_json: Json = False,
 ) -> int:
-    """Build an image from a folder with a Dockerfile; the last line is the image's id.
+    """Build an image from a folder, or a repository on GitHub; the last line is the image's id.
 
-    Files named in the folder's .dockerignore are not sent.
+    Files named in the folder's .dockerignore are not sent. The token for a repository is
+    GITHUB_TOKEN of the environment, if it is there, or is asked for at a terminal.
 
     Args:
         folder: Folder to build from.
-        file: Dockerfile to use instead of the folder's own.
+        file: Dockerfile to use; the folder's own, or the current one's with --github, if absent.
+        github: Repository to build from instead, org/repo, fetched by the server.
+        branch: Branch of the repository (main if absent).
+        dockerignore: .dockerignore to use instead of the repository's own.
+        token_env: Variable that holds the token, instead of GITHUB_TOKEN.
     """
+    repository = GithubOptions(github, branch, dockerignore, token_env)
+    check_source(folder, repository)
     output = Output(as_json=as_json)
     client = open_client()
-    context = read_context(folder, file)
-    tell(context, output)
     began = time.monotonic()
-    created = send(client, context)
+    if folder is None:
+        body = github_body(repository, file)
+        created = cast("Build", client.call("POST", "/v1/image/build/github", body=body))
+    else:
+        context = read_context(folder, file)
+        tell(context, output)
+        began = time.monotonic()
+        created = send(client, context)
+    return finish(client, created, output, began)
+
+
+def finish(client: Client, created: Build, output: Output, began: float) -> int:
+    """Show a build's log until it has ended, and print its image."""
     for line in follow_log(client, build_log(created["buildId"]), {}):
         output.progress(shown_on_stderr(line["message"]))
     done = wait_for_end(client, created["buildId"])

@@ -1,0 +1,76 @@
+"""``cakework import``: fetch an image from a registry, and wait until it can be used."""
+
+import sys
+import time
+from typing import Annotated, cast
+from urllib.parse import quote
+
+from cyclopts import Parameter
+
+from cakework.cli.client import Client, open_client
+from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.output import Json, Output
+from cakework.cli.passwords import read_password
+
+PASSWORD_VARIABLE = "REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
+POLL_S = (0.1, 0.2, 0.5, 1.0)
+PROGRESS_S = 10.0
+
+
+def import_image(
+    uri: str,
+    /,
+    *,
+    username: str | None = None,
+    password_env: str | None = None,
+    password_stdin: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    as_json: Json = False,
+) -> int:
+    """Import an image from a registry; the last line is the image's id.
+
+    The password is REGISTRY_PASSWORD of the environment, if it is there; with --username it is
+    asked for at a terminal. Without one the image is fetched as anybody could.
+
+    Args:
+        uri: The image, registry/name:tag or registry/name@sha256:…, for linux/amd64.
+        username: User name for the registry (the server's default is AWS, for ECR).
+        password_env: Variable that holds the password, instead of REGISTRY_PASSWORD.
+        password_stdin: Read the password from standard input, one line.
+    """
+    output = Output(as_json=as_json)
+    client = open_client()
+    if password_stdin:
+        password = sys.stdin.readline().strip()
+    else:
+        prompt = None if username is None else "Password: "
+        password = read_password(PASSWORD_VARIABLE, password_env, prompt)
+    body: dict[str, object] = {"imageUri": uri, "password": password}
+    if username is not None:
+        body["username"] = username
+    output.progress(f"importing {uri}")
+    began = time.monotonic()
+    image_id = str(client.call("POST", "/v1/image/import", body=body)["imageId"])
+    image = wait_until_ready(client, image_id, output, began)
+    size = cast("int", image["sizeBytes"]) / 2**20
+    output.progress(f"imported in {time.monotonic() - began:.1f} s, {size:.0f} MiB")
+    output.result(image, image_id)
+    return ExitCode.OK
+
+
+def wait_until_ready(
+    client: Client, image_id: str, output: Output, began: float
+) -> dict[str, object]:
+    """Return the image once VMs can be started from it, saying now and then that it is not."""
+    told = tries = 0
+    while True:
+        image = client.call("GET", f"/v1/image/{quote(image_id, safe='')}")
+        if image["state"] == "ready":
+            return image
+        if image["state"] != "importing":
+            why = image.get("error") or f"it is {image['state']}"
+            raise CommandFailed(f"The import failed: {why}", code="import_failed")
+        if time.monotonic() - began > (told + 1) * PROGRESS_S:
+            told += 1
+            output.progress(f"still importing after {time.monotonic() - began:.0f} s")
+        time.sleep(POLL_S[min(tries, len(POLL_S) - 1)])
+        tries += 1
