@@ -69,10 +69,18 @@ IMAGE_IN_JAIL = "/vm/image"
 REHEARSAL = ("/bin/busybox", "sh", "-c", "cat /etc/hosts; echo rehearsed >&2")
 
 
+class Ending(BaseModel):
+    """How a VM's run ended: a sentence for people, and the program's exit code if it is known."""
+
+    reason: str
+    exit_code: int | None = None
+
+
 class MachineRecord(BaseModel):
     """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node.
 
-    ``lines_before`` is how many lines earlier runs of the VM had.
+    ``lines_before`` is how many lines earlier runs of the VM had. ``ending`` is there from
+    before anything is released.
     """
 
     slot: int
@@ -81,6 +89,7 @@ class MachineRecord(BaseModel):
     started: int | None = None
     order: VmOrder | None = None
     lines_before: int = 0
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,15 @@ class Machine:
         update = {"order": order.model_copy(update={"env": {}}), "lines_before": lines_before}
         self.record = self.record.model_copy(update=update)
         self._write_record()
+
+    def note_ending(self, ending: Ending) -> Ending:
+        """Record how the VM ended, so that it is known even if the node ends now; return what
+        is recorded: the first word on it."""
+        if self.record.ending is None:
+            self.record = self.record.model_copy(update={"ending": ending})
+            self._write_record()
+            step(Step.NODE_VM_END_RECORDED)
+        return self.record.ending or ending
 
     def trim_output(self) -> None:
         """Empty the file of what QEMU says when a guest has made it grow beyond its bound."""

@@ -18,7 +18,7 @@ from cakework.node.cgroups import Cgroup
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
 from cakework.node.vms.launch import Launcher, Phases
-from cakework.node.vms.machines import RECORD, Host, Machine, MachineRecord
+from cakework.node.vms.machines import RECORD, Ending, Host, Machine, MachineRecord
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.processes import Process
 from cakework.node.vms.room import Room
@@ -231,7 +231,7 @@ class Vms:
         acked = self._journal.last_seq(vm.order.vm_id) - record.lines_before
         try:
             machine = await Machine.adopt(
-                self._host, folder.name, record, acked, lambda why: self._lost(vm, why)
+                self._host, folder.name, record, acked, lambda why: self._lost(vm, record, why)
             )
         except CakeworkError as error:
             log.warning("vm.lost", vm_id=vm.order.vm_id, reason=error.detail)
@@ -258,11 +258,13 @@ class Vms:
             await cgroup.end()
         await asyncio.to_thread(shutil.rmtree, folder)
 
-    def _lost(self, vm: Vm, why: str) -> None:
-        reason = f"the VM ended while the node was down: {why}"
+    def _lost(self, vm: Vm, record: MachineRecord, why: str) -> None:
+        """Tell the end of a VM that is gone; an earlier node may have seen it, and even told it."""
+        unseen = Ending(reason=f"the VM ended while the node was down: {why}")
+        ending = dict(record.ending or unseen)
         vm_id, run, now_ms = vm.order.vm_id, vm.order.run, time.time_ns() // 1_000_000
-        self._journal.append(VmStopped(at_ms=now_ms, vm_id=vm_id, run=run, reason=reason))
-        self._remember(VmReport(vm_id=vm_id, run=run, state="stopped", reason=reason))
+        self._journal.append(VmStopped(at_ms=now_ms, vm_id=vm_id, run=run, **ending))
+        self._remember(VmReport(vm_id=vm_id, run=run, state="stopped", **ending))
 
     def _remember(self, report: VmReport) -> None:
         self._ended[report.vm_id] = report

@@ -28,7 +28,7 @@ from cakework.node.guest.protocol import (
     Started,
 )
 from cakework.node.journal import Journal
-from cakework.node.vms.machines import Machine
+from cakework.node.vms.machines import Ending, Machine
 from cakework.node.vms.processes import signal_name
 from cakework.node.vms.pump import Pump
 
@@ -76,8 +76,8 @@ class Vm:
         except Exception:
             self._log.exception("vm.fault")
             why = "the VM was ended by a fault of the platform"
-        self._end(why)
-        self._log.info("vm.stopped", reason=why, machine=machine.machine_id)
+        self._end(machine.note_ending(self._ending_of(why)))
+        self._log.info("vm.stopped", reason=self.report.reason, machine=machine.machine_id)
         try:
             await machine.release()
         except Exception:
@@ -86,7 +86,7 @@ class Vm:
 
     def never_ran(self) -> None:
         """It was asked to stop before it had a machine."""
-        self._end("stopped on request")
+        self._end(Ending(reason="stopped on request"))
         self._record_end()
         self.over()
 
@@ -178,12 +178,15 @@ class Vm:
 
     async def _last_words(self, machine: Machine, ending: Exited | Failed) -> str:
         if isinstance(ending, Exited):
+            why = "stopped on request" if self.asked_to_stop else _how_it_ended(ending)
+            # Before the guest is told: what it knows was taken in, it does not say again.
+            machine.note_ending(self._ending_of(why))
             with contextlib.suppress(GuestError, TimeoutError):
                 await machine.channel.send(Ack(ending.last))
                 if self.order.volume_gb:
                     await machine.channel.send(PowerOff(0))
                     await asyncio.wait_for(machine.process.wait(), UNMOUNT_TIMEOUT_S)
-            return "stopped on request" if self.asked_to_stop else _how_it_ended(ending)
+            return why
         return f"the program could not be started: {ending.what}"
 
     def _how_it_died(self, machine: Machine) -> str:
@@ -195,11 +198,12 @@ class Vm:
             return "the VM used more memory than it may"
         return f"the VM's process {machine.process.how()}"
 
-    def _end(self, why: str) -> None:
+    def _ending_of(self, why: str) -> Ending:
         code = _exit_code(self._ending) if isinstance(self._ending, Exited) else None
-        self.report = self.report.model_copy(
-            update={"state": "stopped", "reason": why, "exit_code": code}
-        )
+        return Ending(reason=why, exit_code=code)
+
+    def _end(self, ending: Ending) -> None:
+        self.report = self.report.model_copy(update={"state": "stopped", **dict(ending)})
 
     def _record_end(self) -> None:
         self._journal.append(
