@@ -53,8 +53,14 @@ class ImportStates:
     async def failed(
         self, session: AsyncSession, image_id: ImageId, error: str
     ) -> ImportRow | None:
-        """Note that the import ended without an image; returns the row if that was news."""
-        return await self._end(session, image_id, ImportStatus.FAILED, storable(error))
+        """Note that the import ended without an image; returns the row if that was news.
+
+        A request that was not answered yet asks for a new one when it is repeated.
+        """
+        row = await self._end(session, image_id, ImportStatus.FAILED, storable(error))
+        if row is not None:
+            row.request_token = None
+        return row
 
     def tell(self, rows: Iterable[ImportRow | None]) -> None:
         """Wake everyone who waits for imports that ended."""

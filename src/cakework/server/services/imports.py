@@ -163,7 +163,7 @@ class Imports:
         async with self._database.writing() as session:
             row = await self._states.failed(session, image_id, UNANSWERED)
             if row is not None:
-                row.deleted_ms, row.request_token = row.updated_ms, None
+                row.deleted_ms = row.updated_ms
         self._states.tell([row])
 
     async def _forget(self, row: ImportRow) -> None:
