@@ -1,0 +1,272 @@
+"""The Python client against the running platform: every call, of both kinds, errors included."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from cakework_client import (
+    BuildFailed,
+    CakeworkClient,
+    Conflict,
+    ImageNotInRegistry,
+    InvalidRequest,
+    LogLine,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+    VmEnded,
+)
+from tests.acceptance import guests
+from tests.acceptance.platform import Platform
+from tests.acceptance.waiting import until
+from tests.integration.node.registries import PASSWORD, Registry
+from tests.python_sdk.clients import KINDS, Kind, client_of
+from tests.python_sdk.test_document import OPERATIONS, SECOND_NAMES, snake_case
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "sdk" / "python" / "README.md"
+NOWHERE = "0" * 14
+
+
+@dataclass
+class Recorded:
+    """A client that remembers which of its calls were made."""
+
+    client: CakeworkClient
+    called: set[str] = field(default_factory=set[str])
+
+    def __getattr__(self, name: str) -> Any:
+        self.called.add(name)
+        return getattr(self.client, name)
+
+
+@pytest.fixture(params=KINDS)
+def sdk(request: pytest.FixtureRequest, platform: Platform) -> Iterator[Any]:
+    """A client of each kind."""
+    kind: Kind = request.param
+    with client_of(kind, url=platform.url, api_key=platform.key) as client:
+        yield Recorded(client)
+
+
+def test_every_call_of_the_contract(
+    sdk: Any, platform: Platform, registry: Registry, shell: str, busybox: str, tmp_path: Path
+) -> None:
+    """Each operation of the document is called, and does what it says."""
+    about_builds(sdk, tmp_path)
+    about_images(sdk, registry, shell)
+    about_vms(sdk, busybox)
+    about_cached_vms(sdk, busybox)
+    about_webhooks(sdk)
+    assert (sdk.healthz().status, sdk.readyz().node) == ("ok", "ok")
+    operations = {snake_case(name) for name in set(OPERATIONS) - set(SECOND_NAMES)}
+    assert operations - sdk.called == set()
+
+
+def about_builds(sdk: CakeworkClient, folder: Path) -> None:
+    (folder / "Dockerfile").write_text("FROM cakework/busybox\nCOPY . /here\nRUN ls -a /here\n")
+    (folder / ".dockerignore").write_text("*.key\n")
+    (folder / "private.key").write_text("secret")
+    (folder / "new").write_text(str(uuid4()))
+    build = sdk.upload_directory(folder)
+    lines: list[LogLine] = []
+    done = sdk.wait_for_build(build.build_id, on_line=lines.append, timeout=120)
+    messages = [line.message for line in lines]
+    assert ".dockerignore" in messages
+    assert "private.key" not in messages
+    assert sdk.get_build_logs(build.build_id, batch=1000).lines == lines
+    assert list(sdk.iter_logs(build.build_id)) == lines
+    assert sdk.get_build(build.build_id).image_id == done.image_id
+    assert build.build_id in {each.build_id for each in sdk.list_builds(status="succeeded").builds}
+
+    failing = sdk.build_image_from_files("FROM cakework/busybox\nRUN exit 9\n", {"a.txt": "a"})
+    with pytest.raises(BuildFailed, match="9") as failure:
+        sdk.wait_for_build(failing.build_id, timeout=120)
+    assert failure.value.build.status == "failed"
+
+    fetched = sdk.build_image_from_github("FROM cakework/busybox\n", "no/where", "main")
+    cancelled = sdk.cancel_build(fetched.build_id)
+    assert cancelled.status == "failed"
+    assert next(sdk.iter_builds(status="failed")).build_id == fetched.build_id
+
+
+def about_images(sdk: CakeworkClient, registry: Registry, shell: str) -> None:
+    image_id = sdk.import_image(shell, PASSWORD).image_id
+    until(lambda: sdk.get_image(image_id).state == "ready", 60, "the image is there")
+    image = sdk.get_image(image_id)
+    assert (image.source, image.image_uri) == ("import", shell)
+    assert image in sdk.list_images().images
+    assert image in list(sdk.iter_images())
+    assert sdk.delete_image(image_id).state == "deleted"
+    with pytest.raises(ImageNotInRegistry):
+        sdk.import_image(f"{registry.address}/nothing:here", PASSWORD)
+
+
+def about_vms(sdk: CakeworkClient, image: str) -> None:
+    web = {"SCRIPT": guests.WEB, "NAME": "sdk"}
+    with sdk.vm(image, port=8000, env_vars=web) as vm, sdk.http(vm) as http:
+        assert http.get("/").text == "hello from sdk\n"
+        assert vm.url.startswith(f"http://{vm.hostname}:")
+        assert sdk.wait_for_vm(vm.id) == vm
+        assert vm.id in {each.id for each in sdk.list_vms(status="started").vms}
+        assert vm.id in {each.id for each in sdk.iter_vms(image_id=image)}
+        with closing(sdk.follow_logs(vm.id)) as lines:
+            assert next(lines).message == "ready"
+    assert sdk.get_vm(vm.id).state == "destroyed"
+
+    counting = {"SCRIPT": guests.COUNT.replace("sleep 1000", ""), "LAST": "30"}
+    started = sdk.start_vm(image, env_vars=counting, memory=512, volume_gb=1)
+    assert (started.memory, started.volume_gb, started.url) == (512, 1, None)
+    followed = list(sdk.follow_logs(started.id, timeout=60))
+    assert [line.message for line in followed] == [
+        *(f"line {number}" for number in range(1, 31)),
+        "done",
+    ]
+    assert sdk.get_vm_logs(started.id, order="newest_first").lines == followed[::-1]
+    assert [line.message for line in sdk.iter_logs(started.id, query="DONE")] == ["done"]
+    assert sdk.stop_vm(started.id).state == "destroyed"
+    assert sdk.destroy_vm(started.id).exit_code == 0
+
+
+def about_cached_vms(sdk: CakeworkClient, image: str) -> None:
+    vm = sdk.cache_vm(image, port=8000, env_vars={"SCRIPT": guests.WEB, "NAME": "again"})
+    assert vm.state == "stopped"
+    for _ in range(2):
+        assert sdk.start_cached_vm(vm.id).hostname == vm.hostname
+        sdk.wait_for_vm(vm.id)
+        assert sdk.stop_cached_vm(vm.id).state == "stopped"
+    with pytest.raises(Conflict):
+        sdk.stop_vm(vm.id)
+    assert sdk.get_cached_vm_logs(vm.id).lines[0].message == "ready"
+    assert sdk.destroy_cached_vm(vm.id).state == "destroyed"
+
+
+def about_webhooks(sdk: CakeworkClient) -> None:
+    made = sdk.create_webhook("https://hooks.example/", events=["vm.started"], description="x")
+    assert made.secret.startswith("whsec_")
+    assert sdk.get_webhook(made.id).events == ["vm.started"]
+    changed = sdk.update_webhook(made.id, events=None, description="y")
+    assert (changed.events, changed.description, changed.url) == (None, "y", made.url)
+    assert made.id in {webhook.id for webhook in sdk.list_webhooks().webhooks}
+    assert sdk.rotate_webhook_secret(made.id).secret != made.secret
+    sent = sdk.test_webhook(made.id)
+    assert sent.event_type == "webhook.test"
+    until(lambda: next(sdk.iter_webhook_deliveries(made.id)).attempts, 30, "it was attempted")
+    sdk.update_webhook(made.id, enabled=False)
+    assert sdk.list_webhook_deliveries(made.id, status="failed").deliveries[0].id == sent.id
+    sdk.update_webhook(made.id, enabled=True)
+    assert sdk.redeliver_webhook(made.id, sent.id).event_id == sent.event_id
+    assert sdk.delete_webhook(made.id).id == made.id
+    with pytest.raises(NotFound):
+        sdk.get_webhook(made.id)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refusals_are_errors_of_their_own(kind: Kind, platform: Platform, busybox: str) -> None:
+    """With the code, the status, the request's id, and the fields at fault."""
+    with client_of(kind, url=platform.url, api_key=platform.key) as sdk:
+        with pytest.raises(NotFound) as absent:
+            sdk.get_vm(NOWHERE)
+        assert (absent.value.code, absent.value.status) == ("not_found", 404)
+        assert absent.value.request_id
+        with pytest.raises(InvalidRequest) as invalid:
+            sdk.start_vm(busybox, memory=1)
+        assert [error.field for error in invalid.value.errors] == ["memory"]
+        with pytest.raises(NotFound):
+            list(sdk.follow_logs(NOWHERE))
+        with pytest.raises(TooLarge):
+            sdk.build_image_from_files("FROM x", {"large": "x" * 70_000_000})
+    wrong = {"url": platform.url, "api_key": "cw_" + "x" * 43}
+    with client_of(kind, **wrong) as sdk, pytest.raises(Unauthenticated):
+        sdk.list_vms()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_work_with_one_key_is_done_once(kind: Kind, platform: Platform, busybox: str) -> None:
+    """The same key and question give the same VM; another question with it is a conflict."""
+    with client_of(kind, url=platform.url, api_key=platform.key) as sdk:
+        script = {"SCRIPT": "exit 0"}
+        first = sdk.start_vm(busybox, env_vars=script, idempotency_key=f"sdk-{kind}")
+        again = sdk.start_vm(busybox, env_vars=script, idempotency_key=f"sdk-{kind}")
+        assert first.id == again.id
+        with pytest.raises(Conflict):
+            sdk.start_vm(busybox, cpu=2, env_vars=script, idempotency_key=f"sdk-{kind}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_that_ends_is_not_waited_for(
+    kind: Kind, platform: Platform, busybox: str
+) -> None:
+    """A block for a VM that ended before it listened does not begin; the VM is ended."""
+    with (
+        client_of(kind, url=platform.url, api_key=platform.key) as sdk,
+        pytest.raises(VmEnded) as ended,
+        sdk.vm(busybox, port=8000, env_vars={"SCRIPT": "exit 3"}),
+    ):
+        raise AssertionError("the block began")
+    assert ended.value.vm.exit_code == 3
+
+
+INTERRUPTED = {
+    "sync": """
+        import sys, time
+        from cakework_client import CakeworkClient
+        with CakeworkClient() as client:
+            with client.vm(sys.argv[1], env_vars={"SCRIPT": "sleep 1000"}) as vm:
+                print(vm.id, flush=True)
+                time.sleep(1000)
+    """,
+    "async": """
+        import asyncio, sys
+        from cakework_client import AsyncCakeworkClient
+        async def main():
+            async with AsyncCakeworkClient() as client:
+                async with client.vm(sys.argv[1], env_vars={"SCRIPT": "sleep 1000"}) as vm:
+                    print(vm.id, flush=True)
+                    await asyncio.sleep(1000)
+        asyncio.run(main())
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ctrl_c_stops_the_vm_of_a_block(kind: Kind, platform: Platform, busybox: str) -> None:
+    """The program that uses the client is interrupted; the VM is gone before it is."""
+    environment = {**os.environ, "CAKEWORK_URL": platform.url, "CAKEWORK_API_KEY": platform.key}
+    command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED[kind]), busybox]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout
+        assert program.stderr
+        vm_id = program.stdout.readline().strip()
+        assert vm_id, program.stderr.read()
+        program.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in program.stderr.read()
+    with client_of("sync", url=platform.url, api_key=platform.key) as sdk:
+        assert sdk.get_vm(vm_id).state == "destroyed"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_a_block_of_the_readme_works(
+    number: int, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands, in the folder of the checkout."""
+    monkeypatch.setenv("CAKEWORK_URL", platform.url)
+    monkeypatch.setenv("CAKEWORK_API_KEY", platform.key)
+    monkeypatch.chdir(ROOT)
+    exec(compile(blocks("python")[number], str(README), "exec"), {"__name__": "__main__"})
