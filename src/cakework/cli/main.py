@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "build": ("cakework.cli.builds:build", USE, "Build an image from a folder or GitHub."),
     "import": ("cakework.cli.imports:import_image", USE, "Import an image from a registry."),
     "builds": ("cakework.cli.build_lists:app", USE, "List builds, or cancel one."),
+    "images": ("cakework.cli.images:app", USE, "List images, or delete some."),
     "run": ("cakework.cli.run:run", USE, "Start a VM from an image and show its output."),
     "vms": ("cakework.cli.vms:vms", USE, "List VMs."),
     "logs": ("cakework.cli.logs:logs", USE, "Show the output of a VM or a build."),

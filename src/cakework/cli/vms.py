@@ -1,11 +1,11 @@
 """``cakework vms``, ``cakework stop`` and ``cakework destroy``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, cast
 
 from cyclopts import Parameter
 
-from cakework.cli.client import Client, Vm, open_client
+from cakework.cli.client import Client, open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.output import Json, Output
 
@@ -70,21 +70,25 @@ def destroy(ids: Ids, /, *, as_json: Json = False) -> int:
     return for_each(ids, Client.destroy_vm, as_json=as_json)
 
 
-def for_each(ids: list[str], act: Callable[[Client, str], Vm], *, as_json: bool) -> int:
-    """Do to each VM what ``act`` does, going on after one that fails; return the worst code."""
+Act = Callable[[Client, str], Mapping[str, object]]
+"""Does something to the thing with an id, and returns it as the API answers."""
+
+
+def for_each(ids: list[str], act: Act, *, as_json: bool) -> int:
+    """Do to each thing what ``act`` does, going on after one that fails; return the worst code."""
     output = Output(as_json=as_json)
     client = open_client()
-    return max(for_one(client, vm_id, act, output) for vm_id in ids)
+    return max(for_one(client, each, act, output) for each in ids)
 
 
-def for_one(client: Client, vm_id: str, act: Callable[[Client, str], Vm], output: Output) -> int:
-    """Do it to one VM; return its exit code, having said what went wrong."""
+def for_one(client: Client, one: str, act: Act, output: Output) -> int:
+    """Do it to one thing; return its exit code, having said what went wrong."""
     try:
-        vm = act(client, vm_id)
+        done = act(client, one)
     except CommandFailed as failure:
         if failure.exit_code != ExitCode.FAILED:
             raise
-        output.failure(CommandFailed(f"{vm_id}: {failure.detail}", problem=failure.problem))
+        output.failure(CommandFailed(f"{one}: {failure.detail}", problem=failure.problem))
         return failure.exit_code
-    output.result(vm or {"id": vm_id}, vm_id)
+    output.result(done or {"id": one}, one)
     return ExitCode.OK

@@ -17,7 +17,14 @@ pytestmark = pytest.mark.anyio
 
 
 async def cakework(rig: Rig, *arguments: str) -> Any:
-    """Run a command with --json; returns what it printed."""
+    """Run a command with --json, which must succeed; returns what it printed."""
+    status, output, errors = await run(rig, *arguments)
+    assert status == 0, errors
+    return json.loads(output)
+
+
+async def run(rig: Rig, *arguments: str) -> tuple[int | None, str, str]:
+    """Run a command with --json; returns its exit code, and what it printed on either stream."""
     environment = {
         "PATH": os.environ["PATH"],
         "CAKEWORK_CONFIG": os.devnull,
@@ -31,8 +38,7 @@ async def cakework(rig: Rig, *arguments: str) -> Any:
         stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    return json.loads(output)
+    return process.returncode, output.decode(), errors.decode()
 
 
 async def test_webhooks_by_command(folder: Path, node: FakeNode) -> None:
