@@ -12,7 +12,9 @@ from tests.acceptance.document import Document
 from tests.acceptance.footprint import Footprint, at_rest, footprint, grown
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
+from tests.integration.node import repositories
 from tests.integration.node.registries import Entry, Layout, Registry, serving, tar_of
+from tests.integration.node.repositories import GitServer
 
 BUSYBOX = Path("/bin/busybox")
 VMS_MB = 8192
@@ -36,13 +38,26 @@ def registry() -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="session")
-def platform(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Platform]:
+def git_host() -> Iterator[GitServer]:
+    """A git server on the host that is GitHub to the platform; anybody may read its certificate."""
+    with tempfile.TemporaryDirectory(prefix="cakework-git-") as name:
+        Path(name).chmod(0o755)
+        with repositories.serving(Path(name)) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def platform(
+    request: pytest.FixtureRequest, registry: Registry, git_host: GitServer
+) -> Iterator[Platform]:
     """The platform that all these tests share. Its log is kept when one of them fails."""
+    certificates = git_host.ca.with_name("all.pem")
+    certificates.write_bytes(registry.ca.read_bytes() + git_host.ca.read_bytes())
     settings = {
         **SETTINGS,
-        "FETCH_ALLOW": registry.address,
-        "EXTRA_CA": str(registry.ca),
-        "GITHUB_URL": f"https://{registry.address}",
+        "FETCH_ALLOW": f"{registry.address},{git_host.address}",
+        "EXTRA_CA": str(certificates),
+        "GITHUB_URL": git_host.url,
         "MEMORY_OVERCOMMIT": f"{VMS_MB / host_memory_mb():.5f}",
     }
     with tempfile.TemporaryDirectory(prefix="cakework-acceptance-") as name:
