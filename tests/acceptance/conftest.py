@@ -19,11 +19,14 @@ from tests.integration.node.repositories import GitServer
 BUSYBOX = Path("/bin/busybox")
 VMS_MB = 8192
 """Memory that may be promised to VMs at once."""
+HOOKS = "127.77.0.1"
+"""An address of the host where webhooks may go."""
 SETTINGS = {
     "DISK_GB": "1",
     "MAX_LOG_LINES": "20000",
     "EGRESS_ALLOW": "10.77.0.64/26",
     "POOL_SIZE": "2",
+    "WEBHOOK_ALLOW": HOOKS,
     "MAX_CACHED_VMS_PER_ACCOUNT": "101",
 }
 
