@@ -23,6 +23,8 @@ class Step(StrEnum):
     IMPORT_RECORDED = "server.import.recorded"
     IMPORT_REFUSED = "server.import.refused"
 
+    IMAGE_DELETED = "server.image.deleted"
+
     VM_RECORDED = "server.vm.recorded"
     VM_RUN_BEGUN = "server.vm.run_begun"
     VM_ORDERED = "server.vm.ordered"
@@ -46,6 +48,7 @@ class Step(StrEnum):
 
     NODE_IMAGE_WRITTEN = "node.image.written"
     NODE_IMAGE_NAMED = "node.image.named"
+    NODE_IMAGE_SET_ASIDE = "node.image.set_aside"
 
     NODE_IMPORT_CHECKED = "node.import.checked"
     NODE_IMPORT_RECORDED = "node.import.recorded"

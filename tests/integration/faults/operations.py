@@ -10,6 +10,7 @@ from tests.acceptance.api import Api
 from tests.acceptance.waiting import until
 from tests.integration.faults.agreement import Row, disagreements, rows
 from tests.integration.faults.parts import Parts
+from tests.integration.node.repositories import TOKEN
 
 Json = dict[str, Any]
 SETTLED_S = 30.0
@@ -29,6 +30,8 @@ class World:
     image: str
     registry: str
     """A reference without its tag; there is ``:there`` and no ``:missing``."""
+    repository: str
+    """A private one, that TOKEN opens."""
     _known: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
 
     def settle(self) -> None:
@@ -61,11 +64,12 @@ TABLES = ("vms", "builds", "imports", "images")
 
 @dataclass(frozen=True)
 class Ask:
-    """A POST; ``vm_id`` is whose it is, if it is about one that was there before."""
+    """A request; ``vm_id`` is whose it is, if it is about one that was there before."""
 
     path: str
     body: Json = field(default_factory=dict[str, Any])
     vm_id: str = ""
+    method: str = "POST"
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ def check_build(world: World, _: Ask, answer: httpx2.Response) -> None:
     assert [row["id"] for row in world.new("images")] == [ended["imageId"]]
     ids = [line["id"] for line in world.api.lines(f"{path}/logs")]
     assert ids == list(range(1, len(ids) + 1))
+
+
+def ask_github(world: World) -> Ask:
+    wanted = {"token": TOKEN, "repository": world.repository, "branch": "main"}
+    return Ask("/v1/image/build/github", {"dockerfile": f"{BUSYBOX}COPY hello /hello\n", **wanted})
 
 
 def ask_cancel(world: World) -> Ask:
@@ -132,6 +141,23 @@ def ask_missing(world: World) -> Ask:
 def check_missing(world: World, _: Ask, answer: httpx2.Response) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "image_not_in_registry")
     assert all(row["status"] == "failed" and row["error"] for row in world.new("imports"))
+
+
+def ask_delete(world: World) -> Ask:
+    ask = ask_import(world)
+    image_id = world.api.post(ask.path, ask.body)["imageId"]
+
+    def is_ready() -> bool:
+        return world.api.get(f"/v1/image/{image_id}")["state"] == "ready"
+
+    until(is_ready, SETTLED_S, "the image is there")
+    return Ask(f"/v1/image/{image_id}", method="DELETE")
+
+
+def check_delete(world: World, ask: Ask, answer: httpx2.Response) -> None:
+    assert _good(answer)["state"] == "deleted"
+    file = world.parts.settings.node_dir / "images" / ask.path.rpartition("/")[2]
+    until(lambda: not file.exists(), SETTLED_S, "the image's file is removed")
 
 
 def ask_start(world: World) -> Ask:
@@ -247,6 +273,8 @@ def _unless(build: Json, status: str) -> Json | None:
 
 
 BUILD = Operation("build", ask_build, check_build)
+GITHUB = Operation("build from GitHub", ask_github, check_build)
+DELETE = Operation("delete an image", ask_delete, check_delete)
 CANCEL = Operation("cancel", ask_cancel, check_cancel)
 IMPORT = Operation("import", ask_import, check_import)
 MISSING = Operation("import what is not there", ask_missing, check_missing)

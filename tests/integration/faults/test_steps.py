@@ -1,6 +1,7 @@
 """kill -9 at every step: afterwards record and machine agree, what was asked for is done once,
 and nothing is left over."""
 
+import contextlib
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from tests.integration.faults import operations as of
 from tests.integration.faults.agreement import images_of_nobody
 from tests.integration.faults.operations import Ask, Operation, World
 from tests.integration.faults.parts import KEY, Parts
-from tests.integration.node.registries import Entry, Layout, serving, tar_of
+from tests.integration.node import registries, repositories
+from tests.integration.node.registries import Entry, Layout, Registry, tar_of
 
 REACHED_S = 30.0
 ANSWERED_S = 60.0
@@ -34,11 +36,12 @@ PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.REQUEST_KEPT: (of.BUILD, of.START),
     Step.BUILD_SPOOLED: (of.BUILD,),
     Step.BUILD_RECORDED: (of.BUILD,),
-    Step.BUILD_ORDERED: (of.BUILD,),
+    Step.BUILD_ORDERED: (of.BUILD, of.GITHUB),
     Step.BUILD_ACCEPTED: (of.BUILD,),
     Step.BUILD_CANCELLED: (of.CANCEL,),
     Step.IMPORT_RECORDED: (of.IMPORT,),
     Step.IMPORT_REFUSED: (of.MISSING,),
+    Step.IMAGE_DELETED: (of.DELETE,),
     Step.VM_RECORDED: (of.START,),
     Step.VM_RUN_BEGUN: (of.START_CACHED,),
     Step.VM_ORDERED: (of.START, of.SHORT, of.START_CACHED),
@@ -48,17 +51,18 @@ PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.VM_VOLUME_FREED: (of.DESTROY,),
     Step.FACTS_LINES_STORED: (of.BUILD, of.SHORT),
     Step.FACTS_STORED: (of.IMPORT, of.SHORT),
-    Step.NODE_BUILD_RECORDED: (of.BUILD,),
-    Step.NODE_BUILD_BEGUN: (of.BUILD,),
+    Step.NODE_BUILD_RECORDED: (of.BUILD, of.GITHUB),
+    Step.NODE_BUILD_BEGUN: (of.BUILD, of.GITHUB),
     Step.NODE_BUILD_WORKPLACE_MADE: (of.BUILD,),
-    Step.NODE_BUILD_CONTEXT_WRITTEN: (of.BUILD,),
+    Step.NODE_BUILD_CONTEXT_WRITTEN: (of.BUILD, of.GITHUB),
     Step.NODE_BUILD_LAYERS_BUILT: (of.BUILD,),
     Step.NODE_BUILD_EXPORTED: (of.BUILD,),
-    Step.NODE_BUILD_ENDED: (of.BUILD,),
+    Step.NODE_BUILD_ENDED: (of.BUILD, of.GITHUB),
     Step.NODE_BUILD_TOLD: (of.BUILD,),
     Step.NODE_BUILD_CANCELLED: (of.CANCEL,),
     Step.NODE_IMAGE_WRITTEN: (of.BUILD, of.IMPORT),
-    Step.NODE_IMAGE_NAMED: (of.BUILD, of.IMPORT),
+    Step.NODE_IMAGE_NAMED: (of.BUILD, of.IMPORT, of.GITHUB),
+    Step.NODE_IMAGE_SET_ASIDE: (of.DELETE,),
     Step.NODE_IMPORT_CHECKED: (of.IMPORT,),
     Step.NODE_IMPORT_RECORDED: (of.IMPORT,),
     Step.NODE_IMPORT_BEGUN: (of.IMPORT,),
@@ -99,22 +103,37 @@ UNREPEATED = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder: Path = tmp_path_factory.mktemp("faults")
-    with serving(tmp_path_factory.mktemp("registry"), password=False) as registry:
-        layout = Layout(tmp_path_factory.mktemp("there") / "layout")
-        image = layout.image([(tar_of([Entry("hello", b"hello\n")]), "gzip")])
-        registry.push(layout.index(image), "team/app:there")
-        allowed = {"FETCH_ALLOW": registry.address, "EXTRA_CA": str(registry.ca)}
-        parts = Parts(folder, **SETTINGS, **allowed)
-        try:
-            parts.start()
-            with Api(parts.url, parts.router, KEY) as api:
-                world = World(parts, api, api.image(of.BUSYBOX), f"{registry.address}/team/app")
-                world.settle()
-                yield world
-                assert "Traceback" not in parts.tail()
-                parts.stop()
-        finally:
-            parts.close()
+    with contextlib.ExitStack() as stack:
+        made = tmp_path_factory.mktemp("registry")
+        registry = stack.enter_context(registries.serving(made, password=False))
+        host = stack.enter_context(repositories.serving(tmp_path_factory.mktemp("git")))
+        authorities = folder / "authorities.pem"
+        authorities.write_bytes(registry.ca.read_bytes() + host.ca.read_bytes())
+        parts = Parts(
+            folder,
+            **SETTINGS,
+            FETCH_ALLOW=f"{registry.address},{host.address}",
+            EXTRA_CA=str(authorities),
+            GITHUB_URL=host.url,
+        )
+        stack.callback(parts.close)
+        parts.start()
+        host.make("team/app", {"hello": "hello\n"})
+        _push(registry, tmp_path_factory.mktemp("there"))
+        api = stack.enter_context(Api(parts.url, parts.router, KEY))
+        image = api.image(of.BUSYBOX)
+        world = World(parts, api, image, f"{registry.address}/team/app", "team/app")
+        world.settle()
+        yield world
+        parts.stop()
+    assert "Traceback" not in parts.node.log.read_text()
+    assert "Traceback" not in parts.server.log.read_text()
+
+
+def _push(registry: Registry, folder: Path) -> None:
+    layout = Layout(folder / "layout")
+    image = layout.image([(tar_of([Entry("hello", b"hello\n")]), "gzip")])
+    registry.push(layout.index(image), "team/app:there")
 
 
 def test_no_step_is_missed_by_these_tests() -> None:
@@ -178,9 +197,9 @@ def send(world: World, ask: Ask, key: str) -> httpx2.Response | None:
     """Send a request once; None when it is cut off."""
     headers = {"Idempotency-Key": key, "X-Api-Key": KEY}
     try:
-        return httpx2.post(
-            f"{world.parts.url}{ask.path}", json=ask.body, headers=headers, timeout=ANSWERED_S
-        )
+        url = f"{world.parts.url}{ask.path}"
+        body = ask.body if ask.method == "POST" else None
+        return httpx2.request(ask.method, url, json=body, headers=headers, timeout=ANSWERED_S)
     except httpx2.TransportError:
         return None
 

@@ -124,6 +124,7 @@ class ImageStore:
         gone = Path(tempfile.mkdtemp(prefix=REMOVING, dir=self.folder))
         try:
             self.path(image_id).rename(gone / image_id)
+            step(Step.NODE_IMAGE_SET_ASIDE)
         except FileNotFoundError:
             pass
         finally:

@@ -14,7 +14,9 @@ from cakework.domain.errors import Conflict, NotFound
 from cakework.domain.ids import AccountId, ImageId
 from cakework.domain.images import ImageSource, ImageState
 from cakework.domain.imports import ImportStatus
+from cakework.domain.steps import Step
 from cakework.domain.vms import VmState
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.store.database import Database
 from cakework.server.store.models import ImageRow, ImportRow, VmRow
@@ -118,6 +120,7 @@ class Images:
             await _check_unused(session, image_id)
             gone = image.own or image.first
             gone.deleted_ms = max(gone.created_ms, self._clock())
+        step(Step.IMAGE_DELETED)
         self._hint()
         return image
 
