@@ -119,6 +119,10 @@ class Settings(BaseSettings):
         default=Path(__file__).parents[2] / ".build",
         description="Folder of what set-up made: kernel, guest program, jail.",
     )
+    site_dir: Path = Field(
+        default=Path(__file__).parents[2] / "web" / "dist",
+        description="Folder of the landing page and the documentation, which set-up built.",
+    )
     accelerator: str = Field(
         default="auto", description="auto, kvm or tcg; auto boots a VM to find out."
     )

@@ -51,8 +51,11 @@ from cakework.server.services.vm_admission import VmAdmission, VmLimits
 from cakework.server.services.vm_orders import VmOrders
 from cakework.server.services.vm_states import VmStates
 from cakework.server.services.vms import VmRules, Vms
+from cakework.server.services.waitlist import Waitlist
 from cakework.server.store.database import Database, database_url
 from cakework.server.store.sealing import Sealer
+from cakework.server.web.site import Site
+from cakework.server.web.waitlist import WaitlistForm
 from cakework.server.webhooks.addresses import Guard, parse_allowed
 from cakework.server.webhooks.deliveries import Deliveries
 from cakework.server.webhooks.endpoints import Endpoints
@@ -101,6 +104,7 @@ class Server:
     imports: Imports
     images: Images
     logs: Logs
+    waitlist: Waitlist
     idempotency: Idempotency
     webhooks: Webhooks
     loops: tuple[Loop, ...]
@@ -140,7 +144,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     admission = VmAdmission(
         VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
     )
-    rules = VmRules(admission, VmOrders(sealer), settings.base_domain)
+    rules = VmRules(admission, VmOrders(sealer, log_store.last_seq), settings.base_domain)
     webhooks = _webhooks(settings, database, sealer, clock)
     states = States(
         VmStates(routes, followers, webhooks.outbox, clock),
@@ -189,6 +193,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         imports=imports,
         images=Images(database, clock, leftover_hint.set),
         logs=Logs(database, log_store, followers),
+        waitlist=Waitlist(database, clock),
         idempotency=Idempotency(database, sealer, clock),
         webhooks=webhooks,
         loops=(build_loop, vm_loop, import_loop, leftovers, webhooks.loop, retention),
@@ -233,8 +238,10 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         HealthRoutes(parts.database, parts.node).router(),
+        WaitlistForm(parts.waitlist).router(),
     ):
         app.include_router(router)
+    app.router.default = Site(settings.site_dir)
     describe(app)
     return app
 

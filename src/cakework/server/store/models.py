@@ -225,3 +225,12 @@ class NodeCursorRow(Base):
 
     node_id: Mapped[str] = mapped_column(String(128), primary_key=True)
     cursor: Mapped[int] = mapped_column(BigInteger)
+
+
+class WaitlistRow(Base):
+    """Somebody who asked on the landing page for news, by an address in lower case."""
+
+    __tablename__ = "waitlist"
+
+    email: Mapped[str] = mapped_column(String(254), primary_key=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,1 @@
+"""What a browser sees: the landing page and the documentation."""

@@ -1,0 +1,50 @@
+import starlight from "@astrojs/starlight";
+import { defineConfig } from "astro/config";
+import { deliver } from "./integrations/deliver.ts";
+
+/** Where the site would be found by search engines; it is served from wherever the server is. */
+const site = process.env.CAKEWORK_SITE ?? "http://localhost:8081";
+
+export default defineConfig({
+  site,
+  trailingSlash: "ignore",
+  telemetry: false,
+  integrations: [
+    starlight({
+      title: "Cakework",
+      logo: { src: "./src/assets/logo.svg", alt: "" },
+      favicon: "/favicon.svg",
+      customCss: ["./src/styles/theme.css"],
+      credits: false,
+      pagination: true,
+      tableOfContents: { minHeadingLevel: 2, maxHeadingLevel: 3 },
+      components: {
+        PageTitle: "./src/components/PageTitle.astro",
+      },
+      sidebar: [
+        { label: "Getting Started", slug: "docs" },
+        {
+          label: "Reference",
+          items: [
+            { label: "REST", slug: "docs/reference/rest" },
+            { label: "Typescript", slug: "docs/reference/typescript" },
+            { label: "Python", slug: "docs/reference/python" },
+            { label: "CLI", slug: "docs/reference/cli" },
+            { label: "Webhooks", slug: "docs/reference/webhooks" },
+            { label: "Errors", slug: "docs/reference/errors" },
+          ],
+        },
+        {
+          label: "Guides",
+          items: [
+            { label: "Operating it", slug: "docs/operating" },
+            { label: "Settings", slug: "docs/settings" },
+            { label: "Security", slug: "docs/security" },
+            { label: "How it works", slug: "docs/how-it-works" },
+          ],
+        },
+      ],
+    }),
+    deliver(),
+  ],
+});

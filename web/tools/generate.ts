@@ -1,0 +1,34 @@
+/** Writes the pages that are made from the project's own files, so that they cannot disagree with them. */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { fromDocument } from "./documents.ts";
+import { restReference } from "./reference.ts";
+
+const web = join(dirname(fileURLToPath(import.meta.url)), "..");
+const project = join(web, "..");
+const pages = join(web, "src/content/docs/docs");
+
+/** Documents of the project that are pages as they stand: file, page, title, description. */
+const DOCUMENTS = [
+  ["docs/cli.md", "reference/cli", "CLI", "The command line: commands, options, exit codes."],
+  ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],
+  ["docs/settings.md", "settings", "Settings", "Every setting, with its default."],
+  ["SECURITY.md", "security", "Security", "What is guarded from whom, and what is not."],
+  ["sdk/typescript/README.md", "reference/typescript", "Typescript", "The TypeScript client."],
+  ["sdk/python/README.md", "reference/python", "Python", "The Python client."],
+  ["docs/dev/webhooks.md", "reference/webhooks", "Webhooks", "Events, signatures, retries."],
+] as const;
+
+const openapi = JSON.parse(readFileSync(join(project, "docs/openapi.json"), "utf8"));
+const examples = readFileSync(join(web, "examples/rest.md"), "utf8");
+write("reference/rest", restReference(openapi, examples));
+for (const [file, page, title, description] of DOCUMENTS) {
+  write(page, fromDocument(readFileSync(join(project, file), "utf8"), title, description));
+}
+
+function write(page: string, content: string): void {
+  const path = join(pages, `${page}.md`);
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, content);
+}
