@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup demo test check bench serve clean
 
 BIN := .venv/bin
+NPM := PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix sdk/typescript
 FUZZ_SECONDS ?= 20
 
 help: ## List the targets
@@ -17,17 +18,20 @@ setup: ## Install what serving needs: Debian packages, .venv, kernel, guest
 demo: setup ## Build two services, run each in a microVM, call them, show their logs
 	@$(BIN)/python examples/demo.py
 
-test: ## Run everything: checks, the guest's tests and fuzzer, all Python tests
+test: ## Run everything: checks, all tests, the guest's fuzzer
 	@tools/setup test
 	@$(MAKE) check
 	@$(MAKE) -C guest test
 	@$(MAKE) -C guest fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@$(NPM) test
 	@$(BIN)/pytest
 
-check: setup ## Check lint, formatting, types, and that the C code compiles without a warning
+check: ## Check lint, formatting, types, and that the C code compiles without a warning
+	@tools/setup check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+	@$(NPM) run check
 	@$(MAKE) --silent -C guest
 
 bench: ## Compare starts, forks and memory of microVMs with docker, podman and plain QEMU

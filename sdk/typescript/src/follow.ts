@@ -48,14 +48,15 @@ async function* persist(
 ): AsyncGenerator<LogLine, void, undefined> {
   let begun = false;
   for (let failures = 0; ; failures++) {
-    let seen = 0;
+    let comments = 0;
     try {
       for await (const event of open(after)) {
         begun = true;
         if (event.type === "end") return;
-        // The first is the greeting of any connection.
-        if (++seen > 1) failures = 0;
+        // The first is the greeting of any connection, which says nothing of its health.
+        if (event.type === "comment" && ++comments > 1) failures = 0;
         if (event.type !== "message" || !event.data) continue;
+        failures = 0;
         const line: LogLine = JSON.parse(event.data);
         after = line.id;
         yield line;
@@ -89,6 +90,7 @@ async function* connect(
       "vmId" in source
         ? await transport.open("getVMLogs", { path: source, query }, after, limit)
         : await transport.open("getBuildLogs", { path: source, query }, after, limit);
+    yield { type: "open" };
     yield* read(stream, limit);
   } finally {
     limit.end();

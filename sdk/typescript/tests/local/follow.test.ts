@@ -2,7 +2,13 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import type { ServerResponse } from "node:http";
 import { test } from "node:test";
-import { BuildFailedError, type LogLine, NotFoundError, TimeoutError } from "@cakework/client";
+import {
+  BuildFailedError,
+  ConnectionError,
+  type LogLine,
+  NotFoundError,
+  TimeoutError,
+} from "@cakework/client";
 // Not a part of the package's face: how long silence may last.
 import { followLogs } from "../../dist/esm/follow.js";
 import { Transport } from "../../dist/esm/transport.js";
@@ -63,6 +69,15 @@ for (const how of ["break", "end"] as const) {
   });
 }
 
+test("a stream that breaks before its first line goes on too, and is given up at last", async (context) => {
+  await using server = await TestServer.start(stream("", "break"), stream(END, "end"));
+  assert.deepEqual(await messages(server.client().followLogs(SOURCE)), []);
+  context.mock.method(Math, "random", () => -0.99);
+  await using broken = await TestServer.start(stream(": following\n\n", "end"));
+  await assert.rejects(messages(broken.client().followLogs(SOURCE)), ConnectionError);
+  assert.equal(broken.asked.length, 9);
+});
+
 test("a stream that says nothing any more is made again", async () => {
   await using server = await TestServer.start(
     stream(`: following\n\n${lineEvent(1)}`, "stay"),
@@ -73,12 +88,12 @@ test("a stream that says nothing any more is made again", async () => {
   assert.deepEqual(await messages(lines), ["line 1", "line 2"]);
 });
 
-test("while the consumer takes its time, no silence is counted", async () => {
+test("while the consumer takes its time, no silence is counted", async (context) => {
   await using server = await TestServer.start(stream(lineEvent(1) + lineEvent(2) + END, "end"));
   const transport = new Transport({ url: server.url, apiKey: "cw_test" });
-  for await (const _ of followLogs(transport, SOURCE, {}, 200)) {
-    await new Promise((resolve) => setTimeout(resolve, 300));
-  }
+  context.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const lines = followLogs(transport, SOURCE, {}, 200);
+  for await (const _ of lines) context.mock.timers.tick(1000);
   assert.equal(server.asked.length, 1);
 });
 
