@@ -152,7 +152,9 @@ class VmOrder(Order):
     Answered with 200 and :class:`VmReport` when the user's program was started or resumed, or
     has already ended. ``run`` counts the starts of one VM, from 1: a higher one than before
     starts it again, once it has stopped. ``volume_gb`` is 0 for none; a volume that is ``kept``
-    is there again at the next run, until ``DELETE /v1/volumes/{vm_id}``.
+    is there again at the next run, until ``DELETE /v1/volumes/{vm_id}``. ``lines_before`` is the
+    number of the last line that the server has of earlier runs: lines are counted on from there,
+    or from the last one that the node remembers if that is higher.
 
     What a start begins with, the first that applies:
 
@@ -172,6 +174,7 @@ class VmOrder(Order):
     env: dict[str, str] = Field(default_factory=dict[str, str])
     volume_gb: int = 0
     volume_kept: bool = False
+    lines_before: int = Field(default=0, ge=0)
     snapshot: Literal["boot", "ready"] = "boot"
     hooks: Hooks = Hooks()
     fork_of: str | None = None

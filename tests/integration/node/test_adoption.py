@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.facts import VmStopped
+from cakework.domain.facts import VmLine, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
 from cakework.node.cgroups import Cgroup
@@ -39,6 +39,23 @@ async def node(yard: Yard, tmp_path: Path) -> AsyncIterator[NodeProcess]:
 async def order(node: NodeProcess, yard: Yard, script: str) -> VmOrder:
     image_id = await yard.put_image(node.images, script)
     return VmOrder(vm_id=new_vm_id(), image_id=image_id, hostname="vm.localhost")
+
+
+async def test_lines_count_on_where_the_node_knows_nothing_of_them(
+    node: NodeProcess, yard: Yard
+) -> None:
+    """An order says how many lines a VM had; also the node that adopts it counts on from there."""
+    first = await order(node, yard, COUNT)
+    wanted = first.model_copy(update={"run": 2, "lines_before": 5000})
+    await node.order(wanted)
+    await until(lambda: len(printed(node.facts(), wanted.vm_id)) > 5)
+    node.kill()
+    await node.start()
+    seen = len(printed(node.facts(), wanted.vm_id))
+    await until(lambda: len(printed(node.facts(), wanted.vm_id)) > seen + 5)
+    lines = [f for f in node.facts() if isinstance(f, VmLine) and f.vm_id == wanted.vm_id]
+    assert [line.seq for line in lines] == list(range(5001, 5001 + len(lines)))
+    assert [line.text for line in lines] == [str(n) for n in range(1, len(lines) + 1)]
 
 
 def record_of(node: NodeProcess, vm_id: str) -> tuple[Path, MachineRecord]:

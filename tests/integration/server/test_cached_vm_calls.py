@@ -244,6 +244,7 @@ async def test_its_log_goes_through_all_runs(one: Rig) -> None:
         await one.node.stopped(vm["id"], "Over.", 0, run=run)
         await one.eventually(f"/v1/vm/{vm['id']}", state="stopped")
     assert await one.messages(path, 2) == ["run 1", "run 2"]
+    assert [order.lines_before for order in one.node.vm_orders] == [0, 1]
     assert await one.ok("GET", path) == await one.ok("GET", f"/v1/vm/{vm['id']}/logs")
 
 

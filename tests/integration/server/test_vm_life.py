@@ -29,6 +29,7 @@ from cakework.domain.vms import (
     decide,
 )
 from cakework.server.logs.followers import Followers
+from cakework.server.logs.lines import Source
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
 from cakework.server.services.cached_vms import CachedVms
@@ -117,6 +118,10 @@ class ModelNode(NodeClient):
         return answer
 
 
+async def no_lines(_: Source) -> int:
+    return 0
+
+
 class Lives(RuleBasedStateMachine):
     """A VM of each kind; either is asked, told of, and fails, at any time."""
 
@@ -135,7 +140,7 @@ class Lives(RuleBasedStateMachine):
         outbox = Outbox(shapes, lambda: 1000, lambda: None)
         self.states = VmStates(Routes(), Followers(), outbox, lambda: 1000)
         admission = VmAdmission(VmLimits(started=3, cached=9))
-        rules = VmRules(admission, VmOrders(sealer), "localhost")
+        rules = VmRules(admission, VmOrders(sealer, no_lines), "localhost")
         self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
         self.cached = CachedVms(self.database, self.vms, self.states, admission)
         self.passes = VmLoop(self.database, self.node, self.states, self.vms, self.cached)

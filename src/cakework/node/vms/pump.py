@@ -60,7 +60,8 @@ class Pump:
 
     def _new(self, lines: Iterable[Line]) -> list[VmLine]:
         """Return the lines not recorded yet, as facts; those sent again are left out."""
-        last = self._journal.last_seq(self._vm_id)
+        # The journal forgets at last what ended long ago.
+        last = max(self._journal.last_seq(self._vm_id), self._before)
         now_ms = time.time_ns() // 1_000_000
         facts: list[VmLine] = []
         for line in lines:

@@ -181,7 +181,7 @@ class Vms:
 
     async def _run(self, vm: Vm, image: Image) -> None:
         clock = Phases()
-        lines_before = self._journal.last_seq(vm.order.vm_id)
+        lines_before = max(self._journal.last_seq(vm.order.vm_id), vm.order.lines_before)
         machine, phases = await self._launcher.launch(vm.order, image, lines_before)
         live = self._see_through(vm, machine)
         clock.lap("machine")
@@ -228,7 +228,7 @@ class Vms:
             await self._reap(folder, record)
             return
         vm = Vm(record.order, self._journal)
-        acked = self._journal.last_seq(vm.order.vm_id) - record.lines_before
+        acked = max(0, self._journal.last_seq(vm.order.vm_id) - record.lines_before)
         try:
             machine = await Machine.adopt(
                 self._host, folder.name, record, acked, lambda why: self._lost(vm, record, why)

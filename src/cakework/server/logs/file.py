@@ -131,6 +131,13 @@ def span(connection: sqlite3.Connection, source: Source) -> tuple[int, int] | No
     return (int(row[0]), int(row[1])) if row and row[0] is not None else None
 
 
+def last_seq(connection: sqlite3.Connection, source: Source) -> int:
+    """Return the number of a log's last line, kept or not; 0 when it had none."""
+    query = "SELECT last_seq FROM sources WHERE name = ?"
+    row = connection.execute(query, (source.name,)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def _append_each(
     connection: sqlite3.Connection, facts: Iterable[VmLine | BuildLine], keep: int
 ) -> set[Source]:

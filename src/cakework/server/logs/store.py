@@ -79,6 +79,10 @@ class LogStore:
         """Return the times of a log's first and last line; None when it has none."""
         return await self._read(lambda connection: file.span(connection, source))
 
+    async def last_seq(self, source: Source) -> int:
+        """Return the number of a log's last line, kept or not; 0 when it had none."""
+        return await self._read(lambda connection: file.last_seq(connection, source))
+
     async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Make one change; those that wait take turns."""
         async with self._writing:

@@ -1,11 +1,13 @@
 """Orders for VMs: from a record to what the node is told, and from its refusal to the caller's."""
 
 import json
+from collections.abc import Awaitable, Callable
 
 from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NoRoom, NotFound
 from cakework.domain.ids import VmId
 from cakework.domain.orders import VmOrder
 from cakework.domain.vms import Shape
+from cakework.server.logs.lines import Source, vm_source
 from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
 
@@ -15,15 +17,16 @@ RETRY_AFTER_S = 5
 class VmOrders:
     """Makes orders; the environment in a record is sealed, and opened for its order alone."""
 
-    def __init__(self, sealer: Sealer) -> None:
-        """Seal with ``sealer``."""
+    def __init__(self, sealer: Sealer, last_seq: Callable[[Source], Awaitable[int]]) -> None:
+        """Seal with ``sealer``; ``last_seq`` tells the number of a log's last line."""
         self._sealer = sealer
+        self._last_seq = last_seq
 
     def seal_env(self, vm_id: VmId, env: dict[str, str]) -> bytes:
         """Return an environment as the record of ``vm_id`` keeps it."""
         return self._sealer.seal(json.dumps(env).encode(), vm_id)
 
-    def order_of(self, row: VmRow) -> VmOrder:
+    async def order_of(self, row: VmRow) -> VmOrder:
         """Return the order by which the node starts a VM.
 
         Raises:
@@ -41,6 +44,7 @@ class VmOrders:
             env=json.loads(self._sealer.unseal(row.env_sealed, row.id)),
             volume_gb=row.volume_gb,
             volume_kept=row.cached,
+            lines_before=await self._last_seq(vm_source(row.id)) if row.run > 1 else 0,
         )
 
 

@@ -119,7 +119,7 @@ class Vms:
     async def give_order(self, row: VmRow) -> Started:
         """Have the node start a recorded VM and record what became of it."""
         try:
-            report = await self._node.start_vm(self._rules.orders.order_of(row))
+            report = await self._node.start_vm(await self._rules.orders.order_of(row))
         except Unavailable:
             await self.want(VmId(row.id), VmState.STOPPED if row.cached else VmState.DESTROYED)
             self.hint()

@@ -128,6 +128,19 @@ def test_a_further_run_counts_on(tmp_path: Path) -> None:
     assert [seq for seq, _ in texts(tmp_path)] == list(range(1, 10))
 
 
+def test_a_further_run_counts_on_when_the_journal_has_forgotten(tmp_path: Path) -> None:
+    """What earlier runs had is known from the order, too."""
+
+    async def scene() -> None:
+        async with rig(tmp_path, before=7) as r:
+            await r.says([line(1), line(2)])
+            await r.says([line(2), line(3)])
+            assert r.acks()[-1] == Ack(3)
+
+    asyncio.run(scene())
+    assert [seq for seq, _ in texts(tmp_path)] == [8, 9, 10]
+
+
 def test_the_end_of_the_connection(tmp_path: Path) -> None:
     """None says that the guest is gone."""
 
