@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,20 @@ async def test_requests_at_the_same_time_do_the_work_once(rig: Rig) -> None:
     builds = [rig.client.post(FILES, json=files, headers=once("k-2")) for _ in range(5)]
     assert len({answer.content for answer in await asyncio.gather(*builds)}) == 1
     await until(lambda: len(rig.node.build_orders) == 2, "the node has the order")
+
+
+async def test_a_guess_cannot_be_tried_on_the_store(rig: Rig) -> None:
+    """What is kept of a request is no digest of it, and not the same for two that are alike."""
+    body = b'{"imageUri": "registry.example/app:1", "password": "12345"}'
+    for key in ("k-1", "k-2"):
+        headers = once(key) | {"Content-Type": "application/json"}
+        await rig.ok("POST", "/v1/image/import", content=body, headers=headers)
+    async with rig.server.database.reading() as session:
+        kept = set(await session.scalars(select(IdempotencyRow.fingerprint)))
+    assert len(kept) == 2
+    digest = hashlib.sha256(b"POST\0/v1/image/import\0\0" + body).digest()
+    assert digest not in kept
+    assert hashlib.sha256(body).digest() not in kept
 
 
 async def test_a_key_belongs_to_its_account(rig: Rig) -> None:

@@ -136,6 +136,22 @@ async def test_images_on_record_know_where_they_came_from(
     await database.close()
 
 
+async def test_bare_digests_of_requests_go(folder: Path, database_url: str | None) -> None:
+    """What an earlier version kept of idempotent requests is not kept on."""
+    settings = settings_for(folder, database_url)
+    settings.server_dir.mkdir()
+    database = Database(url_of(settings))
+    kept = {"account_id": "default", "key": "k", "token": "t", "fingerprint": b"f"}
+    async with database.engine.begin() as connection:
+        await connection.run_sync(upgrade, "0006")
+        await connection.execute(insert(AccountRow).values(**ACCOUNT))
+        await connection.execute(insert(IdempotencyRow).values(**kept, created_ms=1))
+    await database.open()
+    async with database.reading() as session:
+        assert await session.scalar(select(func.count()).select_from(IdempotencyRow)) == 0
+    await database.close()
+
+
 async def test_two_that_open_a_fresh_store_at_once_both_succeed(
     folder: Path, database_url: str | None
 ) -> None:

@@ -6,6 +6,7 @@ on under the same ``token``, by which it finds what it had made. Answers that in
 try (429, 5xx) are not kept.
 """
 
+import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A POST with a key: whose, which key, and a digest of what was asked."""
+    """A POST with a key: whose, which key, and a digest of what was asked.
+
+    A request may hold a secret that can be guessed, so the digest is kept as a mark only.
+    """
 
     account: AccountId
     key: str
@@ -72,7 +76,8 @@ class Idempotency:
     async def _answer(self, attempt: Attempt, work: Work) -> Answer:
         row = await self._reserve(attempt)
         step(Step.REQUEST_RESERVED)
-        if row.fingerprint != attempt.fingerprint:
+        mark = self._sealer.mark(attempt.fingerprint, row.token)
+        if not hmac.compare_digest(row.fingerprint, mark):
             raise Conflict("This Idempotency-Key was used for another request.")
         if row.status is not None and row.body is not None:
             body = self._sealer.unseal(row.body, row.token)
@@ -100,11 +105,12 @@ class Idempotency:
             if row is not None:
                 await session.delete(row)
                 await session.flush()
+            token = secrets.token_hex(16)
             row = IdempotencyRow(
                 account_id=attempt.account,
                 key=attempt.key,
-                token=secrets.token_hex(16),
-                fingerprint=attempt.fingerprint,
+                token=token,
+                fingerprint=self._sealer.mark(attempt.fingerprint, token),
                 created_ms=now,
             )
             session.add(row)

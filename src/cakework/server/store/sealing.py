@@ -7,21 +7,28 @@ that it opens nowhere else:
 
 The key is the file ``secret.key`` (32 bytes, mode 0600), made at first start. Without it what
 was sealed cannot be read again, so it belongs in backups, apart from the store's.
+
+What need only be known again, and not read, is kept as a mark: HMAC-SHA256 with a key of its
+own, derived from that one (HKDF), so that nobody who has the store alone can try guesses.
 """
 
 import contextlib
+import hmac
 import os
 import secrets
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cakework.domain.errors import CakeworkError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 VERSION = b"\x01"
+MARKS = b"cakework: marks"
 
 
 class Sealer:
@@ -31,6 +38,7 @@ class Sealer:
         """Prepare to use the key in ``key_file``; nothing is read yet."""
         self._key_file = key_file
         self._cipher: AESGCM | None = None
+        self._marking_key = b""
 
     def open_key(self) -> None:
         """Read the key, making one if there is none.
@@ -44,6 +52,7 @@ class Sealer:
         if len(key) != KEY_BYTES:
             raise CakeworkError(f"{self._key_file} is not a key of {KEY_BYTES} bytes.")
         self._cipher = AESGCM(key)
+        self._marking_key = HKDF(SHA256(), KEY_BYTES, salt=None, info=MARKS).derive(key)
 
     def seal(self, secret: bytes, belongs_to: str) -> bytes:
         """Return ``secret`` so that only ``unseal`` with the same ``belongs_to`` gives it back."""
@@ -65,6 +74,12 @@ class Sealer:
             raise CakeworkError(
                 f"What was sealed for {belongs_to} does not open with {self._key_file}."
             ) from error
+
+    def mark(self, secret: bytes, belongs_to: str) -> bytes:
+        """Return 32 bytes by which ``secret`` is known again, with the same ``belongs_to``."""
+        if not self._marking_key:
+            raise CakeworkError("The key was not opened.")
+        return hmac.digest(self._marking_key, belongs_to.encode() + b"\0" + secret, "sha256")
 
     @property
     def _open_cipher(self) -> AESGCM:
