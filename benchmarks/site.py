@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.acceptance.api import Api
 from tests.acceptance.footprint import at_rest
 from tests.acceptance.platform import Platform
+from tests.integration.node import repositories
+from tests.integration.node.repositories import GitServer
 
 from benchmarks.docker_engine import DockerEngine, docker_engine
 from benchmarks.podman import Podman, podman
@@ -34,6 +36,7 @@ class Site:
     api: Api
     docker: DockerEngine
     podman: Podman
+    git_host: GitServer
     pooled: bool
     images: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -49,15 +52,17 @@ def site(settings: Mapping[str, str]) -> Generator[Site]:
         folder = Path(tempfile.mkdtemp(prefix="cakework-bench-"))
         held.callback(shutil.rmtree, folder)
         folder.chmod(0o755)
-        platform = Platform(folder, settings)
+        (folder / "git").mkdir()
+        git_host = held.enter_context(repositories.serving(folder / "git"))
+        platform = Platform(folder, {**_as_github(git_host), **settings})
         held.callback(platform.end)
         say("bringing Cakework up")
         platform.start()
         api = held.enter_context(platform.api())
         docker = held.enter_context(docker_engine())
-        made = Site(
-            platform, api, docker, held.enter_context(podman()), settings.get("POOL_SIZE") != "0"
-        )
+        podman_engine = held.enter_context(podman())
+        pooled = settings.get("POOL_SIZE") != "0"
+        made = Site(platform, api, docker, podman_engine, git_host, pooled)
         _make_images(made)
         yield made
 
@@ -67,6 +72,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _as_github(git_host: GitServer) -> dict[str, str]:
+    """Return the settings by which Cakework takes ``git_host`` for GitHub."""
+    return {
+        "GITHUB_URL": git_host.url,
+        "FETCH_ALLOW": git_host.address,
+        "EXTRA_CA": str(git_host.ca),
+    }
+
+
 def _make_images(made: Site) -> None:
     hello = f"FROM cakework/busybox\nCMD {json.dumps(COMMAND)}\n"
     made.images[BUSYBOX] = made.api.image(hello)
@@ -74,13 +88,13 @@ def _make_images(made: Site) -> None:
     files = {"server.py": (service / "server.py").read_text()}
     made.images[SERVICE] = made.api.image((service / "Dockerfile").read_text(), files)
     for name, image_id in made.images.items():
-        with _root_file_system(made.platform, image_id) as root:
+        with root_file_system(made.platform, image_id) as root:
             made.docker.make_image(name, root)
             made.podman.make_image(name, root)
 
 
 @contextlib.contextmanager
-def _root_file_system(platform: Platform, image_id: str) -> Generator[Path]:
+def root_file_system(platform: Platform, image_id: str) -> Generator[Path]:
     """Unpack an image of ours, so that a peer can have just the same files."""
     image = platform.settings.node_dir / "images" / image_id / "rootfs.erofs"
     with tempfile.TemporaryDirectory(prefix="cakework-bench-root-") as folder:
