@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cakework_client import AsyncCakeworkClient, CakeworkClient, NotFound, __version__
+from cakework_client import AsyncCakeworkClient, CakeworkClient, InvalidId, NotFound, __version__
 from tests.python_sdk.clients import Kind, client_of
 from tests.python_sdk.server import VM, Script, good, problem
 
@@ -106,7 +106,7 @@ def test_what_can_never_work_is_refused_at_once(
 @pytest.mark.parametrize("vm_id", ["", ".", ".."])
 def test_an_id_cannot_change_the_path(server: Script, client: CakeworkClient, vm_id: str) -> None:
     """What is no part of a path is refused; all else is escaped."""
-    with pytest.raises(ValueError, match="no id"):
+    with pytest.raises(InvalidId, match="no id"):
         client.get_vm(vm_id)
     server.steps = [good()]
     client.get_vm("../x?y#z")

@@ -57,6 +57,15 @@ def test_what_dockerignore_names_is_not_sent(folder: Path) -> None:
     }
 
 
+def test_what_the_command_line_keeps_is_not_sent(folder: Path) -> None:
+    """It changes with each deployment; elsewhere a folder of that name is one as any other."""
+    write(folder, ".cakework/deployments.json", "{}")
+    write(folder, "src/.cakework/file", "")
+    names = sent(Folder.read(folder))
+    assert "src/.cakework/file" in names
+    assert not [name for name in names if name.startswith(".cakework")]
+
+
 def test_bytes_that_are_no_text_travel_as_base64(folder: Path) -> None:
     """A file that is not UTF-8 says so in its encoding, and loses nothing."""
     content = bytes(range(256))

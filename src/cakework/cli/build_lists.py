@@ -1,14 +1,12 @@
 """``cakework builds``: the account's builds."""
 
 from typing import Literal
-from urllib.parse import quote
 
 from cyclopts import App
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
 from cakework.cli.output import Json, Output
-from cakework.cli.webhooks import pages
 
 COLUMNS = {
     "buildId": "ID",
@@ -30,8 +28,8 @@ def builds(
     Args:
         status: Only those of this status.
     """
-    params = {} if status is None else {"status": status}
-    found = pages(open_client(), "/v1/image/builds", "builds", params)
+    with open_client() as client:
+        found = [build.to_dict() for build in client.iter_builds(status=status)]
     Output(as_json=as_json).table(found, COLUMNS, empty="No builds.")
     return ExitCode.OK
 
@@ -43,7 +41,7 @@ def cancel(build_id: str, /, *, as_json: Json = False) -> int:
     Args:
         build_id: Id of the build.
     """
-    path = f"/v1/image/build/{quote(build_id, safe='')}/cancel"
-    cancelled = open_client().call("POST", path)
-    Output(as_json=as_json).result(cancelled, build_id)
+    with open_client() as client:
+        cancelled = client.cancel_build(build_id)
+    Output(as_json=as_json).result(cancelled.to_dict(), build_id)
     return ExitCode.OK

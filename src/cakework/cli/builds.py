@@ -1,20 +1,19 @@
 """``cakework build``: from a folder or a repository to an image's id, showing the build's log."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from cakework.cli.client import Build, Client, open_client
-from cakework.cli.context import Context, read_context
-from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.github_builds import GithubOptions, check_source, github_body
-from cakework.cli.logs import build_log, follow_log
+from cakework.cli.client import open_client
+from cakework.cli.exits import ExitCode
+from cakework.cli.github_builds import GithubOptions, build_from_github, check_source
+from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output, shown_on_stderr
-
-SETTLE_S = 10.0
-"""Longest wait for a build's result after its log has ended."""
+from cakework_client import ApiError, Build, CakeworkClient, Folder, LogLine, SucceededBuild
 
 
 def build(
@@ -31,7 +30,8 @@ def build(
     """Build an image from a folder, or a repository on GitHub; the last line is the image's id.
 
     Files named in the folder's .dockerignore are not sent. The token for a repository is
-    GITHUB_TOKEN of the environment, if it is there, or is asked for at a terminal.
+    GITHUB_TOKEN of the environment, if it is there, or is asked for at a terminal. Ctrl-C
+    cancels the build.
 
     Args:
         folder: Folder to build from.
@@ -44,54 +44,43 @@ def build(
     repository = GithubOptions(github, branch, dockerignore, token_env)
     check_source(folder, repository)
     output = Output(as_json=as_json)
-    client = open_client()
-    began = time.monotonic()
-    if folder is None:
-        body = github_body(repository, file)
-        created = cast("Build", client.call("POST", "/v1/image/build/github", body=body))
-    else:
-        context = read_context(folder, file)
-        tell(context, output)
-        began = time.monotonic()
-        created = send(client, context)
-    return finish(client, created, output, began)
-
-
-def finish(client: Client, created: Build, output: Output, began: float) -> int:
-    """Show a build's log until it has ended, and print its image."""
-    for line in follow_log(client, build_log(created["buildId"]), {}):
-        output.progress(shown_on_stderr(line["message"]))
-    done = wait_for_end(client, created["buildId"])
-    image_id = done.get("imageId")
-    if image_id is None:
-        detail = done.get("error") or "it says no more"
-        raise CommandFailed(f"The build failed: {detail}", code="build_failed")
-    output.progress(f"built in {time.monotonic() - began:.1f} s")
-    output.result(done, image_id)
+    with open_client() as client:
+        if folder is None:
+            built = built_by(client, build_from_github(client, repository, file), output)
+        else:
+            built = built_by(client, build_from_folder(client, folder, file, output), output)
+    output.result(built.to_dict(), built.image_id)
     return ExitCode.OK
 
 
-def tell(context: Context, output: Output) -> None:
-    """Say what is about to be sent."""
-    for name in context.skipped:
+def build_from_folder(
+    client: CakeworkClient, path: Path, dockerfile: Path | None, output: Output
+) -> Callable[[], Build]:
+    """Read a folder, say what is about to be sent, and return what sends it."""
+    folder = Folder.read(path, dockerfile)
+    for name in folder.skipped:
         output.progress(f"left out: {name} (not a file of this folder)")
-    size = f"{context.size_bytes / 1024:.0f} KiB"
-    output.progress(f"sending {len(context.files)} files, {size}")
+    output.progress(f"sending {len(folder.files)} files, {folder.size_bytes / 1024:.0f} KiB")
+    return lambda: client.build_image_from_files(folder.dockerfile, folder.files)
 
 
-def send(client: Client, context: Context) -> Build:
-    """Ask for the build and return it as created."""
-    body = {"dockerfile": context.dockerfile, "files": context.files}
-    return cast("Build", client.call("POST", "/v1/image/build/files", body=body))
+def built_by(client: CakeworkClient, ask: Callable[[], Build], output: Output) -> SucceededBuild:
+    """Have a build made and show its log until it has succeeded; interrupted, cancel it."""
+    began = time.monotonic()
 
+    def show(line: LogLine) -> None:
+        output.progress(shown_on_stderr(line.message))
 
-def wait_for_end(client: Client, build_id: str) -> Build:
-    """Return the build once it has ended, at most a moment after its log has."""
-    deadline = time.monotonic() + SETTLE_S
-    while True:
-        found = client.get_build(build_id)
-        if found["status"] != "created":
-            return found
-        if time.monotonic() > deadline:
-            raise CommandFailed(f"Build {build_id} has no result although its log has ended.")
-        time.sleep(0.05)
+    with held_interrupt() as interrupted:
+        build = ask()
+    try:
+        if interrupted:
+            raise KeyboardInterrupt
+        built = client.wait_for_build(build.build_id, on_line=show)
+    except KeyboardInterrupt:
+        with suppress(ApiError):
+            client.cancel_build(build.build_id)
+            output.progress(f"cancelled build {build.build_id}")
+        raise
+    output.progress(f"built in {time.monotonic() - began:.1f} s")
+    return built

@@ -1,15 +1,17 @@
 """``cakework cache`` and ``cakework start``: VMs that are started again and again."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from cakework.cli.client import Client, Vm, open_client
+from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
+from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output
-from cakework.cli.run import read_variables
+from cakework.cli.variables import read_variables
 from cakework.cli.vms import Ids, for_each
+from cakework_client import CakeworkClient
 
 
 def cache(
@@ -35,11 +37,15 @@ def cache(
         env_file: File of such variables, one a line; # starts a comment. May be repeated.
         volume: Size in GB of a disk mounted at /data, kept until the VM is destroyed.
     """
-    wanted = {"cpu": cpu, "memory": memory, "port": port, "volumeGB": volume}
-    body: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
-    body |= {"imageId": image, "envVars": read_variables(env, env_file)}
-    vm = cast("Vm", open_client().call("POST", "/v1/vm/cache", body=body))
-    Output(as_json=as_json).result(vm, vm["id"])
+    variables = read_variables(env, env_file)
+    with open_client() as client, held_interrupt() as interrupted:
+        vm = client.cache_vm(
+            image, cpu=cpu, memory=memory, port=port, env_vars=variables, volume_gb=volume
+        )
+        if interrupted:
+            client.destroy_cached_vm(vm.id)
+            raise KeyboardInterrupt
+    Output(as_json=as_json).result(vm.to_dict(), vm.id)
     return ExitCode.OK
 
 
@@ -49,4 +55,4 @@ def start(ids: Ids, /, *, as_json: Json = False) -> int:
     Args:
         ids: Ids of the VMs.
     """
-    return for_each(ids, Client.start_cached_vm, as_json=as_json)
+    return for_each(ids, CakeworkClient.start_cached_vm, as_json=as_json)

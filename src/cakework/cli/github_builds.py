@@ -1,11 +1,13 @@
 """``cakework build --github``: asks for a build of a repository."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cakework.cli.context import read_dockerfile
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.passwords import read_password
+from cakework_client import Build, CakeworkClient
+from cakework_client.folders import read_dockerfile
 
 TOKEN_VARIABLE = "GITHUB_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -35,15 +37,13 @@ def check_source(folder: Path | None, github: GithubOptions) -> None:
         raise CommandFailed("Name a folder, or --github org/repo.", ExitCode.USAGE)
 
 
-def github_body(github: GithubOptions, dockerfile: Path | None) -> dict[str, object]:
-    """Return what buildImageFromGithub takes; the token is read, or asked for, here."""
+def build_from_github(
+    client: CakeworkClient, github: GithubOptions, dockerfile: Path | None
+) -> Callable[[], Build]:
+    """Read what is needed, ask for the token, and return what asks for the build."""
     token = read_password(TOKEN_VARIABLE, github.token_variable, "Token (empty for none): ")
-    body: dict[str, object] = {
-        "repository": github.repository,
-        "branch": github.branch or "main",
-        "dockerfile": read_dockerfile(dockerfile or Path("Dockerfile")),
-        "token": token,
-    }
-    if github.dockerignore is not None:
-        body["dockerignore"] = read_dockerfile(github.dockerignore)
-    return body
+    text = read_dockerfile(dockerfile or Path("Dockerfile"))
+    ignore = github.dockerignore and read_dockerfile(github.dockerignore)
+    return lambda: client.build_image_from_github(
+        text, github.repository or "", github.branch or "main", token=token, dockerignore=ignore
+    )

@@ -1,14 +1,12 @@
 """``cakework images``: the account's images."""
 
-from urllib.parse import quote
-
 from cyclopts import App
 
-from cakework.cli.client import Client, open_client
+from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
 from cakework.cli.output import Json, Output
 from cakework.cli.vms import Ids, for_each
-from cakework.cli.webhooks import pages
+from cakework_client import CakeworkClient
 
 COLUMNS = {
     "imageId": "ID",
@@ -26,7 +24,8 @@ app = App(name="images", help="List images, or delete some.")
 @app.default
 def images(*, as_json: Json = False) -> int:
     """List images, newest first; those that are being imported too."""
-    found = pages(open_client(), "/v1/images", "images", {})
+    with open_client() as client:
+        found = [image.to_dict() for image in client.iter_images()]
     Output(as_json=as_json).table(found, COLUMNS, empty="No images.")
     return ExitCode.OK
 
@@ -38,9 +37,4 @@ def delete(ids: Ids, /, *, as_json: Json = False) -> int:
     Args:
         ids: Ids of the images.
     """
-    return for_each(ids, delete_image, as_json=as_json)
-
-
-def delete_image(client: Client, image_id: str) -> dict[str, object]:
-    """Delete an image; return it as the API answers."""
-    return client.call("DELETE", f"/v1/image/{quote(image_id, safe='')}")
+    return for_each(ids, CakeworkClient.delete_image, as_json=as_json)

@@ -2,15 +2,15 @@
 
 import sys
 import time
-from typing import Annotated, cast
-from urllib.parse import quote
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from cakework.cli.client import Client, open_client
+from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.output import Json, Output
 from cakework.cli.passwords import read_password
+from cakework_client import CakeworkClient, Image
 
 PASSWORD_VARIABLE = "REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
 POLL_S = (0.1, 0.2, 0.5, 1.0)
@@ -38,36 +38,31 @@ def import_image(
         password_stdin: Read the password from standard input, one line.
     """
     output = Output(as_json=as_json)
-    client = open_client()
     if password_stdin:
         password = sys.stdin.readline().strip()
     else:
         prompt = None if username is None else "Password: "
         password = read_password(PASSWORD_VARIABLE, password_env, prompt)
-    body: dict[str, object] = {"imageUri": uri, "password": password}
-    if username is not None:
-        body["username"] = username
-    output.progress(f"importing {uri}")
     began = time.monotonic()
-    image_id = str(client.call("POST", "/v1/image/import", body=body)["imageId"])
-    image = wait_until_ready(client, image_id, output, began)
-    size = cast("int", image["sizeBytes"]) / 2**20
+    with open_client() as client:
+        output.progress(f"importing {uri}")
+        image_id = client.import_image(uri, password, username=username).image_id
+        image = wait_until_ready(client, image_id, output, began)
+    size = (image.size_bytes or 0) / 2**20
     output.progress(f"imported in {time.monotonic() - began:.1f} s, {size:.0f} MiB")
-    output.result(image, image_id)
+    output.result(image.to_dict(), image_id)
     return ExitCode.OK
 
 
-def wait_until_ready(
-    client: Client, image_id: str, output: Output, began: float
-) -> dict[str, object]:
+def wait_until_ready(client: CakeworkClient, image_id: str, output: Output, began: float) -> Image:
     """Return the image once VMs can be started from it, saying now and then that it is not."""
     told = tries = 0
     while True:
-        image = client.call("GET", f"/v1/image/{quote(image_id, safe='')}")
-        if image["state"] == "ready":
+        image = client.get_image(image_id)
+        if image.state == "ready":
             return image
-        if image["state"] != "importing":
-            why = image.get("error") or f"it is {image['state']}"
+        if image.state != "importing":
+            why = image.error or f"it is {image.state}"
             raise CommandFailed(f"The import failed: {why}", code="import_failed")
         if time.monotonic() - began > (told + 1) * PROGRESS_S:
             told += 1

@@ -15,8 +15,7 @@ from cyclopts import App, Parameter
 from cakework.cli.configuration import environment, load_settings
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.folders import prepare_folders
-from cakework.cli.logs import iso
-from cakework.cli.output import Json, Output
+from cakework.cli.output import Json, Output, iso
 from cakework.cli.privileges import as_server_user
 from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import KeyId

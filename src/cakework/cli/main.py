@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "up": ("cakework.cli.up:up", SERVE, "Serve: run the API, the router and the node here."),
     "doctor": ("cakework.cli.doctor:doctor", SERVE, "Say what this machine has and lacks."),
     "keys": ("cakework.cli.keys:app", SERVE, "Create, list and revoke API keys."),
+    "init": ("cakework.cli.init:init", USE, "Write a small project to begin with."),
+    "deploy": ("cakework.cli.deploy:deploy", USE, "Build a folder, start it, print its URL."),
     "build": ("cakework.cli.builds:build", USE, "Build an image from a folder or GitHub."),
     "import": ("cakework.cli.imports:import_image", USE, "Import an image from a registry."),
     "builds": ("cakework.cli.build_lists:app", USE, "List builds, or cancel one."),
@@ -33,6 +35,11 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "stop": ("cakework.cli.vms:stop", USE, "Stop VMs; those of `run` are destroyed."),
     "destroy": ("cakework.cli.vms:destroy", USE, "End VMs for good, their volumes too."),
     "webhooks": ("cakework.cli.webhooks:app", USE, "Have events sent to URLs of yours."),
+    "completion": (
+        "cakework.cli.completion:completion",
+        OTHER,
+        "Have your shell complete commands.",
+    ),
     "version": ("cakework.cli.version:version", OTHER, "Show the version."),
 }
 

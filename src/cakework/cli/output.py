@@ -6,9 +6,11 @@ printed is shown with its control characters escaped on a terminal, and unchange
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 from cyclopts import Parameter
@@ -80,8 +82,15 @@ def shown_on_stderr(message: str) -> str:
 
 
 def paint(text: str, code: str, stream: TextIO) -> str:
-    """Return ``text`` in colour (an ANSI SGR code) when it goes to a terminal."""
-    return f"\x1b[{code}m{text}\x1b[0m" if stream.isatty() else text
+    """Return ``text`` in colour (an ANSI SGR code) on a terminal, unless NO_COLOR is set."""
+    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured else text
+
+
+def iso(unix_ms: int) -> str:
+    """Return unix milliseconds as RFC 3339 in UTC."""
+    moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def print_table(values: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> None:

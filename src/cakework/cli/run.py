@@ -1,21 +1,18 @@
 """``cakework run``: start a VM and stay with it until it ends."""
 
-import os
-import signal
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from cakework.cli.client import Client, Vm, open_client
-from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.logs import follow_log, vm_log
+from cakework.cli.client import open_client
+from cakework.cli.exits import ExitCode
+from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+from cakework.cli.variables import read_variables
+from cakework.cli.vms import stop_vm
+from cakework_client import CakeworkClient, Vm
 
 
 def run(
@@ -46,49 +43,36 @@ def run(
         detach: Print the VM's id and leave it running.
     """
     output = Output(as_json=as_json)
-    client = open_client()
-    wanted = {"cpu": cpu, "memory": memory, "port": port, "volumeGB": volume}
-    body: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
-    body |= {"imageId": image, "envVars": read_variables(env, env_file)}
+    variables = read_variables(env, env_file)
     began = time.monotonic()
-    with held_interrupt() as interrupted:
-        vm = cast("Vm", client.call("POST", "/v1/vm/start", body=body))
-    if interrupted:
-        client.stop_vm(vm["id"])
-        raise KeyboardInterrupt
-    if detach:
-        output.result(vm, vm["id"])
-        return ExitCode.OK
-    output.progress(f"VM {vm['id']} started in {time.monotonic() - began:.2f} s")
-    if url := vm.get("url"):
-        output.progress(f"reach it at {url}")
-    return stay(client, vm["id"], output)
+    with open_client() as client:
+        with held_interrupt() as interrupted:
+            vm = client.start_vm(
+                image, cpu=cpu, memory=memory, port=port, env_vars=variables, volume_gb=volume
+            )
+        if interrupted:
+            stop_vm(client, vm.id)
+            raise KeyboardInterrupt
+        if detach:
+            output.result(vm.to_dict(), vm.id)
+            return ExitCode.OK
+        output.progress(f"VM {vm.id} started in {time.monotonic() - began:.2f} s")
+        if vm.url:
+            output.progress(f"reach it at {vm.url}")
+        return stay(client, vm.id, output)
 
 
-@contextmanager
-def held_interrupt() -> "Generator[list[int]]":
-    """Hold Ctrl-C and SIGTERM back, listing them, so that a VM cannot be left without its id."""
-    caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda got, _frame: caught.append(got)) for number in numbers]
-    try:
-        yield caught
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def stay(client: Client, vm_id: str, output: Output) -> int:
+def stay(client: CakeworkClient, vm_id: str, output: Output) -> int:
     """Show the VM's output until it ends; return its program's exit code.
 
     Interrupted, destroys the VM and raises on.
     """
     try:
-        for line in follow_log(client, vm_log(vm_id), {}):
-            output.line(line["message"], level=line["level"])
+        for line in client.follow_logs(vm_id):
+            output.line(line.message, level=line.level)
     except (KeyboardInterrupt, BrokenPipeError):
         output.progress(f"stopping VM {vm_id}")
-        client.stop_vm(vm_id)
+        stop_vm(client, vm_id)
         raise
     return report_end(client.get_vm(vm_id), output)
 
@@ -96,39 +80,7 @@ def stay(client: Client, vm_id: str, output: Output) -> int:
 def report_end(vm: Vm, output: Output) -> int:
     """Say how the VM ended and return the exit code for the shell."""
     if output.as_json:
-        output.result(vm, "")
-    exit_code = vm.get("exitCode")
-    if exit_code != 0:
-        output.progress(f"VM {vm['id']} ended: {vm.get('reason') or vm['state']}")
-    return ExitCode.FAILED if exit_code is None else exit_code
-
-
-def read_variables(given: "Iterable[str]", files: "Iterable[Path]") -> dict[str, str]:
-    """Return the variables of files and options; options win.
-
-    Raises:
-        CommandFailed: A file cannot be read, or a variable has no name or no value.
-    """
-    variables: dict[str, str] = {}
-    for path in files:
-        variables |= dict(filter(None, map(parse_variable, read_lines(path))))
-    return variables | dict(filter(None, map(parse_variable, given)))
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file of variables, without comments and blank ones."""
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"Cannot read {path}: {error}", ExitCode.USAGE) from error
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def parse_variable(text: str) -> tuple[str, str] | None:
-    """Return ``K=V`` as a pair, and ``K`` with this process's value; None if it has none."""
-    name, equals, value = text.partition("=")
-    if not name:
-        raise CommandFailed(f"{text!r} is not K=V.", ExitCode.USAGE)
-    if equals:
-        return name, value
-    return (name, os.environ[name]) if name in os.environ else None
+        output.result(vm.to_dict(), "")
+    if vm.exit_code != 0:
+        output.progress(f"VM {vm.id} ended: {vm.reason or vm.state}")
+    return ExitCode.FAILED if vm.exit_code is None else vm.exit_code

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 import anyio
 import httpx2
 
-from cakework.cli.client import read_problem
 from cakework.cli.configuration import environment
 from cakework.cli.exits import CommandFailed
 from cakework.cli.output import Output
@@ -16,6 +15,7 @@ from cakework.cli.privileges import as_server_user
 from cakework.cli.supervisor import Program
 from cakework.domain.orders import NodeHealth
 from cakework.settings import Settings
+from cakework_client import ApiError, AsyncCakeworkClient, CakeworkError
 
 START_S = 180.0
 """Longest wait for a part to be ready: a first start boots a VM to find out what works."""
@@ -105,12 +105,17 @@ class Serving:
             return None
 
     async def _server_is_ready(self) -> str | None:
+        url = api_url(self._settings)
         try:
-            async with httpx2.AsyncClient(base_url=api_url(self._settings)) as client:
-                answer = await client.get("/readyz", timeout=ANSWER_S)
-        except httpx2.HTTPError:
+            async with AsyncCakeworkClient(
+                url=url, api_key="none", timeout=ANSWER_S, retries=0
+            ) as client:
+                await client.readyz()
+        except ApiError as error:
+            return error.detail
+        except CakeworkError:
             return "no answer yet"
-        return None if answer.is_success else str(read_problem(answer)["detail"])
+        return None
 
     async def _first_key(self) -> str | None:
         """Make a key when there is none yet, and return it."""

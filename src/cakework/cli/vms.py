@@ -1,13 +1,14 @@
 """``cakework vms``, ``cakework stop`` and ``cakework destroy``."""
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, cast
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cakework.cli.client import Client, open_client
+from cakework.cli.client import failure_of, open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.output import Json, Output
+from cakework_client import Answer, ApiError, CakeworkClient, Conflict, Vm
 
 COLUMNS = {
     "id": "ID",
@@ -32,21 +33,10 @@ def vms(
         status: Only those in this state.
         image: Only those made from this image.
     """
-    given = {"status": status, "imageId": image}
-    params = {name: value for name, value in given.items() if value is not None}
-    Output(as_json=as_json).table(list_vms(open_client(), params), COLUMNS, empty="No VMs.")
+    with open_client() as client:
+        found = [vm.to_dict() for vm in client.iter_vms(status=status, image_id=image)]
+    Output(as_json=as_json).table(found, COLUMNS, empty="No VMs.")
     return ExitCode.OK
-
-
-def list_vms(client: Client, params: dict[str, str]) -> list[dict[str, object]]:
-    """Return all VMs that match, page after page."""
-    found: list[dict[str, object]] = []
-    while True:
-        page = client.call("GET", "/v1/vms", params=params)
-        found += cast("list[dict[str, object]]", page["vms"])
-        if not page.get("pagination"):
-            return found
-        params = {**params, "pagination": str(page["pagination"])}
 
 
 Ids = Annotated[list[str], Parameter(name="id", negative=())]
@@ -58,7 +48,7 @@ def stop(ids: Ids, /, *, as_json: Json = False) -> int:
     Args:
         ids: Ids of the VMs.
     """
-    return for_each(ids, Client.stop_vm, as_json=as_json)
+    return for_each(ids, stop_vm, as_json=as_json)
 
 
 def destroy(ids: Ids, /, *, as_json: Json = False) -> int:
@@ -67,28 +57,36 @@ def destroy(ids: Ids, /, *, as_json: Json = False) -> int:
     Args:
         ids: Ids of the VMs.
     """
-    return for_each(ids, Client.destroy_vm, as_json=as_json)
+    return for_each(ids, CakeworkClient.destroy_vm, as_json=as_json)
 
 
-Act = Callable[[Client, str], Mapping[str, object]]
-"""Does something to the thing with an id, and returns it as the API answers."""
+def stop_vm(client: CakeworkClient, vm_id: str) -> Vm:
+    """Stop a VM of either kind."""
+    try:
+        return client.stop_vm(vm_id)
+    except Conflict:
+        return client.stop_cached_vm(vm_id)
+
+
+Act = Callable[[CakeworkClient, str], Answer]
 
 
 def for_each(ids: list[str], act: Act, *, as_json: bool) -> int:
     """Do to each thing what ``act`` does, going on after one that fails; return the worst code."""
     output = Output(as_json=as_json)
-    client = open_client()
-    return max(for_one(client, each, act, output) for each in ids)
+    with open_client() as client:
+        return max(for_one(client, id_, act, output) for id_ in ids)
 
 
-def for_one(client: Client, one: str, act: Act, output: Output) -> int:
+def for_one(client: CakeworkClient, id_: str, act: Act, output: Output) -> int:
     """Do it to one thing; return its exit code, having said what went wrong."""
     try:
-        done = act(client, one)
-    except CommandFailed as failure:
+        done = act(client, id_)
+    except ApiError as error:
+        failure = failure_of(error)
         if failure.exit_code != ExitCode.FAILED:
             raise
-        output.failure(CommandFailed(f"{one}: {failure.detail}", problem=failure.problem))
+        output.failure(CommandFailed(f"{id_}: {failure.detail}", problem=failure.problem))
         return failure.exit_code
-    output.result(done or {"id": one}, one)
+    output.result(done.to_dict(), id_)
     return ExitCode.OK

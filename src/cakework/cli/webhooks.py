@@ -1,11 +1,10 @@
 """``cakework webhooks``: where the account's events are sent."""
 
-from typing import Annotated, Literal, cast
-from urllib.parse import quote
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cakework.cli.client import Client, open_client
+from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
 from cakework.cli.output import Json, Output
 
@@ -46,21 +45,20 @@ def create(
         event: Only this event; may be repeated.
         description: What it is for.
     """
-    given = {"url": url, "events": event, "description": description}
-    body = {name: value for name, value in given.items() if value is not None}
-    made = open_client().call("POST", "/v1/webhooks", body=body)
+    with open_client() as client:
+        made = client.create_webhook(url, events=event, description=description)
     output = Output(as_json=as_json)
-    output.progress(f"webhook {made['id']}")
-    output.result(made, str(made["secret"]))
+    output.progress(f"webhook {made.id}")
+    output.result(made.to_dict(), made.secret)
     return ExitCode.OK
 
 
 @app.command(name="list")
 def list_(*, as_json: Json = False) -> int:
     """List webhooks."""
-    found = open_client().call("GET", "/v1/webhooks")["webhooks"]
-    webhooks = cast("list[dict[str, object]]", found)
-    Output(as_json=as_json).table(webhooks, COLUMNS, empty="No webhooks.")
+    with open_client() as client:
+        found = [webhook.to_dict() for webhook in client.list_webhooks().webhooks]
+    Output(as_json=as_json).table(found, COLUMNS, empty="No webhooks.")
     return ExitCode.OK
 
 
@@ -71,8 +69,9 @@ def test(webhook_id: str, /, *, as_json: Json = False) -> int:
     Args:
         webhook_id: Id of the webhook.
     """
-    sent = open_client().call("POST", f"{address(webhook_id)}/test")
-    Output(as_json=as_json).result(sent, str(sent["id"]))
+    with open_client() as client:
+        sent = client.test_webhook(webhook_id)
+    Output(as_json=as_json).result(sent.to_dict(), sent.id)
     return ExitCode.OK
 
 
@@ -83,8 +82,9 @@ def rotate(webhook_id: str, /, *, as_json: Json = False) -> int:
     Args:
         webhook_id: Id of the webhook.
     """
-    rotated = open_client().call("POST", f"{address(webhook_id)}/rotate")
-    Output(as_json=as_json).result(rotated, str(rotated["secret"]))
+    with open_client() as client:
+        rotated = client.rotate_webhook_secret(webhook_id)
+    Output(as_json=as_json).result(rotated.to_dict(), rotated.secret)
     return ExitCode.OK
 
 
@@ -95,8 +95,9 @@ def delete(webhook_id: str, /, *, as_json: Json = False) -> int:
     Args:
         webhook_id: Id of the webhook.
     """
-    gone = open_client().call("DELETE", address(webhook_id))
-    Output(as_json=as_json).result(gone, f"{webhook_id} is removed.")
+    with open_client() as client:
+        gone = client.delete_webhook(webhook_id)
+    Output(as_json=as_json).result(gone.to_dict(), f"{webhook_id} is removed.")
     return ExitCode.OK
 
 
@@ -114,24 +115,8 @@ def deliveries(
         webhook_id: Id of the webhook.
         status: Only those of this status.
     """
-    params = {} if status is None else {"status": status}
-    path = f"{address(webhook_id)}/deliveries"
-    found = pages(open_client(), path, "deliveries", params)
+    with open_client() as client:
+        log = client.iter_webhook_deliveries(webhook_id, status=status)
+        found = [delivery.to_dict() for delivery in log]
     Output(as_json=as_json).table(found, DELIVERY_COLUMNS, empty="No deliveries.")
     return ExitCode.OK
-
-
-def address(webhook_id: str) -> str:
-    """Return the path of a webhook in the API."""
-    return f"/v1/webhooks/{quote(webhook_id, safe='')}"
-
-
-def pages(client: Client, path: str, name: str, params: dict[str, str]) -> list[dict[str, object]]:
-    """Return a whole list of the API, page after page."""
-    found: list[dict[str, object]] = []
-    while True:
-        page = client.call("GET", path, params=params)
-        found += cast("list[dict[str, object]]", page[name])
-        if not page.get("pagination"):
-            return found
-        params = {**params, "pagination": str(page["pagination"])}

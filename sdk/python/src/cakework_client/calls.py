@@ -18,6 +18,7 @@ from cakework_client.errors import (
     ApiError,
     CakeworkError,
     ConnectionFailed,
+    InvalidId,
     TimedOut,
     UnexpectedAnswer,
     error_of,
@@ -187,10 +188,10 @@ def segment(value: str) -> str:
     """Return an id as a part of a path.
 
     Raises:
-        ValueError: It would be no part of its own.
+        InvalidId: It would be no part of its own.
     """
     if value in ("", ".", ".."):
-        raise ValueError(f"{value!r} is no id")
+        raise InvalidId(f"{value!r} is no id.")
     return quote(value, safe="")
 
 

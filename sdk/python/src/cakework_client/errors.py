@@ -21,6 +21,7 @@
     ├── BuildFailed             a build that was waited for has failed
     ├── VmEnded                 a VM that was waited for has ended
     ├── FolderError             a folder cannot be sent
+    ├── InvalidId               what was given is no id; a ValueError too
     └── WebhookRejected         a webhook that Cakework did not sign, or too old a one
 
 A code that this version does not know is raised as the class of its status.
@@ -204,6 +205,10 @@ class VmEnded(CakeworkError):
 
 class FolderError(CakeworkError):
     """A folder cannot be sent: something is missing or cannot be read."""
+
+
+class InvalidId(CakeworkError, ValueError):
+    """What was given is no id at all."""
 
 
 class WebhookRejected(CakeworkError):

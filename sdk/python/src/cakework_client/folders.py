@@ -15,6 +15,9 @@ from typing import NotRequired, TypedDict
 from cakework_client.dockerignore import Dockerignore
 from cakework_client.errors import FolderError
 
+OWN_FOLDER = ".cakework"
+"""What the command line keeps of a project, at its root. It is never sent."""
+
 
 class File(TypedDict):
     """A file as the API has it: ``dir`` is ``.`` for the root; ``encoding`` may be ``base64``."""
@@ -100,6 +103,8 @@ def wanted_files(folder: Path) -> Iterator[Path]:
     ignore = read_dockerignore(folder / ".dockerignore")
     for root, folders, names in os.walk(folder):
         inside = Path(root).relative_to(folder)
+        if inside == Path() and OWN_FOLDER in folders:
+            folders.remove(OWN_FOLDER)
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         for name in (*names, *links):
             if not ignore.ignores((inside / name).as_posix()):

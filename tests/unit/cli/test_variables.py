@@ -1,11 +1,11 @@
-"""What `cakework run` passes to a program."""
+"""Variables that are passed to a program."""
 
 from pathlib import Path
 
 import pytest
 
 from cakework.cli.exits import CommandFailed
-from cakework.cli.run import read_variables
+from cakework.cli.variables import read_variables
 
 
 def test_options_win_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
