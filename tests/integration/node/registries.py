@@ -43,19 +43,23 @@ class Registry:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, password: bool = True) -> Generator[Registry]:
-    """Run a registry behind TLS and, unless told otherwise, a password, on a free loopback port."""
+def serving(
+    folder: Path, *, password: bool = True, token: Json | None = None
+) -> Generator[Registry]:
+    """Run a registry behind TLS and, unless told otherwise, a password, on a free loopback port.
+
+    ``token`` is what it is told of a server that gives tokens for the password.
+    """
     certificate, key = make_certificate(folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     (folder / "htpasswd").write_text(HTPASSWD)
+    htpasswd = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
     config = {
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
-        "auth": {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
-        if password
-        else {},
+        "auth": {"token": token} if token else htpasswd if password else {},
         "http": {
             "addr": address,
             "secret": "of the test",
@@ -73,11 +77,20 @@ def serving(folder: Path, *, password: bool = True) -> Generator[Registry]:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1 that is its own authority; return it and its key."""
+    """Make a certificate for the loopback interface that is its own authority; return it and its
+    key. One that is there already is taken."""
     certificate, key = folder / "ca.pem", folder / "key.pem"
+    if certificate.exists():
+        return certificate, key
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     command += ["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
-    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    command += [
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
@@ -90,6 +103,8 @@ class Entry:
     content: bytes = b""
     link: str | None = None
     folder: bool = False
+    symlink: str | None = None
+    device: tuple[int, int] | None = None
     uid: int = 0
     mode: int = 0o644
     xattrs: tuple[tuple[str, str], ...] = ()
@@ -107,6 +122,10 @@ def tar_of(entries: Sequence[Entry]) -> bytes:
                 info.type, info.mode = tarfile.DIRTYPE, 0o755
             elif entry.link:
                 info.type, info.linkname = tarfile.LNKTYPE, entry.link
+            elif entry.symlink:
+                info.type, info.linkname = tarfile.SYMTYPE, entry.symlink
+            elif entry.device:
+                info.type, (info.devmajor, info.devminor) = tarfile.CHRTYPE, entry.device
             else:
                 info.size = len(entry.content)
             tar.addfile(info, io.BytesIO(entry.content))
@@ -134,7 +153,7 @@ class Layout:
         arch: str = "amd64",
         entrypoint: Sequence[str] = ("/run",),
     ) -> Json:
-        """Add an image of tars, each ``gzip`` or ``zstd``; return its manifest's descriptor."""
+        """Add an image of tars, each ``gzip``, ``zstd`` or ``none``; return its descriptor."""
         config = {
             "architecture": arch,
             "os": "linux",
@@ -148,9 +167,7 @@ class Layout:
             "schemaVersion": 2,
             "mediaType": f"{OCI}.manifest.v1+json",
             "config": self.blob(json.dumps(config).encode(), f"{OCI}.config.v1+json"),
-            "layers": [
-                self.blob(_compressed(tar, how), f"{OCI}.layer.v1.tar+{how}") for tar, how in layers
-            ],
+            "layers": [self.blob(_compressed(tar, how), _layer_type(how)) for tar, how in layers],
         }
         described = self.blob(json.dumps(manifest).encode(), f"{OCI}.manifest.v1+json")
         return {**described, "platform": {"os": "linux", "architecture": arch}}
@@ -169,7 +186,13 @@ class Layout:
         return self.folder
 
 
+def _layer_type(how: str) -> str:
+    return f"{OCI}.layer.v1.tar{f'+{how}' if how != 'none' else ''}"
+
+
 def _compressed(tar: bytes, how: str) -> bytes:
+    if how == "none":
+        return tar
     if how == "gzip":
         return gzip.compress(tar, 1)
     return subprocess.run(["zstd", "-q", "-c"], input=tar, capture_output=True, check=True).stdout

@@ -15,6 +15,7 @@ from cakework.domain.image_references import registry_of
 _MESSAGE = re.compile(r'level=fatal msg="(.*)"$', re.MULTILINE)
 _PLATFORM = "it is not for linux/amd64"
 _DENIED = "the registry does not take the user name and password, or does not give it to them"
+_BROKE_OFF = ("unexpected EOF", "connection reset by peer")
 _SIGNS: tuple[tuple[str, type[InvalidRequest] | type[ImageNotInRegistry], str], ...] = (
     ("no image found in manifest list", WrongPlatform, _PLATFORM),
     ("no image found in image index", WrongPlatform, _PLATFORM),
@@ -34,6 +35,25 @@ _SIGNS: tuple[tuple[str, type[InvalidRequest] | type[ImageNotInRegistry], str], 
     ("x509: ", RegistryUnreachable, "{registry} shows a certificate that is not trusted"),
     ("tls: ", RegistryUnreachable, "{registry} speaks no TLS that is understood"),
     ("HTTP response to HTTPS client", RegistryUnreachable, "{registry} speaks no TLS"),
+    (
+        "Unexpectedly received a manifest list",
+        WrongPlatform,
+        "it is an index within an index, which is not taken",
+    ),
+    (
+        "unhandled tar header type",
+        WrongPlatform,
+        "a layer has an entry of a kind that is not taken",
+    ),
+    (
+        "Digest did not match",
+        RegistryUnreachable,
+        "the registry gives what is not of the digest that it names",
+    ),
+    *(
+        (sign, RegistryUnreachable, "{registry} broke off the connection, again and again")
+        for sign in _BROKE_OFF
+    ),
     ("unauthorized", RegistryDenied, _DENIED),
     ("authentication required", RegistryDenied, _DENIED),
     ("401 (Unauthorized)", RegistryDenied, _DENIED),
@@ -58,6 +78,11 @@ def explain_fetch(reference: str, output: str) -> CakeworkError:
     found = _MESSAGE.findall(output)
     told = found[-1].replace('\\"', '"') if found else "the registry gave no reason"
     return RegistryUnreachable(f"{reference} cannot be fetched: {told}")
+
+
+def broke_off(output: str) -> bool:
+    """Say whether the connection ended in the midst of something, by skopeo's stderr."""
+    return any(sign in output for sign in _BROKE_OFF)
 
 
 def too_slow(reference: str) -> CakeworkError:

@@ -11,7 +11,7 @@ cp /b/etc/registries.conf /b/etc/policy.json /etc/containers/
 
 case $1 in
 check)
-    exec skopeo --override-os linux --override-arch amd64 \
+    exec skopeo --tmpdir "$work/tmp" --override-os linux --override-arch amd64 \
         inspect --config --no-tags --authfile "$auth" "docker://$2"
     ;;
 pull)
@@ -22,9 +22,11 @@ pull)
     # Unpacking goes on where there is no /proc to see that this is a user namespace, in which
     # overlays keep their marks in other attributes.
     export _CONTAINERS_USERNS_CONFIGURED=done
-    skopeo --override-os linux --override-arch amd64 \
+    # Without a name for it, layers on their way are kept in memory, where there is not much room.
+    skopeo --tmpdir "$work/tmp" --override-os linux --override-arch amd64 \
         copy --quiet --retry-times 2 --authfile "$auth" "docker://$2" containers-storage:localhost/import:latest
     rm "$auth"
+    : >"$work/arrived"
     exec sh "$work/export.sh" localhost/import "$3"
     ;;
 esac

@@ -20,7 +20,6 @@ from cakework.domain.image_references import registry_of
 from cakework.domain.orders import ImportOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
-from cakework.node.builds.disk import DiskGuard, bytes_below
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.run import (
     EXPORT,
@@ -35,11 +34,20 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.images import Image, ImageStore
-from cakework.node.imports.failure import NO_SPACE, TOO_LARGE, explain_fetch, too_slow
+from cakework.node.imports.arrival import ArrivalGuard
+from cakework.node.imports.failure import (
+    NO_SPACE,
+    TOO_LARGE,
+    broke_off,
+    explain_fetch,
+    too_slow,
+)
 
 SCRIPT = Path(__file__).with_name("fetch.sh")
 CHECK_S = 40
 """Longest time a registry has to answer: the caller waits, and goes away after a minute."""
+PULLS = 3
+"""How often an image is fetched of which the registry breaks off; layers that came stay."""
 PLATFORM = ("linux", "amd64")
 
 log = structlog.get_logger(__name__)
@@ -93,14 +101,7 @@ class ImportRun:
         try:
             async with asyncio.timeout(timeout_s), self._workplace("pull") as confinement:
                 work = confinement.work
-                # Layers, and what is on its way into them.
-                guard = DiskGuard(
-                    self._shop.storage.home,
-                    lambda: bytes_below(work),
-                    2 * image_mb,
-                    f"the image is larger than {image_mb} MB",
-                )
-                async with guard:
+                async with ArrivalGuard(self._shop.storage.home, work, image_mb):
                     await self._pull(confinement)
                 inspected = json.loads((work / "out" / "image.json").read_bytes())
                 _check_platform(self._order.image_uri, inspected["OCIv1"])
@@ -114,19 +115,27 @@ class ImportRun:
     async def _pull(self, confinement: Confinement) -> None:
         (confinement.work / "export.sh").write_bytes(EXPORT.read_bytes())
         out = f"/b/{confinement.work.name}/out"
-        status, _, stderr = await self._run(confinement, "pull", out)
-        if not status:
-            return
+        stderr = ""
+        for _ in range(PULLS):
+            status, _, stderr = await self._run(confinement, "pull", out)
+            if not status:
+                return
+            log.info("import_pull_failed", image_id=self._order.image_id, output=stderr[-2000:])
+            if not broke_off(stderr):
+                break
+        raise self._fault(confinement, stderr)
+
+    def _fault(self, confinement: Confinement, stderr: str) -> CakeworkError | BuildError:
+        limits = self._shop.limits
         if confinement.cgroup.oom_kills():
-            raise BuildError(f"fetching it took more than {self._shop.limits.memory_mb} MB")
+            return BuildError(f"fetching it took more than {limits.memory_mb} MB")
         if TOO_LARGE in stderr:
-            raise BuildError(f"the image is larger than {self._shop.limits.image_mb} MB")
+            return BuildError(f"the image is larger than {limits.image_mb} MB")
         if NO_SPACE in stderr:
-            raise BuildError("the disk for images is full")
-        log.info("import_pull_failed", image_id=self._order.image_id, output=stderr[-2000:])
+            return BuildError("the disk for images is full")
         if "level=fatal" in stderr:
-            raise explain_fetch(self._order.image_uri, stderr)
-        raise BuildError(explain_export(stderr, self._shop.limits.image_mb))
+            return explain_fetch(self._order.image_uri, stderr)
+        return BuildError(explain_export(stderr, limits.image_mb))
 
     async def _run(self, confinement: Confinement, step: str, *more: str) -> tuple[int, str, str]:
         (confinement.work / "fetch.sh").write_bytes(SCRIPT.read_bytes())
