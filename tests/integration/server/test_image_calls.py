@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from cakework.domain.ids import AccountId, ImageId, new_image_id, new_vm_id
+from cakework.server.clock import now_ms
 from cakework.server.loops.leftovers import LeftoverLoop
 from cakework.server.store.models import ImageRow, ImportRow
 
@@ -235,7 +236,8 @@ async def only_import(rig: Rig) -> str:
 
 async def test_images_are_listed_newest_first_in_pages(rig: Rig) -> None:
     """Builds' and imports' in one list, each once, also when more come and go in between."""
-    made = [(ImageId(new_image_id()), 1_700_000_000_000 + number // 3) for number in range(230)]
+    hour_ago = now_ms() - 3600 * 1000
+    made = [(ImageId(new_image_id()), hour_ago + number // 3) for number in range(230)]
     async with rig.server.database.writing() as session:
         for number, (image_id, created_ms) in enumerate(made):
             session.add(row_of(image_id, created_ms, imported=number % 2 == 0))

@@ -7,7 +7,7 @@ to it when stored.
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from cakework.domain.facts import BuildLine, VmLine
@@ -50,11 +50,13 @@ def connect(path: Path) -> sqlite3.Connection:
 def make_tables(connection: sqlite3.Connection) -> None:
     """Create what is missing.
 
-    A file that could not give room back until now is written anew once.
+    A file that could not give room back until now is written anew once; where there is no room
+    for that, it uses its own again.
     """
     if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
         connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
-        connection.execute("VACUUM")
+        with suppress(sqlite3.OperationalError):
+            connection.execute("VACUUM")
     connection.executescript(_SCHEMA)
 
 

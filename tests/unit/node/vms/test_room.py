@@ -1,10 +1,18 @@
+import asyncio
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from cakework.node.vms.room import Shortage, taken
+from cakework.node.vms import room
+from cakework.node.vms.room import Room, Shortage, taken
 
 MB = 1 << 20
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.mark.parametrize(
@@ -41,3 +49,40 @@ def test_what_a_vm_has_taken(tmp_path: Path) -> None:
         scratch.write(b"x" * MB)
     assert 4 * MB <= taken(folder) < 5 * MB
     assert taken(tmp_path / "gone") == 0
+
+
+class Filling(Room):
+    """A room whose free space is as the test says, one look after the other."""
+
+    looks: ClassVar[list[int]] = []
+
+    def free_disk_mb(self) -> int:
+        if not self.looks:
+            raise asyncio.CancelledError
+        return self.looks.pop(0)
+
+
+@pytest.mark.anyio
+async def test_the_largest_is_ended_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM whose kept volume fills the disk; its neighbours run on, though it stays full."""
+    monkeypatch.setattr(room, "WATCH_EVERY_S", 0)
+    volume = tmp_path / "volume"
+    volume.write_bytes(bytes(9 * MB))
+    folders = {name: tmp_path / name for name in ("small", "filling", "large")}
+    for name, size_mb in (("small", 1), ("filling", 2), ("large", 8)):
+        folders[name].mkdir()
+        (folders[name] / "scratch").write_bytes(bytes(size_mb * MB))
+    (folders["filling"] / "volume").hardlink_to(volume)
+    Filling.looks = [5000, 900, 900, 880, 500]
+    ended: list[str] = []
+
+    async def end(vm_id: str, why: str) -> None:
+        assert "disk was full" in why
+        ended.append(vm_id)
+        del folders[vm_id]
+
+    with pytest.raises(asyncio.CancelledError):
+        await Filling(tmp_path, 0, 2048).watch_disk(lambda: folders, end)
+    assert ended == ["filling"]
