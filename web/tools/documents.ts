@@ -4,9 +4,9 @@
 const PAGES: Record<string, string> = {
   "cli.md": "/docs/reference/cli/",
   "errors.md": "/docs/reference/errors/",
-  "settings.md": "/docs/settings/",
-  "webhooks.md": "/docs/reference/webhooks/",
-  "SECURITY.md": "/docs/security/",
+  "settings.md": "/docs/reference/settings/",
+  "webhooks.md": "/docs/webhooks/",
+  "SECURITY.md": "/docs/reference/security/",
 };
 
 /** Returns `document` as a page. Links to documents that are no pages become plain text. */

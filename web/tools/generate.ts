@@ -13,11 +13,10 @@ const pages = join(web, "src/content/docs/docs");
 const DOCUMENTS = [
   ["docs/cli.md", "reference/cli", "CLI", "The command line: commands, options, exit codes."],
   ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],
-  ["docs/settings.md", "settings", "Settings", "Every setting, with its default."],
-  ["SECURITY.md", "security", "Security", "What is guarded from whom, and what is not."],
+  ["docs/settings.md", "reference/settings", "Settings", "Every setting, with its default."],
+  ["SECURITY.md", "reference/security", "Security", "What is guarded from whom, and what is not."],
   ["sdk/typescript/README.md", "reference/typescript", "Typescript", "The TypeScript client."],
   ["sdk/python/README.md", "reference/python", "Python", "The Python client."],
-  ["docs/dev/webhooks.md", "reference/webhooks", "Webhooks", "Events, signatures, retries."],
 ] as const;
 
 const openapi = JSON.parse(readFileSync(join(project, "docs/openapi.json"), "utf8"));
