@@ -47,7 +47,7 @@ plain checkout --quiet --force --detach fetched
 cd "$GIT_WORK_TREE"
 plain ls-files --stage | sed -n 's/^160000 [0-9a-f]* 0\t//p' | say_some submodules submodule
 plain ls-files -z ':(attr:filter=lfs)' |
-    xargs -0 -r grep -lZ -s -m 1 -e '^version https://git-lfs.github.com/spec/v1' -- |
+    xargs -0 -r grep -lZ -s -m 1 -D skip -e '^version https://git-lfs.github.com/spec/v1' -- |
     tr '\n\0' ' \n' | say_some lfs-files lfs-file
 for name in .containerignore .dockerignore; do
     # It would be followed, to wherever in this sandbox it leads.

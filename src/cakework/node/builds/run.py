@@ -28,6 +28,7 @@ from cakework.node.builds.context import write_files, write_recipe
 from cakework.node.builds.disk import DiskGuard, WrittenLayers
 from cakework.node.builds.failure import BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter
+from cakework.node.builds.made import read_made
 from cakework.node.builds.recipes import PREFIX, RECIPES, recipe_of
 from cakework.node.builds.references import base_images
 from cakework.node.builds.sandbox import Confinement, Sandbox
@@ -146,7 +147,9 @@ class BuildRun:
 
     async def _make_context(self, confinement: Confinement) -> None:
         source, work = self._order.source, confinement.work
+        # Before anything ran there: what did could have left links in their places.
         await anyio.to_thread.run_sync(write_recipe, self._order, work)
+        (work / EXPORT.name).write_bytes(EXPORT.read_bytes())
         if isinstance(source, FilesSource):
             limit = self._shop.limits.context_mb * MIB
             await anyio.to_thread.run_sync(write_files, source, work, limit)
@@ -215,15 +218,14 @@ class BuildRun:
 
     async def _export(self, confinement: Confinement) -> RunConfig:
         work = confinement.work
-        image_id = (work / "out" / "iid").read_text()
+        image_id = read_made(work, "iid").decode()
         inside = f"/b/{work.name}"
-        (work / "export.sh").write_bytes(EXPORT.read_bytes())
         status, _, output = await self._shop.sandbox.read(
-            ("sh", f"{inside}/export.sh", image_id, f"{inside}/out"), confinement
+            ("sh", f"{inside}/{EXPORT.name}", image_id, f"{inside}/out"), confinement
         )
         if status:
             raise BuildError(explain_export(output, self._shop.limits.image_mb))
-        return run_config(json.loads((work / "out" / "image.json").read_bytes()), image_id)
+        return run_config(json.loads(read_made(work, "image.json")), image_id)
 
     async def _run(self, command: tuple[str, ...], confinement: Confinement) -> tuple[int, str]:
         """Run a command with its output in the log; return its status and its last output."""
