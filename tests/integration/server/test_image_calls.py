@@ -7,8 +7,11 @@ import pytest
 from sqlalchemy import select
 
 from cakework.domain.ids import AccountId, ImageId, new_image_id, new_vm_id
+from cakework.domain.vms import Shape
 from cakework.server.clock import now_ms
 from cakework.server.loops.leftovers import LeftoverLoop
+from cakework.server.services.vm_admission import VmAdmission, VmLimits
+from cakework.server.services.vms import NewVm
 from cakework.server.store.models import ImageRow, ImportRow
 
 from .fake_node import FakeNode
@@ -137,6 +140,22 @@ async def test_delete_and_starts_at_once_agree(rig: Rig) -> None:
         assert {start.status_code, cache.status_code} <= {200, 404}
         assert delete.status_code == (409 if made else 200)
         assert (await look(rig, image_id))["state"] == ("ready" if made else "deleted")
+
+
+async def test_a_delete_waits_for_a_start_that_found_the_image(rig: Rig) -> None:
+    """A VM that is being recorded has its image for good: the delete sees it and is refused."""
+    account, image_id = AccountId("default"), await rig.image()
+    new = NewVm(ImageId(image_id), Shape())
+    async with rig.server.database.writing() as session:
+        await VmAdmission(VmLimits(1, 1)).check_image(session, account, new.image_id)
+        delete = asyncio.create_task(rig.client.delete(f"/v1/image/{image_id}"))
+        done, _ = await asyncio.wait({delete}, timeout=0.3)
+        assert not done
+        vm = rig.server.vms.new_row(account, new_vm_id(), new, None)
+        session.add(vm)
+    answer = await delete
+    assert answer.status_code == 409
+    assert vm.id in answer.json()["detail"]
 
 
 async def test_a_file_goes_also_when_the_node_is_away(
