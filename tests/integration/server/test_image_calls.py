@@ -149,7 +149,7 @@ async def test_a_delete_waits_for_a_start_that_found_the_image(rig: Rig) -> None
     async with rig.server.database.writing() as session:
         await VmAdmission(VmLimits(1, 1)).check_image(session, account, new.image_id)
         delete = asyncio.create_task(rig.client.delete(f"/v1/image/{image_id}"))
-        done, _ = await asyncio.wait({delete}, timeout=0.3)
+        done, _ = await asyncio.wait({delete}, timeout=1.0)
         assert not done
         vm = rig.server.vms.new_row(account, new_vm_id(), new, None)
         session.add(vm)
