@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bursts, github_builds, services, starts
+from benchmarks import bursts, github_builds, imports, services, starts
 from benchmarks.comparison import Case, Result, compare
 from benchmarks.memory import Memory, idle_memory
 from benchmarks.report import report, results_as_json
@@ -27,6 +27,7 @@ CASES: dict[str, Case] = {
     "round-trip": services.round_trip,
     "burst": bursts.burst,
     "github": github_builds.github,
+    "import": imports.imported,
 }
 NO_POOL: dict[str, str] = {"POOL_SIZE": "0"}
 ON_DEMAND = ("start", "cached-boot", "ready", "wake", "burst")

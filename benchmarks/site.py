@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.acceptance.api import Api
 from tests.acceptance.footprint import at_rest
 from tests.acceptance.platform import Platform
-from tests.integration.node import repositories
+from tests.integration.node import registries, repositories
+from tests.integration.node.registries import Registry
 from tests.integration.node.repositories import GitServer
 
 from benchmarks.docker_engine import DockerEngine, docker_engine
@@ -37,6 +38,7 @@ class Site:
     docker: DockerEngine
     podman: Podman
     git_host: GitServer
+    registry: Registry
     pooled: bool
     images: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -54,7 +56,10 @@ def site(settings: Mapping[str, str]) -> Generator[Site]:
         folder.chmod(0o755)
         (folder / "git").mkdir()
         git_host = held.enter_context(repositories.serving(folder / "git"))
-        platform = Platform(folder, {**_as_github(git_host), **settings})
+        # In the same folder, so that both show one certificate.
+        registry = held.enter_context(registries.serving(folder / "git"))
+        reach = {"FETCH_ALLOW": f"{git_host.address},{registry.address}"}
+        platform = Platform(folder, {**_as_github(git_host), **reach, **settings})
         held.callback(platform.end)
         say("bringing Cakework up")
         platform.start()
@@ -62,7 +67,7 @@ def site(settings: Mapping[str, str]) -> Generator[Site]:
         docker = held.enter_context(docker_engine())
         podman_engine = held.enter_context(podman())
         pooled = settings.get("POOL_SIZE") != "0"
-        made = Site(platform, api, docker, podman_engine, git_host, pooled)
+        made = Site(platform, api, docker, podman_engine, git_host, registry, pooled)
         _make_images(made)
         yield made
 
@@ -76,7 +81,6 @@ def _as_github(git_host: GitServer) -> dict[str, str]:
     """Return the settings by which Cakework takes ``git_host`` for GitHub."""
     return {
         "GITHUB_URL": git_host.url,
-        "FETCH_ALLOW": git_host.address,
         "EXTRA_CA": str(git_host.ca),
     }
 

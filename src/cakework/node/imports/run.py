@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.images import Image, ImageStore
-from cakework.node.imports.arrival import ArrivalGuard
+from cakework.node.imports.arrival import ARRIVED, ArrivalGuard
 from cakework.node.imports.failure import (
     NO_SPACE,
     TOO_LARGE,
@@ -101,14 +102,18 @@ class ImportRun:
         try:
             async with asyncio.timeout(timeout_s), self._workplace("pull") as confinement:
                 work = confinement.work
+                begun = time.time()
                 async with ArrivalGuard(self._shop.storage.home, work, image_mb):
                     await self._pull(confinement)
+                arrived, pulled = (work / ARRIVED).stat().st_mtime, time.time()
                 inspected = json.loads((work / "out" / "image.json").read_bytes())
                 _check_platform(self._order.image_uri, inspected["OCIv1"])
                 config = run_config(inspected, inspected["FromImageID"])
                 rootfs = work / "out" / "rootfs.erofs"
                 step(Step.NODE_IMPORT_PULLED)
-                return await self._shop.images.put(self._order.image_id, rootfs, config)
+                image = await self._shop.images.put(self._order.image_id, rootfs, config)
+                self._tell_phases(begun, arrived, pulled, time.time())
+                return image
         except TimeoutError as error:
             raise BuildError(f"fetching it took longer than {timeout_s} s") from error
 
@@ -124,6 +129,15 @@ class ImportRun:
             if not broke_off(stderr):
                 break
         raise self._fault(confinement, stderr)
+
+    def _tell_phases(self, begun: float, arrived: float, pulled: float, stored: float) -> None:
+        phases = {
+            "fetch_s": arrived - begun,
+            "erofs_s": pulled - arrived,
+            "store_s": stored - pulled,
+        }
+        rounded = {name: round(took, 3) for name, took in phases.items()}
+        log.info("import_phases", image_id=self._order.image_id, **rounded)
 
     def _fault(self, confinement: Confinement, stderr: str) -> CakeworkError | BuildError:
         limits = self._shop.limits
