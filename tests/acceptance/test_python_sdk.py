@@ -261,6 +261,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.M | re.S)
 
 
+@pytest.mark.usefixtures("python")
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_a_block_of_the_readme_works(
     number: int, platform: Platform, monkeypatch: pytest.MonkeyPatch

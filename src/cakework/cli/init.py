@@ -25,7 +25,8 @@ def init(
         folder: Folder to write to, made when it is not there; the current one if absent.
         template: Language of the program.
     """
-    files = {path.name: path.read_bytes() for path in (TEMPLATES / template).iterdir()}
+    source = TEMPLATES / template
+    files = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
     refuse_to_overwrite(folder, files)
     try:
         write(folder, files)

@@ -36,6 +36,26 @@ def test_help_is_quick_because_it_loads_little() -> None:
     assert done.stdout.endswith("set()\n")
 
 
+def test_keys_are_made_without_the_client() -> None:
+    """As the server's user, who may not reach the client's code."""
+    code = "import sys, cakework.cli.keys; print('cakework_client' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
+
+
+def test_an_id_that_is_none_ends_with_2() -> None:
+    """Before anything is asked of the server."""
+    done = cakework("logs", "", CAKEWORK_API_KEY="cw_x")
+    assert (done.returncode, done.stderr) == (2, "error: '' is no id.\n")
+
+
+def test_a_url_that_is_none_ends_with_2() -> None:
+    """The setting is named."""
+    done = cakework("vms", CAKEWORK_API_KEY="cw_x", CAKEWORK_URL="localhost:8081")
+    assert done.returncode == 2
+    assert "CAKEWORK_URL" in done.stderr
+
+
 def test_the_version_is_the_packages() -> None:
     """For people and for programs."""
     assert cakework("version").stdout == f"cakework {__version__}\n"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cakework.cli.exits import CommandFailed
-from cakework.cli.output import Output, shown
+from cakework.cli.output import Output, paint, shown
 
 
 class Terminal(io.StringIO):
@@ -29,6 +29,15 @@ def test_lines_keep_to_their_stream(capsys: pytest.CaptureFixture[str]) -> None:
     output.line("out")
     output.line("err", level="error")
     assert capsys.readouterr() == ("out\n", "err\n")
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for pipes, and for nobody with NO_COLOR."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert paint("ok", "32", Terminal()) == "\x1b[32mok\x1b[0m"
+    assert paint("ok", "32", io.StringIO()) == "ok"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("ok", "32", Terminal()) == "ok"
 
 
 def test_a_failure_is_json_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

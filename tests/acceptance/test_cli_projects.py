@@ -1,0 +1,175 @@
+"""`cakework init`, `deploy` and their like against the shared platform."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.api import Api
+from tests.acceptance.platform import Platform
+from tests.acceptance.waiting import until
+
+CAKEWORK = [sys.executable, "-m", "cakework.cli"]
+DEADLINE_S = 120.0
+WEB = 'CMD ["httpd", "-f", "-p", "8000", "-h", "/www"]\n'
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def env(platform: Platform) -> dict[str, str]:
+    """The environment of commands."""
+    own = {"CAKEWORK_URL": platform.url, "CAKEWORK_API_KEY": platform.key}
+    return {**os.environ, "CAKEWORK_CONFIG": os.devnull, **own}
+
+
+@pytest.fixture
+def cakework(env: dict[str, str]) -> Run:
+    """Runs a command."""
+
+    def run(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [*CAKEWORK, *map(str, arguments)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return done
+
+    return run
+
+
+def project(folder: Path, text: str, command: str = WEB) -> Path:
+    """Write a project that serves a text, one that no build has seen."""
+    folder.mkdir(exist_ok=True)
+    base = "FROM cakework/busybox\nCOPY index.html /www/\nEXPOSE 8000\n"
+    (folder / "Dockerfile").write_text(base + command)
+    (folder / "index.html").write_text(f"{text} {uuid.uuid4()}\n")
+    return folder
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    [kept] = json.loads((folder / ".cakework" / "deployments.json").read_text()).values()
+    return kept
+
+
+@pytest.mark.usefixtures("python")
+def test_a_project_is_made_and_deployed(cakework: Run, api: Api, tmp_path: Path) -> None:
+    """The URL alone is printed, and the program answers there."""
+    folder = tmp_path / "hello"
+    cakework("init", folder)
+    done = cakework("deploy", folder, "--env", "NAME=deploy", "--json")
+    vm = json.loads(done.stdout)
+    assert vm["port"] == 8000
+    assert api.visit(vm).text == "Hello, deploy!\n"
+    assert remembered(folder) == {"vmId": vm["id"], "leftover": []}
+    cakework("destroy", vm["id"])
+
+
+def test_a_project_deployed_again_replaces_the_older_one(
+    cakework: Run, api: Api, tmp_path: Path
+) -> None:
+    """The new one answers at a hostname of its own, which is told; the old one is destroyed. One
+    that fails changes nothing."""
+    folder = project(tmp_path / "site", "first")
+    assert cakework("deploy", folder).stdout.startswith("http://")
+    first = remembered(folder)["vmId"]
+
+    project(folder, "broken", 'CMD ["sh", "-c", "echo no luck; exit 3"]\n')
+    failed = cakework("deploy", folder, check=False)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "no luck" in failed.stderr
+    assert "What was deployed before is as it was" in failed.stderr
+    assert remembered(folder) == {"vmId": first, "leftover": []}
+    assert "first" in api.visit(api.vm(first)).text
+    assert not [vm for vm in api.vms(status="stopped") if vm["id"] != first and vm["port"]]
+
+    project(folder, "second")
+    done = cakework("deploy", folder)
+    second = api.vm(remembered(folder)["vmId"])
+    assert done.stdout == f"{second['url']}\n"
+    assert f"new hostname, {second['hostname']}" in done.stderr
+    assert "second" in api.visit(second).text
+    assert api.vm(first)["state"] == "destroyed"
+    cakework("destroy", second["id"])
+
+
+def test_what_a_killed_deploy_left_is_taken_away(
+    cakework: Run, api: Api, env: dict[str, str], tmp_path: Path
+) -> None:
+    """kill -9 while the program is waited for: the next deploy destroys that VM."""
+    folder = project(tmp_path / "site", "slow", 'CMD ["sleep", "1000"]\n')
+    with subprocess.Popen(
+        [*CAKEWORK, "deploy", str(folder)], env=env, stderr=subprocess.PIPE, text=True
+    ) as deploying:
+        left = waited_for(deploying)
+        deploying.kill()
+    assert remembered(folder) == {"vmId": None, "leftover": [left]}
+    project(folder, "quick")
+    cakework("deploy", folder)
+    assert api.vm(left)["state"] == "destroyed"
+    cakework("destroy", remembered(folder)["vmId"])
+
+
+def test_ctrl_c_leaves_what_was_deployed(
+    cakework: Run, api: Api, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Interrupted while the program is waited for, the new VM is destroyed, with exit code 130."""
+    folder = project(tmp_path / "site", "first")
+    cakework("deploy", folder)
+    first = remembered(folder)["vmId"]
+    project(folder, "slow", 'CMD ["sleep", "1000"]\n')
+    with subprocess.Popen(
+        [*CAKEWORK, "deploy", str(folder)], env=env, stderr=subprocess.PIPE, text=True
+    ) as deploying:
+        new = waited_for(deploying)
+        deploying.send_signal(signal.SIGINT)
+        assert deploying.wait(DEADLINE_S) == 130
+    assert remembered(folder) == {"vmId": first, "leftover": []}
+    assert api.vm(new)["state"] == "destroyed"
+    assert "first" in api.visit(api.vm(first)).text
+    cakework("destroy", first)
+
+
+def waited_for(deploying: "subprocess.Popen[str]") -> str:
+    """Return the VM whose program a deploy waits for."""
+    assert deploying.stderr
+    line = next(line for line in deploying.stderr if "waiting for its program" in line)
+    return line.split()[1]
+
+
+def test_ctrl_c_cancels_a_build(api: Api, env: dict[str, str], tmp_path: Path) -> None:
+    """The build has failed when the command has ended, with exit code 130."""
+    mark = str(uuid.uuid4())
+    (tmp_path / "Dockerfile").write_text(f"FROM cakework/busybox\nRUN echo {mark} && sleep 1000\n")
+    with subprocess.Popen(
+        [*CAKEWORK, "build", str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True
+    ) as building:
+        assert building.stderr
+        assert next(line for line in building.stderr if line == f"{mark}\n")
+        building.send_signal(signal.SIGINT)
+        told = next(line for line in building.stderr if "cancelled build" in line)
+        assert building.wait(DEADLINE_S) == 130
+    assert api.get(f"/v1/image/build/{told.split()[-1]}")["status"] == "failed"
+
+
+def test_a_log_is_read_in_part(cakework: Run, api: Api, busybox: str) -> None:
+    """So many lines, from either end, in JSON, with times."""
+    script = "for n in 1 2 3; do echo line $n; done"
+    vm_id = cakework("run", busybox, "-d", "-e", f"SCRIPT={script}").stdout.strip()
+    until(lambda: len(api.printed(vm_id)) == 3, 30, "all is printed")
+    last = cakework("logs", vm_id, "--order", "newest_first", "--batch", "2", "--json").stdout
+    messages = [json.loads(line)["message"] for line in last.splitlines()]
+    assert messages == ["line 3", "line 2"]
+    dated = cakework("logs", "-t", "-f", vm_id, "--query", "LINE 1").stdout
+    assert dated.endswith("Z  line 1\n")
+    assert cakework("logs", vm_id, "--batch", "0", check=False).returncode == 2
