@@ -4,7 +4,7 @@
  * file, any other is left out and named in `skipped`.
  */
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
-import { isAbsolute, join, relative, resolve } from "node:path";
+import { isAbsolute, join, relative, resolve, sep } from "node:path";
 import { Dockerignore } from "./dockerignore.js";
 import type { BuildFromFiles, File } from "./generated/shapes.js";
 
@@ -69,7 +69,7 @@ async function readFileIn(root: string, path: string): Promise<File | undefined>
 
 function isInside(root: string, path: string): boolean {
   const way = relative(root, path);
-  return way !== ".." && !way.startsWith("../") && !isAbsolute(way);
+  return way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
 }
 
 function encoded(content: Buffer): Pick<File, "content" | "encoding"> {

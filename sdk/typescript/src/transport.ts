@@ -144,8 +144,8 @@ export class Transport {
       } catch (error) {
         limit.signal.throwIfAborted();
         const waitMs = retryAfterMs(error, failures, request.repeatable);
-        const over = failures >= (retries ?? this.#retries);
-        if (waitMs === undefined || over || waitMs >= limit.leftMs) throw error;
+        const more = failures < (retries ?? this.#retries);
+        if (waitMs === undefined || !more || waitMs >= limit.leftMs) throw error;
         await limit.sleep(waitMs);
       }
     }

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { inspect } from "node:util";
 import {
@@ -13,7 +14,7 @@ import {
   UnexpectedAnswerError,
   version,
 } from "@cakework/client";
-import { breakOff, json, refuse, sayNothing, TestServer, VM } from "./server.ts";
+import { breakOff, json, lineEvent, refuse, sayNothing, stream, TestServer, VM } from "./server.ts";
 
 // Node's fetch opens a second one when a call begins before it has put the first one back.
 test("calls share connections", async () => {
@@ -197,6 +198,24 @@ test("a signal stops a call with its own reason, also between tries", async () =
   const reason = new Error("before");
   await assert.rejects(server.client().getVm(VM.id, { signal: AbortSignal.abort(reason) }), reason);
   assert.equal(server.asked.length, 2);
+});
+
+test("a signal is held on to by no call that is over", async () => {
+  const { signal } = new AbortController();
+  await using server = await TestServer.start(
+    json(VM),
+    refuse(404, "not_found"),
+    breakOff,
+    json(VM),
+    stream(`: following\n\n${lineEvent(1)}`, "break"),
+    stream(lineEvent(2), "stay"),
+  );
+  const client = server.client();
+  await client.getVm(VM.id, { signal });
+  await assert.rejects(client.getVm(VM.id, { signal }), NotFoundError);
+  await client.getVm(VM.id, { signal });
+  for await (const line of client.followLogs({ vmId: VM.id }, { signal })) if (line.id === 2) break;
+  assert.deepEqual(getEventListeners(signal, "abort"), []);
 });
 
 test("a redirect is not followed, since the key would go along", async () => {
