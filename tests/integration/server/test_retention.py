@@ -9,6 +9,7 @@ from sqlalchemy import select
 from cakework.server.clock import now_ms
 from cakework.server.loops.retention import DAY_MS, KeptDays
 from cakework.server.store.models import ImageRow, VmRow
+from cakework.server.store.webhook_models import WebhookDeliveryRow, WebhookEventRow
 
 from .fake_node import START_MS, FakeNode
 from .rig import Rig, events, eventually, running, settings_for, until
@@ -87,6 +88,10 @@ async def test_ended_builds_go_and_their_images_stay(rig: Rig) -> None:
     assert await rig.ok("GET", f"/v1/image/{image_id}") == image
     assert (await rig.vm(image_id))["state"] == "started"
     rig.node.images.discard(file)
+    rig.node.builds.add(failed)
+    await rig.retain(EVERYTHING, now_ms() + LONG)
+    assert (await rig.ok("GET", f"/v1/image/build/{failed}"))["status"] == "failed"
+    rig.node.builds.discard(failed)
     await rig.retain(EVERYTHING, now_ms() + LONG)
     await rig.refused(404, "GET", f"/v1/image/build/{failed}")
 
@@ -123,6 +128,35 @@ async def test_imports_go_with_their_images(rig: Rig) -> None:
     for image_id in (gone, failed):
         await rig.refused(404, "GET", f"/v1/image/{image_id}")
     assert (await rig.ok("GET", f"/v1/image/{kept}"))["imageUri"] == body["imageUri"]
+
+
+async def test_ended_deliveries_go_with_their_events(rig: Rig) -> None:
+    """Those that are pending stay however old they are, and so do their events."""
+    webhook = await rig.ok("POST", "/v1/webhooks", json={"url": "https://example.com/"})
+    ended, pending = ["dlv_" + "0" * 26, "dlv_" + "1" * 26]
+    async with rig.server.database.writing() as session:
+        for number, (key, status) in enumerate(((ended, "failed"), (pending, "pending"))):
+            event = WebhookEventRow(id=f"evt{number}", type="vm.started", body="{}", created_ms=1)
+            session.add(event)
+            await session.flush()
+            session.add(
+                WebhookDeliveryRow(
+                    id=key,
+                    endpoint_id=webhook["id"],
+                    event_id=event.id,
+                    status=status,
+                    attempts=1,
+                    next_ms=now_ms() + 1000 * LONG if status == "pending" else None,
+                    created_ms=1,
+                )
+            )
+    path = f"/v1/webhooks/{webhook['id']}/deliveries"
+    await rig.retain(FOR_EVER, now_ms())
+    assert len((await rig.ok("GET", path))["deliveries"]) == 2
+    await rig.retain(KeptDays(logs=0, vms=0, builds=0, deliveries=30), now_ms())
+    assert [each["id"] for each in (await rig.ok("GET", path))["deliveries"]] == [pending]
+    async with rig.server.database.reading() as session:
+        assert list(await session.scalars(select(WebhookEventRow.id))) == ["evt1"]
 
 
 async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) -> None:

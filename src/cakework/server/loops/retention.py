@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVarTuple
 
 import structlog
-from sqlalchemy import Row, Select, delete, exists, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, exists, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from cakework.domain.builds import BuildStatus
 from cakework.domain.imports import ImportStatus
@@ -22,7 +23,7 @@ from cakework.server.logs.store import LogStore
 from cakework.server.node.client import NodeClient
 from cakework.server.services.idempotency import KEPT_MS
 from cakework.server.store.database import Database
-from cakework.server.store.models import BuildRow, IdempotencyRow, ImageRow, ImportRow, VmRow
+from cakework.server.store.models import Base, BuildRow, IdempotencyRow, ImageRow, ImportRow, VmRow
 from cakework.server.store.webhook_models import (
     DeliveryStatus,
     WebhookDeliveryRow,
@@ -76,24 +77,25 @@ class RetentionLoop:
         return self._clock() - days * DAY_MS if days else None
 
     async def _remove_answers(self) -> None:
-        async with self._database.writing() as session:
-            await session.execute(
-                delete(IdempotencyRow).where(IdempotencyRow.created_ms < self._clock() - KEPT_MS)
-            )
+        over = IdempotencyRow.created_ms < self._clock() - KEPT_MS
+        await self._remove(IdempotencyRow, IdempotencyRow.token, over)
 
     async def _remove_deliveries(self, before: int) -> None:
         """Remove deliveries that ended, and events that no delivery is left of."""
+        ended = WebhookDeliveryRow.status != DeliveryStatus.PENDING
+        over = ended & (WebhookDeliveryRow.created_ms < before)
+        await self._remove(WebhookDeliveryRow, WebhookDeliveryRow.id, over)
         delivered = exists().where(WebhookDeliveryRow.event_id == WebhookEventRow.id)
-        async with self._database.writing() as session:
-            await session.execute(
-                delete(WebhookDeliveryRow).where(
-                    WebhookDeliveryRow.created_ms < before,
-                    WebhookDeliveryRow.status != DeliveryStatus.PENDING,
-                )
-            )
-            await session.execute(
-                delete(WebhookEventRow).where(WebhookEventRow.created_ms < before, ~delivered)
-            )
+        over = ~delivered & (WebhookEventRow.created_ms < before)
+        await self._remove(WebhookEventRow, WebhookEventRow.id, over)
+
+    async def _remove(
+        self, table: type[Base], key: InstrumentedAttribute[str], over: ColumnElement[bool]
+    ) -> None:
+        """Remove the rows that are over, in parts; nothing else is kept of them."""
+        for some in _parts([one for (one,) in await self._found(select(key).where(over))]):
+            async with self._database.writing() as session:
+                await session.execute(delete(table).where(key.in_(some), over))
 
     async def _remove_vms(self, before: int) -> None:
         held = set(await self._node.volumes())
@@ -107,7 +109,8 @@ class RetentionLoop:
             _log.info("retention.removed", kind="vm", count=len(some))
 
     async def _remove_builds(self, before: int) -> None:
-        running, files = await self._node.builds(), set(await self._node.images())
+        running = {report.build_id for report in await self._node.builds()}
+        files = set(await self._node.images())
         over = (BuildRow.status != BuildStatus.CREATED) & (BuildRow.updated_ms < before)
         found = await self._found(
             select(BuildRow.id, BuildRow.image_id, BuildRow.status).where(over)
