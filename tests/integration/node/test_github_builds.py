@@ -147,6 +147,7 @@ def test_submodules_and_large_files_are_named(
         "libs/a": Submodule(),
         "plain.bin": "not a pointer",
         "pointer.txt": LFS,
+        "endless.bin": Link("/dev/zero"),
         **{f"{number}.bin": LFS for number in range(7)},
     }
     host.make("team/modules", files)
