@@ -7,7 +7,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from tests.integration.node.repositories import TOKEN, GitServer
 
 from benchmarks.comparison import Comparison, Taken
 from benchmarks.site import BUSYBOX, Site, root_file_system
+from cakework.node.cgroups import Cgroup, Limits
 
 FOLDERS, FILES_EACH, FILE_BYTES = 40, 50, 4096
 NAME = "team/many-files"
@@ -52,10 +53,15 @@ class Repository:
 
 @dataclass(frozen=True)
 class ByHand:
-    """``git clone`` and ``buildah build``, with a folder of their own for layers."""
+    """``git clone`` and ``buildah build``, with a folder of their own for layers.
+
+    They run in a cgroup beside those of Cakework's builds: what else the machine does takes as
+    much from the one as from the other.
+    """
 
     folder: Path
     host: GitServer
+    cgroup: Cgroup
 
     def make_base(self, root: Path) -> None:
         """Make the base image of the same files as ours."""
@@ -72,7 +78,7 @@ class ByHand:
             words = ("clone", "--quiet", "--depth=1", "--branch=main")
             environment = os.environ | {"GIT_SSL_CAINFO": str(self.host.ca)}
             command = ["git", *words, f"{url}/{NAME}.git", str(clone)]
-            subprocess.run(command, env=environment, check=True)
+            self._run(command, environment)
             dockerfile = Path(name) / "Dockerfile"
             dockerfile.write_text(f"FROM localhost/base\n{COPY}")
             self._buildah("build", "--quiet", "--layers", f"--file={dockerfile}", str(clone))
@@ -84,7 +90,18 @@ class ByHand:
     def _buildah(self, *words: str) -> str:
         root, run = self.folder / "storage", self.folder / "run"
         command = ["buildah", f"--root={root}", f"--runroot={run}", "--storage-driver=overlay"]
-        done = subprocess.run([*command, *words], check=True, stdout=subprocess.PIPE, text=True)
+        return self._run([*command, *words], os.environ)
+
+    def _run(self, command: list[str], environment: Mapping[str, str]) -> str:
+        join = 'for file in $PROCS; do echo $$ >"$file"; done; exec "$@"'
+        files = " ".join(str(file) for file in self.cgroup.procs_files())
+        done = subprocess.run(
+            ["sh", "-c", join, "sh", *command],
+            env={**environment, "PROCS": files},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         return done.stdout
 
 
@@ -93,7 +110,8 @@ def github(site: Site) -> Generator[Comparison]:
     """``buildImageFromGithub`` against ``git clone`` and ``buildah build``."""
     repository = Repository(site.git_host)
     with tempfile.TemporaryDirectory(prefix="cakework-bench-by-hand-") as name:
-        by_hand = ByHand(Path(name), site.git_host)
+        cgroup = Cgroup.create(f"bench-{os.getpid()}", Limits())
+        by_hand = ByHand(Path(name), site.git_host, cgroup)
         try:
             with root_file_system(site.platform, site.images[BUSYBOX]) as root:
                 by_hand.make_base(root)
@@ -106,6 +124,7 @@ def github(site: Site) -> Generator[Comparison]:
             )
         finally:
             by_hand.end()
+            cgroup.remove()
 
 
 def _ours(site: Site, repository: Repository) -> Taken:
