@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bursts, github_builds, imports, services, starts
+from benchmarks import bursts, github_builds, imports, python_sdk, services, starts
 from benchmarks.comparison import Case, Result, compare
 from benchmarks.memory import Memory, idle_memory
 from benchmarks.report import report, results_as_json
@@ -28,6 +28,7 @@ CASES: dict[str, Case] = {
     "burst": bursts.burst,
     "github": github_builds.github,
     "import": imports.imported,
+    "python-import": python_sdk.python_import,
 }
 NO_POOL: dict[str, str] = {"POOL_SIZE": "0"}
 ON_DEMAND = ("start", "cached-boot", "ready", "wake", "burst")

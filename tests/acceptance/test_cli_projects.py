@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.acceptance.api import Api
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
 
+ROOT = Path(__file__).resolve().parents[2]
 CAKEWORK = [sys.executable, "-m", "cakework.cli"]
 DEADLINE_S = 120.0
 WEB = 'CMD ["httpd", "-f", "-p", "8000", "-h", "/www"]\n'
@@ -160,6 +162,38 @@ def test_ctrl_c_cancels_a_build(api: Api, env: dict[str, str], tmp_path: Path) -
         told = next(line for line in building.stderr if "cancelled build" in line)
         assert building.wait(DEADLINE_S) == 130
     assert api.get(f"/v1/image/build/{told.split()[-1]}")["status"] == "failed"
+
+
+@pytest.mark.usefixtures("python")
+def test_the_readmes_commands_can_be_copied(env: dict[str, str], tmp_path: Path) -> None:
+    """Those with the command line, then those with curl, each as it stands but for the key."""
+    for name in (".venv", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    told = (ROOT / "README.md").read_text()
+    [use] = re.findall("^## Use it\n(.*?)^## ", told, re.MULTILINE | re.DOTALL)
+    serve, commands, calls = re.findall("^```sh\n(.*?)^```", use, re.MULTILINE | re.DOTALL)
+    assert serve.startswith("make serve")
+    script = commands.replace("cw_…", env["CAKEWORK_API_KEY"]).replace("cakework doctor", "true")
+    assert "Hello, you!\n" in (shown := in_shell(script, env, tmp_path))
+    assert shown.endswith("Hello from a microVM\n")
+    called = in_shell(calls, env, tmp_path)
+    assert "\nIt works.\n" in called
+    assert '"state":"destroyed"' in called.replace(" ", "")
+
+
+def in_shell(script: str, env: dict[str, str], folder: Path) -> str:
+    """Run a script in a folder to its end; return what it printed."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_a_log_is_read_in_part(cakework: Run, api: Api, busybox: str) -> None:

@@ -44,10 +44,9 @@ def test_each_post_has_a_key_of_its_own(server: Script, client: CakeworkClient) 
     assert (third, fourth) == ("mine", None)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_waited_for(server: Script, client: CakeworkClient, status: int) -> None:
-    """The next try comes no sooner than the server asked for."""
-    code = {429: "quota_exceeded", 503: "no_room"}[status]
+def test_retry_after_is_waited_for(server: Script, client: CakeworkClient, kind: Kind) -> None:
+    """The next try comes no sooner than the server asked for; with either status."""
+    status, code = {"sync": (429, "quota_exceeded"), "async": (503, "no_room")}[kind]
     server.steps = [problem(status, code, Retry_After="1"), good()]
     began = time.monotonic()
     client.start_vm(IMAGE)
@@ -96,6 +95,14 @@ def test_a_delete_is_not_repeated_in_doubt(server: Script, client: CakeworkClien
         client.delete_webhook("ep_1")
     assert failure.value.sent
     assert len(server.asked) == 2
+
+
+def test_a_change_is_not_repeated_in_doubt(server: Script, client: CakeworkClient) -> None:
+    """Enabling begins anew, each time it is asked for."""
+    server.steps = [hang_up]
+    with pytest.raises(ConnectionFailed):
+        client.update_webhook("ep_1", enabled=True)
+    assert len(server.asked) == 1
 
 
 def test_a_gateways_failure_is_tried_again(server: Script, client: CakeworkClient) -> None:

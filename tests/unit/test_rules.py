@@ -19,9 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "cakework"
 
 FORBIDDEN_IMPORTS = {
-    "domain": ("cakework.server", "cakework.node", "cakework.cli", "cakework.settings"),
-    "node": ("cakework.server", "cakework.cli"),
-    "server": ("cakework.node", "cakework.cli"),
+    "domain": (
+        *("cakework.server", "cakework.node", "cakework.cli", "cakework.settings"),
+        "cakework_client",
+    ),
+    "node": ("cakework.server", "cakework.cli", "cakework_client"),
+    "server": ("cakework.node", "cakework.cli", "cakework_client"),
     "cli": ("cakework.node",),
 }
 FORBIDDEN_MODULES = {"utils", "helpers", "common", "manager"}

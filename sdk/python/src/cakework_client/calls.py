@@ -96,7 +96,7 @@ class Call:
     @property
     def repeatable(self) -> bool:
         """Whether doing it twice is as doing it once."""
-        return self.method != "DELETE"
+        return self.method in ("GET", "POST")
 
 
 class Deadline(Mapping[str, float]):

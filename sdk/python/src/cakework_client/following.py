@@ -11,7 +11,7 @@ from cakework_client.models import LogLine
 from cakework_client.wire import read
 
 BUILD_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-QUIET_S = 40.0
+QUIET_S = 45.0
 """Longest silence of a stream that lives: the server says something every 15 s."""
 FOREVER_S = 1e9
 FAILURES_MAX = 8

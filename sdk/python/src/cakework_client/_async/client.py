@@ -16,7 +16,7 @@ class AsyncCakeworkClient(AsyncBuilds, AsyncImages, AsyncRunning, AsyncWebhooks)
     ``timeout`` means the same everywhere: the seconds within which a call must be done, with
     all its tries and pauses; then it raises :class:`TimedOut`. Calls are tried again where
     that is safe: when the server was not reached, was too busy (after ``Retry-After``), or the
-    connection broke and doing it twice is as doing it once, which POSTs are by their keys.
+    connection broke and doing it twice is as doing it once: GETs, and POSTs by their keys.
     """
 
     async def healthz(self, **options: Unpack[Options]) -> Health:
