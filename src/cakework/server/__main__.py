@@ -6,6 +6,7 @@ work finished, the router and the stores closed.
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import Generator
 
@@ -31,6 +32,7 @@ class Api(uvicorn.Server):
         """Serve ``config``; ``parts`` has the followers to send away."""
         super().__init__(config)
         self._parts = parts
+        self._work = asyncio.current_task()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -38,10 +40,15 @@ class Api(uvicorn.Server):
         yield
 
     def end(self) -> None:
-        """Begin to end: send away who follows a log. Asked again, do not wait for requests."""
+        """Begin to end: send away who follows a log. Asked again, do not wait for requests.
+
+        Before it serves, nobody waits for anything: the start is broken off.
+        """
         self._parts.followers.close()
         self.force_exit = self.should_exit
         self.should_exit = True
+        if not self.started and self._work is not None:
+            self._work.cancel()
 
 
 async def serve(settings: Settings) -> None:
@@ -72,13 +79,16 @@ async def serve(settings: Settings) -> None:
     )
     dialer = NodeDialer(settings.dial_socket)
     router = Router(routes=parts.routes, dialer=dialer, limits=limits)
-    await router.start(settings.proxy_host, settings.proxy_port)
-    _log.info("server.starting", port=settings.port, proxy_port=router.port)
     try:
+        await router.start(settings.proxy_host, settings.proxy_port)
+        _log.info("server.starting", port=settings.port, proxy_port=router.port)
         await api.serve()
+    except asyncio.CancelledError:
+        if not api.should_exit:
+            raise
     finally:
         await router.close()
-    if not api.started:
+    if not (api.started or api.should_exit):
         raise SystemExit(1)
     _log.info("server.ended")
 
@@ -87,6 +97,9 @@ def main() -> None:
     """Run the server with the settings of the environment."""
     settings = Settings()  # pyright: ignore[reportCallIssue]
     configure(settings.log_level, settings.log_format)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Each connection through the router takes two, and each VM may have hundreds.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -248,3 +249,33 @@ async def test_an_address_that_is_taken_ends_it_with_an_error(folder: Path) -> N
         _, log = await asyncio.wait_for(process.communicate(), DEADLINE_S)
     assert process.returncode != 0
     assert b"address already in use" in log
+
+
+async def test_sigterm_breaks_off_a_start_that_takes_long(folder: Path) -> None:
+    """A server that waits for its store, which does not answer, ends all the same, with 0."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            "CAKEWORK_DATA_DIR": str(folder),
+            "CAKEWORK_PORT": "0",
+            "CAKEWORK_PROXY_PORT": "0",
+            "CAKEWORK_DATABASE_URL": f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cakework.server"), env=environment
+        )
+        connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
+
+
+async def test_as_many_files_as_allowed_may_be_open(folder: Path, node: FakeNode) -> None:
+    """The usual soft limit of 1,024 would end where the router's connections do not."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
+    try:
+        async with serving(settings_for(folder, None), node) as server:
+            limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    assert limits == (most, most)
