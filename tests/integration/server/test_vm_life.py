@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from sqlalchemy import insert, select, text
 
 from cakework.domain.errors import CakeworkError, NoRoom, NotFound, Unavailable
-from cakework.domain.facts import VmStarted, VmStopped
+from cakework.domain.facts import BuildLine, VmLine, VmStarted, VmStopped
 from cakework.domain.ids import AccountId, ImageId, VmId
 from cakework.domain.orders import StopOrder, VmOrder, VmReport
 from cakework.domain.vms import (
-    TRANSITIONS,
     Accept,
     Ignore,
     Life,
@@ -30,9 +29,13 @@ from cakework.domain.vms import (
 )
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import Source
+from cakework.server.logs.store import LogStore
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
+from cakework.server.services.build_states import BuildStates
 from cakework.server.services.cached_vms import CachedVms
+from cakework.server.services.facts import Facts, States
+from cakework.server.services.import_states import ImportStates
 from cakework.server.services.routes import Routes
 from cakework.server.services.vm_admission import VmAdmission, VmLimits
 from cakework.server.services.vm_orders import VmOrders
@@ -51,6 +54,15 @@ BEGIN INSERT INTO moves VALUES (OLD.cached, OLD.state, NEW.state, NEW.run - OLD.
 Fault = Literal["none", "full", "deaf", "mute", "ends at once"]
 FAULTS = st.sampled_from(("none", "none", "full", "deaf", "mute", "ends at once"))
 WHICH = st.integers(0, 1)
+CREATED, STARTED, STOPPED, DESTROYED = VmState
+ARROWS = {
+    (CREATED, STARTED),
+    (CREATED, STOPPED),
+    (STARTED, STOPPED),
+    (STOPPED, CREATED),
+    *((state, DESTROYED) for state in (CREATED, STARTED, STOPPED)),
+}
+"""The drawing in domain/vms.py, once more."""
 
 
 class ModelNode(NodeClient):
@@ -62,7 +74,7 @@ class ModelNode(NodeClient):
     def __init__(self) -> None:
         self.live: dict[str, VmReport] = {}
         self.over: dict[str, VmReport] = {}
-        self.volumes: set[str] = set()
+        self.disks: set[str] = set()
         self.facts: list[VmStarted | VmStopped] = []
         self.fault: Fault = "none"
 
@@ -75,7 +87,7 @@ class ModelNode(NodeClient):
             if self.fault == "full":
                 raise NoRoom("full")
             if order.volume_kept and order.volume_gb:
-                self.volumes.add(order.vm_id)
+                self.disks.add(order.vm_id)
             report = VmReport(vm_id=order.vm_id, run=order.run, state="started")
             self.live[order.vm_id] = report
             self.facts.append(VmStarted(at_ms=1, vm_id=order.vm_id, run=order.run))
@@ -94,7 +106,7 @@ class ModelNode(NodeClient):
     async def delete_volume(self, vm_id: VmId) -> None:
         self._hear()
         assert vm_id not in self.live
-        self.volumes.discard(vm_id)
+        self.disks.discard(vm_id)
         self._say(None)
 
     async def vms(self) -> list[VmReport]:
@@ -118,8 +130,20 @@ class ModelNode(NodeClient):
         return answer
 
 
-async def no_lines(_: Source) -> int:
-    return 0
+class NoLog(LogStore):
+    """A log store that nothing is said to."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def append(
+        self, node_id: str, cursor: int, lines: Sequence[VmLine | BuildLine]
+    ) -> set[Source]:
+        assert not lines
+        return set()
+
+    async def last_seq(self, source: Source) -> int:
+        return 0
 
 
 class Lives(RuleBasedStateMachine):
@@ -139,8 +163,12 @@ class Lives(RuleBasedStateMachine):
         shapes = Shapes(build=lambda _: {}, vm=lambda _: {}, time=str)
         outbox = Outbox(shapes, lambda: 1000, lambda: None)
         self.states = VmStates(Routes(), Followers(), outbox, lambda: 1000)
+        builds = BuildStates(Followers(), outbox, lambda: 1000)
+        states = States(self.states, builds, ImportStates(Followers(), lambda: 1000))
+        self.facts = Facts(self.database, NoLog(), Followers(), states, lambda: None)
+        self.cursor = 0
         admission = VmAdmission(VmLimits(started=3, cached=9))
-        rules = VmRules(admission, VmOrders(sealer, no_lines), "localhost")
+        rules = VmRules(admission, VmOrders(sealer, NoLog().last_seq), "localhost")
         self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
         self.cached = CachedVms(self.database, self.vms, self.states, admission)
         self.passes = VmLoop(self.database, self.node, self.states, self.vms, self.cached)
@@ -173,6 +201,12 @@ class Lives(RuleBasedStateMachine):
     def end(self, which: int, fault: Fault, request: VmRequest) -> None:
         self.ask(self.vms.end(ACCOUNT, self.ids[which], request), fault)
 
+    @rule()
+    def run_again(self) -> None:
+        """The cached VM is stopped and started, so that there are earlier runs to be told of."""
+        self.stop(0, "none")
+        self.start(0, "none")
+
     @rule(which=WHICH)
     def program_ends(self, which: int) -> None:
         if self.ids[which] in self.node.live:
@@ -182,14 +216,24 @@ class Lives(RuleBasedStateMachine):
     def a_fact_comes(self, which: int) -> None:
         """Any of them: late, early, again. Of an earlier run, or of a start before the stop
         that is on record, it changes nothing."""
-        if not self.node.facts:
+        self._comes(self.node.facts, which)
+
+    @rule(which=st.integers(0, 1000))
+    def a_fact_of_what_is_over_comes(self, which: int) -> None:
+        """Of a run, or of a start, that is not on record any more."""
+        now = {vm_id: self.do(self.row(vm_id)) for vm_id in self.ids}
+        self._comes(
+            [fact for fact in self.node.facts if _is_over(fact, now[VmId(fact.vm_id)])], which
+        )
+
+    def _comes(self, facts: Sequence[VmStarted | VmStopped], which: int) -> None:
+        if not facts:
             return
-        fact = self.node.facts[which % len(self.node.facts)]
+        fact = facts[which % len(facts)]
         before = self.do(self.row(fact.vm_id))
         self.do(self.tell(fact))
         after = self.do(self.row(fact.vm_id))
-        started = isinstance(fact, VmStarted)
-        if fact.run < before.run or (started and before.state != VmState.CREATED):
+        if _is_over(fact, before):
             assert (after.state, after.reason) == (before.state, before.reason)
 
     @rule(fault=FAULTS)
@@ -205,13 +249,9 @@ class Lives(RuleBasedStateMachine):
             return (await session.scalars(select(VmRow).where(VmRow.id == vm_id))).one()
 
     async def tell(self, fact: VmStarted | VmStopped) -> None:
-        vm_id = VmId(fact.vm_id)
-        async with self.database.writing() as session:
-            if isinstance(fact, VmStarted):
-                await self.states.started(session, vm_id, fact.run)
-            else:
-                ending: dict[str, Any] = {"reason": fact.reason, "exit_code": fact.exit_code}
-                await self.states.ended(session, vm_id, fact.run, **ending)
+        self.cursor += 1
+        told = fact.model_copy(update={"cursor": self.cursor})
+        await self.facts.apply("node", [told], self.cursor)
 
     def teardown(self) -> None:
         if not hasattr(self, "ids"):
@@ -232,7 +272,7 @@ class Lives(RuleBasedStateMachine):
             rows = list(await session.scalars(select(VmRow)))
             moves = (await session.execute(text("SELECT DISTINCT * FROM moves"))).all()
         for cached, was, now, runs in moves:
-            assert VmState(now) in TRANSITIONS[VmState(was)]
+            assert (was, now) in ARROWS
             assert runs == (1 if now == VmState.CREATED else 0)
             assert cached or now != VmState.CREATED
         for row in rows:
@@ -242,10 +282,15 @@ class Lives(RuleBasedStateMachine):
             assert row.state == row.wanted or not row.cached
             assert (row.env_sealed is not None) == (row.cached and row.state != VmState.DESTROYED)
         kept = {row.id for row in rows if row.cached and row.state != VmState.DESTROYED}
-        assert self.node.volumes <= kept
+        assert self.node.disks <= kept
         assert {row.id for row in rows if row.state == VmState.STARTED and row.cached} <= (
-            self.node.volumes
+            self.node.disks
         )
+
+
+def _is_over(fact: VmStarted | VmStopped, row: VmRow) -> bool:
+    late_start = isinstance(fact, VmStarted) and row.state != VmState.CREATED
+    return fact.run < row.run or late_start
 
 
 @pytest.fixture
