@@ -14,18 +14,19 @@ import type { Build, Problem, ProblemField } from "./generated/shapes.js";
 
 /** Anything that this package throws by itself. Programs go by `code`. */
 export class CakeworkError extends Error {
+  override name = "CakeworkError";
   /** Kind of the error, for programs. */
   readonly code: string;
 
   constructor(code: string, message: string, options?: ErrorOptions) {
     super(message, options);
-    this.name = new.target.name;
     this.code = code;
   }
 }
 
 /** The server refused a request. `message` is its own sentence. */
 export class ApiError extends CakeworkError {
+  override name = "ApiError";
   /** The HTTP status. */
   readonly status: number;
   /** Id of the request, to be named when asking about it. */
@@ -51,36 +52,65 @@ export type ReadProblem = Pick<Problem, "status" | "code" | "detail" | "errors">
 };
 
 /** The request is malformed or out of range: see `errors`. */
-export class InvalidRequestError extends ApiError {}
+export class InvalidRequestError extends ApiError {
+  override name = "InvalidRequestError";
+}
 /** No API key, or not a valid one. */
-export class UnauthenticatedError extends ApiError {}
+export class UnauthenticatedError extends ApiError {
+  override name = "UnauthenticatedError";
+}
 /** Not there, or not yours. */
-export class NotFoundError extends ApiError {}
+export class NotFoundError extends ApiError {
+  override name = "NotFoundError";
+}
 /** The state does not allow it. */
-export class ConflictError extends ApiError {}
+export class ConflictError extends ApiError {
+  override name = "ConflictError";
+}
 /** The registry does not give the image to this user name and password. */
-export class RegistryDeniedError extends InvalidRequestError {}
+export class RegistryDeniedError extends InvalidRequestError {
+  override name = "RegistryDeniedError";
+}
 /** The registry does not answer, or is where none may be reached. */
-export class RegistryUnreachableError extends InvalidRequestError {}
+export class RegistryUnreachableError extends InvalidRequestError {
+  override name = "RegistryUnreachableError";
+}
 /** The image is not for linux/amd64, or is no image. */
-export class WrongPlatformError extends InvalidRequestError {}
+export class WrongPlatformError extends InvalidRequestError {
+  override name = "WrongPlatformError";
+}
 /** The registry has no such image. */
-export class ImageNotInRegistryError extends NotFoundError {}
+export class ImageNotInRegistryError extends NotFoundError {
+  override name = "ImageNotInRegistryError";
+}
 /** More bytes than the server takes. */
-export class TooLargeError extends ApiError {}
+export class TooLargeError extends ApiError {
+  override name = "TooLargeError";
+}
 /** More than the account may have. */
-export class QuotaExceededError extends ApiError {}
+export class QuotaExceededError extends ApiError {
+  override name = "QuotaExceededError";
+}
 /** A part of the platform does not answer now. */
-export class UnavailableError extends ApiError {}
+export class UnavailableError extends ApiError {
+  override name = "UnavailableError";
+}
 /** The host has no room now. */
-export class NoRoomError extends UnavailableError {}
+export class NoRoomError extends UnavailableError {
+  override name = "NoRoomError";
+}
 /** A fault of the platform's. */
-export class InternalError extends ApiError {}
+export class InternalError extends ApiError {
+  override name = "InternalError";
+}
 /** What answered is not Cakework, or something between it and us. */
-export class UnexpectedAnswerError extends ApiError {}
+export class UnexpectedAnswerError extends ApiError {
+  override name = "UnexpectedAnswerError";
+}
 
 /** The server was not reached, or went away in the middle of an answer. */
 export class ConnectionError extends CakeworkError {
+  override name = "ConnectionError";
   constructor(message: string, cause?: unknown) {
     super("unreachable", message, { cause });
   }
@@ -88,6 +118,7 @@ export class ConnectionError extends CakeworkError {
 
 /** The `timeout` of a call is over. */
 export class TimeoutError extends CakeworkError {
+  override name = "TimeoutError";
   constructor(message: string) {
     super("timeout", message);
   }
@@ -95,6 +126,7 @@ export class TimeoutError extends CakeworkError {
 
 /** A build that was waited for has failed: `message` says why, its log says more. */
 export class BuildFailedError extends CakeworkError {
+  override name = "BuildFailedError";
   readonly build: Build;
 
   constructor(build: Build) {
@@ -105,6 +137,7 @@ export class BuildFailedError extends CakeworkError {
 
 /** A webhook is not signed by the secret, or was signed too long ago. */
 export class WebhookRejectedError extends CakeworkError {
+  override name = "WebhookRejectedError";
   constructor(message: string) {
     super("webhook_rejected", message);
   }

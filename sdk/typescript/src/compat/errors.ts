@@ -2,12 +2,12 @@ import { ApiError, ConnectionError, TimeoutError } from "../errors.js";
 
 /** A call failed. `message` is the server's own sentence, `body` its problem. */
 export class CakeworkApiError extends Error {
+  override name = "CakeworkApiError";
   readonly statusCode?: number;
   readonly body?: unknown;
 
   constructor(failure: { message?: string; statusCode?: number; body?: unknown }) {
     super(failure.message);
-    this.name = new.target.name;
     if (failure.statusCode !== undefined) this.statusCode = failure.statusCode;
     if (failure.body !== undefined) this.body = failure.body;
   }
@@ -15,17 +15,27 @@ export class CakeworkApiError extends Error {
 
 /** A call took longer than 60 seconds. */
 export class CakeworkApiTimeoutError extends Error {
+  override name = "CakeworkApiTimeoutError";
   constructor() {
     super("Timeout");
-    this.name = new.target.name;
   }
 }
 
-export class BadRequest extends CakeworkApiError {}
-export class UnauthorizedError extends CakeworkApiError {}
-export class DoesNotExistError extends CakeworkApiError {}
-export class ConflictError extends CakeworkApiError {}
-export class InternalServerError extends CakeworkApiError {}
+export class BadRequest extends CakeworkApiError {
+  override name = "BadRequest";
+}
+export class UnauthorizedError extends CakeworkApiError {
+  override name = "UnauthorizedError";
+}
+export class DoesNotExistError extends CakeworkApiError {
+  override name = "DoesNotExistError";
+}
+export class ConflictError extends CakeworkApiError {
+  override name = "ConflictError";
+}
+export class InternalServerError extends CakeworkApiError {
+  override name = "InternalServerError";
+}
 
 const CLASSES: Record<number, typeof CakeworkApiError> = {
   400: BadRequest,

@@ -20,7 +20,7 @@ function repository(path: string): string {
   return readFileSync(join(ROOT, "../..", path), "utf8");
 }
 
-function bundled(entry: string): number {
+function bundled(entry: string): Uint8Array {
   const { outputFiles } = buildSync({
     entryPoints: [join(ROOT, "dist/esm", entry)],
     bundle: true,
@@ -29,14 +29,31 @@ function bundled(entry: string): number {
     format: "esm",
     platform: "browser",
   });
-  return gzipSync(outputFiles[0]?.contents ?? assert.fail(), { level: 9 }).length;
+  return outputFiles[0]?.contents ?? assert.fail();
 }
 
 test("bundled, minified and compressed it is small, and needs nothing of Node", (context) => {
   for (const entry of ["index.js", "compat.js"]) {
-    const bytes = bundled(entry);
+    const bytes = gzipSync(bundled(entry), { level: 9 }).length;
     context.diagnostic(`${entry}: ${bytes} bytes`);
     assert.ok(bytes <= BUNDLE_BYTES_MAX, `${entry} has ${bytes} bytes`);
+  }
+});
+
+test("errors have their names when minified too", async () => {
+  for (const [entry, base] of [
+    ["index.js", "CakeworkError"],
+    ["compat.js", "CakeworkApiError"],
+  ]) {
+    const code = Buffer.from(bundled(entry ?? "")).toString("base64");
+    const found = await import(`data:text/javascript;base64,${code}`);
+    const classes = Object.entries({ ...found, ...found.CakeworkApi }).filter(
+      ([, value]) => typeof value === "function" && value.prototype instanceof found[base ?? ""],
+    );
+    assert.ok(classes.length >= 5);
+    for (const [name, Kind] of classes) {
+      assert.equal(new (Kind as new (given: object) => Error)({ detail: "" }).name, name);
+    }
   }
 });
 
