@@ -249,7 +249,7 @@ async def test_vms_are_filtered_by_image_and_state(rig: Rig) -> None:
 
 
 async def test_routes_follow_the_state_of_vms(rig: Rig) -> None:
-    """The router's map knows a VM with a port from its start until it is destroyed."""
+    """The router's map, and ``url``, know a VM with a port from its start until it is destroyed."""
     vm = await rig.vm(port=80)
     hostname = vm["hostname"]
     route = rig.server.routes.find(f"{hostname.upper()}:8082")
@@ -262,8 +262,10 @@ async def test_routes_follow_the_state_of_vms(rig: Rig) -> None:
         return found is not None and found.state is VmState.STOPPED
 
     await eventually(stopped, "the route says that the VM stopped")
-    await rig.ok("POST", f"/v1/vm/{vm['id']}/stop")
+    assert "url" in await rig.ok("GET", f"/v1/vm/{vm['id']}")
+    gone = await rig.ok("POST", f"/v1/vm/{vm['id']}/stop")
     assert rig.server.routes.find(hostname) is None
+    assert "url" not in gone
     without = await rig.vm()
     assert rig.server.routes.find(without["hostname"]) is None
 

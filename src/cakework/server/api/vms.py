@@ -118,7 +118,8 @@ class Vm(AnswerBody):
     id: str = Field(description="Id of the VM: 14 hexadecimal digits.", pattern=VM_ID_PATTERN)
     hostname: str = Field(description="Name that the VM is reached by; unique to it.")
     url: str | SkipJsonSchema[None] = Field(
-        default=None, description="Where HTTP reaches the VM's port; absent when it declared none."
+        default=None,
+        description="Where HTTP reaches the VM's port; absent without one, and once destroyed.",
     )
     cpu: int = Field(description="Number of CPUs.")
     memory: int = Field(description="Memory in MB.")
@@ -251,10 +252,11 @@ class VmRoutes:
 def vm_answer(row: VmRow, proxy_port: int) -> Vm:
     """Return a VM as it is answered; ``proxy_port`` is where the router to it listens."""
     over = row.state in (VmState.STOPPED, VmState.DESTROYED)
+    reachable = row.port is not None and row.state != VmState.DESTROYED
     return Vm(
         id=row.id,
         hostname=row.hostname,
-        url=f"http://{row.hostname}:{proxy_port}/" if row.port is not None else None,
+        url=f"http://{row.hostname}:{proxy_port}/" if reachable else None,
         cpu=row.cpu,
         memory=row.memory_mb,
         image_id=row.image_id,
