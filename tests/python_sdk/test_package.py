@@ -18,6 +18,7 @@ from tests.python_sdk.server import VM, Script, good
 
 ROOT = Path(__file__).resolve().parents[2]
 SDK = ROOT / "sdk" / "python"
+TEMPLATE = ("Dockerfile", ".dockerignore", "server.py")
 USE = """
 import cakework_client, os, sys
 assert cakework_client.__file__.startswith(sys.prefix), cakework_client.__file__
@@ -143,10 +144,10 @@ def contents(wheel: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_the_server_package_asks_for_the_client(tmp_path: Path) -> None:
-    """Its command line needs it, in the version that lies beside it."""
-    asked = {requirement.name: requirement for requirement in requirements_of_server(tmp_path)}
+    """Its command line needs it, in the version that lies beside it; templates are all in it."""
+    wheel = build(ROOT, tmp_path, "wheel")
+    asked = {requirement.name: requirement for requirement in requirements(wheel)}
     assert asked["cakework-client"].specifier.contains(distribution("cakework-client").version)
-
-
-def requirements_of_server(tmp_path: Path) -> list[Requirement]:
-    return requirements(build(ROOT, tmp_path, "wheel"))
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if "cli/templates/" in name}
+    assert {f"cakework/cli/templates/python/{name}" for name in TEMPLATE} <= held

@@ -4,7 +4,6 @@ Nothing here sends or waits; both clients do that around it.
 """
 
 import json
-import math
 import random
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -35,6 +34,8 @@ BROKEN = (502, 504)
 """Statuses of a proxy that lost the server: the request may have been carried out."""
 PAUSE_S = 0.25
 PAUSE_MAX_S = 8.0
+STEP_MAX_S = 3600.0
+"""Longest silence of a connection, however long a call may take."""
 
 
 class Options(TypedDict, total=False):
@@ -106,7 +107,7 @@ class Deadline(Mapping[str, float]):
     gets what is left when it is asked for, so that all together take no longer.
     """
 
-    def __init__(self, timeout_s: float, step_s: float = math.inf) -> None:
+    def __init__(self, timeout_s: float, step_s: float = STEP_MAX_S) -> None:
         self._at = time.monotonic() + timeout_s
         self._step_s = step_s
 

@@ -9,6 +9,8 @@ from cakework_client.models import ReachableVm, Vm
 
 NOT_YET = {"vm_not_started", "vm_not_listening", "vm_closed", "vm_timeout", "vm_stopped"}
 """Codes of the router's answers for a program that is not there (yet, or any more)."""
+FROM_ROUTER = (502, 504)
+"""Statuses that its answers have; a program may answer with them too."""
 PAUSE_S = 0.05
 PAUSE_MAX_S = 1.0
 
@@ -36,7 +38,7 @@ def address(vm: ReachableVm, server_url: str) -> tuple[str, str]:
 
 def listens(status: int, body: bytes) -> bool:
     """Say whether an answer of the router's is the program's own, or a refusal that will stay."""
-    if status not in (502, 504):
+    if status not in FROM_ROUTER:
         return True
     try:
         return json.loads(body)["code"] not in NOT_YET

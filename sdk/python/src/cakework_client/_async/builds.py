@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from cakework_client._async.logs import AsyncLogs
-from cakework_client._async.waiting import sleep
+from cakework_client._async.waiting import aside, sleep
 from cakework_client.calls import Deadline, Options, PostOptions, segment
 from cakework_client.errors import BuildFailed
 from cakework_client.folders import Files, Folder, as_files
@@ -83,7 +83,8 @@ class AsyncBuilds(AsyncLogs):
         Raises:
             FolderError: Something is missing, or cannot be read.
         """
-        found = Folder.read(Path(folder), None if dockerfile is None else Path(dockerfile))
+        other = None if dockerfile is None else Path(dockerfile)
+        found = await aside(lambda: Folder.read(Path(folder), other))
         return await self.build_image_from_files(found.dockerfile, found.files, **options)
 
     async def get_build(self, build_id: str, **options: Unpack[Options]) -> Build:

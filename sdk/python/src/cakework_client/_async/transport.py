@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cakework_client._async.waiting import sleep
@@ -51,6 +52,7 @@ class AsyncTransport:
         """
         self._configuration = Configuration.of(url, api_key, timeout, retries, user_agent)
         self._http: httpx2.AsyncClient | None = None
+        self._opening = Lock()
 
     def __repr__(self) -> str:
         """Name the server, not the key."""
@@ -118,11 +120,12 @@ class AsyncTransport:
                 yield response
 
     def _connections(self) -> "httpx2.AsyncClient":
-        if self._http is None:
-            from httpx2 import AsyncClient
+        from httpx2 import AsyncClient
 
-            self._http = AsyncClient(headers=self._configuration.headers)
-        return self._http
+        with self._opening:
+            if self._http is None:
+                self._http = AsyncClient(headers=self._configuration.headers)
+            return self._http
 
 
 async def _read(response: "httpx2.Response", deadline: Deadline) -> bytes:

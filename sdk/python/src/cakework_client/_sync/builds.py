@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from cakework_client._sync.logs import Logs
-from cakework_client._sync.waiting import sleep
+from cakework_client._sync.waiting import aside, sleep
 from cakework_client.calls import Deadline, Options, PostOptions, segment
 from cakework_client.errors import BuildFailed
 from cakework_client.folders import Files, Folder, as_files
@@ -85,7 +85,8 @@ class Builds(Logs):
         Raises:
             FolderError: Something is missing, or cannot be read.
         """
-        found = Folder.read(Path(folder), None if dockerfile is None else Path(dockerfile))
+        other = None if dockerfile is None else Path(dockerfile)
+        found = aside(lambda: Folder.read(Path(folder), other))
         return self.build_image_from_files(found.dockerfile, found.files, **options)
 
     def get_build(self, build_id: str, **options: Unpack[Options]) -> Build:

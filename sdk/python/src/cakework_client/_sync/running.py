@@ -13,7 +13,7 @@ from cakework_client._sync.waiting import shielded, sleep
 from cakework_client.calls import Deadline, named
 from cakework_client.errors import ApiError, CakeworkError, ConnectionFailed, VmEnded
 from cakework_client.models import ReachableVm, Vm
-from cakework_client.reaching import Wanted, address, has_ended, listens, pauses_s
+from cakework_client.reaching import FROM_ROUTER, Wanted, address, has_ended, listens, pauses_s
 
 if TYPE_CHECKING:
     import httpx2
@@ -117,8 +117,8 @@ def _listens(http: "httpx2.Client", vm: ReachableVm, deadline: Deadline) -> bool
     try:
         with named(deadline, vm.url):
             with http.stream("GET", "/", extensions={"timeout": deadline}) as response:
-                body = b"" if response.is_success else response.read()
-                return listens(response.status_code, body)
+                status = response.status_code
+                return listens(status, response.read() if status in FROM_ROUTER else b"")
     except ConnectionFailed as failure:
         if not failure.sent:
             raise

@@ -4,6 +4,7 @@ Sends calls and opens streams over one pool of connections."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cakework_client._sync.waiting import sleep
@@ -53,6 +54,7 @@ class Transport:
         """
         self._configuration = Configuration.of(url, api_key, timeout, retries, user_agent)
         self._http: httpx2.Client | None = None
+        self._opening = Lock()
 
     def __repr__(self) -> str:
         """Name the server, not the key."""
@@ -120,11 +122,12 @@ class Transport:
                 yield response
 
     def _connections(self) -> "httpx2.Client":
-        if self._http is None:
-            from httpx2 import Client
+        from httpx2 import Client
 
-            self._http = Client(headers=self._configuration.headers)
-        return self._http
+        with self._opening:
+            if self._http is None:
+                self._http = Client(headers=self._configuration.headers)
+            return self._http
 
 
 def _read(response: "httpx2.Response", deadline: Deadline) -> bytes:
