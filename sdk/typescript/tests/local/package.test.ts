@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -99,17 +106,15 @@ const PROGRAMS = {
 
 let folder = "";
 
+/** The package as the README says how to install it, in an empty folder beside a checkout. */
 before(() => {
   folder = mkdtempSync(join(tmpdir(), "cakework-package-"));
-  const npm = (...words: string[]) => execFileSync("npm", words, { cwd: folder, stdio: "pipe" });
-  npm("pack", "--silent", ROOT, "--pack-destination", folder);
   writeFileSync(join(folder, "package.json"), "{}");
-  npm(
-    "install",
-    "--offline",
-    "--no-audit",
-    ...readdirSync(folder).filter((name) => name.endsWith(".tgz")),
-  );
+  symlinkSync(join(ROOT, "../.."), join(folder, "cakework"));
+  const readme = readFileSync(join(ROOT, "README.md"), "utf8");
+  const [install] = /^npm install .*$/m.exec(readme) ?? assert.fail();
+  const env = { ...process.env, npm_config_offline: "true" };
+  execFileSync("bash", ["-euc", install], { cwd: folder, env, stdio: "pipe" });
 });
 
 after(() => rmSync(folder, { recursive: true }));
