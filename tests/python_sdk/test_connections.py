@@ -3,12 +3,21 @@
 import asyncio
 import os
 import pickle
+import ssl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from cakework_client import AsyncCakeworkClient, CakeworkClient, InvalidId, NotFound, __version__
+from cakework_client import (
+    AsyncCakeworkClient,
+    CakeworkClient,
+    ConnectionFailed,
+    InvalidId,
+    NotFound,
+    __version__,
+)
 from tests.python_sdk.clients import Kind, client_of
 from tests.python_sdk.server import VM, Script, good, problem
 
@@ -132,3 +141,22 @@ def test_nothing_heavy_is_loaded_by_the_import() -> None:
         [sys.executable, "-c", code], env=dict(os.environ), check=True, capture_output=True
     )
     assert shown.stdout == b"set()\n"
+
+
+def test_certificates_are_checked(server: Script, kind: Kind, tmp_path: Path) -> None:
+    """A server whose certificate nobody signed is not spoken to, and gets no key."""
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    subprocess.run(
+        [*made, "-nodes", "-keyout", key, "-out", certificate, *subject],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    options = {"url": server.url.replace("http:", "https:"), "api_key": "cw_x", "retries": 0}
+    with client_of(kind, **options) as client, pytest.raises(ConnectionFailed, match="CERTIFICATE"):
+        client.get_vm(VM_ID)
+    assert server.asked == []

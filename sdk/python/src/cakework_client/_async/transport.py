@@ -124,7 +124,9 @@ class AsyncTransport:
 
         with self._opening:
             if self._http is None:
-                self._http = AsyncClient(headers=self._configuration.headers)
+                # Reading the certificates takes longer than a call; http:// has no use for them.
+                tls = self.url.startswith("https:")
+                self._http = AsyncClient(headers=self._configuration.headers, verify=tls)
             return self._http
 
 
