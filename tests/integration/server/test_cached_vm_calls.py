@@ -3,12 +3,14 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from cakework.domain.errors import Unavailable
 from cakework.domain.ids import IMAGE_ID_PATTERN, VM_ID_PATTERN, AccountId, VmId, new_image_id
 from cakework.domain.orders import NodeProblem
 from cakework.domain.vms import VmState
@@ -282,6 +284,24 @@ async def test_a_start_that_is_never_answered_is_stopped(
             await until(lambda: node.vms == {}, "nothing of it runs")
             assert (await call(rig, vm, "start"))["state"] == "started"
             assert node.vm_orders[-1].run == 2
+
+
+async def test_a_start_that_was_given_up_is_begun_anew(
+    folder: Path, database_url: str | None
+) -> None:
+    """The request, repeated after it was cut off, starts the VM and does not find it stopped."""
+    settings = settings_for(folder, database_url)
+    node = FakeNode(settings.node_socket)
+    async with running(settings, node) as rig:
+        async with node.serving():
+            vm = await cache(rig)
+        start = partial(rig.server.cached_vms.start, AccountId("default"), VmId(vm["id"]), "token")
+        with pytest.raises(Unavailable):
+            await start()
+        async with node.serving():
+            await rig.eventually(f"/v1/vm/{vm['id']}", state="stopped")
+            row = (await start()).row
+            assert (row.state, row.run) == (VmState.STARTED, 2)
 
 
 async def test_destroying_while_the_node_is_away_is_done_when_it_is_back(

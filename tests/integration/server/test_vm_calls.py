@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from cakework.domain.ids import IMAGE_ID_PATTERN, VM_ID_PATTERN, new_image_id
+from cakework.domain.errors import Unavailable
+from cakework.domain.ids import IMAGE_ID_PATTERN, VM_ID_PATTERN, AccountId, ImageId, new_image_id
 from cakework.domain.orders import NodeProblem
-from cakework.domain.vms import VmState
+from cakework.domain.vms import Shape, VmState
+from cakework.server.services.vms import NewVm
 
 from .fake_node import FakeNode
 from .rig import Rig, eventually, running, settings_for, until
@@ -161,6 +163,26 @@ async def test_an_unreachable_node_is_503_and_what_it_began_is_ended(
             await rig.eventually(f"/v1/vm/{vm_id}", state="destroyed")
             await until(lambda: not node.vms, "what the node began after all is ended too")
             assert vm_id in node.stops
+
+
+async def test_a_start_that_was_given_up_is_not_taken_up_again(
+    folder: Path, database_url: str | None
+) -> None:
+    """The request, repeated after it was cut off, gets another VM, not the one that is ended."""
+    settings = settings_for(folder, database_url)
+    node = FakeNode(settings.node_socket)
+    async with running(settings, node) as rig:
+        async with node.serving():
+            new = NewVm(ImageId(await rig.image()), Shape())
+        with pytest.raises(Unavailable):
+            await rig.server.vms.start(AccountId("default"), new, "token")
+        async with node.serving():
+            row = (await rig.server.vms.start(AccountId("default"), new, "token")).row
+            assert row.state == VmState.STARTED
+            first, second = (await rig.ok("GET", "/v1/vms"))["vms"]
+            assert first["id"] == row.id
+            await rig.eventually(f"/v1/vm/{second['id']}", state="destroyed")
+            assert set(node.vms) == {row.id}
 
 
 async def test_stopping_destroys_and_stopping_again_changes_nothing(rig: Rig) -> None:

@@ -121,7 +121,7 @@ class Vms:
         try:
             report = await self._node.start_vm(await self._rules.orders.order_of(row))
         except Unavailable:
-            await self.want(VmId(row.id), VmState.STOPPED if row.cached else VmState.DESTROYED)
+            await self._give_up(row)
             self.hint()
             raise
         except CakeworkError as error:
@@ -225,13 +225,18 @@ class Vms:
             rows = list(await session.scalars(query))
         return cut(rows, lambda row: Place(row.created_ms, row.id))
 
-    async def want(self, vm_id: VmId, state: VmState) -> None:
-        """Note what a VM is to become, so that it will, whatever happens next."""
+    async def want(self, vm_id: VmId, state: VmState, **more: None) -> None:
+        """Note what a VM is to become, so that it will, whatever happens next.
+
+        ``more`` names what is to be forgotten of it.
+        """
         async with self._database.writing() as session:
             await session.execute(
                 update(VmRow)
                 .where(VmRow.id == vm_id)
-                .values(wanted=state, updated_ms=not_before(VmRow.updated_ms, self._clock()))
+                .values(
+                    wanted=state, updated_ms=not_before(VmRow.updated_ms, self._clock()), **more
+                )
             )
         step(Step.VM_WANTED)
 
@@ -278,6 +283,13 @@ class Vms:
             session.add(row)
         self._states.tell([row])
         return row
+
+    async def _give_up(self, row: VmRow) -> None:
+        """End what the node may have begun; the request, when it is repeated, asks for another."""
+        if row.cached:
+            await self.want(VmId(row.id), VmState.STOPPED, start_token=None)
+        else:
+            await self.want(VmId(row.id), VmState.DESTROYED, request_token=None)
 
     async def _take_back(self, row: VmRow) -> None:
         """Undo the start that the node refused: a cached VM is stopped, another never was."""
