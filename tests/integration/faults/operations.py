@@ -13,7 +13,7 @@ from tests.integration.faults.parts import Parts
 from tests.integration.node.repositories import TOKEN
 
 Json = dict[str, Any]
-SETTLED_S = 30.0
+SETTLED_S = 90.0
 BUSYBOX = 'FROM cakework/busybox\nCMD ["sh", "-c", "eval \\"$SCRIPT\\""]\n'
 SAY = "echo one; echo two >&2; echo three; exec sleep 100000"
 END = "echo one; echo two >&2; exit 7"

@@ -20,7 +20,7 @@ from cakework.settings import Settings
 from tests.acceptance.waiting import until
 
 KEY = "cw_the-one-account-of-these-tests"
-START_S = 60.0
+START_S = 200.0
 REPOSITORY = Path(__file__).parents[3]
 
 

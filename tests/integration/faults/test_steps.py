@@ -20,7 +20,7 @@ from tests.integration.faults.parts import KEY, Parts
 from tests.integration.node import registries, repositories
 from tests.integration.node.registries import Entry, Layout, Registry, tar_of
 
-REACHED_S = 30.0
+REACHED_S = 60.0
 ANSWERED_S = 60.0
 SETTINGS = {
     "ACCELERATOR": "tcg",
