@@ -61,18 +61,20 @@ test("a build that fails, and one that is cancelled", async () => {
     return true;
   });
   assert.ok(lines.includes("2 a/b/c.bin"));
-  const github = {
-    dockerfile: "FROM cakework/busybox\n",
-    token: "",
-    repository: "no/where",
-    branch: "main",
-  };
-  const fetched = await client.buildImageFromGithub(github);
-  assert.equal((await client.cancelBuild(fetched.buildId)).status, "failed");
+  const dozing = { dockerfile: "FROM cakework/busybox\nRUN sleep 1000\n", files: [] };
+  const { buildId } = await client.buildImageFromFiles(dozing);
+  assert.equal((await client.cancelBuild(buildId)).status, "failed");
   for await (const build of client.listAllBuilds({ status: "failed" })) {
-    assert.equal(build.buildId, fetched.buildId);
+    assert.equal(build.buildId, buildId);
     break;
   }
+});
+
+test("a build from GitHub says what is not there", async () => {
+  const dockerfile = "FROM cakework/busybox\n";
+  const wanted = { dockerfile, token: "", repository: "no/where", branch: "main" };
+  const { buildId } = await client.buildImageFromGithub(wanted);
+  await assert.rejects(client.waitForBuild(buildId), BuildFailedError);
 });
 
 test("an image is imported, listed and deleted", async () => {

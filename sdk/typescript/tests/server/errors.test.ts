@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import {
+  BuildFailedError,
   CakeworkClient,
   ConflictError,
   InvalidRequestError,
@@ -89,7 +90,7 @@ test("the client of then starts, reads and stops, and has the errors of then", a
     token: "t",
   };
   const { buildId } = await old.buildImageFromGithub(github);
-  await client.cancelBuild(buildId);
+  await assert.rejects(client.waitForBuild(buildId), BuildFailedError);
   const built = await old.buildImageFromFiles({ dockerfile: "FROM cakework/busybox", files: [] });
   await client.waitForBuild(built.buildId);
   assert.equal((await old.getBuild(built.buildId)).status, "succeeded");
