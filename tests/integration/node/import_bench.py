@@ -15,7 +15,7 @@ from cakework.settings import Settings
 from tests.integration.node.build_bench import NetworkOfNothing, reach_of
 from tests.integration.node.registries import PASSWORD, USERNAME, Registry
 
-DEADLINE_S = 60
+DEADLINE_S = 250
 
 
 class ImportLedger:

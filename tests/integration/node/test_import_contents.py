@@ -5,7 +5,6 @@ import io
 import json
 import os
 import ssl
-import stat
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -61,7 +60,7 @@ def test_files_of_every_kind(imports: ImportBench, tmp_path: Path) -> None:
         )
         assert (root / "high").stat().st_uid == 60_000
         assert (root / "to").readlink() == Path("/ping")
-        assert not (root / "null").exists() or not stat.S_ISBLK((root / "null").stat().st_mode)
+        assert not os.path.lexists(root / "null")
 
 
 @pytest.mark.parametrize(
@@ -143,14 +142,13 @@ def sparse(size: int) -> bytes:
 
 
 def test_an_entry_of_an_old_kind(imports: ImportBench, tmp_path: Path) -> None:
-    """Sparse files as GNU's tar once wrote them are not taken by Docker either; it is told."""
+    """Sparse files are taken also as GNU's tar once wrote them."""
     info = tarfile.TarInfo("hole")
     info.type = tarfile.GNUTYPE_SPARSE
     layer = info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
     reference = of_layers(imports, tmp_path, "old", layer)
-    end = imports.end(imports.order(reference))
-    assert isinstance(end, ImportFailed)
-    assert end.error == f"{reference}: a layer has an entry of a kind that is not taken"
+    with mounted(imports.image(imports.order(reference)), tmp_path / "rootfs") as root:
+        assert (root / "hole").stat().st_size == 0
 
 
 def put(imports: ImportBench, name: str, manifest: Json, media_type: str) -> str:

@@ -165,7 +165,7 @@ def test_a_password_is_nowhere_while_it_is_used(
             return seen, list(files(imports.data_dir))
 
     seen, kept = asyncio.run(look())
-    assert b"containers-storage:localhost/import" in seen
+    assert b"\0oci:/b/pull-" in seen
     assert len(kept) > 5
     logged = "".join(capfd.readouterr()).encode()
     for mark in marks:

@@ -41,11 +41,6 @@ _SIGNS: tuple[tuple[str, type[InvalidRequest] | type[ImageNotInRegistry], str], 
         "it is an index within an index, which is not taken",
     ),
     (
-        "unhandled tar header type",
-        WrongPlatform,
-        "a layer has an entry of a kind that is not taken",
-    ),
-    (
         "Digest did not match",
         RegistryUnreachable,
         "the registry gives what is not of the digest that it names",

@@ -1,7 +1,7 @@
 """One import: a registry is asked, then the image is fetched and made what VMs start from.
 
 check  is it there, for our platform, and given to these credentials?
-fetch  skopeo ─▶ layers of the import's own ─▶ EROFS ─▶ image store
+fetch  skopeo ─▶ tar, a folder for each layer ─▶ EROFS ─▶ image store
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.run import (
-    EXPORT,
     MIB,
     PIDS_MAX,
     BuildLimits,
@@ -45,6 +44,7 @@ from cakework.node.imports.failure import (
 )
 
 SCRIPT = Path(__file__).with_name("fetch.sh")
+UNPACK = Path(__file__).with_name("unpack.py")
 CHECK_S = 40
 """Longest time a registry has to answer: the caller waits, and goes away after a minute."""
 PULLS = 3
@@ -118,7 +118,7 @@ class ImportRun:
             raise BuildError(f"fetching it took longer than {timeout_s} s") from error
 
     async def _pull(self, confinement: Confinement) -> None:
-        (confinement.work / "export.sh").write_bytes(EXPORT.read_bytes())
+        (confinement.work / "unpack.py").write_bytes(UNPACK.read_bytes())
         out = f"/b/{confinement.work.name}/out"
         stderr = ""
         for _ in range(PULLS):
@@ -143,9 +143,9 @@ class ImportRun:
         limits = self._shop.limits
         if confinement.cgroup.oom_kills():
             return BuildError(f"fetching it took more than {limits.memory_mb} MB")
-        if TOO_LARGE in stderr:
+        if TOO_LARGE in stderr.lower():
             return BuildError(f"the image is larger than {limits.image_mb} MB")
-        if NO_SPACE in stderr:
+        if NO_SPACE in stderr.lower():
             return BuildError("the disk for images is full")
         if "level=fatal" in stderr:
             return explain_fetch(self._order.image_uri, stderr)
