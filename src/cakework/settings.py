@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     proxy_connections_per_vm: int = Field(
         default=256, ge=1, description="Requests the router has under way to one VM."
     )
+    wake_timeout_s: int = Field(
+        default=30,
+        ge=1,
+        description="Longest time a request waits for a VM with autoStart to start and listen.",
+    )
     base_domain: str = Field(
         default="localhost",
         description="VMs get hostnames below it; point *.<base domain> at the router.",

@@ -13,15 +13,20 @@
 created     asked to start; the node may be at work on it, nothing of the user's runs yet
 started     the user's program was started in the VM
 stopped     nothing runs: not started yet, or the program ended, or the VM did; all it held is
-            released but for a cached VM's volume, logs stay
+            released but for what is a cached VM's to keep: its volume, its snapshot, its memory if
+            it was stopped so; logs stay
 destroyed   ended for good; id, record and logs stay until retention takes them
 
 Each start of a cached VM is a run, counted from 1, and what a node says is of a run. What it
-says of an earlier run than the record's counts for nothing any more.
+says of an earlier run than the record's counts for nothing any more. A stop that keeps memory
+ends a run too: the next one goes on where it was. A fork is a VM that is started once, from the
+snapshot of a cached one.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from cakework.domain.snapshots import SnapshotState
 
 CPU_MIN, CPU_MAX, CPU_DEFAULT = 1, 8, 1
 MEMORY_MB_MIN, MEMORY_MB_MAX, MEMORY_MB_DEFAULT = 256, 16384, 256
@@ -53,6 +58,8 @@ class VmRequest(StrEnum):
     STOP = "stopVM"
     START_CACHED = "startCachedVM"
     STOP_CACHED = "stopCachedVM"
+    SUSPEND = "stopCachedVM?keep=memory"
+    FORK = "forkCachedVM"
     DESTROY = "destroyCachedVM"
 
 
@@ -83,33 +90,58 @@ _CACHED = Refuse(
     "(POST /v1/vm/cached/{id}/destroy) ends it for good."
 )
 _GONE = Refuse("The VM is destroyed, or about to be.")
+_STARTING = Refuse("The VM is being started. Stop it, keeping its memory, once it is started.")
+_STOPPING = Refuse("The VM is about to be stopped without keeping its memory.")
+_NO_SNAPSHOT: dict[SnapshotState | None, Refuse] = {
+    None: Refuse(
+        "This VM has no snapshot to fork from: it was cached with snapshot boot. Cache one with "
+        "`snapshot: ready`."
+    ),
+    SnapshotState.MAKING: Refuse(
+        "The VM's snapshot is still being made. Fork it once getVm says that it is made."
+    ),
+    SnapshotState.FAILED: Refuse(
+        "The VM's snapshot could not be made; getVm says why. Correct that and cache the VM anew."
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What decides about a VM: kind, state, state it is on its way to, number of starts."""
+    """What decides about a VM: kind, state, state it is on its way to, starts, its snapshot."""
 
     cached: bool
     state: VmState
     wanted: VmState
     run: int
+    snapshot: SnapshotState | None = None
 
 
 def decide(life: Life, request: VmRequest) -> Decision:
     """Say what a request does to a VM.
 
     A start in ``created`` carries on with that start; a start of what is about to be stopped
-    comes after that.
+    comes after that. A stop that is to keep memory changes nothing about one that is stopped.
     """
     match request:
-        case VmRequest.START_CACHED:
-            return _decide_start(life) if life.cached else _NOT_CACHED
-        case VmRequest.STOP_CACHED:
-            return _decide_stop(life) if life.cached else _NOT_CACHED
-        case VmRequest.STOP if life.cached:
-            return _CACHED
         case VmRequest.STOP | VmRequest.DESTROY:
-            return Ignore() if life.state is VmState.DESTROYED else Accept()
+            return _decide_end(life, request)
+        case _ if not life.cached:
+            return _NOT_CACHED
+        case VmRequest.START_CACHED:
+            return _decide_start(life)
+        case VmRequest.STOP_CACHED:
+            return _decide_stop(life)
+        case VmRequest.SUSPEND:
+            return _decide_suspend(life)
+        case VmRequest.FORK:
+            return _decide_fork(life)
+
+
+def _decide_end(life: Life, request: VmRequest) -> Decision:
+    if life.cached and request is VmRequest.STOP:
+        return _CACHED
+    return Ignore() if life.state is VmState.DESTROYED else Accept()
 
 
 def _decide_start(life: Life) -> Decision:
@@ -123,6 +155,33 @@ def _decide_stop(life: Life) -> Decision:
     if life.state in (VmState.STOPPED, VmState.DESTROYED):
         return Ignore()
     return _GONE if life.wanted is VmState.DESTROYED else Accept()
+
+
+def _decide_suspend(life: Life) -> Decision:
+    decision = _decide_stop(life)
+    if not isinstance(decision, Accept):
+        return decision
+    if life.wanted is VmState.STOPPED:
+        return _STOPPING
+    return _STARTING if life.state is VmState.CREATED else decision
+
+
+def _decide_fork(life: Life) -> Decision:
+    if VmState.DESTROYED in (life.state, life.wanted):
+        return _GONE
+    return _NO_SNAPSHOT.get(life.snapshot, Accept())
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended: a sentence for people, exit code, and whether its memory was kept.
+
+    ``memory_kept`` is None when nobody knows it to have changed.
+    """
+
+    reason: str
+    exit_code: int | None = None
+    memory_kept: bool | None = None
 
 
 def sources(target: VmState) -> frozenset[VmState]:

@@ -76,9 +76,10 @@ async def serve(settings: Settings) -> None:
     limits = Limits(
         idle_timeout_s=settings.proxy_idle_timeout_s,
         connections_per_vm=settings.proxy_connections_per_vm,
+        wake_timeout_s=settings.wake_timeout_s,
     )
     dialer = NodeDialer(settings.dial_socket)
-    router = Router(routes=parts.routes, dialer=dialer, limits=limits)
+    router = Router(routes=parts.routes, dialer=dialer, sleepers=parts.sleepers, limits=limits)
     try:
         await router.start(settings.proxy_host, settings.proxy_port)
         _log.info("server.starting", port=settings.port, proxy_port=router.port)

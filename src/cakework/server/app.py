@@ -14,6 +14,7 @@ from cakework.server.api.account_route import Door
 from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
+from cakework.server.api.forks import ForkRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
@@ -27,31 +28,39 @@ from cakework.server.clock import Clock, now_ms
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop
+from cakework.server.loops.idle import IdleLoop
 from cakework.server.loops.imports import ImportLoop
 from cakework.server.loops.journal import JournalReader
 from cakework.server.loops.leftovers import LeftoverLoop
 from cakework.server.loops.loop import Loop
 from cakework.server.loops.retention import KeptDays, RetentionLoop
+from cakework.server.loops.snapshots import SnapshotLoop
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
+from cakework.server.proxy.activity import Activity
+from cakework.server.proxy.patience import Sleepers
 from cakework.server.services.account_builds import AccountBuilds
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
+from cakework.server.services.forks import Forks
 from cakework.server.services.idempotency import Idempotency
 from cakework.server.services.images import Images
 from cakework.server.services.import_states import ImportStates
 from cakework.server.services.imports import Imports
 from cakework.server.services.keys import Keys
 from cakework.server.services.logs import Logs, Owners
+from cakework.server.services.new_vms import VmRules
 from cakework.server.services.routes import Routes
+from cakework.server.services.snapshot_states import SnapshotStates
 from cakework.server.services.spool import Spool
 from cakework.server.services.vm_admission import VmAdmission, VmLimits
 from cakework.server.services.vm_orders import VmOrders
 from cakework.server.services.vm_states import VmStates
-from cakework.server.services.vms import VmRules, Vms
+from cakework.server.services.vms import Vms
 from cakework.server.services.waitlist import Waitlist
+from cakework.server.services.wakes import Wakes
 from cakework.server.store.database import Database, database_url
 from cakework.server.store.sealing import Sealer
 from cakework.server.web.site import Site
@@ -66,6 +75,8 @@ from cakework.settings import Settings
 
 BUILD_PERIOD_S = 5.0
 VM_PERIOD_S = 5.0
+SNAPSHOT_PERIOD_S = 5.0
+IDLE_PERIOD_S = 1.0
 IMPORT_PERIOD_S = 5.0
 LEFTOVER_PERIOD_S = 60.0
 RETENTION_PERIOD_S = 600.0
@@ -98,6 +109,9 @@ class Server:
     routes: Routes
     vms: Vms
     cached_vms: CachedVms
+    forks: Forks
+    sleepers: Sleepers
+    wakes: Wakes
     vm_states: VmStates
     builds: Builds
     account_builds: AccountBuilds
@@ -128,6 +142,7 @@ class Server:
             await self.webhooks.pending.open()
             for run in (self.journal.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
+            stack.push_async_callback(self.wakes.close)
             stack.callback(self.followers.close)
             yield
 
@@ -144,16 +159,22 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     admission = VmAdmission(
         VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
     )
-    rules = VmRules(admission, VmOrders(sealer, log_store.last_seq), settings.base_domain)
+    orders = VmOrders(sealer, log_store.last_seq)
+    rules = VmRules(admission, orders, settings.base_domain, clock)
     webhooks = _webhooks(settings, database, sealer, clock)
     states = States(
         VmStates(routes, followers, webhooks.outbox, clock),
+        SnapshotStates(clock),
         BuildStates(followers, webhooks.outbox, clock),
         import_states,
     )
     build_hint, vm_hint, leftover_hint = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    snapshot_hint, activity = asyncio.Event(), Activity()
     vms = Vms(database, node, states.vms, rules, clock, vm_hint.set)
-    cached_vms = CachedVms(database, vms, states.vms, admission)
+    cached_vms = CachedVms(database, vms, states.vms, rules, activity, snapshot_hint.set)
+    snapshot_pass = SnapshotLoop(database, node, orders, states.snapshots, states.vms).one_pass
+    snapshot_loop = Loop("snapshots", snapshot_pass, SNAPSHOT_PERIOD_S, snapshot_hint)
+    idle_loop = Loop("idle", IdleLoop(routes, activity, cached_vms).one_pass, IDLE_PERIOD_S)
     imports = Imports(database, node, import_states, clock)
     import_loop = Loop(
         "imports", ImportLoop(database, node, imports, import_states).one_pass, IMPORT_PERIOD_S
@@ -187,6 +208,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         routes=routes,
         vms=vms,
         cached_vms=cached_vms,
+        forks=Forks(database, vms, states.vms, rules),
+        sleepers=Sleepers(activity, wakes := Wakes(database, cached_vms)),
+        wakes=wakes,
         vm_states=states.vms,
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
@@ -196,7 +220,10 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         waitlist=Waitlist(database, clock),
         idempotency=Idempotency(database, sealer, clock),
         webhooks=webhooks,
-        loops=(build_loop, vm_loop, import_loop, leftovers, webhooks.loop, retention),
+        loops=(
+            *(build_loop, vm_loop, snapshot_loop, idle_loop, import_loop, leftovers),
+            *(webhooks.loop, retention),
+        ),
         journal=JournalReader(node, facts),
     )
 
@@ -235,6 +262,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         CachedVmRoutes(parts.cached_vms, parts.vms, parts.imports, settings.proxy_port).router(
             door
         ),
+        ForkRoutes(parts.forks, settings.proxy_port).router(door),
         WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         HealthRoutes(parts.database, parts.node).router(),

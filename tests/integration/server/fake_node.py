@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
@@ -22,6 +22,8 @@ from cakework.domain.facts import (
     BuildSucceeded,
     ImportFailed,
     ImportSucceeded,
+    SnapshotFailed,
+    SnapshotMade,
     Stream,
     VmLine,
     VmStarted,
@@ -34,6 +36,8 @@ from cakework.domain.orders import (
     ImportReport,
     NodeHealth,
     NodeProblem,
+    SnapshotReport,
+    StopOrder,
     VmOrder,
     VmReport,
 )
@@ -56,6 +60,10 @@ class FakeNode:
         self.vm_orders: list[VmOrder] = []
         self.build_orders: list[BuildOrder] = []
         self.stops: list[str] = []
+        self.snapshot_orders: list[VmOrder] = []
+        self.snapshots: dict[str, SnapshotReport] = {}
+        self.memories: set[str] = set()
+        self.keeps: NodeProblem | None = None
         self.acks: list[int] = []
         self.vms: dict[str, VmReport] = {}
         self.over: dict[str, VmReport] = {}
@@ -125,6 +133,16 @@ class FakeNode:
         self.imports.discard(image_id)
         await self.push(ImportFailed(at_ms=START_MS, image_id=image_id, error=error))
 
+    async def snapshot_made(self, vm_id: str) -> None:
+        """End the making of a snapshot well."""
+        self.snapshots[vm_id] = SnapshotReport(vm_id=vm_id, state="made", size_bytes=1000)
+        await self.push(SnapshotMade(at_ms=START_MS, vm_id=vm_id, size_bytes=1000))
+
+    async def snapshot_failed(self, vm_id: str, error: str) -> None:
+        """End the making of a snapshot badly."""
+        self.snapshots[vm_id] = SnapshotReport(vm_id=vm_id, state="failed", error=error)
+        await self.push(SnapshotFailed(at_ms=START_MS, vm_id=vm_id, error=error))
+
     async def fail(self, build_id: str, error: str) -> None:
         """End a build badly."""
         self.builds.discard(build_id)
@@ -188,6 +206,10 @@ class FakeNode:
         add("/v1/images", self._list_images, methods=["GET"])
         add("/v1/images/{image_id}", self._delete_image, methods=["DELETE"])
         add("/v1/volumes/{vm_id}", self._delete_volume, methods=["DELETE"], response_model=None)
+        add("/v1/snapshots", self._list_snapshots, methods=["GET"])
+        add("/v1/snapshots/{vm_id}", self._make_snapshot, methods=["PUT"], response_model=None)
+        add("/v1/snapshots/{vm_id}", self._find_snapshot, methods=["GET"], response_model=None)
+        add("/v1/snapshots/{vm_id}", self._delete_snapshot, methods=["DELETE"])
         add("/v1/builds", self._list_builds, methods=["GET"])
         add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
         add("/v1/imports/{image_id}", self._import, methods=["PUT"], response_model=None)
@@ -222,8 +244,12 @@ class FakeNode:
             return over
         if order.volume_kept and order.volume_gb:
             self.volumes.add(vm_id)
+        if order.fork_of is not None and order.fork_of not in self.snapshots:
+            return _refuse(404, NodeProblem(code="not_found", detail="no such snapshot"))
         if vm_id not in self.vms:
-            self.vms[vm_id] = VmReport(vm_id=vm_id, run=order.run, state="started")
+            began = "memory" if vm_id in self.memories else "boot"
+            self.memories.discard(vm_id)
+            self.vms[vm_id] = VmReport(vm_id=vm_id, run=order.run, state="started", began=began)
         if self.ends_at_once:
             return self._end(vm_id, "The program ended.", 3)
         return self.vms[vm_id]
@@ -233,16 +259,51 @@ class FakeNode:
         self.over[vm_id] = self.vms.pop(vm_id).model_copy(update=ending)
         return self.over[vm_id]
 
-    async def _stop(self, vm_id: str, _: Request) -> Response:
+    async def _stop(self, vm_id: str, order: StopOrder) -> Response:
         self.stops.append(vm_id)
         await self.may_stop.wait()
         if vm_id in self.unstoppable:
             return _refuse(500, NodeProblem(code="internal_error", detail="as the test says"))
+        if order.keep_memory and vm_id in self.vms:
+            return await self._suspend(vm_id)
         if vm_id in self.vms:
             self._end(vm_id, "stopped on request", 143)
         if vm_id not in self.over:
             return _refuse(404, NodeProblem(code="not_found", detail="no such VM"))
         return JSONResponse(self.over[vm_id].model_dump())
+
+    async def _suspend(self, vm_id: str) -> Response:
+        if self.keeps is not None:
+            return _refuse(409, self.keeps)
+        self.memories.add(vm_id)
+        report = self.vms.pop(vm_id)
+        ending = {"state": "stopped", "reason": "Frozen.", "memory_kept": True}
+        self.over[vm_id] = report.model_copy(update=ending)
+        fact = VmStopped(
+            at_ms=START_MS, vm_id=vm_id, run=report.run, reason="Frozen.", memory_kept=True
+        )
+        await self.push(fact)
+        return JSONResponse(self.over[vm_id].model_dump())
+
+    async def _list_snapshots(self) -> list[dict[str, str]]:
+        return [{"vm_id": vm_id} for vm_id in {*self.snapshots, *self.memories}]
+
+    async def _make_snapshot(self, vm_id: str, order: VmOrder) -> Response:
+        self.snapshot_orders.append(order)
+        if self.refusal is not None:
+            return _refuse(*self.refusal)
+        self.snapshots.setdefault(vm_id, SnapshotReport(vm_id=vm_id, state="making"))
+        return JSONResponse({}, 202)
+
+    async def _find_snapshot(self, vm_id: str) -> SnapshotReport | Response:
+        if vm_id in self.snapshots:
+            return self.snapshots[vm_id]
+        return _refuse(404, NodeProblem(code="not_found", detail="no such snapshot"))
+
+    async def _delete_snapshot(self, vm_id: str) -> dict[str, str]:
+        self.snapshots.pop(vm_id, None)
+        self.memories.discard(vm_id)
+        return {}
 
     async def _delete_volume(self, vm_id: str) -> Response:
         if vm_id in self.vms or vm_id in self.in_use:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from cakework.domain.orders import DialAnswer, DialRequest
 from cakework.domain.vms import VmState
+from cakework.server.proxy.activity import Activity
 from cakework.server.proxy.dialer import NodeDialer
+from cakework.server.proxy.patience import Sleepers
 from cakework.server.proxy.router import Router
 from cakework.server.proxy.routes import Limits
 
@@ -35,6 +37,21 @@ class KnownRoute:
     vm_id: str
     port: int | None
     state: VmState = VmState.STARTED
+    run: int = 1
+    auto_start: bool = False
+
+
+@dataclass
+class Alarm:
+    """Wakes VMs as the test says; ``asked`` counts."""
+
+    rings: Callable[[str], Awaitable[None]] | None = None
+    asked: int = 0
+
+    async def wake(self, vm_id: str) -> None:
+        self.asked += 1
+        assert self.rings is not None, "nobody said how to wake a VM"
+        await self.rings(vm_id)
 
 
 @dataclass
@@ -167,6 +184,8 @@ class Rig:
     routes: KnownRoutes
     node: DialNode
     stack: contextlib.AsyncExitStack
+    activity: Activity
+    alarm: Alarm
 
     async def vm(self, handler: Handler, host: str = HOST, vm_id: str = VM) -> None:
         """Have ``handler`` be what listens on port 80 of a VM."""
@@ -221,10 +240,12 @@ async def router_rig(
         routes, node = KnownRoutes(), DialNode()
         await stack.enter_async_context(dial_socket(node, folder / "dial.sock"))
         dialer = NodeDialer(folder / "dial.sock", timeout_s=dial_timeout_s)
-        router = Router(routes=routes, dialer=dialer, limits=limits)
+        alarm = Alarm()
+        sleepers = Sleepers(Activity(), alarm)
+        router = Router(routes=routes, dialer=dialer, sleepers=sleepers, limits=limits)
         await router.start("127.0.0.1", 0)
         stack.push_async_callback(router.close)
-        yield Rig(router, routes, node, stack)
+        yield Rig(router, routes, node, stack, sleepers.activity, alarm)
 
 
 def get(path: str = "/", host: str = HOST, *lines: str) -> bytes:

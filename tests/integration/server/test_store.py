@@ -58,9 +58,13 @@ VM: dict[str, Any] = {
     "state": "created",
     "wanted": "started",
     "log_complete": False,
+    "snapshot": "boot",
+    "auto_start": False,
+    "memory_kept": False,
     "created_ms": 1,
     "updated_ms": 1,
 }
+WARM = ("snapshot", "auto_start", "memory_kept")
 
 
 @pytest.fixture
@@ -120,7 +124,7 @@ async def test_images_on_record_know_where_they_came_from(
             ("builds", build),
             ("images", image),
             ("images", image | {"id": "imported", "build_id": None}),
-            ("vms", VM),
+            ("vms", {name: value for name, value in VM.items() if name not in WARM}),
         ):
             names = ", ".join(row)
             values = ", ".join(f":{name}" for name in row)
@@ -180,6 +184,21 @@ async def test_two_that_open_a_fresh_store_at_once_both_succeed(
         (VmRow, {"image_id": "unknown"}),
         (VmRow, {"account_id": "unknown"}),
         (VmRow, {"hostname": "h"}),
+        (VmRow, {"snapshot": "cold"}),
+        (VmRow, {"snapshot": "ready", "snapshot_state": "made"}),
+        (VmRow, {"cached": True, "snapshot": "ready"}),
+        (VmRow, {"cached": True, "snapshot": "ready", "snapshot_state": "lost"}),
+        (VmRow, {"cached": True, "snapshot": "ready", "snapshot_state": "failed"}),
+        (VmRow, {"cached": True, "snapshot": "ready", "snapshot_state": "made", "volume_gb": 1}),
+        (VmRow, {"snapshot_state": "made"}),
+        (VmRow, {"snapshot_error": "but"}),
+        (VmRow, {"cached": True, "auto_start": True}),
+        (VmRow, {"port": 80, "auto_start": True}),
+        (VmRow, {"cached": True, "idle_timeout_s": 60}),
+        (VmRow, {"cached": True, "port": 80, "idle_timeout_s": 0}),
+        (VmRow, {"memory_kept": True}),
+        (VmRow, {"cached": True, "state": "started", "memory_kept": True}),
+        (VmRow, {"fork_of": "v"}),
         (BuildRow, {"status": "running"}),
         (BuildRow, {"status": "failed", "error": None}),
         (BuildRow, {"status": "succeeded", "error": "but"}),

@@ -17,6 +17,7 @@ from cakework.domain.errors import CakeworkError, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import BuildLine, VmLine, VmStarted, VmStopped
 from cakework.domain.ids import AccountId, ImageId, VmId
 from cakework.domain.orders import StopOrder, VmOrder, VmReport
+from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import (
     Accept,
     Ignore,
@@ -32,15 +33,18 @@ from cakework.server.logs.lines import Source
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
+from cakework.server.proxy.activity import Activity
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
 from cakework.server.services.import_states import ImportStates
+from cakework.server.services.new_vms import NewVm, VmRules
 from cakework.server.services.routes import Routes
+from cakework.server.services.snapshot_states import SnapshotStates
 from cakework.server.services.vm_admission import VmAdmission, VmLimits
 from cakework.server.services.vm_orders import VmOrders
 from cakework.server.services.vm_states import VmStates
-from cakework.server.services.vms import NewVm, VmRules, Vms
+from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
 from cakework.server.store.models import AccountRow, ImageRow, VmRow
 from cakework.server.store.sealing import Sealer
@@ -75,6 +79,7 @@ class ModelNode(NodeClient):
         self.live: dict[str, VmReport] = {}
         self.over: dict[str, VmReport] = {}
         self.disks: set[str] = set()
+        self.memories: set[str] = set()
         self.facts: list[VmStarted | VmStopped] = []
         self.fault: Fault = "none"
 
@@ -90,6 +95,7 @@ class ModelNode(NodeClient):
                 self.disks.add(order.vm_id)
             report = VmReport(vm_id=order.vm_id, run=order.run, state="started")
             self.live[order.vm_id] = report
+            self.memories.discard(order.vm_id)
             self.facts.append(VmStarted(at_ms=1, vm_id=order.vm_id, run=order.run))
             if self.fault == "ends at once":
                 return self._say(self.end(order.vm_id))
@@ -97,7 +103,12 @@ class ModelNode(NodeClient):
 
     async def stop_vm(self, vm_id: VmId, order: StopOrder) -> VmReport:
         self._hear()
-        if vm_id in self.live:
+        if vm_id in self.live and order.keep_memory:
+            if self.fault == "full":
+                raise NoRoom("full")
+            self.memories.add(vm_id)
+            self.end(vm_id, memory_kept=True)
+        elif vm_id in self.live:
             self.end(vm_id)
         if vm_id not in self.over:
             raise NotFound("unknown")
@@ -109,15 +120,22 @@ class ModelNode(NodeClient):
         self.disks.discard(vm_id)
         self._say(None)
 
+    async def delete_snapshot(self, vm_id: VmId) -> None:
+        self._hear()
+        assert vm_id not in self.live
+        self.memories.discard(vm_id)
+        self._say(None)
+
     async def vms(self) -> list[VmReport]:
         self._hear()
         return list(self.live.values())
 
-    def end(self, vm_id: str) -> VmReport:
-        ending = {"state": "stopped", "reason": "Over.", "exit_code": 1}
+    def end(self, vm_id: str, *, memory_kept: bool = False) -> VmReport:
+        how = {"reason": "Over.", "exit_code": None if memory_kept else 1}
+        ending = {"state": "stopped", "memory_kept": memory_kept, **how}
         report = self.over[vm_id] = self.live.pop(vm_id).model_copy(update=ending)
-        fact = VmStopped(at_ms=1, vm_id=vm_id, run=report.run, reason="Over.", exit_code=1)
-        self.facts.append(fact)
+        about: dict[str, Any] = {"at_ms": 1, "vm_id": vm_id, "run": report.run, **how}
+        self.facts.append(VmStopped(**about, memory_kept=memory_kept))
         return report
 
     def _hear(self) -> None:
@@ -164,13 +182,16 @@ class Lives(RuleBasedStateMachine):
         outbox = Outbox(shapes, lambda: 1000, lambda: None)
         self.states = VmStates(Routes(), Followers(), outbox, lambda: 1000)
         builds = BuildStates(Followers(), outbox, lambda: 1000)
-        states = States(self.states, builds, ImportStates(Followers(), lambda: 1000))
+        imports, snapshots = ImportStates(Followers(), lambda: 1000), SnapshotStates(lambda: 1000)
+        states = States(self.states, snapshots, builds, imports)
         self.facts = Facts(self.database, NoLog(), Followers(), states, lambda: None)
         self.cursor = 0
         admission = VmAdmission(VmLimits(started=3, cached=9))
         rules = VmRules(admission, VmOrders(sealer, NoLog().last_seq), "localhost")
         self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
-        self.cached = CachedVms(self.database, self.vms, self.states, admission)
+        self.cached = CachedVms(
+            self.database, self.vms, self.states, rules, Activity(), lambda: None
+        )
         self.passes = VmLoop(self.database, self.node, self.states, self.vms, self.cached)
         new = NewVm(IMAGE, Shape(), env={"A": "1"}, volume_gb=1)
         self.ids: list[VmId] = []
@@ -196,6 +217,10 @@ class Lives(RuleBasedStateMachine):
     @rule(which=WHICH, fault=FAULTS)
     def stop(self, which: int, fault: Fault) -> None:
         self.ask(self.cached.stop(ACCOUNT, self.ids[which]), fault)
+
+    @rule(which=WHICH, fault=FAULTS)
+    def suspend(self, which: int, fault: Fault) -> None:
+        self.ask(self.cached.suspend(ACCOUNT, self.ids[which]), fault)
 
     @rule(which=WHICH, fault=FAULTS, request=st.sampled_from((VmRequest.STOP, VmRequest.DESTROY)))
     def end(self, which: int, fault: Fault, request: VmRequest) -> None:
@@ -281,6 +306,7 @@ class Lives(RuleBasedStateMachine):
             assert row.id not in self.node.live or self.node.live[row.id].run == row.run
             assert row.state == row.wanted or not row.cached
             assert (row.env_sealed is not None) == (row.cached and row.state != VmState.DESTROYED)
+            assert row.memory_kept == (row.id in self.node.memories)
         kept = {row.id for row in rows if row.cached and row.state != VmState.DESTROYED}
         assert self.node.disks <= kept
         assert {row.id for row in rows if row.state == VmState.STARTED and row.cached} <= (
@@ -334,17 +360,31 @@ def test_every_request_has_its_answer_in_every_state(
 ) -> None:
     """Nothing starts again but a cached VM; what is destroyed stays so; ending is never refused
     to who owns the kind; what is refused says why."""
-    life = Life(cached, state, wanted, 1)
+    life = Life(cached, state, wanted, 1, SnapshotState.MADE)
     decisions = {request: decide(life, request) for request in VmRequest}
     gone = state is VmState.DESTROYED
     assert decisions[VmRequest.DESTROY] == (Ignore() if gone else Accept())
     for request, decision in decisions.items():
         if isinstance(decision, Refuse):
             assert decision.reason
-        own = request in (VmRequest.START_CACHED, VmRequest.STOP_CACHED)
-        if request is not VmRequest.DESTROY and own != cached:
+        if request is not VmRequest.DESTROY and (request is VmRequest.STOP) == cached:
             assert isinstance(decision, Refuse)
         if gone:
             assert not isinstance(decision, Accept)
     if cached and state is VmState.STOPPED:
-        assert decisions[VmRequest.STOP_CACHED] == Ignore()
+        assert decisions[VmRequest.STOP_CACHED] == decisions[VmRequest.SUSPEND] == Ignore()
+    if decisions[VmRequest.SUSPEND] == Accept():
+        assert state is VmState.STARTED
+        assert wanted is not VmState.STOPPED
+
+
+@pytest.mark.parametrize("snapshot", [None, *SnapshotState])
+@pytest.mark.parametrize("state", VmState)
+@pytest.mark.parametrize("wanted", VmState)
+def test_only_a_snapshot_that_is_made_can_be_forked(
+    snapshot: SnapshotState | None, state: VmState, wanted: VmState
+) -> None:
+    """Whatever else the VM does, as long as it is not to be gone."""
+    decision = decide(Life(True, state, wanted, 1, snapshot), VmRequest.FORK)
+    gone = VmState.DESTROYED in (state, wanted)
+    assert (decision == Accept()) == (snapshot is SnapshotState.MADE and not gone)

@@ -1,9 +1,9 @@
 """Calls about cached VMs: cacheVM, startCachedVM, stopCachedVM, destroyCachedVM."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field, model_validator
 
 from cakework.domain.errors import (
@@ -22,13 +22,20 @@ from cakework.domain.vms import VOLUME_GB_MAX, VOLUME_GB_MIN, VmRequest
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import responses
 from cakework.server.api.vms import StartVm, Vm, VmIdPath, server_timing, vm_answer
+from cakework.server.api.warm import WarmFields
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.imports import Imports
-from cakework.server.services.vms import NewVm, Vms
+from cakework.server.services.new_vms import NewVm
+from cakework.server.services.vms import Vms
+
+Keep = Annotated[
+    Literal["memory"] | None,
+    Query(description="`memory`: freeze the program and keep it, to go on at the next start."),
+]
 
 
-class CacheVm(StartVm):
-    """What cacheVM takes: as startVM, the volume's size under either of two names."""
+class CacheVm(WarmFields, StartVm):
+    """What cacheVM takes: as startVM, the volume's size under either of two names, and more."""
 
     disk_size: int | None = Field(
         default=None,
@@ -44,9 +51,18 @@ class CacheVm(StartVm):
             raise ValueError("diskSize and volumeGB are two names of one size, and must not differ")
         return self
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        self.check_warm(self.port, self._size)
+        return self
+
     def new_vm(self) -> NewVm:
         """Return the order that this body gives."""
-        return replace(super().new_vm(), volume_gb=self.volume_gb or self.disk_size or 0)
+        return replace(super().new_vm(), volume_gb=self._size, warm=self.warm())
+
+    @property
+    def _size(self) -> int:
+        return self.volume_gb or self.disk_size or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +87,7 @@ class CachedVmRoutes:
         for path, endpoint, name, summary, errors in (
             ("/v1/vm/cache", self.cache, "cacheVM", cached_only, (*always, QuotaExceeded)),
             (f"{one}/start", self.start, "startCachedVM", start, started),
-            (f"{one}/stop", self.stop, "stopCachedVM", stop, (*always, Unavailable)),
+            (f"{one}/stop", self.stop, "stopCachedVM", stop, (*always, Unavailable, NoRoom)),
             (f"{one}/destroy", self.destroy, "destroyCachedVM", destroy, (*always, Unavailable)),
             ("/v1/vm/{vmId}/destroy", self.destroy, "destroyVM", destroy, (*always, Unavailable)),
         ):
@@ -101,9 +117,14 @@ class CachedVmRoutes:
         response.headers["Server-Timing"] = server_timing(started.phases_ms)
         return vm_answer(started.row, self.proxy_port)
 
-    async def stop(self, account: Account, _token: Token, vm_id: VmIdPath) -> Vm:
-        """Stop a cached VM. It keeps its volume and its hostname, and can be started again."""
-        return vm_answer(await self.cached_vms.stop(account, VmId(vm_id)), self.proxy_port)
+    async def stop(self, account: Account, _token: Token, vm_id: VmIdPath, keep: Keep = None) -> Vm:
+        """Stop a cached VM. It keeps its volume and its hostname, and can be started again.
+
+        With `keep=memory` its next start goes on where it was; if its memory cannot be kept, it
+        is not stopped.
+        """
+        act = self.cached_vms.stop if keep is None else self.cached_vms.suspend
+        return vm_answer(await act(account, VmId(vm_id)), self.proxy_port)
 
     async def destroy(self, account: Account, _token: Token, vm_id: VmIdPath) -> Vm:
         """End a VM for good and free its volume; its record and log stay."""

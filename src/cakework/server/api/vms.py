@@ -39,9 +39,11 @@ from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
 from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
+from cakework.server.api.warm import Snapshot, snapshot_answer
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.services.imports import Imports
-from cakework.server.services.vms import NewVm, VmFilter, Vms
+from cakework.server.services.new_vms import NewVm
+from cakework.server.services.vms import VmFilter, Vms
 from cakework.server.store.models import VmRow
 
 ENV_BYTES_MAX = 128 * 1024
@@ -139,6 +141,23 @@ class Vm(AnswerBody):
     )
     reason: str | SkipJsonSchema[None] = Field(
         default=None, description="Why it stopped, for people."
+    )
+    snapshot: Snapshot | SkipJsonSchema[None] = Field(
+        default=None, description="The snapshot that its starts begin with; absent for `boot`."
+    )
+    auto_start: bool | SkipJsonSchema[None] = Field(
+        default=None, description="true if a request to its hostname starts it; else absent."
+    )
+    idle_timeout: int | SkipJsonSchema[None] = Field(
+        default=None, description="Seconds without a request after which it is stopped."
+    )
+    memory_kept: bool | SkipJsonSchema[None] = Field(
+        default=None,
+        description="true while it is stopped with its memory kept: its next start goes on where "
+        "it was; else absent.",
+    )
+    fork_of: str | SkipJsonSchema[None] = Field(
+        default=None, description="Id of the cached VM that it was forked from."
     )
     created_at: str = Field(
         description="When it was asked for.", json_schema_extra={"format": "date-time"}
@@ -265,6 +284,11 @@ def vm_answer(row: VmRow, proxy_port: int) -> Vm:
         volume_gb=row.volume_gb,
         exit_code=row.exit_code if over else None,
         reason=row.reason if over else None,
+        snapshot=snapshot_answer(row),
+        auto_start=row.auto_start or None,
+        idle_timeout=row.idle_timeout_s,
+        memory_kept=(row.memory_kept and row.state == VmState.STOPPED) or None,
+        fork_of=row.fork_of,
         created_at=rfc3339(row.created_ms),
         updated_at=rfc3339(row.updated_ms),
     )

@@ -4,11 +4,12 @@
 |---|---|---|
 | image file | image deleted; or its build failed or was cancelled; or its import failed | removed |
 | kept volume | its VM destroyed | removed |
+| snapshot, kept memory | its VM destroyed, and no fork being started from it | removed |
 | either | nothing | left, and told of in the log |
 | either | anything else | left |
 
 Only what is on record as gone goes, never what is merely not on record: a server whose store is
-new, or an older one put back, knows nothing of images and volumes that are somebody's. What is
+new, or an older one put back, knows nothing of what is somebody's. What is
 on record as gone stays so, and its id is never used again; so there is nothing to wait for.
 Retention keeps such records until the node has nothing of theirs any more.
 """
@@ -27,6 +28,7 @@ from cakework.domain.ids import ImageId, VmId
 from cakework.domain.imports import ImportStatus
 from cakework.domain.vms import VmState
 from cakework.server.node.client import NodeClient
+from cakework.server.services.forked import forked_from
 from cakework.server.store.database import Database
 from cakework.server.store.models import BuildRow, ImageRow, ImportRow, VmRow
 
@@ -44,7 +46,7 @@ class Recorded:
 
 
 class LeftoverLoop:
-    """Compares the image files and kept volumes of the node with the records."""
+    """Compares the image files, kept volumes and snapshots of the node with the records."""
 
     def __init__(self, database: Database, node: NodeClient) -> None:
         """Compare ``database`` with ``node``."""
@@ -56,6 +58,8 @@ class LeftoverLoop:
         """Compare once. One thing that cannot be removed does not hold up the others."""
         await self._clear("image", await self._node.images(), images, self._node.delete_image)
         await self._clear("volume", await self._node.volumes(), volumes, self._node.delete_volume)
+        there, remove = await self._node.snapshots(), self._node.delete_snapshot
+        await self._clear("snapshot", there, snapshots, remove)
 
     async def _clear(
         self,
@@ -113,6 +117,12 @@ async def volumes(session: AsyncSession, ids: Sequence[str]) -> Recorded:
     return Recorded(
         states.keys(), {key for key, state in states.items() if state == VmState.DESTROYED}
     )
+
+
+async def snapshots(session: AsyncSession, ids: Sequence[str]) -> Recorded:
+    """Look up what the records say of the VMs that snapshots and memory belong to."""
+    recorded = await volumes(session, ids)
+    return Recorded(recorded.known, set(recorded.gone) - await forked_from(session, ids))
 
 
 def _in_parts(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:

@@ -98,7 +98,7 @@ class RetentionLoop:
                 await session.execute(delete(table).where(key.in_(some), over))
 
     async def _remove_vms(self, before: int) -> None:
-        held = set(await self._node.volumes())
+        held = {*await self._node.volumes(), *await self._node.snapshots()}
         over = (VmRow.state == VmState.DESTROYED) & (VmRow.updated_ms < before)
         found = await self._found(select(VmRow.id).where(over))
         for some in _parts([vm_id for (vm_id,) in found if vm_id not in held]):

@@ -10,7 +10,7 @@
 | none, or destroyed | starting or started | ended: nothing claims it |
 
 What the node has is asked for before the records are read, so every VM it can name was on
-record by then.
+record by then. What it runs to make a snapshot (run 0) is not the business of this loop.
 """
 
 import structlog
@@ -19,7 +19,7 @@ from sqlalchemy import select
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.ids import VmId
 from cakework.domain.orders import VmReport
-from cakework.domain.vms import VmState
+from cakework.domain.vms import Ending, VmState
 from cakework.server.node.client import NodeClient
 from cakework.server.services.cached_vms import LOST, CachedVms
 from cakework.server.services.vm_states import VmStates
@@ -55,7 +55,7 @@ class VmLoop:
 
     async def one_pass(self) -> None:
         """Compare once. One VM that cannot be seen to does not hold up the others."""
-        reports = {VmId(report.vm_id): report for report in await self._node.vms()}
+        reports = {VmId(report.vm_id): report for report in await self._node.vms() if report.run}
         rows = await self._unsettled()
         missing = {
             _run(row) for row in rows if row.state == VmState.STARTED and row.id not in reports
@@ -111,11 +111,7 @@ class VmLoop:
     async def _record_lost(self, lost: VmRow) -> None:
         async with self._database.writing() as session:
             row = await self._states.stopped(
-                session,
-                VmId(lost.id),
-                lost.run,
-                reason=LOST,
-                log_complete=True,
+                session, VmId(lost.id), lost.run, Ending(LOST), log_complete=True
             )
         self._states.tell([row])
 

@@ -4,6 +4,7 @@ Every method raises :class:`~cakework.domain.errors.Unavailable` when the node d
 and the error that the node names when it refuses.
 """
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, Unavailable
+from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, NotFound, Unavailable
 from cakework.domain.ids import BuildId, ImageId, VmId
 from cakework.domain.orders import (
     BuildOrder,
@@ -20,6 +21,7 @@ from cakework.domain.orders import (
     ImportReport,
     NodeHealth,
     NodeProblem,
+    SnapshotReport,
     StopOrder,
     VmOrder,
     VmReport,
@@ -28,6 +30,8 @@ from cakework.domain.orders import (
 ANSWER_S = 10.0
 START_S = 50.0
 STOP_S = 30.0
+KEEP_S = 120.0
+"""Memory is written to the disk: as much as a VM may have, on a slow disk."""
 SILENCE_S = 60.0
 """The longest the journal may be silent: the node sends heartbeats."""
 
@@ -40,6 +44,12 @@ class ImageReport(BaseModel):
     image_id: str
 
 
+class KeptReport(BaseModel):
+    """A VM of which the node keeps a snapshot, or memory."""
+
+    vm_id: str
+
+
 class VolumeReport(BaseModel):
     """A VM whose volume the node keeps."""
 
@@ -47,6 +57,7 @@ class VolumeReport(BaseModel):
 
 
 _IMAGES = TypeAdapter(list[ImageReport])
+_SNAPSHOTS = TypeAdapter(list[KeptReport])
 _VOLUMES = TypeAdapter(list[VolumeReport])
 _VMS = TypeAdapter(list[VmReport])
 _BUILDS = TypeAdapter(list[BuildReport])
@@ -84,8 +95,28 @@ class NodeClient:
 
         Raises NotFound for unknown ids.
         """
-        body = await self._call("POST", f"/v1/vms/{vm_id}/stop", order, timeout_s=STOP_S)
+        timeout_s = KEEP_S if order.keep_memory else STOP_S
+        body = await self._call("POST", f"/v1/vms/{vm_id}/stop", order, timeout_s=timeout_s)
         return VmReport.model_validate_json(body)
+
+    async def make_snapshot(self, order: VmOrder) -> None:
+        """Have a VM's snapshot made; returns once the node has the order."""
+        await self._call("PUT", f"/v1/snapshots/{order.vm_id}", order, timeout_s=START_S)
+
+    async def find_snapshot(self, vm_id: VmId) -> SnapshotReport:
+        """Return where a snapshot is. Raises NotFound for one that the node does not know."""
+        body = await self._call("GET", f"/v1/snapshots/{vm_id}")
+        return SnapshotReport.model_validate_json(body)
+
+    async def delete_snapshot(self, vm_id: VmId) -> None:
+        """Remove a VM's snapshot and kept memory; what is not there is no error."""
+        with contextlib.suppress(NotFound):
+            await self._call("DELETE", f"/v1/snapshots/{vm_id}", timeout_s=STOP_S)
+
+    async def snapshots(self) -> list[VmId]:
+        """Return the VMs of which the node keeps a snapshot, or memory."""
+        reports = _SNAPSHOTS.validate_json(await self._call("GET", "/v1/snapshots"))
+        return [VmId(report.vm_id) for report in reports]
 
     async def delete_volume(self, vm_id: VmId) -> None:
         """Free the volume of a VM that does not run; one that is not there is no error."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import h11
 import structlog
 
-from cakework.domain.vms import VmState
 from cakework.server.proxy.exchange import ClientGone, Exchange, VmBroke
 from cakework.server.proxy.forwarding import request_for_vm
 from cakework.server.proxy.heads import HeadScanner, RequestHead, parse_head
+from cakework.server.proxy.patience import Patience, Sleepers
 from cakework.server.proxy.refusals import AnswerForm, Refusal, malformed, render
 from cakework.server.proxy.routes import Limits, Routes
 from cakework.server.proxy.tunnel import tunnel
-from cakework.server.proxy.upstreams import Destination, Lease, Upstreams
+from cakework.server.proxy.upstreams import Destination, Lease, NotReached, Upstreams
 from cakework.server.proxy.wire import Wire
 
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
@@ -37,10 +37,17 @@ class Conversation:
     """Serves the requests that come on ``client``."""
 
     def __init__(
-        self, client: Wire, *, routes: Routes, upstreams: Upstreams, limits: Limits
+        self,
+        client: Wire,
+        *,
+        routes: Routes,
+        sleepers: Sleepers,
+        upstreams: Upstreams,
+        limits: Limits,
     ) -> None:
         self._client = client
         self._routes = routes
+        self._sleepers = sleepers
         self._upstreams = upstreams
         self._limits = limits
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -99,10 +106,23 @@ class Conversation:
             self._record(visit, time.monotonic() - begun)
 
     async def _forward(self, visit: _Visit) -> bool:
+        patience = self._patience(visit.head.host)
+        vm_id = visit.vm_id = patience.route().vm_id
+        activity = self._sleepers.activity
+        if activity.count(vm_id) >= self._limits.connections_per_vm:
+            raise Refusal(503, "too_many_connections", "the VM has too many connections already")
+        async with activity.visit(vm_id):
+            near = _take_head(visit.head, self._limits.head_bytes)
+            while not self._client.is_lost:
+                try:
+                    return await self._reach(visit, near, await patience.destination())
+                except NotReached as failure:
+                    if not await patience.again(failure):
+                        raise
+            raise ClientGone
+
+    async def _reach(self, visit: _Visit, near: h11.Connection, destination: Destination) -> bool:
         head = visit.head
-        destination = self._find(head)
-        visit.vm_id = destination.vm_id
-        near = _take_head(head, self._limits.head_bytes)
         reuse = head.method in REPEATABLE and not head.has_body
         while True:
             async with self._upstreams.lease(destination, reuse=reuse) as lease:
@@ -113,17 +133,9 @@ class Conversation:
                     return exchange.client_may_persist
             reuse = False
 
-    def _find(self, head: RequestHead) -> Destination:
-        route = self._routes.find(head.host)
-        if route is None or route.state is VmState.DESTROYED:
-            raise Refusal(404, "not_found", "there is no VM with this hostname and a port")
-        if route.port is None:
-            raise Refusal(404, "vm_has_no_port", "the VM was started without a port to reach")
-        if route.state is VmState.CREATED:
-            raise Refusal(502, "vm_not_started", "the VM has not started yet")
-        if route.state is VmState.STOPPED:
-            raise Refusal(502, "vm_stopped", "the VM is stopped")
-        return Destination(head.host, route.vm_id, route.port)
+    def _patience(self, host: str) -> Patience:
+        deadline = asyncio.get_running_loop().time() + self._limits.wake_timeout_s
+        return Patience(host, self._routes, self._sleepers.waker, deadline)
 
     async def _carry_out(self, exchange: Exchange, lease: Lease) -> bool:
         """Return whether the exchange took place; not when a used connection was stale."""

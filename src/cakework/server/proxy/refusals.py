@@ -8,11 +8,12 @@ from http import HTTPStatus
 class Refusal(Exception):
     """The router answers itself instead of the VM: status, stable code, sentence for people."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, retry_after_s: int = 1) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def render(refusal: Refusal, form: AnswerForm) -> bytes:
         f"X-Request-Id: {form.request_id}",
     ]
     if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        lines.append("Retry-After: 1")
+        lines.append(f"Retry-After: {refusal.retry_after_s}")
     if not form.keep_alive:
         lines.append("Connection: close")
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"

@@ -10,6 +10,7 @@ import structlog
 from cakework.domain.vms import VmState
 from cakework.server.proxy.conversation import Conversation, new_request_id
 from cakework.server.proxy.dialer import Dialer
+from cakework.server.proxy.patience import Sleepers
 from cakework.server.proxy.refusals import AnswerForm, Refusal, render
 from cakework.server.proxy.routes import Limits, Routes
 from cakework.server.proxy.upstreams import Destination, Upstreams
@@ -21,8 +22,11 @@ SWEEP_S = 0.5
 class Router:
     """Listens, and passes requests to VMs."""
 
-    def __init__(self, *, routes: Routes, dialer: Dialer, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *, routes: Routes, dialer: Dialer, sleepers: Sleepers, limits: Limits | None = None
+    ) -> None:
         self._routes = routes
+        self._sleepers = sleepers
         self._limits = limits or Limits()
         self._upstreams = Upstreams(dialer, per_vm=self._limits.connections_per_vm)
         self._server: asyncio.Server | None = None
@@ -74,7 +78,11 @@ class Router:
             client.transport.close()
             return
         conversation = Conversation(
-            client, routes=self._routes, upstreams=self._upstreams, limits=self._limits
+            client,
+            routes=self._routes,
+            sleepers=self._sleepers,
+            upstreams=self._upstreams,
+            limits=self._limits,
         )
         task = asyncio.create_task(conversation.hold())
         self._clients[task] = client
@@ -95,4 +103,6 @@ class Router:
 
     def _is_live(self, destination: Destination) -> bool:
         route = self._routes.find(destination.host)
-        return route is not None and route.state is VmState.STARTED
+        if route is None or route.state is not VmState.STARTED:
+            return False
+        return route.run == destination.run

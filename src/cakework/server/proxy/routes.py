@@ -7,7 +7,10 @@ from cakework.domain.vms import VmState
 
 
 class Route(Protocol):
-    """A hostname's VM, the port inside it (None: not to be reached), and the VM's state."""
+    """A hostname's VM, the port inside it (None: not to be reached), and the VM's state.
+
+    ``run`` is another one after each start; with ``auto_start`` a request starts the VM.
+    """
 
     @property
     def vm_id(self) -> str: ...  # noqa: D102
@@ -15,6 +18,10 @@ class Route(Protocol):
     def port(self) -> int | None: ...  # noqa: D102
     @property
     def state(self) -> VmState: ...  # noqa: D102
+    @property
+    def run(self) -> int: ...  # noqa: D102
+    @property
+    def auto_start(self) -> bool: ...  # noqa: D102
 
 
 class Routes(Protocol):
@@ -25,18 +32,32 @@ class Routes(Protocol):
         ...
 
 
+class Waker(Protocol):
+    """Starts VMs that a request came for."""
+
+    async def wake(self, vm_id: str) -> None:
+        """Have a VM started, or wait until it is.
+
+        Raises:
+            CakeworkError: it cannot be, and why.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a connection through the router may cost.
 
     ``idle_timeout_s`` is how long an exchange, or a connection that was upgraded, may go on
-    without a byte moving; ``keep_alive_s`` how long a connection may wait for a request.
+    without a byte moving; ``keep_alive_s`` how long a connection may wait for a request;
+    ``wake_timeout_s`` how long a request may wait for its VM to be started and to listen.
     """
 
     head_bytes: int = 32 * 1024
     head_timeout_s: float = 15.0
     keep_alive_s: float = 75.0
     idle_timeout_s: float = 3600.0
+    wake_timeout_s: float = 30.0
     linger_s: float = 2.0
     connections: int = 4000
     connections_per_vm: int = 256

@@ -25,13 +25,21 @@ _FAILURES = {
 _UNAVAILABLE = Refusal(503, "unavailable", "the VM's host does not answer now")
 
 
+class NotReached(Refusal):
+    """No connection into the VM is to be had now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a request goes: a hostname never changes its VM, nor a VM its port."""
+    """Where a request goes: a hostname never changes its VM, nor a VM its port.
+
+    No connection outlives the run that it was made in.
+    """
 
     host: str
     vm_id: str
     port: int
+    run: int
 
 
 @dataclass(slots=True)
@@ -66,7 +74,8 @@ class Upstreams:
         """Lend a connection; with ``reuse`` it may be one that another request used before.
 
         Raises:
-            Refusal: there are too many already, or no connection is to be had.
+            NotReached: no connection is to be had.
+            Refusal: there are too many already.
         """
         with self._slot(destination):
             wire = self._take_idle(destination) if reuse else None
@@ -119,7 +128,7 @@ class Upstreams:
             sock = await self._dialer.dial(destination.vm_id, destination.port)
         except DialFailed as error:
             refusal = _FAILURES.get(error.code, _UNAVAILABLE)
-            raise Refusal(refusal.status, refusal.code, refusal.detail) from error
+            raise NotReached(refusal.status, refusal.code, refusal.detail) from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cakework.domain.vms import Ending
 from cakework.server.store.models import BuildRow, VmRow
 
 
@@ -18,9 +19,7 @@ class Announcements(Protocol):
         """Note that the program in a VM was started."""
         ...
 
-    async def vm_stopped(
-        self, session: AsyncSession, row: VmRow, reason: str, exit_code: int | None
-    ) -> None:
+    async def vm_stopped(self, session: AsyncSession, row: VmRow, ending: Ending) -> None:
         """Note that a run of a VM is over, once for each run; the next may have begun by then."""
         ...
 

@@ -5,17 +5,21 @@ that whatever comes of an earlier one is told apart from it. A start that the no
 answer is stopped again; the reconciling loop sees to that.
 """
 
+from collections.abc import Callable
+
 from cakework.domain.errors import Conflict, NotFound, Unavailable
 from cakework.domain.ids import AccountId, VmId, new_vm_id
 from cakework.domain.steps import Step
-from cakework.domain.vms import Ignore, Refuse, VmRequest, VmState, decide
+from cakework.domain.vms import Ending, Ignore, Refuse, VmRequest, VmState, decide
 from cakework.faults import step
-from cakework.server.services.vm_admission import VmAdmission
+from cakework.server.proxy.activity import Activity
+from cakework.server.services.new_vms import NewVm, VmRules
 from cakework.server.services.vm_states import VmStates, life_of
-from cakework.server.services.vms import NewVm, Started, Vms
+from cakework.server.services.vms import Started, Vms, ending_of
 from cakework.server.store.database import Database
 from cakework.server.store.models import VmRow
 
+SUSPENDED = "Stopped on request, with its memory kept."
 LOST = "The host does not have this VM any more."
 
 
@@ -23,13 +27,25 @@ class CachedVms:
     """Makes, starts and stops cached VMs; they are found, listed and ended like any other."""
 
     def __init__(
-        self, database: Database, vms: Vms, states: VmStates, admission: VmAdmission
+        self,
+        database: Database,
+        vms: Vms,
+        states: VmStates,
+        rules: VmRules,
+        activity: Activity,
+        hint: Callable[[], None],
     ) -> None:
-        """Keep records in ``database`` and have the node run them through ``vms``."""
+        """Keep records in ``database`` and have the node run them through ``vms``.
+
+        ``activity`` keeps requests from a VM that is being put to rest;
+        ``hint`` says that there may be a snapshot to be made.
+        """
         self._database = database
         self._vms = vms
         self._states = states
-        self._admission = admission
+        self._rules = rules
+        self._activity = activity
+        self._hint = hint
 
     async def cache(self, account: AccountId, new: NewVm, token: str | None = None) -> VmRow:
         """Make a cached VM; returns its record, ``stopped``. The node gets to know at its start.
@@ -42,13 +58,13 @@ class CachedVms:
         async with self._database.writing() as session:
             if token is not None and (made := await session.get(VmRow, vm_id)) is not None:
                 return made
-            await self._admission.check_image(session, account, new.image_id)
-            await self._admission.check_cached(session, account)
-            row = self._vms.new_row(account, vm_id, new, token)
-            row.cached, row.run, row.log_complete = True, 0, True
-            row.state = row.wanted = VmState.STOPPED
+            await self._rules.admission.check_image(session, account, new.image_id)
+            await self._rules.admission.check_cached(session, account)
+            row = self._rules.new_cached_row(account, vm_id, new)
+            row.request_token = token
             session.add(row)
         self._states.tell([row])
+        self._hint()
         return row
 
     async def start(self, account: AccountId, vm_id: VmId, token: str | None = None) -> Started:
@@ -95,18 +111,35 @@ class CachedVms:
                 self._vms.hint()
                 raise
 
+    async def suspend(self, account: AccountId, vm_id: VmId, reason: str = SUSPENDED) -> VmRow:
+        """Stop a cached VM and keep its memory, so that its next start goes on where it was.
+
+        One that is stopped is left as it is. If its memory cannot be kept, it goes on.
+
+        Raises:
+            NotFound: the account has no such VM.
+            Conflict: it is not a cached one, or not started, or its memory cannot be kept.
+            NoRoom: the host has no room for its memory now.
+            Unavailable: the node did not answer; the VM goes on, or is stopped in this way.
+        """
+        async with self._vms.claims.hold(vm_id):
+            row = await self._vms.get(account, vm_id)
+            match decide(life_of(row), VmRequest.SUSPEND):
+                case Refuse(why):
+                    raise Conflict(why)
+                case Ignore():
+                    return row
+                case _:
+                    return await self._keep(row, reason)
+
     async def end_run(self, row: VmRow) -> VmRow:
         """Have the node end a cached VM's run, and record it stopped."""
         vm_id = VmId(row.id)
         report = await self._vms.end_on_node(vm_id)
         async with self._database.writing() as session:
+            ending = ending_of(report) if report else Ending(LOST)
             stopped = await self._states.stopped(
-                session,
-                vm_id,
-                row.run,
-                reason=(report.reason if report else None) or LOST,
-                exit_code=report.exit_code if report else None,
-                log_complete=report is None,
+                session, vm_id, row.run, ending, log_complete=report is None
             )
         if stopped is None:
             raise NotFound(f"There is no VM {vm_id}.")
@@ -120,10 +153,23 @@ class CachedVms:
         if row.state == VmState.CREATED:
             return row
         async with self._database.writing() as session:
-            await self._admission.check_started(session, account)
+            await self._rules.admission.check_started(session, account)
             begun = await self._states.begin_run(session, VmId(row.id), token)
         if begun is None:
             raise Conflict("The VM was changed by another request; try again.")
         self._states.tell([begun])
         step(Step.VM_RUN_BEGUN)
         return begun
+
+    async def _keep(self, row: VmRow, reason: str) -> VmRow:
+        vm_id = VmId(row.id)
+        async with self._database.writing() as session:
+            await self._states.resting(session, vm_id, row.run, reason)
+        with self._activity.resting(vm_id):
+            report = await self._vms.suspend_on_node(vm_id)
+            async with self._database.writing() as session:
+                stopped = await self._states.stopped(session, vm_id, row.run, ending_of(report))
+            self._states.tell([stopped])
+        if stopped is None:
+            raise NotFound(f"There is no VM {vm_id}.")
+        return stopped

@@ -18,17 +18,21 @@ from cakework.domain.facts import (
     BuildSucceeded,
     ImportFailed,
     ImportSucceeded,
+    SnapshotFailed,
+    SnapshotMade,
     VmLine,
     VmStarted,
     VmStopped,
 )
 from cakework.domain.ids import BuildId, VmId
 from cakework.domain.steps import Step
+from cakework.domain.vms import Ending
 from cakework.faults import step
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.import_states import ImportStates
+from cakework.server.services.snapshot_states import SnapshotStates
 from cakework.server.services.vm_states import VmStates
 from cakework.server.store.database import Database
 from cakework.server.store.models import BuildRow, ImportRow, NodeCursorRow, VmRow
@@ -36,11 +40,16 @@ from cakework.server.store.models import BuildRow, ImportRow, NodeCursorRow, VmR
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Who records what became of VMs and builds."""
+    """Who records what became of VMs, their snapshots, builds and imports."""
 
     vms: VmStates
+    snapshots: SnapshotStates
     builds: BuildStates
     imports: ImportStates
+
+
+_VmChange = VmStarted | VmStopped | SnapshotMade | SnapshotFailed
+_Change = _VmChange | BuildSucceeded | BuildFailed | ImportSucceeded | ImportFailed
 
 
 class Facts:
@@ -87,14 +96,7 @@ class Facts:
             query = select(NodeCursorRow.cursor).where(NodeCursorRow.node_id == node_id)
             return await session.scalar(query) or 0
 
-    async def _apply_changes(
-        self,
-        node_id: str,
-        changes: Sequence[
-            VmStarted | VmStopped | BuildSucceeded | BuildFailed | ImportSucceeded | ImportFailed
-        ],
-        cursor: int,
-    ) -> None:
+    async def _apply_changes(self, node_id: str, changes: Sequence[_Change], cursor: int) -> None:
         vms: list[VmRow | None] = []
         builds: list[BuildRow | None] = []
         imports: list[ImportRow | None] = []
@@ -106,7 +108,7 @@ class Facts:
             for fact in changes:
                 if fact.cursor <= mark.cursor:
                     continue
-                if isinstance(fact, VmStarted | VmStopped):
+                if isinstance(fact, _VmChange):
                     vms.append(await self._change_vm(session, fact))
                 elif isinstance(fact, ImportSucceeded | ImportFailed):
                     imports.append(await self._states.imports.apply(session, fact))
@@ -119,13 +121,16 @@ class Facts:
         if any(builds):
             self._build_ended()
 
-    async def _change_vm(self, session: AsyncSession, fact: VmStarted | VmStopped) -> VmRow | None:
+    async def _change_vm(self, session: AsyncSession, fact: _VmChange) -> VmRow | None:
         vm_id = VmId(fact.vm_id)
-        if isinstance(fact, VmStarted):
-            return await self._states.vms.started(session, vm_id, fact.run)
-        return await self._states.vms.ended(
-            session, vm_id, fact.run, reason=fact.reason, exit_code=fact.exit_code
-        )
+        match fact:
+            case VmStarted():
+                return await self._states.vms.started(session, vm_id, fact.run)
+            case VmStopped():
+                ending = Ending(fact.reason, fact.exit_code, fact.memory_kept)
+                return await self._states.vms.ended(session, vm_id, fact.run, ending)
+            case _:
+                return await self._states.snapshots.apply(session, fact)
 
     async def _change_build(
         self, session: AsyncSession, fact: BuildSucceeded | BuildFailed

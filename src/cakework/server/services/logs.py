@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, false, func, select
 
 from cakework.domain.ids import AccountId, BuildId, VmId
+from cakework.domain.snapshots import SnapshotState
+from cakework.domain.vms import VmState
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import Line, LineQuery, Page, build_source, vm_source
 from cakework.server.logs.store import LogStore
@@ -93,7 +95,7 @@ class Logs:
 
     async def _is_whole(self, log: Log) -> bool:
         if isinstance(log, VmLog):
-            query = select(VmRow.log_complete).where(VmRow.id == log.vm_id)
+            query = select(vm_log_complete()).where(VmRow.id == log.vm_id)
         else:
             query = select(BuildRow.log_complete).where(BuildRow.id == log.build_id)
         async with self._database.reading() as session:
@@ -127,3 +129,9 @@ class Owners:
             return LineQuery(vm_source(log.vm_id))
         await self.builds.get(account, log.build_id)
         return LineQuery(build_source(log.build_id))
+
+
+def vm_log_complete() -> ColumnElement[bool]:
+    """Whether no more lines are to come: of no run, nor while its snapshot is made."""
+    making = (VmRow.snapshot_state == SnapshotState.MAKING) & (VmRow.state != VmState.DESTROYED)
+    return VmRow.log_complete & ~func.coalesce(making, false())

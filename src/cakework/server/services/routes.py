@@ -15,11 +15,17 @@ from cakework.server.store.models import VmRow
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The VM behind a hostname, the port it listens on, and the VM's state."""
+    """The VM behind a hostname, the port it listens on, its state, and when it
+    is to be woken and put to rest.
+    """
 
     vm_id: VmId
+    account_id: str
     port: int
     state: VmState
+    run: int
+    auto_start: bool
+    idle_timeout_s: int | None
 
 
 class Routes:
@@ -42,6 +48,14 @@ class Routes:
         """Return the route for a Host header (``name`` or ``name:port``); None when unknown."""
         return self._by_host.get(host.partition(":")[0].rstrip(".").lower())
 
+    def idling(self) -> list[Route]:
+        """Return the routes of started VMs that are to be put to rest when idle."""
+        return [
+            route
+            for route in self._by_host.values()
+            if route.idle_timeout_s is not None and route.state is VmState.STARTED
+        ]
+
     def show(self, row: VmRow) -> None:
         """Take in how a VM now is."""
         if row.port is None:
@@ -49,7 +63,15 @@ class Routes:
         if row.state == VmState.DESTROYED:
             self.remove(row.hostname)
         else:
-            self._by_host[row.hostname] = Route(VmId(row.id), row.port, VmState(row.state))
+            self._by_host[row.hostname] = Route(
+                vm_id=VmId(row.id),
+                account_id=row.account_id,
+                port=row.port,
+                state=VmState(row.state),
+                run=row.run,
+                auto_start=row.auto_start,
+                idle_timeout_s=row.idle_timeout_s,
+            )
 
     def remove(self, hostname: str) -> None:
         """Forget a hostname."""

@@ -38,12 +38,13 @@ class VmAdmission:
         if await session.scalar(query.with_for_update(read=True)) is None:
             raise NotFound(f"There is no image {image}.")
 
-    async def check_started(self, session: AsyncSession, account: AccountId) -> None:
-        """Raise QuotaExceeded if the account may not start one more VM."""
+    async def check_started(self, session: AsyncSession, account: AccountId, more: int = 1) -> None:
+        """Raise QuotaExceeded if the account may not start so many more VMs."""
         live = VmRow.state.in_((VmState.CREATED, VmState.STARTED))
-        if (count := await _count(session, account, live)) >= self._limits.started:
+        count = await _count(session, account, live)
+        if count + more > self._limits.started:
             raise QuotaExceeded(
-                f"The account has {count} VMs running, which is as many as it may.",
+                f"The account has {count} VMs running and may have {self._limits.started}.",
                 retry_after_s=RETRY_AFTER_S,
             )
 

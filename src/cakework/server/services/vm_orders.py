@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NoRoom, NotFound
 from cakework.domain.ids import VmId
-from cakework.domain.orders import VmOrder
+from cakework.domain.orders import Hooks, VmOrder
+from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import Shape
 from cakework.server.logs.lines import Source, vm_source
 from cakework.server.store.models import VmRow
@@ -32,8 +34,6 @@ class VmOrders:
         Raises:
             CakeworkError: its environment cannot be read with this server's key.
         """
-        if row.env_sealed is None:
-            raise CakeworkError(f"The record of VM {row.id} has no environment any more.")
         return VmOrder(
             vm_id=row.id,
             run=row.run,
@@ -41,11 +41,37 @@ class VmOrders:
             shape=Shape(cpu=row.cpu, memory_mb=row.memory_mb),
             hostname=row.hostname,
             port=row.port,
-            env=json.loads(self._sealer.unseal(row.env_sealed, row.id)),
+            env=self.env_of(row),
             volume_gb=row.volume_gb,
             volume_kept=row.cached,
-            lines_before=await self._last_seq(vm_source(row.id)) if row.run > 1 else 0,
+            lines_before=await self._lines_before(row),
+            snapshot=_begins_with(row),
+            hooks=Hooks.model_validate_json(row.hooks) if row.hooks else Hooks(),
+            fork_of=row.fork_of,
         )
+
+    async def snapshot_order_of(self, row: VmRow) -> VmOrder:
+        """Return the order by which the node makes a VM's snapshot.
+
+        Raises:
+            CakeworkError: its environment cannot be read with this server's key.
+        """
+        return (await self.order_of(row)).model_copy(update={"run": 0})
+
+    def env_of(self, row: VmRow) -> dict[str, str]:
+        """Return the environment in a record.
+
+        Raises:
+            CakeworkError: it cannot be read with this server's key.
+        """
+        if row.env_sealed is None:
+            raise CakeworkError(f"The record of VM {row.id} has no environment any more.")
+        return json.loads(self._sealer.unseal(row.env_sealed, row.id))
+
+    async def _lines_before(self, row: VmRow) -> int:
+        if row.run <= 1 and row.snapshot_state is None:
+            return 0
+        return await self._last_seq(vm_source(row.id))
 
 
 def refusal(error: CakeworkError) -> CakeworkError:
@@ -59,3 +85,9 @@ def refusal(error: CakeworkError) -> CakeworkError:
             return Conflict("The image is not on the host any more; build it again.")
         case _:
             return CakeworkError(f"The node could not start the VM: {error.detail}")
+
+
+def _begins_with(row: VmRow) -> Literal["boot", "ready"]:
+    """A snapshot that could not be made is not tried again at every start."""
+    usable = row.snapshot_state in (SnapshotState.MAKING, SnapshotState.MADE)
+    return "ready" if usable else "boot"

@@ -5,13 +5,15 @@ comes late, or twice, changes nothing.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from sqlalchemy import ColumnElement, case, null, update
+from sqlalchemy import ColumnElement, case, func, literal, null, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.ids import VmId
 from cakework.domain.orders import VmReport
-from cakework.domain.vms import Life, VmState, sources
+from cakework.domain.snapshots import SnapshotState
+from cakework.domain.vms import Ending, Life, VmState, sources
 from cakework.server.clock import Clock
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import vm_source
@@ -45,6 +47,7 @@ class VmStates:
             "run": VmRow.run + 1,
             "start_token": token,
             "log_complete": False,
+            "rest_reason": None,
         }
         return await self._move(session, VmRow.cached & _is(vm_id), VmState.CREATED, begun)
 
@@ -59,6 +62,7 @@ class VmStates:
         values: dict[str, object] = {
             "reason": None,
             "exit_code": None,
+            "memory_kept": False,
             "env_sealed": _env_if_cached(),
         }
         row = await self._move(session, _is_run(vm_id, run), VmState.STARTED, values)
@@ -71,52 +75,48 @@ class VmStates:
         session: AsyncSession,
         vm_id: VmId,
         run: int,
+        ending: Ending,
         *,
-        reason: str,
-        exit_code: int | None = None,
         log_complete: bool = False,
     ) -> VmRow | None:
         """Note that the VM is gone, as far as is known; ``ended`` is to follow with the facts.
 
         ``log_complete`` says that nothing more is to come for its log. Returns the row.
         """
-        ending: dict[str, object] = {
-            "reason": storable(reason),
-            "exit_code": exit_code,
+        values: dict[str, object] = {
+            "reason": _reason(ending),
+            "exit_code": ending.exit_code,
             "wanted": _after_stop(),
             "env_sealed": _env_if_cached(),
         }
+        if ending.memory_kept is not None:
+            values["memory_kept"] = _kept_if_cached(ending)
         if log_complete:
-            ending["log_complete"] = True
-        row = await self._move(session, _is_run(vm_id, run), VmState.STOPPED, ending)
+            values["log_complete"] = True
+        row = await self._move(session, _is_run(vm_id, run), VmState.STOPPED, values)
         if row is not None and log_complete:
-            await self._announcements.vm_stopped(session, row, reason, exit_code)
+            await self._announce(session, row, ending)
         return row or await session.get(VmRow, vm_id)
 
     async def ended(
-        self,
-        session: AsyncSession,
-        vm_id: VmId,
-        run: int,
-        *,
-        reason: str,
-        exit_code: int | None,
+        self, session: AsyncSession, vm_id: VmId, run: int, ending: Ending
     ) -> VmRow | None:
         """Note how a run ended, by its node's own account, and that its log is whole.
 
         That replaces what was noted before, whatever state the VM is in by now; when a later
         run has begun it changes nothing. Returns the row.
         """
-        row = await self.stopped(session, vm_id, run, reason=reason, exit_code=exit_code)
+        row = await self.stopped(session, vm_id, run, ending)
         if row is None:
             return None
         news = row.run > run or not row.log_complete
         if row.run <= run:
             row.log_complete = True
-            row.reason = storable(reason)
-            row.exit_code = exit_code
+            row.reason = _reason_of(row, ending)
+            row.exit_code = ending.exit_code
+            row.memory_kept = bool(ending.memory_kept) and row.cached and _is_stopped(row)
         if news:
-            await self._announcements.vm_stopped(session, row, reason, exit_code)
+            await self._announce(session, row, ending)
         return row
 
     async def destroyed(
@@ -126,7 +126,11 @@ class VmStates:
 
         ``report`` says how its run ended, if that was ended for this.
         """
-        gone: dict[str, object] = {"wanted": VmState.DESTROYED, "env_sealed": None}
+        gone: dict[str, object] = {
+            "wanted": VmState.DESTROYED,
+            "env_sealed": None,
+            "memory_kept": False,
+        }
         if report is not None and report.reason is not None:
             gone |= {"reason": storable(report.reason), "exit_code": report.exit_code}
         row = await self._move(session, _is(vm_id), VmState.DESTROYED, gone)
@@ -134,12 +138,21 @@ class VmStates:
             await self._announcements.vm_destroyed(session, row)
         return row or await session.get(VmRow, vm_id)
 
+    async def resting(self, session: AsyncSession, vm_id: VmId, run: int, reason: str) -> None:
+        """Note why a run is about to be ended with its memory kept, if it can be."""
+        which = _is(vm_id) & (VmRow.run == run) & (VmRow.state == VmState.STARTED)
+        await session.execute(update(VmRow).where(which).values(rest_reason=reason))
+
     def tell(self, rows: Iterable[VmRow | None]) -> None:
         """Show rows, as they were committed, to everyone who watches."""
         for row in rows:
             if row is not None:
                 self._routes.show(row)
                 self._followers.wake([vm_source(row.id)])
+
+    async def _announce(self, session: AsyncSession, row: VmRow, ending: Ending) -> None:
+        told = replace(ending, reason=_reason_of(row, ending))
+        await self._announcements.vm_stopped(session, row, told)
 
     async def _move(
         self,
@@ -160,7 +173,26 @@ class VmStates:
 
 def life_of(row: VmRow) -> Life:
     """Return what decides about the VM of a record."""
-    return Life(row.cached, VmState(row.state), VmState(row.wanted), row.run)
+    snapshot = SnapshotState(row.snapshot_state) if row.snapshot_state else None
+    return Life(row.cached, VmState(row.state), VmState(row.wanted), row.run, snapshot)
+
+
+def _reason_of(row: VmRow, ending: Ending) -> str:
+    """Why a run ended: why it was asked to, if it was with its memory kept."""
+    return (row.rest_reason if ending.memory_kept else None) or storable(ending.reason)
+
+
+def _reason(ending: Ending) -> ColumnElement[str]:
+    reason = literal(storable(ending.reason))
+    return func.coalesce(VmRow.rest_reason, reason) if ending.memory_kept else reason
+
+
+def _kept_if_cached(ending: Ending) -> ColumnElement[bool]:
+    return VmRow.cached & bool(ending.memory_kept)
+
+
+def _is_stopped(row: VmRow) -> bool:
+    return row.state == VmState.STOPPED
 
 
 def _is(vm_id: VmId) -> ColumnElement[bool]:

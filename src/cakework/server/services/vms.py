@@ -6,7 +6,7 @@ is at work on a VM it holds that VM's claim, and the loop leaves the VM alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import delete, select, update
@@ -14,19 +14,22 @@ from sqlalchemy import delete, select, update
 from cakework.domain.errors import (
     CakeworkError,
     Conflict,
+    NoRoom,
     NotFound,
     Unavailable,
 )
-from cakework.domain.ids import AccountId, ImageId, VmId, new_host_label, new_vm_id
+from cakework.domain.ids import AccountId, ImageId, VmId, new_vm_id
 from cakework.domain.orders import StopOrder, VmReport
+from cakework.domain.snapshots import SnapshotKind
 from cakework.domain.steps import Step
-from cakework.domain.vms import Ignore, Refuse, Shape, VmRequest, VmState, decide
+from cakework.domain.vms import Ending, Ignore, Refuse, VmRequest, VmState, decide
 from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
-from cakework.server.services.vm_admission import VmAdmission
-from cakework.server.services.vm_orders import VmOrders, refusal
+from cakework.server.services.forked import condemn, forked_from
+from cakework.server.services.new_vms import NewVm, VmRules
+from cakework.server.services.vm_orders import refusal
 from cakework.server.services.vm_states import VmStates, life_of
 from cakework.server.store.database import Database
 from cakework.server.store.models import VmRow
@@ -37,31 +40,11 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class NewVm:
-    """What is asked for: sizes in MB and GB, 0 GB for no volume."""
-
-    image_id: ImageId
-    shape: Shape
-    port: int | None = None
-    env: dict[str, str] = field(default_factory=dict[str, str], repr=False)
-    volume_gb: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class VmFilter:
     """Which VMs to list; None takes all."""
 
     image_id: ImageId | None = None
     state: VmState | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VmRules:
-    """What VMs are made by: who may have one, how orders are made, where hostnames end."""
-
-    admission: VmAdmission
-    orders: VmOrders
-    base_domain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +122,7 @@ class Vms:
         async with self._database.writing() as session:
             row = await self._states.started(session, vm_id, report.run)
             if report.state == "stopped":
-                row = await self._states.stopped(
-                    session,
-                    vm_id,
-                    report.run,
-                    reason=report.reason or "The VM ended.",
-                    exit_code=report.exit_code,
-                )
+                row = await self._states.stopped(session, vm_id, report.run, ending_of(report))
             if row is None:
                 raise NotFound(f"There is no VM {vm_id}.")
         self._states.tell([row])
@@ -179,9 +156,7 @@ class Vms:
         vm_id, report = VmId(row.id), None
         if row.state != VmState.STOPPED or (row.cached and row.run):
             report = await self.end_on_node(vm_id)
-        if row.cached and row.run and row.volume_gb:
-            await self._node.delete_volume(vm_id)
-            step(Step.VM_VOLUME_FREED)
+        await self._free(row)
         async with self._database.writing() as session:
             gone = await self._states.destroyed(session, vm_id, report)
         if gone is None:
@@ -196,6 +171,24 @@ class Vms:
         except NotFound:
             _log.info("vm.unknown_to_node", vm_id=vm_id)
             return None
+        step(Step.VM_ENDED)
+        return report
+
+    async def suspend_on_node(self, vm_id: VmId) -> VmReport:
+        """Have the node end a VM and keep its memory.
+
+        Raises:
+            Conflict: that cannot be done with it; it goes on.
+            NoRoom, Unavailable: not now.
+        """
+        try:
+            report = await self._node.stop_vm(vm_id, StopOrder(keep_memory=True))
+        except NotFound as error:
+            raise Conflict("The host does not run this VM; look at its state.") from error
+        except (Conflict, NoRoom, Unavailable):
+            raise
+        except CakeworkError as error:
+            raise Conflict(f"The VM goes on: its memory cannot be kept. {error.detail}") from error
         step(Step.VM_ENDED)
         return report
 
@@ -240,29 +233,6 @@ class Vms:
             )
         step(Step.VM_WANTED)
 
-    def new_row(self, account: AccountId, vm_id: VmId, new: NewVm, token: str | None) -> VmRow:
-        """Return the record of a VM that is to be started once, not yet stored."""
-        now = self._clock()
-        return VmRow(
-            id=vm_id,
-            account_id=account,
-            image_id=new.image_id,
-            hostname=f"{new_host_label()}.{self._rules.base_domain}",
-            cpu=new.shape.cpu,
-            memory_mb=new.shape.memory_mb,
-            port=new.port,
-            volume_gb=new.volume_gb,
-            cached=False,
-            run=1,
-            env_sealed=self._rules.orders.seal_env(vm_id, new.env),
-            state=VmState.CREATED,
-            wanted=VmState.STARTED,
-            log_complete=False,
-            request_token=token,
-            created_ms=now,
-            updated_ms=now,
-        )
-
     async def made_by(self, token: str | None) -> VmId | None:
         """Return the VM that an idempotent request made before; None if it made none."""
         if token is None:
@@ -270,6 +240,20 @@ class Vms:
         async with self._database.reading() as session:
             found = await session.scalar(select(VmRow.id).where(VmRow.request_token == token))
         return VmId(found) if found is not None else None
+
+    async def _free(self, row: VmRow) -> None:
+        """Free what the node keeps of a cached VM; a snapshot that forks are being started from
+        is left to the leftover loop."""
+        vm_id = VmId(row.id)
+        if row.cached and row.run and row.volume_gb:
+            await self._node.delete_volume(vm_id)
+            step(Step.VM_VOLUME_FREED)
+        if (row.snapshot == SnapshotKind.READY or row.memory_kept) and not await self._forking(row):
+            await self._node.delete_snapshot(vm_id)
+
+    async def _forking(self, row: VmRow) -> bool:
+        async with self._database.reading() as session:
+            return bool(await forked_from(session, [row.id]))
 
     async def _record(
         self, account: AccountId, vm_id: VmId, new: NewVm, token: str | None
@@ -279,17 +263,24 @@ class Vms:
                 return row
             await self._rules.admission.check_image(session, account, new.image_id)
             await self._rules.admission.check_started(session, account)
-            row = self.new_row(account, vm_id, new, token)
+            row = self._rules.new_row(account, vm_id, new)
+            row.request_token = token
             session.add(row)
         self._states.tell([row])
         return row
 
     async def _give_up(self, row: VmRow) -> None:
-        """End what the node may have begun; the request, when it is repeated, asks for another."""
+        """End what the node may have begun, together with a fork those made with it.
+
+        The request, when it is repeated, asks for another.
+        """
         if row.cached:
             await self.want(VmId(row.id), VmState.STOPPED, start_token=None)
         else:
             await self.want(VmId(row.id), VmState.DESTROYED, request_token=None)
+        if row.fork_batch is not None:
+            async with self._database.writing() as session:
+                await condemn(session, row.fork_batch)
 
     async def _take_back(self, row: VmRow) -> None:
         """Undo the start that the node refused: a cached VM is stopped, another never was."""
@@ -301,6 +292,12 @@ class Vms:
                 await session.execute(
                     delete(VmRow).where(VmRow.id == vm_id, VmRow.state == VmState.CREATED)
                 )
+                await condemn(session, row.fork_batch)
                 row.state = VmState.DESTROYED
                 taken_back = row
         self._states.tell([taken_back])
+
+
+def ending_of(report: VmReport) -> Ending:
+    """Return how a run ended by a node's report."""
+    return Ending(report.reason or "The VM ended.", report.exit_code, report.memory_kept)

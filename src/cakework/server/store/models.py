@@ -20,6 +20,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from cakework.domain.builds import BuildStatus
 from cakework.domain.images import ImageSource
 from cakework.domain.imports import ImportStatus
+from cakework.domain.snapshots import (
+    IDLE_TIMEOUT_S_MAX,
+    IDLE_TIMEOUT_S_MIN,
+    SnapshotKind,
+    SnapshotState,
+)
 from cakework.domain.vms import (
     CPU_MAX,
     CPU_MIN,
@@ -40,7 +46,14 @@ NAMES = {
 }
 
 
-_Words = type[BuildStatus] | type[ImageSource] | type[ImportStatus] | type[VmState]
+_Words = (
+    type[BuildStatus]
+    | type[ImageSource]
+    | type[ImportStatus]
+    | type[SnapshotKind]
+    | type[SnapshotState]
+    | type[VmState]
+)
 
 
 def _one_of(column: str, words: _Words) -> str:
@@ -158,7 +171,12 @@ class VmRow(Base):
 
     ``run`` counts its starts, ``start_token`` names the idempotent request that the last came
     from. ``env_sealed`` is there as long as the VM may have to be started with it.
-    ``log_complete`` says that every line of its log is stored.
+    ``log_complete`` says that every line of its runs is stored.
+
+    ``snapshot`` is the kind, with ``ready`` and its state and error; ``hooks`` are the
+    :class:`~cakework.domain.orders.Hooks` as JSON. ``memory_kept``: its next start goes on where
+    it was stopped, for the reason ``rest_reason``. Of forks, ``fork_of`` is the VM they began
+    from and ``fork_batch`` names those started together.
     """
 
     __tablename__ = "vms"
@@ -173,8 +191,33 @@ class VmRow(Base):
         CheckConstraint(f"port BETWEEN {PORT_MIN} AND {PORT_MAX}", name="port"),
         CheckConstraint(f"volume_gb BETWEEN 0 AND {VOLUME_GB_MAX}", name="volume"),
         CheckConstraint("updated_ms >= created_ms", name="times"),
+        CheckConstraint(_one_of("snapshot", SnapshotKind), name="snapshot"),
+        CheckConstraint(_one_of("snapshot_state", SnapshotState), name="snapshot_state"),
+        CheckConstraint(
+            "(snapshot = 'ready') = (snapshot_state IS NOT NULL)", name="snapshot_state_iff_ready"
+        ),
+        CheckConstraint("snapshot = 'boot' OR cached AND volume_gb = 0", name="snapshot_fits"),
+        CheckConstraint(
+            "(snapshot_error IS NOT NULL) = (coalesce(snapshot_state, '') = 'failed')",
+            name="snapshot_error_iff_failed",
+        ),
+        CheckConstraint("NOT auto_start OR cached AND port IS NOT NULL", name="auto_start"),
+        CheckConstraint(
+            f"idle_timeout_s BETWEEN {IDLE_TIMEOUT_S_MIN} AND {IDLE_TIMEOUT_S_MAX}",
+            name="idle_timeout_s",
+        ),
+        CheckConstraint(
+            "idle_timeout_s IS NULL OR cached AND port IS NOT NULL",
+            name="idle_timeout",
+        ),
+        CheckConstraint(
+            "NOT memory_kept OR cached AND state IN ('stopped', 'created')", name="memory_kept"
+        ),
+        CheckConstraint("(fork_of IS NULL) = (fork_batch IS NULL)", name="fork"),
         Index("ix_vms_account_id_created_ms_id", "account_id", "created_ms", "id"),
         Index("ix_vms_state", "state"),
+        Index("ix_vms_fork_batch", "fork_batch"),
+        Index("ix_vms_snapshot_state", "snapshot_state"),
     )
 
     id: Mapped[str] = mapped_column(String(14), primary_key=True)
@@ -195,6 +238,16 @@ class VmRow(Base):
     log_complete: Mapped[bool] = mapped_column(default=False)
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     start_token: Mapped[str | None] = mapped_column(String(32))
+    snapshot: Mapped[str] = mapped_column(String(8), default=SnapshotKind.BOOT)
+    snapshot_state: Mapped[str | None] = mapped_column(String(8))
+    snapshot_error: Mapped[str | None] = mapped_column(Text)
+    hooks: Mapped[str | None] = mapped_column(Text)
+    auto_start: Mapped[bool] = mapped_column(default=False)
+    idle_timeout_s: Mapped[int | None] = mapped_column()
+    memory_kept: Mapped[bool] = mapped_column(default=False)
+    rest_reason: Mapped[str | None] = mapped_column(Text)
+    fork_of: Mapped[str | None] = mapped_column(String(14))
+    fork_batch: Mapped[str | None] = mapped_column(String(32))
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 

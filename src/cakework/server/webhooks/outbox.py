@@ -13,6 +13,7 @@ from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.builds import BuildStatus
+from cakework.domain.vms import Ending
 from cakework.server.clock import Clock
 from cakework.server.store.models import BuildRow, VmRow
 from cakework.server.store.values import storable
@@ -54,12 +55,14 @@ class Outbox:
         """Tell that the program in a VM was started."""
         await self._tell_vm(session, EventType.VM_STARTED, row)
 
-    async def vm_stopped(
-        self, session: AsyncSession, row: VmRow, reason: str, exit_code: int | None
-    ) -> None:
+    async def vm_stopped(self, session: AsyncSession, row: VmRow, ending: Ending) -> None:
         """Tell that a run of a VM is over, and how that run ended."""
-        ending = {"reason": storable(reason), "exitCode": exit_code}
-        told = {name: value for name, value in ending.items() if value is not None}
+        how = {
+            "reason": storable(ending.reason),
+            "exitCode": ending.exit_code,
+            "memoryKept": ending.memory_kept or None,
+        }
+        told = {name: value for name, value in how.items() if value is not None}
         await self._tell(
             session, row.account_id, EventType.VM_STOPPED, lambda: self._shapes.vm(row) | told
         )
