@@ -22,6 +22,7 @@ from cakework.domain.orders import ImportOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.failure import BuildError
+from cakework.node.builds.made import read_made
 from cakework.node.builds.run import (
     MIB,
     PIDS_MAX,
@@ -106,7 +107,7 @@ class ImportRun:
                 async with ArrivalGuard(self._shop.storage.home, work, image_mb):
                     await self._pull(confinement)
                 arrived, pulled = (work / ARRIVED).stat().st_mtime, time.time()
-                inspected = json.loads((work / "out" / "image.json").read_bytes())
+                inspected = json.loads(read_made(work, "image.json"))
                 _check_platform(self._order.image_uri, inspected["OCIv1"])
                 config = run_config(inspected, inspected["FromImageID"])
                 rootfs = work / "out" / "rootfs.erofs"
