@@ -39,7 +39,7 @@ REQUESTS = {
     for media in operation.get("requestBody", {}).get("content", {}).values()
     if "$ref" in (schema := media["schema"])
 }
-OTHER_SCHEMAS = {"File", "Problem", "ProblemField"}
+OTHER_SCHEMAS = {"File", "HookBody", "HooksBody", "Problem", "ProblemField"}
 ANSWERS = (
     {name for name, schema in SCHEMAS.items() if "properties" in schema} - REQUESTS - OTHER_SCHEMAS
 )

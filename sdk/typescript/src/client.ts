@@ -168,9 +168,18 @@ export class CakeworkClient {
     return this.#transport.call("startCachedVM", { path: { vmId } }, options);
   }
 
-  /** Stops a cached VM; it keeps its volume and can be started again. */
-  stopCachedVM(vmId: string, options?: ChangeOptions): Promise<api.Vm> {
-    return this.#transport.call("stopCachedVM", { path: { vmId } }, options);
+  /**
+   * Stops a cached VM; it keeps its volume and can be started again. With `keep: "memory"` its next
+   * start goes on where it was; if its memory cannot be kept, it is not stopped.
+   */
+  stopCachedVM(vmId: string, options: ChangeOptions & api.StopCachedVMQuery = {}): Promise<api.Vm> {
+    const { keep, ...rest } = options;
+    return this.#transport.call("stopCachedVM", { path: { vmId }, query: { keep } }, rest);
+  }
+
+  /** Starts VMs from a cached VM's snapshot, all of them or none; `stopVM` ends each. */
+  forkCachedVM(vmId: string, request: api.ForkVm, options?: ChangeOptions): Promise<api.ForkedVms> {
+    return this.#transport.call("forkCachedVM", { path: { vmId }, body: request }, options);
   }
 
   /** Ends a cached VM and its volume for good. */

@@ -1,4 +1,4 @@
-"""``cakework cache`` and ``cakework start``: VMs that are started again and again."""
+"""``cakework cache``, ``start`` and ``fork``: VMs that are started again and again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output
 from cakework.cli.variables import read_variables
 from cakework.cli.vms import Ids, for_each
-from cakework_client import CakeworkClient
+from cakework_client import CakeworkClient, SnapshotKind
 
 
 def cache(
@@ -24,6 +24,9 @@ def cache(
     env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=())] = (),
     env_file: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
     volume: int | None = None,
+    snapshot: SnapshotKind | None = None,
+    auto_start: Annotated[bool, Parameter(negative=())] = False,
+    idle_timeout: int | None = None,
     as_json: Json = False,
 ) -> int:
     """Make a VM that can be started and stopped again and again; print its id.
@@ -36,11 +39,23 @@ def cache(
         env: Variable for the program, K=V; K alone passes this shell's on. May be repeated.
         env_file: File of such variables, one a line; # starts a comment. May be repeated.
         volume: Size in GB of a disk mounted at /data, kept until the VM is destroyed.
+        snapshot: What starts begin with: boot (the program afresh; the default), or ready (a
+            snapshot of the program, taken once its port accepts).
+        auto_start: A request to its hostname starts it.
+        idle_timeout: Seconds without a request after which it is stopped, with its memory kept.
     """
     variables = read_variables(env, env_file)
     with open_client() as client, held_interrupt() as interrupted:
         vm = client.cache_vm(
-            image, cpu=cpu, memory=memory, port=port, env_vars=variables, volume_gb=volume
+            image,
+            cpu=cpu,
+            memory=memory,
+            port=port,
+            env_vars=variables,
+            volume_gb=volume,
+            snapshot=snapshot,
+            auto_start=auto_start or None,
+            idle_timeout=idle_timeout,
         )
         if interrupted:
             client.destroy_cached_vm(vm.id)
@@ -56,3 +71,22 @@ def start(ids: Ids, /, *, as_json: Json = False) -> int:
         ids: Ids of the VMs.
     """
     return for_each(ids, CakeworkClient.start_cached_vm, as_json=as_json)
+
+
+def fork(
+    vm_id: Annotated[str, Parameter(name="id")], /, *, count: int, as_json: Json = False
+) -> int:
+    """Start VMs from a cached VM's snapshot, all of them or none; print their ids.
+
+    Args:
+        vm_id: Id of the cached VM, made with `--snapshot ready`.
+        count: How many VMs, 1 to 100.
+    """
+    with open_client() as client, held_interrupt() as interrupted:
+        forks = client.fork_cached_vm(vm_id, count)
+        if interrupted:
+            for vm in forks.vms:
+                client.stop_vm(vm.id)
+            raise KeyboardInterrupt
+    Output(as_json=as_json).result(forks.to_dict(), "\n".join(vm.id for vm in forks.vms))
+    return ExitCode.OK

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "logs": ("cakework.cli.logs:logs", USE, "Show the output of a VM or a build."),
     "cache": ("cakework.cli.cached_vms:cache", USE, "Make a VM to start again and again."),
     "start": ("cakework.cli.cached_vms:start", USE, "Start cached VMs."),
+    "fork": ("cakework.cli.cached_vms:fork", USE, "Start many VMs from a cached VM's snapshot."),
     "stop": ("cakework.cli.vms:stop", USE, "Stop VMs; those of `run` are destroyed."),
     "destroy": ("cakework.cli.vms:destroy", USE, "End VMs for good, their volumes too."),
     "webhooks": ("cakework.cli.webhooks:app", USE, "Have events sent to URLs of yours."),

@@ -42,13 +42,20 @@ def vms(
 Ids = Annotated[list[str], Parameter(name="id", negative=())]
 
 
-def stop(ids: Ids, /, *, as_json: Json = False) -> int:
+def stop(
+    ids: Ids,
+    /,
+    *,
+    keep_memory: Annotated[bool, Parameter(negative=())] = False,
+    as_json: Json = False,
+) -> int:
     """Stop VMs. Cached ones can be started again; others are destroyed. Logs stay.
 
     Args:
         ids: Ids of the VMs.
+        keep_memory: Freeze cached VMs, to go on at their next start where they were.
     """
-    return for_each(ids, stop_vm, as_json=as_json)
+    return for_each(ids, suspend_vm if keep_memory else stop_vm, as_json=as_json)
 
 
 def destroy(ids: Ids, /, *, as_json: Json = False) -> int:
@@ -66,6 +73,11 @@ def stop_vm(client: CakeworkClient, vm_id: str) -> Vm:
         return client.stop_vm(vm_id)
     except Conflict:
         return client.stop_cached_vm(vm_id)
+
+
+def suspend_vm(client: CakeworkClient, vm_id: str) -> Vm:
+    """Stop a cached VM and keep its memory."""
+    return client.stop_cached_vm(vm_id, keep="memory")
 
 
 Act = Callable[[CakeworkClient, str], Answer]

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypedDict
 
 from cakework_client.wire import Answer, narrowed
 
 BuildStatus = Literal["created", "succeeded", "failed"]
+SnapshotKind = Literal["boot", "ready"]
+SnapshotState = Literal["making", "made", "failed"]
+Keep = Literal["memory"]
 VmState = Literal["created", "started", "stopped", "destroyed"]
 LogLevel = Literal["info", "error"]
 Order = Literal["oldest_first", "newest_first"]
@@ -85,9 +88,37 @@ class ImagePage(Answer):
     pagination: str | None = None
 
 
+class Hook(TypedDict, total=False):
+    """Something to run in a VM, one of two: a program of the image with its arguments, or a path
+    that is sent a POST on the VM's port."""
+
+    exec: list[str]
+    http: str
+
+
+class Hooks(TypedDict, total=False):
+    """What runs in a VM right before its snapshot, and when it goes on from one."""
+
+    beforeSnapshot: Hook
+    afterResume: Hook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot(Answer):
+    """The snapshot that a cached VM's starts begin with; ``error`` says why it failed."""
+
+    kind: SnapshotKind
+    state: SnapshotState
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vm(Answer):
-    """A VM. ``memory`` is in MB, ``volume_gb`` 0 for none; ``url`` leads to its ``port``."""
+    """A VM. ``memory`` is in MB, ``volume_gb`` 0 for none; ``url`` leads to its ``port``.
+
+    Of cached ones alone: ``snapshot``, ``auto_start``, ``idle_timeout`` in seconds, and
+    ``memory_kept`` while a start goes on where it was. ``fork_of`` is the VM it was forked from.
+    """
 
     id: str
     hostname: str
@@ -100,8 +131,20 @@ class Vm(Answer):
     volume_gb: int
     exit_code: int | None = None
     reason: str | None = None
+    snapshot: Snapshot | None = None
+    auto_start: bool | None = None
+    idle_timeout: int | None = None
+    memory_kept: bool | None = None
+    fork_of: str | None = None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkedVms(Answer):
+    """VMs that were forked from a cached one."""
+
+    vms: list[Vm]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

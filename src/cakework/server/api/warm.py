@@ -144,7 +144,7 @@ class WarmFields(RequestBody):
 class Snapshot(AnswerBody):
     """The snapshot that a VM's starts begin with."""
 
-    kind: Literal["ready"] = Field(description="`ready`: the program, up and ready.")
+    kind: SnapshotKind = Field(description="`ready`: the program, up and ready.")
     state: SnapshotState = Field(
         description="making; made: starts resume the program from it, and it can be forked; "
         "failed: starts begin afresh."
@@ -159,4 +159,4 @@ def snapshot_answer(row: VmRow) -> Snapshot | None:
     if row.snapshot_state is None:
         return None
     state = SnapshotState(row.snapshot_state)
-    return Snapshot(kind="ready", state=state, error=row.snapshot_error)
+    return Snapshot(kind=SnapshotKind.READY, state=state, error=row.snapshot_error)

@@ -5,7 +5,7 @@ from typing import Unpack
 
 from cakework_client._async.transport import AsyncTransport
 from cakework_client.calls import Options, PostOptions, segment
-from cakework_client.models import Vm, VmPage, VmState
+from cakework_client.models import ForkedVms, Hooks, Keep, SnapshotKind, Vm, VmPage, VmState
 from cakework_client.wire import given
 
 
@@ -96,11 +96,30 @@ class AsyncVms(AsyncTransport):
         port: int | None = None,
         env_vars: Mapping[str, str] | None = None,
         volume_gb: int | None = None,
+        snapshot: SnapshotKind | None = None,
+        hooks: Hooks | None = None,
+        auto_start: bool | None = None,
+        idle_timeout: int | None = None,
         **options: Unpack[PostOptions],
     ) -> Vm:
         """Make a VM that can be started and stopped again and again; nothing runs yet.
 
-        Takes what :meth:`start_vm` takes; the volume stays until the VM is destroyed.
+        Takes what :meth:`start_vm` takes, and more; the volume stays until the VM is destroyed.
+
+        Args:
+            image_id: The image: of a succeeded build, or of an import.
+            cpu: As of :meth:`start_vm`, like the next four.
+            memory: See there.
+            port: See there.
+            env_vars: See there.
+            volume_gb: See there; not together with ``snapshot="ready"``.
+            snapshot: What starts begin with: ``boot``, the program afresh, if absent; ``ready``,
+                a snapshot of the program once its port accepted.
+            hooks: What runs in the VM right before its snapshot, and when it is resumed.
+            auto_start: Whether a request to its hostname starts it; needs a port.
+            idle_timeout: Seconds without a request, 1 to 86400, after which it is stopped with
+                its memory kept; needs a port.
+            options: ``timeout``, ``idempotency_key``.
         """
         body = given(
             image_id=image_id,
@@ -109,6 +128,10 @@ class AsyncVms(AsyncTransport):
             port=port,
             env_vars=env_vars,
             volume_gb=volume_gb,
+            snapshot=snapshot,
+            hooks=hooks,
+            auto_start=auto_start,
+            idle_timeout=idle_timeout,
         )
         return await self._call(Vm, "POST", "/v1/vm/cache", options, body=body)
 
@@ -116,9 +139,26 @@ class AsyncVms(AsyncTransport):
         """Start a cached VM; one that runs is left as it is."""
         return await self._call(Vm, "POST", f"/v1/vm/cached/{segment(vm_id)}/start", options)
 
-    async def stop_cached_vm(self, vm_id: str, **options: Unpack[PostOptions]) -> Vm:
-        """Stop a cached VM, which can be started again."""
-        return await self._call(Vm, "POST", f"/v1/vm/cached/{segment(vm_id)}/stop", options)
+    async def stop_cached_vm(
+        self, vm_id: str, *, keep: Keep | None = None, **options: Unpack[PostOptions]
+    ) -> Vm:
+        """Stop a cached VM, which can be started again.
+
+        With ``keep="memory"`` its next start goes on where it was; if its memory cannot be kept,
+        it is not stopped.
+        """
+        path = f"/v1/vm/cached/{segment(vm_id)}/stop"
+        return await self._call(Vm, "POST", path, options, params=given(keep=keep))
+
+    async def fork_cached_vm(
+        self, vm_id: str, count: int, **options: Unpack[PostOptions]
+    ) -> ForkedVms:
+        """Start 1 to 100 VMs from the snapshot of a cached one; ``stop_vm`` ends each.
+
+        All of them are started, or none.
+        """
+        path = f"/v1/vm/cached/{segment(vm_id)}/fork"
+        return await self._call(ForkedVms, "POST", path, options, body=given(count=count))
 
     async def destroy_cached_vm(self, vm_id: str, **options: Unpack[PostOptions]) -> Vm:
         """End a cached VM for good, its volume too; its log stays."""
