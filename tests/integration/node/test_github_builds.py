@@ -118,9 +118,9 @@ def test_links_lead_nowhere_outside(bench: Bench, host: GitServer) -> None:
     host.make("team/links", {"leak": Link("/etc/passwd"), "up": Link("../Dockerfile")})
     for name in ("leak", "up"):
         dockerfile = f"FROM cakework/busybox\nCOPY {name} /copied\n"
-        assert "no such file" in bench.error(
-            order("team/links", dockerfile=dockerfile), **settings(host)
-        )
+        error = bench.error(order("team/links", dockerfile=dockerfile), **settings(host))
+        # Now and then buildah says of it only that a pipe of its own broke.
+        assert error.startswith(f"step “COPY {name} /copied” failed: reading")
 
 
 def test_whose_dockerignore_counts(bench: Bench, host: GitServer, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ _BASE_REASONS = (
     ("server gave HTTP response to HTTPS client", "its registry speaks no TLS"),
     ("no space left on device", "the disk for builds is full"),
 )
+_COPIER = re.compile(r"error during bulk transfer for copier\.request\{.*\}: copier: get: ")
 STEP_SHOWN = 120
 NO_SPACE = "no space left on device"
 
@@ -76,4 +77,4 @@ def _last_error(output: str) -> str:
 def _plain(text: str) -> str:
     """Return the first line of ``text`` with the sandbox's paths taken out."""
     line = (text.strip().splitlines() or ["no reason was given"])[0]
-    return _INNER_PATH.sub("", line)
+    return _COPIER.sub("", _INNER_PATH.sub("", line))

@@ -25,6 +25,14 @@ from cakework.node.builds.failure import explain_build, explain_pull
             "step “RUN cp” failed with exit status 1 (the disk for builds is full)",
         ),
         (
+            'Error: building at STEP "COPY a /a": reading "a": error during bulk transfer for '
+            'copier.request{Request:"GET", PutOptions:x{IDs:(*idtools.IDPair)(nil)}}: '
+            'copier: get: lstat "/a"("/etc/passwd"): no such file or directory',
+            False,
+            'step “COPY a /a” failed: reading "a": lstat "/a"("/etc/passwd"): '
+            "no such file or directory",
+        ),
+        (
             "Error: creating build container: a/b: image not known",
             False,
             "base image a/b was not found",
