@@ -152,6 +152,8 @@ test("a cached VM is started and stopped again and again", async () => {
     assert.equal((await client.stopCachedVM(vm.id)).state, "stopped");
   }
   await assert.rejects(client.stopVM(vm.id), ConflictError);
+  // It was cached without a snapshot to go on from.
+  await assert.rejects(client.forkCachedVM(vm.id, { count: 2 }), ConflictError);
   const { lines } = await client.getCachedVMLogs(vm.id);
   assert.deepEqual(
     lines.map((line) => line.message),
