@@ -125,8 +125,8 @@ def about_vms(sdk: CakeworkClient, image: str) -> None:
     assert sdk.get_vm(vm.id).state == "destroyed"
 
     counting = {"SCRIPT": guests.COUNT.replace("sleep 1000", ""), "LAST": "30"}
-    started = sdk.start_vm(image, env_vars=counting, memory=512, volume_gb=1)
-    assert (started.memory, started.volume_gb, started.url) == (512, 1, None)
+    started = sdk.start_vm(image, env_vars=counting, memory=256, volume_gb=1)
+    assert (started.memory, started.volume_gb, started.url) == (256, 1, None)
     followed = list(sdk.follow_logs(started.id, timeout=60))
     assert [line.message for line in followed] == [
         *(f"line {number}" for number in range(1, 31)),
