@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "files.h"
+#include "freezer.h"
 #include "mounts.h"
 #include "paths.h"
 #include "rootfs.h"
@@ -41,6 +42,7 @@ static const struct mount_point MOUNTS[] = {
     {"devtmpfs", VM_DEV, MS_NOSUID | MS_NOEXEC, NULL},
     {"proc", VM_PROC, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
     {"sysfs", VM_SYS, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+    {"cgroup2", VM_CGROUP, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
 };
 
 static bool load_module(const char *path, struct failure *f)
@@ -156,6 +158,7 @@ bool boot(struct disks *disks, const struct network *network, int *port, struct 
 {
     umask(022);
     return mount_all(MOUNTS, sizeof MOUNTS / sizeof *MOUNTS, f) && load_modules(f) && protect(f) && set_switches(f) &&
+           freezer_prepare(f) &&
            network_up(network, f) && disks_find(disks, f) && mount_scratch(disks, f) &&
            disk_release(&disks->image, f) && disk_release(&disks->volume, f) &&
            rootfs_prepare_mounts(f) && rootfs_prepare_folders(f) && wait_port(port, f);

@@ -9,13 +9,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "connections.h"
 #include "files.h"
 #include "identity.h"
+#include "notify.h"
 #include "orders.h"
-#include "output.h"
 #include "paths.h"
 
-enum { EVENTS = 4 };
+enum { EVENTS = 8, LOOK_EVERY_MS = 25 };
 
 static bool watch_port(struct guest *g, int operation, bool output)
 {
@@ -39,7 +40,7 @@ bool guest_init(struct guest *g, int port)
 {
     link_init(&g->link, port);
     lines_reset(&g->lines);
-    g->out.fd = g->err.fd = -1;
+    g->out.fd = g->err.fd = g->hooking.out.fd = g->notify = -1;
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
     return g->epoll >= 0 && watch_port(g, EPOLL_CTL_ADD, false) && watch_children(g);
 }
@@ -56,7 +57,11 @@ static void receive(struct guest *g)
 {
     struct order order;
     enum received received;
-    while ((received = link_receive(&g->link, &order, &g->slots)) != RECEIVED_NOTHING) {
+    for (;;) {
+        struct slots *slots = g->run_kept ? &g->kept_slots : &g->slots;
+        received = link_receive(&g->link, &order, slots);
+        if (received == RECEIVED_NOTHING)
+            return;
         if (received == RECEIVED_ORDER)
             orders_obey(g, &order);
         else
@@ -82,7 +87,10 @@ static void on_end(struct guest *g, int status)
     g->ending.by_signal = WIFSIGNALED(status);
     g->ending.value = (uint32_t)(g->ending.by_signal ? WTERMSIG(status) : WEXITSTATUS(status));
     g->ending.out_of_memory = out_of_memory();
+    g->look_at_ms = 0;
     kill_all();
+    if (g->hooking.pid)
+        hook_ended(&g->hooking, SIGKILL);
 }
 
 static void reap(struct guest *g)
@@ -95,14 +103,19 @@ static void reap(struct guest *g)
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         if (pid == g->pid)
             on_end(g, status);
+        else if (pid == g->hooking.pid)
+            hook_ended(&g->hooking, status);
 }
 
 static void read_outputs(struct guest *g)
 {
     bool wait = link_is_up(&g->link) && !g->rehearsing;
     enum when_full when_full = wait ? WHEN_FULL_WAIT : WHEN_FULL_DROP;
+    if (g->state == STATE_FROZEN && g->pid && !g->frozen_due)
+        return;
     output_read(&g->out, &g->lines, when_full);
     output_read(&g->err, &g->lines, when_full);
+    hook_read(&g->hooking, &g->lines, when_full);
     if (g->rehearsing)
         lines_reset(&g->lines);
 }
@@ -114,7 +127,7 @@ static void settle(struct guest *g)
         return;
     if (g->rehearsing)
         rehearsal_end(g);
-    else if (g->state == STATE_RUNNING) {
+    else if (g->state == STATE_RUNNING || g->state == STATE_FROZEN) {
         g->state = STATE_EXITED;
         g->ending_due = true;
         g->kill_at_ms = 0;
@@ -125,16 +138,41 @@ static void settle(struct guest *g)
 
 static void answer_ending(struct guest *g)
 {
-    const uint8_t *unsent;
-    struct encoder e;
-    if (!link_is_up(&g->link) || !g->ending_due || g->lines.dropped ||
-        lines_unsent(&g->lines, &unsent))
-        return;
-    e = link_answer(&g->link);
+    struct encoder e = link_answer(&g->link);
     encode_exited(&e, &g->ending, g->lines.last);
     link_answered(&g->link, &e);
     g->ending_due = false;
     g->ending_sent = true;
+}
+
+static void answer_hook(struct guest *g)
+{
+    struct encoder e = link_answer(&g->link);
+    encode_hooked(&e, g->hooking.end, g->hooking.value);
+    link_answered(&g->link, &e);
+    g->hooking.due = false;
+}
+
+static void answer_frozen(struct guest *g)
+{
+    struct encoder e = link_answer(&g->link);
+    encode_frozen(&e, g->lines.last);
+    link_answered(&g->link, &e);
+    g->frozen_due = false;
+}
+
+/* What comes after every line made before it. */
+static void answer_late(struct guest *g)
+{
+    const uint8_t *unsent;
+    if (!link_is_up(&g->link) || g->lines.dropped || lines_unsent(&g->lines, &unsent))
+        return;
+    if (g->hooking.due)
+        answer_hook(g);
+    if (g->frozen_due)
+        answer_frozen(g);
+    if (g->ending_due)
+        answer_ending(g);
 }
 
 /* Being able to write is also how the port tells that a node has come. */
@@ -150,18 +188,22 @@ static void send_all(struct guest *g)
     if (link_is_up(&g->link) && !g->rehearsing && g->lines.dropped)
         lines_tell_dropped(&g->lines, wall_clock_ns());
     link_flush(&g->link, &g->lines);
-    if (g->ending_due) {
-        answer_ending(g);
+    if (g->ending_due || g->hooking.due || g->frozen_due) {
+        answer_late(g);
         link_flush(&g->link, &g->lines);
     }
     watch_for_room(g);
 }
 
+static uint64_t sooner(uint64_t one, uint64_t other)
+{
+    return one && (!other || one < other) ? one : other;
+}
+
 static int time_to_wait(const struct guest *g)
 {
-    uint64_t next = g->off_at_ms && (!g->kill_at_ms || g->off_at_ms < g->kill_at_ms)
-                        ? g->off_at_ms
-                        : g->kill_at_ms;
+    uint64_t next = sooner(sooner(g->off_at_ms, g->kill_at_ms),
+                           sooner(g->hooking.kill_at_ms, g->look_at_ms));
     uint64_t now;
     if (!next)
         return -1;
@@ -171,10 +213,36 @@ static int time_to_wait(const struct guest *g)
     return next - now > INT_MAX ? INT_MAX : (int)(next - now);
 }
 
+static void tell_ready(struct guest *g)
+{
+    struct encoder e = link_answer(&g->link);
+    encode_ready(&e);
+    link_answered(&g->link, &e);
+    g->look_at_ms = 0;
+}
+
+/* A program goes on to tell of itself when nobody wants to know any more. */
+static void hear(struct guest *g)
+{
+    if (notify_read(g->notify) && g->look_at_ms)
+        tell_ready(g);
+}
+
+static void look(struct guest *g, uint64_t now)
+{
+    if (!g->look_at_ms || g->look_at_ms > now)
+        return;
+    g->look_at_ms = now + LOOK_EVERY_MS;
+    if (g->run.port && connections_listened(g->run.port))
+        tell_ready(g);
+}
+
 static void note(struct guest *g, const struct epoll_event *event, bool *port)
 {
     if (event->data.ptr == &g->signals)
         reap(g);
+    if (event->data.ptr == &g->notify)
+        hear(g);
     if (event->data.ptr != &g->link)
         return;
     *port = true;
@@ -184,9 +252,10 @@ static void note(struct guest *g, const struct epoll_event *event, bool *port)
 static bool keep_time(struct guest *g)
 {
     uint64_t now;
-    if (!g->powering_off)
+    if (!g->powering_off && !g->look_at_ms && !g->hooking.kill_at_ms)
         return true;
     now = steady_clock_ms();
+    hook_keep_time(&g->hooking, now);
     if (g->kill_at_ms && g->kill_at_ms <= now) {
         g->kill_at_ms = 0;
         kill(-1, SIGKILL);
@@ -205,6 +274,8 @@ bool guest_turn(struct guest *g)
     bool port = g->link.starved;
     for (int i = 0; i < count; i++)
         note(g, &events[i], &port);
+    if (g->look_at_ms)
+        look(g, steady_clock_ms());
     if (port)
         receive(g);
     read_outputs(g);
@@ -216,5 +287,6 @@ bool guest_turn(struct guest *g)
     }
     output_watch(&g->out, g->epoll);
     output_watch(&g->err, g->epoll);
+    output_watch(&g->hooking.out, g->epoll);
     return keep_time(g);
 }

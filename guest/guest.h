@@ -1,8 +1,10 @@
 /* One VM's life as the guest sees it: what is asked, what runs, what it prints.
  *
- *     waiting ──RUN──▶ running ──the process ends──▶ exited
- *      │   ▲    └────────────▶ failed
- *      └───┘ REHEARSE
+ *     waiting ──────RUN──────▶ running ──the process ends──▶ exited
+ *      │   ▲    │               │   ▲
+ *      └───┘    └──▶ failed  FREEZE  RESUME
+ *    REHEARSE                    ▼   │
+ *                               frozen
  */
 #ifndef GUEST_H
 #define GUEST_H
@@ -11,22 +13,15 @@
 #include <stdint.h>
 
 #include "disks.h"
+#include "hook.h"
 #include "lines.h"
 #include "link.h"
 #include "network.h"
+#include "output.h"
 #include "process.h"
 
 /* How long EXITED waits to be acknowledged before the machine goes off. */
 enum { ACKNOWLEDGE_MS = 2000 };
-
-/* One of the process's output pipes; fd is -1 when it is closed or was read to its end.
- * `held`: lines wait for room. */
-struct output {
-    int fd;
-    bool watched;
-    bool held;
-    struct splitter splitter;
-};
 
 struct guest {
     int epoll;
@@ -37,7 +32,11 @@ struct guest {
     struct link link;
     struct lines lines;
     struct slots slots;
+    struct slots kept_slots;
     struct output out, err;
+    struct run run;      /* what runs, once it does */
+    bool run_kept;       /* … its frame and `slots` are used for nothing else any more */
+    struct hooking hooking;
     enum guest_state state;
     bool rehearsing;
     pid_t pid;           /* of the user's process; 0 when none runs */
@@ -46,9 +45,12 @@ struct guest {
     bool ending_due;     /* EXITED is to be sent when all lines are */
     bool ending_sent;    /* … and was, on this connection */
     bool ending_acked;
+    bool frozen_due;     /* FROZEN is to be sent when all lines are */
     bool powering_off;
     uint64_t kill_at_ms; /* 0: never */
     uint64_t off_at_ms;  /* 0: never */
+    int notify;          /* the socket on which the program says that it is ready, or -1 */
+    uint64_t look_at_ms; /* when to look whether it is ready; 0: nobody wants to know */
 };
 
 /* Takes over the port; returns false with errno. */

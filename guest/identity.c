@@ -8,12 +8,16 @@
 #include <unistd.h>
 
 #include "paths.h"
+#include "text.h"
 
 /* linux/random.h */
 #define ADD_ENTROPY _IOW('R', 0x03, int[2])
 #define RESEED_GENERATOR _IO('R', 0x07)
 
-enum { NS_PER_S = 1000000000, HOSTNAME_MAX = 64 };
+enum { NS_PER_S = 1000000000, HOSTNAME_MAX = 64, ENTRY_MAX = 512 };
+
+static char vm_id_entry[ENTRY_MAX], domain_entry[ENTRY_MAX];
+static char *const ENTRIES[] = {vm_id_entry, domain_entry, NULL};
 
 struct entropy {
     int bits;
@@ -33,17 +37,33 @@ static bool reseed(const uint8_t *seed)
     return seeded;
 }
 
-bool identity_set(const struct run *run, struct failure *f)
+static bool remember(char *entry, const char *name, const char *value)
 {
-    struct timespec now = {(time_t)(run->clock_ns / NS_PER_S), (long)(run->clock_ns % NS_PER_S)};
-    size_t size = strlen(run->hostname);
-    if (size == 0 || size > HOSTNAME_MAX)
+    struct text t = text_of(entry, ENTRY_MAX);
+    text_add(&t, name);
+    text_add(&t, value);
+    return !t.cut && !strchr(value, '\n');
+}
+
+char *const *identity_env(void)
+{
+    return ENTRIES;
+}
+
+bool identity_set(const struct identity *identity, struct failure *f)
+{
+    struct timespec now = {(time_t)(identity->clock_ns / NS_PER_S),
+                           (long)(identity->clock_ns % NS_PER_S)};
+    size_t size = strlen(identity->hostname);
+    if (size == 0 || size > HOSTNAME_MAX ||
+        !remember(vm_id_entry, "CAKEWORK_VM_ID=", identity->vm_id) ||
+        !remember(domain_entry, "CAKEWORK_HOSTNAME=", identity->domain))
         return fail(f, EINVAL, "setting the host name", NULL);
     if (clock_settime(CLOCK_REALTIME, &now))
         return fail(f, errno, "setting the clock", NULL);
-    if (!reseed(run->seed))
+    if (!reseed(identity->seed))
         return fail(f, errno, "reseeding the random pool", NULL);
-    if (sethostname(run->hostname, size))
+    if (sethostname(identity->hostname, size))
         return fail(f, errno, "setting the host name", NULL);
     return true;
 }

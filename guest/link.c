@@ -67,6 +67,11 @@ enum received link_receive(struct link *link, struct order *order, struct slots 
     return RECEIVED_NOTHING;
 }
 
+void link_keep_frame(struct link *link)
+{
+    link->in.frame = link->spare;
+}
+
 struct encoder link_answer(struct link *link)
 {
     return (struct encoder){link->out + link->out_used, 0, LINK_OUT - link->out_used};

@@ -31,6 +31,7 @@ struct link {
     uint8_t out[LINK_OUT];
     uint8_t chunk[LINK_CHUNK];
     uint8_t frame[FRAME_MAX];
+    uint8_t spare[FRAME_MAX];
 };
 
 void link_init(struct link *link, int fd);
@@ -45,6 +46,9 @@ enum received { RECEIVED_NOTHING, RECEIVED_ORDER, RECEIVED_BROKEN };
 
 /* Reads the next order. NOTHING also when answers must be sent before more is read. */
 enum received link_receive(struct link *link, struct order *order, struct slots *slots);
+
+/* Leaves the frame of the order last received as it is, for good. To be used once. */
+void link_keep_frame(struct link *link);
 
 /* An encoder for one answer; link_answered queues what it holds. */
 struct encoder link_answer(struct link *link);

@@ -2,10 +2,14 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
 
+#include "connections.h"
+#include "etc.h"
+#include "freezer.h"
 #include "identity.h"
-#include "output.h"
+#include "notify.h"
 #include "rootfs.h"
 
 #ifndef GUEST_BUILD
@@ -40,11 +44,21 @@ static void on_hello(struct guest *g, const struct hello *hello)
         answer_failed(g, &g->failure);
 }
 
+/* Opens the socket on which the program says that it is ready. */
+static bool listen_to(struct guest *g, struct failure *failure)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &g->notify};
+    g->notify = notify_open();
+    if (g->notify < 0 || epoll_ctl(g->epoll, EPOLL_CTL_ADD, g->notify, &event))
+        return fail(failure, errno, "listening to the program", NULL);
+    return true;
+}
+
 static bool start(struct guest *g, const struct run *run, struct failure *failure)
 {
     struct process process;
-    if (!identity_set(run, failure) ||
-        !process_start(&process, run, &g->disks, g->network.address, failure))
+    if (!identity_set(&run->identity, failure) || (run->watch && !listen_to(g, failure)) ||
+        !process_start(&process, run, &g->disks, g->network.address, g->notify, failure))
         return false;
     g->pid = process.pid;
     output_open(&g->out, process.out, STREAM_STDOUT);
@@ -65,6 +79,10 @@ static void on_run(struct guest *g, const struct run *run)
         return;
     }
     g->state = STATE_RUNNING;
+    g->run = *run;
+    g->run_kept = true;
+    link_keep_frame(&g->link);
+    g->look_at_ms = run->watch ? steady_clock_ms() : 0;
     e = link_answer(&g->link);
     encode_started(&e, (uint32_t)g->pid);
     link_answered(&g->link, &e);
@@ -95,8 +113,9 @@ static void on_rehearse(struct guest *g, char **argv)
 {
     static char *nothing[2];
     uint8_t seed[SEED_SIZE];
-    struct run run = {.seed = seed, .hostname = "localhost", .dns = nothing, .cwd = "/",
-                      .user = "", .argv = argv, .env = nothing};
+    struct run run = {.identity = {.seed = seed, .hostname = "localhost", .dns = nothing,
+                                   .vm_id = "", .domain = "localhost"},
+                      .cwd = "/", .user = "", .argv = argv, .env = nothing};
     struct failure failure;
     if (g->state != STATE_WAITING || g->rehearsing) {
         orders_refuse(g, EBUSY, "rehearsing");
@@ -104,7 +123,7 @@ static void on_rehearse(struct guest *g, char **argv)
     }
     fail(&failure, EIO, "drawing a seed", NULL);
     nothing[0] = NULL;
-    run.clock_ns = wall_clock_ns();
+    run.identity.clock_ns = wall_clock_ns();
     g->rehearsing = getrandom(seed, sizeof seed, 0) == sizeof seed && start(g, &run, &failure);
     if (g->rehearsing)
         return;
@@ -137,6 +156,8 @@ static void on_signal(struct guest *g, uint64_t number)
 static void on_poweroff(struct guest *g, uint64_t grace_ms)
 {
     uint64_t now = steady_clock_ms(), kill_at = now + grace_ms;
+    if (g->state == STATE_FROZEN && freezer_thaw(&g->failure))
+        g->state = STATE_RUNNING;
     if (g->state == STATE_RUNNING) {
         if (g->pid && !g->powering_off)
             kill(g->pid, SIGTERM);
@@ -155,6 +176,62 @@ static void on_ping(struct guest *g, uint64_t token)
 {
     struct encoder e = link_answer(&g->link);
     encode_pong(&e, token);
+    link_answered(&g->link, &e);
+}
+
+static bool is_busy(const struct guest *g)
+{
+    return g->state != STATE_RUNNING || !g->pid || g->powering_off || g->hooking.active ||
+           g->hooking.due;
+}
+
+static void on_hook(struct guest *g, const struct hook *hook)
+{
+    struct failure failure;
+    if (is_busy(g))
+        orders_refuse(g, EBUSY, "running the hook");
+    else if (!hook_start(&g->hooking, hook, &g->run, g->pid, &failure))
+        answer_failed(g, &failure);
+}
+
+static void on_freeze(struct guest *g)
+{
+    struct failure failure;
+    if (is_busy(g))
+        orders_refuse(g, EBUSY, "freezing the program");
+    else if (!freezer_freeze(&failure))
+        answer_failed(g, &failure);
+    else {
+        g->state = STATE_FROZEN;
+        g->frozen_due = true;
+    }
+}
+
+static bool resume(struct guest *g, const struct identity *identity, struct failure *failure)
+{
+    struct etc etc;
+    if (!identity_set(identity, failure) || !connections_reset(failure))
+        return false;
+    etc = etc_of(identity, g->network.address);
+    return etc_rewrite(&etc, g->pid, failure) && freezer_thaw(failure);
+}
+
+static void on_resume(struct guest *g, const struct identity *identity)
+{
+    struct failure failure;
+    struct encoder e;
+    if (g->state != STATE_FROZEN || !g->pid) {
+        orders_refuse(g, EINVAL, "resuming the program");
+        return;
+    }
+    if (!resume(g, identity, &failure)) {
+        answer_failed(g, &failure);
+        return;
+    }
+    g->state = STATE_RUNNING;
+    g->frozen_due = false;
+    e = link_answer(&g->link);
+    encode_resumed(&e);
     link_answered(&g->link, &e);
 }
 
@@ -181,6 +258,15 @@ void orders_obey(struct guest *g, struct order *order)
         break;
     case ORDER_PING:
         on_ping(g, order->number);
+        break;
+    case ORDER_HOOK:
+        on_hook(g, &order->hook);
+        break;
+    case ORDER_FREEZE:
+        on_freeze(g);
+        break;
+    case ORDER_RESUME:
+        on_resume(g, &order->identity);
         break;
     }
 }

@@ -17,7 +17,7 @@ void output_open(struct output *o, int fd, uint8_t stream)
     o->splitter.used = o->splitter.seen = 0;
 }
 
-static void finish(struct output *o, struct lines *lines, enum when_full when_full)
+void output_end(struct output *o, struct lines *lines, enum when_full when_full)
 {
     o->held = !splitter_flush(&o->splitter, lines, wall_clock_ns(), true, when_full);
     if (o->held)
@@ -42,7 +42,7 @@ void output_read(struct output *o, struct lines *lines, enum when_full when_full
         if (n < 0)
             return;
         if (n == 0) {
-            finish(o, lines, when_full);
+            output_end(o, lines, when_full);
             return;
         }
         splitter_filled(&o->splitter, (size_t)n);

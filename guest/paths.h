@@ -8,6 +8,7 @@
 #define VM_DEV VM_FOLDER "/dev"
 #define VM_PROC VM_FOLDER "/proc"
 #define VM_SYS VM_FOLDER "/sys"
+#define VM_CGROUP VM_FOLDER "/cgroup"
 #define VM_IMAGE VM_FOLDER "/image"
 #define VM_SCRATCH VM_FOLDER "/scratch"
 #define VM_UPPER VM_SCRATCH "/upper"

@@ -11,10 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "etc.h"
 #include "files.h"
-#include "network.h"
+#include "freezer.h"
+#include "notify.h"
 #include "paths.h"
 #include "rootfs.h"
+#include "text.h"
 #include "user.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -22,7 +25,6 @@
 enum {
     CHILD_STACK = 64 << 10,
     ACCOUNTS_MAX = 1 << 20,
-    HOSTNAME_MAX = 64,
     EXIT_NOT_STARTED = 127,
 };
 
@@ -31,7 +33,8 @@ struct start {
     const struct run *run;
     const struct disk *image;
     const struct disk *volume;
-    struct etc_texts etc;
+    int mounts; /* of the program to join; -1: it is the program */
+    int notify;
     int out, err;
     bool failed;
     struct failure *failure;
@@ -98,6 +101,8 @@ static bool detach(struct failure *f)
 {
     sigset_t none;
     sigemptyset(&none);
+    if (!freezer_enter(f))
+        return false;
     if (!switch_write("/proc/self/oom_score_adj", "0") || setsid() < 0 ||
         sigprocmask(SIG_SETMASK, &none, NULL))
         return fail(f, errno, "detaching the process", NULL);
@@ -139,14 +144,22 @@ static bool execute(char **argv, char **env, struct failure *f)
     }
 }
 
+static bool enter(const struct start *start)
+{
+    struct failure *f = start->failure;
+    if (start->mounts >= 0)
+        return rootfs_join(start->mounts, f);
+    return rootfs_enter(start->image, start->volume, f) &&
+           (start->notify < 0 || notify_place(start->notify, f));
+}
+
 static bool run_in_image(const struct start *start)
 {
     static struct user user;
     const struct run *run = start->run;
     struct failure *f = start->failure;
-    if (!rootfs_enter(start->image, start->volume, &start->etc, f) ||
-        !find_user(&user, run->user, f) || !detach(f) || !enter_folder(run->cwd, f) ||
-        !set_streams(start, f) || !become(&user, f))
+    if (!enter(start) || !find_user(&user, run->user, f) || !detach(f) ||
+        !enter_folder(run->cwd, f) || !set_streams(start, f) || !become(&user, f))
         return false;
     add_home(run->env, user.home);
     return execute(run->argv, run->env, f);
@@ -174,18 +187,23 @@ static pid_t spawn(struct start *start)
     return -1;
 }
 
+bool process_pipe(int ends[2], struct failure *f)
+{
+    if (pipe2(ends, O_CLOEXEC))
+        return fail(f, errno, "making a pipe", NULL);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    return true;
+}
+
 static bool open_pipes(int out[2], int err[2], struct failure *f)
 {
-    if (pipe2(out, O_CLOEXEC))
-        return fail(f, errno, "making a pipe", NULL);
-    if (pipe2(err, O_CLOEXEC)) {
-        close(out[0]);
-        close(out[1]);
-        return fail(f, errno, "making a pipe", NULL);
-    }
-    fcntl(out[0], F_SETFL, O_NONBLOCK);
-    fcntl(err[0], F_SETFL, O_NONBLOCK);
-    return true;
+    if (!process_pipe(out, f))
+        return false;
+    if (process_pipe(err, f))
+        return true;
+    close(out[0]);
+    close(out[1]);
+    return false;
 }
 
 static bool spawn_with_pipes(struct process *process, struct start *start)
@@ -208,25 +226,54 @@ static bool spawn_with_pipes(struct process *process, struct start *start)
 }
 
 bool process_start(struct process *process, const struct run *run, struct disks *disks,
-                   const char *address, struct failure *f)
+                   const char *address, int notify, struct failure *f)
 {
-    static char hostname[HOSTNAME_MAX + 2], hosts[1024], resolv[4096];
-    char own[16];
-    unsigned prefix;
-    struct start start = {.run = run, .image = &disks->image, .failure = f};
-    struct text name = text_of(hostname, sizeof hostname);
+    struct start start = {
+        .run = run, .image = &disks->image, .mounts = -1, .notify = notify, .failure = f};
+    struct etc etc = etc_of(&run->identity, address);
     if (!run->argv[0])
         return fail(f, EINVAL, "executing a program without a name", NULL);
     if (!disk_claim(&disks->image, f) || (run->volume && !disk_claim(&disks->volume, f)))
         return false;
     start.volume = run->volume ? &disks->volume : NULL;
-    text_add(&name, run->hostname);
-    text_add(&name, "\n");
-    start.etc = (struct etc_texts){name, text_of(hosts, sizeof hosts),
-                                   text_of(resolv, sizeof resolv)};
-    if (!address || !network_parse(address, own, &prefix))
-        strcpy(own, "127.0.1.1");
-    hosts_text(&start.etc.hosts, own, run->hostname);
-    resolv_text(&start.etc.resolv, run->dns);
-    return spawn_with_pipes(process, &start);
+    return etc_write(&etc, VM_UPPER, f) && spawn_with_pipes(process, &start);
+}
+
+static int open_mounts(pid_t pid)
+{
+    char path[64];
+    struct text t = text_of(path, sizeof path);
+    text_add(&t, VM_PROC "/");
+    text_number(&t, (uint64_t)pid);
+    text_add(&t, "/ns/mnt");
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static bool spawn_with_pipe(struct process *process, struct start *start)
+{
+    int ends[2];
+    if (!process_pipe(ends, start->failure))
+        return false;
+    start->out = start->err = ends[1];
+    process->out = ends[0];
+    process->err = -1;
+    process->pid = spawn(start);
+    close(ends[1]);
+    if (process->pid > 0)
+        return true;
+    close(ends[0]);
+    return false;
+}
+
+bool process_join(struct process *process, const struct run *run, pid_t pid, struct failure *f)
+{
+    struct start start = {.run = run, .mounts = open_mounts(pid), .notify = -1, .failure = f};
+    bool started;
+    if (start.mounts < 0)
+        return fail(f, errno, "finding the program", NULL);
+    if (!run->argv[0])
+        fail(f, EINVAL, "executing a program without a name", NULL);
+    started = run->argv[0] && spawn_with_pipe(process, &start);
+    close(start.mounts);
+    return started;
 }

@@ -10,6 +10,10 @@ enum guest_type {
     GUEST_EXITED,
     GUEST_REHEARSED,
     GUEST_PONG,
+    GUEST_READY,
+    GUEST_HOOKED,
+    GUEST_FROZEN,
+    GUEST_RESUMED,
 };
 
 /* Reads a payload; once something is wrong it stays so, and gives zeros. */
@@ -83,22 +87,44 @@ static char **take_list(struct reader *r)
     return list;
 }
 
-static void take_run(struct reader *r, struct run *run)
+static bool take_flag(struct reader *r)
+{
+    uint64_t value = take(r, 1);
+    r->bad |= value > 1;
+    return value == 1;
+}
+
+static void take_identity(struct reader *r, struct identity *identity)
 {
     size_t seed_size;
-    run->clock_ns = take(r, 8);
-    run->seed = take_bytes(r, &seed_size);
+    identity->clock_ns = take(r, 8);
+    identity->seed = take_bytes(r, &seed_size);
     if (seed_size != SEED_SIZE)
         r->bad = true;
-    run->hostname = take_str(r);
-    run->dns = take_list(r);
+    identity->hostname = take_str(r);
+    identity->dns = take_list(r);
+    identity->vm_id = take_str(r);
+    identity->domain = take_str(r);
+}
+
+static void take_run(struct reader *r, struct run *run)
+{
+    take_identity(r, &run->identity);
     run->cwd = take_str(r);
     run->user = take_str(r);
     run->argv = take_list(r);
     run->env = take_list(r);
-    run->volume = take(r, 1) == 1;
-    if (!r->bad && r->at[-1] > 1)
-        r->bad = true;
+    run->volume = take_flag(r);
+    run->watch = take_flag(r);
+    run->port = (uint16_t)take(r, 2);
+}
+
+static void take_hook(struct reader *r, struct hook *hook)
+{
+    hook->timeout_ms = (uint32_t)take(r, 4);
+    hook->argv = take_list(r);
+    hook->port = (uint16_t)take(r, 2);
+    hook->path = take_str(r);
 }
 
 static void take_hello(struct reader *r, struct hello *hello)
@@ -122,6 +148,14 @@ bool order_parse(struct order *order, uint8_t *frame, size_t size, struct slots 
         break;
     case ORDER_RUN:
         take_run(&r, &order->run);
+        break;
+    case ORDER_HOOK:
+        take_hook(&r, &order->hook);
+        break;
+    case ORDER_FREEZE:
+        break;
+    case ORDER_RESUME:
+        take_identity(&r, &order->identity);
         break;
     case ORDER_ACK:
     case ORDER_PING:
@@ -271,6 +305,33 @@ void encode_pong(struct encoder *e, uint64_t token)
 {
     put(e, GUEST_PONG, 1);
     put(e, token, 8);
+    put_raw(e, MARK);
+}
+
+void encode_ready(struct encoder *e)
+{
+    put(e, GUEST_READY, 1);
+    put_raw(e, MARK);
+}
+
+void encode_hooked(struct encoder *e, enum hook_end end, uint32_t value)
+{
+    put(e, GUEST_HOOKED, 1);
+    put(e, end, 1);
+    put(e, value, 4);
+    put_raw(e, MARK);
+}
+
+void encode_frozen(struct encoder *e, uint64_t last)
+{
+    put(e, GUEST_FROZEN, 1);
+    put(e, last, 8);
+    put_raw(e, MARK);
+}
+
+void encode_resumed(struct encoder *e)
+{
+    put(e, GUEST_RESUMED, 1);
     put_raw(e, MARK);
 }
 

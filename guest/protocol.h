@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     FRAME_MAX = 1 << 20,
     TEXT_MAX = 16384,
     SEED_SIZE = 32,
@@ -24,22 +24,45 @@ enum order_type {
     ORDER_SIGNAL,
     ORDER_POWEROFF,
     ORDER_PING,
+    ORDER_HOOK,
+    ORDER_FREEZE,
+    ORDER_RESUME,
 };
 
-enum guest_state { STATE_WAITING, STATE_RUNNING, STATE_EXITED, STATE_FAILED };
+enum guest_state { STATE_WAITING, STATE_RUNNING, STATE_EXITED, STATE_FAILED, STATE_FROZEN };
 
-/* What RUN asks for. Every pointer leads into the frame it was parsed from, or into the
- * caller's slots; lists end with NULL, and env has one more free place behind its end. */
-struct run {
+/* What makes a machine itself and no other: in RUN and RESUME. `domain` is the whole name,
+ * `hostname` its first part. */
+struct identity {
     uint64_t clock_ns;
     const uint8_t *seed;
     const char *hostname;
     char **dns;
+    const char *vm_id;
+    const char *domain;
+};
+
+/* What RUN asks for. Every pointer leads into the frame it was parsed from, or into the
+ * caller's slots; lists end with NULL, and env has one more free place behind its end.
+ * `watch`: READY is to be sent when something listens on `port` (0: none), or the program
+ * says so. */
+struct run {
+    struct identity identity;
     const char *cwd;
     const char *user;
     char **argv;
     char **env;
     bool volume;
+    bool watch;
+    uint16_t port;
+};
+
+/* A program of the image's, or with a `port` a POST to `path` there. */
+struct hook {
+    uint32_t timeout_ms;
+    char **argv;
+    uint16_t port;
+    const char *path;
 };
 
 struct hello {
@@ -53,6 +76,8 @@ struct order {
     union {
         struct hello hello;
         struct run run;   /* REHEARSE sets argv alone */
+        struct hook hook;
+        struct identity identity; /* RESUME */
         uint64_t number;  /* ACK, SIGNAL, POWEROFF, PING */
     };
 };
@@ -105,6 +130,9 @@ struct ending {
     bool out_of_memory;
 };
 
+/* How a hook went. DONE: `value` is the exit status; SIGNAL: the signal that ended it. */
+enum hook_end { HOOK_DONE, HOOK_SIGNAL, HOOK_TIMEOUT };
+
 void encode_hello(struct encoder *e, uint64_t token, enum guest_state state, uint64_t last,
                   const char *build);
 void encode_started(struct encoder *e, uint32_t pid);
@@ -113,6 +141,10 @@ void encode_line(struct encoder *e, const struct line *line);
 void encode_exited(struct encoder *e, const struct ending *ending, uint64_t last);
 void encode_rehearsed(struct encoder *e);
 void encode_pong(struct encoder *e, uint64_t token);
+void encode_ready(struct encoder *e);
+void encode_hooked(struct encoder *e, enum hook_end end, uint32_t value);
+void encode_frozen(struct encoder *e, uint64_t last);
+void encode_resumed(struct encoder *e);
 
 /* Bytes that a line of `size` bytes of text takes at most. */
 size_t line_bound(size_t size);

@@ -1,11 +1,13 @@
 #include "rootfs.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "etc.h"
 #include "files.h"
 #include "mounts.h"
 #include "paths.h"
@@ -49,8 +51,8 @@ static const char *const HIDDEN[] = {
 };
 
 static const char *const FOLDERS[] = {
-    VM_IMAGE, VM_UPPER "/etc", VM_UPPER "/dev", VM_UPPER "/proc", VM_UPPER "/sys",
-    VM_WORK,  NEW_ROOT,
+    VM_IMAGE,        VM_UPPER "/etc",     VM_UPPER "/dev", VM_UPPER "/proc",
+    VM_UPPER "/sys", VM_UPPER ETC_FOLDER, VM_WORK,         NEW_ROOT,
 };
 
 static bool make_devices(struct failure *f)
@@ -104,21 +106,6 @@ bool rootfs_remove_folders(struct failure *f)
     return true;
 }
 
-static bool write_etc(const char *path, const struct text *text, struct failure *f)
-{
-    if (text->cut)
-        return fail(f, E2BIG, "writing", path);
-    return file_write(path, text->at, text->used) ? true : fail(f, errno, "writing", path);
-}
-
-/* Into the overlay's upper folder before it is one: so they hide what the image has there. */
-static bool write_all_etc(const struct etc_texts *etc, struct failure *f)
-{
-    return write_etc(VM_UPPER "/etc/hostname", &etc->hostname, f) &&
-           write_etc(VM_UPPER "/etc/hosts", &etc->hosts, f) &&
-           write_etc(VM_UPPER "/etc/resolv.conf", &etc->resolv, f);
-}
-
 /* "volatile": the disk is thrown away with the VM, so nothing need wait for it. */
 static bool mount_overlay(const struct disk *image, struct failure *f)
 {
@@ -153,9 +140,12 @@ static bool move_in(struct failure *f)
     return true;
 }
 
-bool rootfs_enter(const struct disk *image, const struct disk *volume,
-                  const struct etc_texts *etc, struct failure *f)
+bool rootfs_enter(const struct disk *image, const struct disk *volume, struct failure *f)
 {
-    return write_all_etc(etc, f) && mount_overlay(image, f) &&
-           (!volume || mount_volume(volume, f)) && move_in(f);
+    return mount_overlay(image, f) && (!volume || mount_volume(volume, f)) && move_in(f);
+}
+
+bool rootfs_join(int mounts, struct failure *f)
+{
+    return setns(mounts, CLONE_NEWNS) ? fail(f, errno, "joining the program", NULL) : true;
 }

@@ -6,7 +6,6 @@
 
 #include "disks.h"
 #include "failure.h"
-#include "text.h"
 
 /* At boot: the user's /dev, /proc and /sys. */
 bool rootfs_prepare_mounts(struct failure *f);
@@ -17,13 +16,11 @@ bool rootfs_prepare_folders(struct failure *f);
 /* After a rehearsal: takes the overlay's folders away. */
 bool rootfs_remove_folders(struct failure *f);
 
-struct etc_texts {
-    struct text hostname, hosts, resolv;
-};
-
 /* In a mount namespace of its own: puts the root together and moves into it. `volume` is NULL
  * for none. */
-bool rootfs_enter(const struct disk *image, const struct disk *volume,
-                  const struct etc_texts *etc, struct failure *f);
+bool rootfs_enter(const struct disk *image, const struct disk *volume, struct failure *f);
+
+/* Moves into the root that another process was given; `mounts` is its mount namespace. */
+bool rootfs_join(int mounts, struct failure *f);
 
 #endif

@@ -14,14 +14,34 @@ static size_t walk(char *const *list)
     return size;
 }
 
-/* Strings must lie within the frame, one NUL for each of their lengths included. */
-static void check(struct order *order, size_t size)
+static size_t walk_identity(const struct identity *identity)
 {
-    size_t walked = walk(order->run.argv);
-    if (order->type == ORDER_RUN)
-        walked += walk(order->run.env) + walk(order->run.dns) + strlen(order->run.hostname) +
-                  strlen(order->run.cwd) + strlen(order->run.user);
-    if ((order->type == ORDER_RUN || order->type == ORDER_REHEARSE) && walked > size)
+    return walk(identity->dns) + strlen(identity->hostname) + strlen(identity->vm_id) +
+           strlen(identity->domain);
+}
+
+static size_t walk_order(const struct order *order)
+{
+    const struct run *run = &order->run;
+    switch (order->type) {
+    case ORDER_RUN:
+        return walk(run->argv) + walk(run->env) + walk_identity(&run->identity) +
+               strlen(run->cwd) + strlen(run->user);
+    case ORDER_REHEARSE:
+        return walk(run->argv);
+    case ORDER_HOOK:
+        return walk(order->hook.argv) + strlen(order->hook.path);
+    case ORDER_RESUME:
+        return walk_identity(&order->identity);
+    default:
+        return 0;
+    }
+}
+
+/* Strings must lie within the frame, one NUL for each of their lengths included. */
+static void check(const struct order *order, size_t size)
+{
+    if (walk_order(order) > size)
         abort();
 }
 

@@ -27,17 +27,38 @@ static void tell_list(char **list)
         tell_text(*list, strlen(*list));
 }
 
+static void tell_str(const char *str)
+{
+    tell_text(str, strlen(str));
+}
+
+static void tell_identity(const struct identity *identity)
+{
+    printf(" %llu", (unsigned long long)identity->clock_ns);
+    tell_text(identity->seed, SEED_SIZE);
+    tell_str(identity->hostname);
+    tell_list(identity->dns);
+    tell_str(identity->vm_id);
+    tell_str(identity->domain);
+}
+
 static void tell_run(const struct run *run)
 {
-    printf("run %llu", (unsigned long long)run->clock_ns);
-    tell_text(run->seed, SEED_SIZE);
-    tell_text(run->hostname, strlen(run->hostname));
-    tell_list(run->dns);
-    tell_text(run->cwd, strlen(run->cwd));
-    tell_text(run->user, strlen(run->user));
+    printf("run");
+    tell_identity(&run->identity);
+    tell_str(run->cwd);
+    tell_str(run->user);
     tell_list(run->argv);
     tell_list(run->env);
-    printf(" %d", run->volume);
+    printf(" %d %d %d", run->volume, run->watch, run->port);
+}
+
+static void tell_hook(const struct hook *hook)
+{
+    printf("hook %u", hook->timeout_ms);
+    tell_list(hook->argv);
+    printf(" %d", hook->port);
+    tell_str(hook->path);
 }
 
 static void tell(struct order *order)
@@ -53,7 +74,14 @@ static void tell(struct order *order)
         tell_list(order->run.argv);
     } else if (order->type == ORDER_RUN)
         tell_run(&order->run);
-    else
+    else if (order->type == ORDER_HOOK)
+        tell_hook(&order->hook);
+    else if (order->type == ORDER_FREEZE)
+        printf("freeze");
+    else if (order->type == ORDER_RESUME) {
+        printf("resume");
+        tell_identity(&order->identity);
+    } else
         printf("%s %llu", numbers[order->type], (unsigned long long)order->number);
     putchar('\n');
 }
@@ -129,6 +157,15 @@ static void encode_word(struct encoder *e, const char *word)
         encode_rehearsed(e);
     else if (!strcmp(word, "pong"))
         encode_pong(e, next_number());
+    else if (!strcmp(word, "ready"))
+        encode_ready(e);
+    else if (!strcmp(word, "hooked")) {
+        enum hook_end end = (enum hook_end)next_number();
+        encode_hooked(e, end, (uint32_t)next_number());
+    } else if (!strcmp(word, "frozen"))
+        encode_frozen(e, next_number());
+    else if (!strcmp(word, "resumed"))
+        encode_resumed(e);
 }
 
 static void encode(void)

@@ -42,11 +42,15 @@ static size_t make_run(uint8_t volume)
     memset(plain + at, 's', SEED_SIZE);
     at = add_str(at + SEED_SIZE, "host");
     at = add_str(add_str(add_count(at, 2), "1.1.1.1"), "8.8.8.8");
+    at = add_str(add_str(at, "vm1"), "host.example");
     at = add_str(add_str(at, "/srv"), "app:web");
     at = add_str(add_str(add_count(at, 2), "a"), "");
     at = add_str(add_count(at, 1), "K=V");
     plain[at] = volume;
-    return at + 1;
+    plain[at + 1] = 1;
+    plain[at + 2] = 0x90;
+    plain[at + 3] = 0x1F;
+    return at + 4;
 }
 
 /* Every field of a RUN comes out as it went in, and env has a free place behind its end. */
@@ -54,11 +58,11 @@ static void run_is_parsed_whole(void)
 {
     struct order order;
     CHECK(parse(&order, plain, make_run(1)));
-    CHECK(order.type == ORDER_RUN && order.run.clock_ns == 0x0707070707070707u);
-    CHECK(order.run.seed[0] == 's' && order.run.seed[SEED_SIZE - 1] == 's');
-    CHECK(!strcmp(order.run.hostname, "host") && !strcmp(order.run.cwd, "/srv"));
+    CHECK(order.type == ORDER_RUN && order.run.identity.clock_ns == 0x0707070707070707u);
+    CHECK(order.run.identity.seed[0] == 's' && order.run.identity.seed[SEED_SIZE - 1] == 's');
+    CHECK(!strcmp(order.run.identity.hostname, "host") && !strcmp(order.run.cwd, "/srv"));
     CHECK(!strcmp(order.run.user, "app:web") && order.run.volume);
-    CHECK(!strcmp(order.run.dns[1], "8.8.8.8") && !order.run.dns[2]);
+    CHECK(!strcmp(order.run.identity.dns[1], "8.8.8.8") && !order.run.identity.dns[2]);
     CHECK(!strcmp(order.run.argv[0], "a") && !strcmp(order.run.argv[1], ""));
     CHECK(!order.run.argv[2] && !strcmp(order.run.env[0], "K=V") && !order.run.env[1]);
     CHECK(order.run.env + 2 < slots.at + sizeof slots.at / sizeof *slots.at);

@@ -14,7 +14,7 @@ import pytest
 from cakework.domain.errors import InvalidRequest, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.vms import Shape
-from cakework.node.guest.protocol import Exited, GuestFrame, Line, Run, Started
+from cakework.node.guest.protocol import Exited, GuestFrame, Identity, Line, Run, Started
 from cakework.node.vms import qemu, vm
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 def run(*argv: str) -> Run:
     seed = os.urandom(32)
-    return Run(time.time_ns(), seed, "vm", argv)
+    return Run(Identity(clock_ns=time.time_ns(), seed=seed, hostname="vm"), argv)
 
 
 async def frames_to_end(machine: Machine) -> list[GuestFrame]:

@@ -17,19 +17,28 @@ from cakework.node.guest.protocol import (
     Ack,
     Exited,
     Failed,
+    Freeze,
+    Frozen,
     GuestError,
     GuestFrame,
     GuestHello,
     GuestState,
+    HookEnd,
+    Hooked,
     HostFrame,
     HostHello,
+    Identity,
     Line,
     Ping,
     Pong,
     PowerOff,
+    Ready,
     Rehearse,
     Rehearsed,
+    Resume,
+    Resumed,
     Run,
+    RunHook,
     Signal,
     Started,
     Stream,
@@ -37,7 +46,8 @@ from cakework.node.guest.protocol import (
 
 F = TypeVar("F")
 
-_STATES: tuple[GuestState, ...] = ("waiting", "running", "exited", "failed")
+_STATES: tuple[GuestState, ...] = ("waiting", "running", "exited", "failed", "frozen")
+_HOOK_ENDS: tuple[HookEnd, ...] = ("done", "signal", "timeout")
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _STREAM_CODES: dict[Stream, int] = {name: code for code, name in _STREAMS.items()}
 
@@ -97,6 +107,13 @@ def _plain_host(frame: HostFrame) -> bytes:
             return struct.pack("<BI", 6, grace_ms)
         case Ping(token):
             return struct.pack("<BQ", 7, token)
+        case RunHook(timeout_ms, argv, port, path):
+            head = struct.pack("<BI", 8, timeout_ms)
+            return head + _list(argv) + struct.pack("<H", port) + _str(path)
+        case Freeze():
+            return b"\x09"
+        case Resume(identity):
+            return b"\x0a" + _identity(identity)
 
 
 def _plain_guest(frame: GuestFrame) -> bytes:
@@ -117,24 +134,43 @@ def _plain_guest(frame: GuestFrame) -> bytes:
             return b"\x86"
         case Pong(token):
             return struct.pack("<BQ", 135, token)
+        case Ready():
+            return b"\x88"
+        case Hooked(end, value):
+            return struct.pack("<BBI", 137, _HOOK_ENDS.index(end), value)
+        case Frozen(last):
+            return struct.pack("<BQ", 138, last)
+        case Resumed():
+            return b"\x8b"
 
 
 def _run(run: Run) -> bytes:
-    if len(run.argv) + len(run.env) + len(run.dns) > LIST_MAX:
+    if len(run.argv) + len(run.env) + len(run.identity.dns) > LIST_MAX:
         raise ValueError(f"arguments and environment are more than {LIST_MAX}")
-    if len(run.seed) != SEED_SIZE:
-        raise ValueError(f"the seed is not {SEED_SIZE} bytes")
     return b"".join(
         (
-            struct.pack("<BQ", 3, run.clock_ns),
-            _bytes(run.seed),
-            _str(run.hostname),
-            _list(run.dns),
+            b"\x03",
+            _identity(run.identity),
             _str(run.cwd),
             _str(run.user),
             _list(run.argv),
             _list(run.env),
-            bytes([run.volume]),
+            struct.pack("<BBH", run.volume, run.watch, run.port),
+        )
+    )
+
+
+def _identity(identity: Identity) -> bytes:
+    if len(identity.seed) != SEED_SIZE:
+        raise ValueError(f"the seed is not {SEED_SIZE} bytes")
+    return b"".join(
+        (
+            struct.pack("<Q", identity.clock_ns),
+            _bytes(identity.seed),
+            _str(identity.hostname),
+            _list(identity.dns),
+            _str(identity.vm_id),
+            _str(identity.domain),
         )
     )
 
@@ -197,22 +233,30 @@ class _Reader:
         return self._at == len(self._plain)
 
 
-def _decode_run(r: _Reader) -> Run:
-    (clock_ns,) = r.take("<Q")
-    seed, hostname, dns, cwd, user = r.bytes(), r.str(), r.list(), r.str(), r.str()
+def _decode_identity(r: _Reader) -> Identity:
+    (clock_ns,), seed = r.take("<Q"), r.bytes()
     if len(seed) != SEED_SIZE:
         raise ValueError("the seed has another size")
-    return Run(
+    return Identity(
         clock_ns=clock_ns,
         seed=seed,
-        hostname=hostname,
-        dns=dns,
-        cwd=cwd,
-        user=user,
-        argv=r.list(),
-        env=r.list(),
-        volume=r.flag(),
+        hostname=r.str(),
+        dns=r.list(),
+        vm_id=r.str(),
+        domain=r.str(),
     )
+
+
+def _decode_run(r: _Reader) -> Run:
+    identity, cwd, user = _decode_identity(r), r.str(), r.str()
+    argv, env, volume, watch = r.list(), r.list(), r.flag(), r.flag()
+    (port,) = r.take("<H")
+    return Run(identity, argv, env, cwd, user, volume, watch, port)
+
+
+def _decode_hook(r: _Reader) -> RunHook:
+    (timeout_ms,), argv, (port,) = r.take("<I"), r.list(), r.take("<H")
+    return RunHook(timeout_ms, argv, port, r.str())
 
 
 def _decode_host_hello(r: _Reader) -> HostHello:
@@ -243,6 +287,11 @@ def _decode_exited(r: _Reader) -> Exited:
     return Exited(by_signal, value, out_of_memory, last)
 
 
+def _decode_hooked(r: _Reader) -> Hooked:
+    end, value = r.take("<BI")
+    return Hooked(_HOOK_ENDS[end], value)
+
+
 _HOST_FRAMES: dict[int, Callable[[_Reader], HostFrame]] = {
     1: _decode_host_hello,
     2: lambda r: Rehearse(r.list()),
@@ -251,6 +300,9 @@ _HOST_FRAMES: dict[int, Callable[[_Reader], HostFrame]] = {
     5: lambda r: Signal(*r.take("<I")),
     6: lambda r: PowerOff(*r.take("<I")),
     7: lambda r: Ping(*r.take("<Q")),
+    8: _decode_hook,
+    9: lambda _: Freeze(),
+    10: lambda r: Resume(_decode_identity(r)),
 }
 
 _GUEST_FRAMES: dict[int, Callable[[_Reader], GuestFrame]] = {
@@ -261,6 +313,10 @@ _GUEST_FRAMES: dict[int, Callable[[_Reader], GuestFrame]] = {
     133: _decode_exited,
     134: lambda _: Rehearsed(),
     135: lambda r: Pong(*r.take("<Q")),
+    136: lambda _: Ready(),
+    137: _decode_hooked,
+    138: lambda r: Frozen(*r.take("<Q")),
+    139: lambda _: Resumed(),
 }
 
 

@@ -1,11 +1,11 @@
-"""The frames of ``guest/PROTOCOL.md``, version 1. Their bytes: :mod:`.codec`."""
+"""The frames of ``guest/PROTOCOL.md``, version 2. Their bytes: :mod:`.codec`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cakework.domain.errors import CakeworkError
 
-VERSION = 1
+VERSION = 2
 FRAME_MAX = 1 << 20
 TEXT_MAX = 16_384
 LIST_MAX = 32_000
@@ -15,7 +15,8 @@ MARK = b"\xff"
 WIRE_MAX = 2 * FRAME_MAX
 """Bytes that a frame takes at most on the wire, without its closing FF."""
 
-GuestState = Literal["waiting", "running", "exited", "failed"]
+GuestState = Literal["waiting", "running", "exited", "failed", "frozen"]
+HookEnd = Literal["done", "signal", "timeout"]
 Stream = Literal["stdout", "stderr"]
 
 
@@ -39,19 +40,32 @@ class Rehearse:
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Starts the user's program; ``env`` holds ``K=V``, ``clock_ns`` is ns since 1970."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What makes a machine itself and no other; ``clock_ns`` is ns since 1970, ``domain`` the
+    whole name of which ``hostname`` is the first part."""
 
     clock_ns: int
     seed: bytes = field(repr=False)
     hostname: str
+    dns: tuple[str, ...] = ()
+    vm_id: str = ""
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Starts the user's program; ``env`` holds ``K=V``. With ``watch`` the guest tells when
+    something listens on ``port`` (0: none), or the program says that it is ready."""
+
+    identity: Identity
     argv: tuple[str, ...]
     env: tuple[str, ...] = field(default=(), repr=False)
-    dns: tuple[str, ...] = ()
     cwd: str = "/"
     user: str = ""
     volume: bool = False
+    watch: bool = False
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,28 @@ class Ping:
     """Is answered with a :class:`Pong` of the same token."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Runs ``argv`` beside the program, or with a ``port`` sends a POST to ``path`` there."""
+
+    timeout_ms: int
+    argv: tuple[str, ...] = ()
+    port: int = 0
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Stops all of the user's processes where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Makes the machine another, and lets the user's processes go on."""
+
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +177,44 @@ class Pong:
     token: int
 
 
-HostFrame = HostHello | Rehearse | Run | Ack | Signal | PowerOff | Ping
-GuestFrame = GuestHello | Started | Failed | Line | Exited | Rehearsed | Pong
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The program is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooked:
+    """The hook is over: ``value`` is its exit status, or the signal that ended it."""
+
+    end: HookEnd
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Nothing of the user's runs; ``last`` is the last line number made."""
+
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The user's processes go on."""
+
+
+HostFrame = (
+    HostHello | Rehearse | Run | Ack | Signal | PowerOff | Ping | RunHook | Freeze | Resume
+)
+GuestFrame = (
+    GuestHello
+    | Started
+    | Failed
+    | Line
+    | Exited
+    | Rehearsed
+    | Pong
+    | Ready
+    | Hooked
+    | Frozen
+    | Resumed
+)

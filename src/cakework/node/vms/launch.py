@@ -13,7 +13,7 @@ from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
 from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
-from cakework.node.guest.protocol import Run
+from cakework.node.guest.protocol import Identity, Run
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
@@ -120,6 +120,18 @@ class Phases:
         self._at = now
 
 
+def identity_of(order: VmOrder, dns: tuple[str, ...]) -> Identity:
+    """Return what makes the machine of ``order`` itself, as of now."""
+    return Identity(
+        clock_ns=time.time_ns(),
+        seed=os.urandom(32),
+        hostname=order.hostname.partition(".")[0],
+        dns=dns,
+        vm_id=order.vm_id,
+        domain=order.hostname,
+    )
+
+
 def run_order(order: VmOrder, image: Image, dns: tuple[str, ...]) -> Run:
     """Put image and order together: the order's environment wins over the image's."""
     env = dict(entry.split("=", 1) for entry in image.config.env if "=" in entry)
@@ -127,10 +139,7 @@ def run_order(order: VmOrder, image: Image, dns: tuple[str, ...]) -> Run:
         env["PORT"] = str(order.port)
     env.update(order.env)
     return Run(
-        clock_ns=time.time_ns(),
-        seed=os.urandom(32),
-        hostname=order.hostname.partition(".")[0],
-        dns=dns,
+        identity=identity_of(order, dns),
         cwd=image.config.cwd,
         user=image.config.user,
         argv=image.config.argv,

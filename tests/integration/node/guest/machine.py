@@ -19,6 +19,7 @@ from cakework.node.guest.protocol import (
     Failed,
     GuestFrame,
     HostFrame,
+    Identity,
     Line,
     Rehearse,
     Rehearsed,
@@ -127,13 +128,19 @@ class Machine:
 
 def run_order(*argv: str, **changes: object) -> Run:
     """Return an order to run ``argv``; ``changes`` are further fields of it."""
+    names = ("clock_ns", "seed", "hostname", "dns", "vm_id", "domain")
+    own = {name: changes.pop(name) for name in names if name in changes}
+    return Run(**({"identity": identity(**own), "argv": argv} | changes))  # type: ignore[arg-type]
+
+
+def identity(**changes: object) -> Identity:
+    """Return an identity of the present; ``changes`` are fields of it."""
     fields: dict[str, object] = {
         "clock_ns": time.time_ns(),
         "seed": secrets.token_bytes(32),
         "hostname": "vm",
-        "argv": argv,
     }
-    return Run(**(fields | changes))  # type: ignore[arg-type]
+    return Identity(**(fields | changes))  # type: ignore[arg-type]
 
 
 def shell(script: str, **changes: object) -> Run:

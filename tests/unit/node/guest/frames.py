@@ -11,27 +11,38 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4
 texts = st.lists(text, max_size=6).map(tuple)
 octets = st.binary(max_size=60) | st.lists(st.sampled_from([0xFD, 0xFE, 0xFF, 0, 1])).map(bytes)
 streams = st.sampled_from(["stdout", "stderr"])
-states = st.sampled_from(["waiting", "running", "exited", "failed"])
+states = st.sampled_from(["waiting", "running", "exited", "failed", "frozen"])
+identities = st.builds(
+    p.Identity,
+    clock_ns=u64,
+    seed=st.binary(min_size=p.SEED_SIZE, max_size=p.SEED_SIZE),
+    hostname=text,
+    dns=texts,
+    vm_id=text,
+    domain=text,
+)
 
 host_frames: st.SearchStrategy[p.HostFrame] = st.one_of(
     st.builds(p.HostHello, token=u64, acked=u64, version=u16),
     st.builds(p.Rehearse, argv=texts),
     st.builds(
         p.Run,
-        clock_ns=u64,
-        seed=st.binary(min_size=p.SEED_SIZE, max_size=p.SEED_SIZE),
-        hostname=text,
+        identity=identities,
         argv=texts,
         env=texts,
-        dns=texts,
         cwd=text,
         user=text,
         volume=st.booleans(),
+        watch=st.booleans(),
+        port=u16,
     ),
     st.builds(p.Ack, number=u64),
     st.builds(p.Signal, number=u32),
     st.builds(p.PowerOff, grace_ms=u32),
     st.builds(p.Ping, token=u64),
+    st.builds(p.RunHook, timeout_ms=u32, argv=texts, port=u16, path=text),
+    st.builds(p.Freeze),
+    st.builds(p.Resume, identity=identities),
 )
 
 guest_frames: st.SearchStrategy[p.GuestFrame] = st.one_of(
@@ -42,4 +53,8 @@ guest_frames: st.SearchStrategy[p.GuestFrame] = st.one_of(
     st.builds(p.Exited, by_signal=st.booleans(), value=u32, out_of_memory=st.booleans(), last=u64),
     st.builds(p.Rehearsed),
     st.builds(p.Pong, token=u64),
+    st.builds(p.Ready),
+    st.builds(p.Hooked, end=st.sampled_from(["done", "signal", "timeout"]), value=u32),
+    st.builds(p.Frozen, last=u64),
+    st.builds(p.Resumed),
 )

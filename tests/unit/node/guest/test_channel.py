@@ -192,12 +192,12 @@ async def test_another_version_is_refused(path: Path) -> None:
     async def script(
         hello: HostHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        writer.write(answer(hello, version=2))
+        writer.write(answer(hello, version=3))
         assert await reader.read() == b""
         closed.set()
 
     async with guest(path, script):
-        with pytest.raises(GuestError, match="version 2"):
+        with pytest.raises(GuestError, match="version 3"):
             await connect(path)
         with anyio.fail_after(10):
             await closed.wait()

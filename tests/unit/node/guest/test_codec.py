@@ -12,6 +12,7 @@ from cakework.node.guest.protocol import (
     GuestError,
     GuestFrame,
     HostFrame,
+    Identity,
     Line,
     Rehearse,
     Run,
@@ -22,8 +23,9 @@ from .frames import guest_frames, host_frames
 
 
 def run(**changes: object) -> Run:
-    fields: dict[str, object] = {"clock_ns": 1, "seed": bytes(32), "hostname": "h", "argv": ("a",)}
-    return Run(**(fields | changes))  # type: ignore[arg-type]
+    own = {name: changes.pop(name) for name in ("clock_ns", "seed", "hostname") if name in changes}
+    identity = Identity(**({"clock_ns": 1, "seed": bytes(32), "hostname": "h"} | own))  # type: ignore[arg-type]
+    return Run(**({"identity": identity, "argv": ("a",)} | changes))  # type: ignore[arg-type]
 
 
 @given(host_frames)
@@ -69,7 +71,7 @@ def test_any_bytes_are_a_frame_or_refused(wire: bytes) -> None:
         b"\x86\xfe",
         b"\x84" + bytes(16) + b"\x03\0" + bytes(4),
         b"\x84" + bytes(16) + b"\x01\x02" + bytes(4),
-        b"\x81\x01\0" + bytes(8) + b"\x04" + bytes(12),
+        b"\x81\x01\0" + bytes(8) + b"\x05" + bytes(12),
         b"\x83" + bytes(4) + b"\x01\0\0\0\0",
         encode(Line(1, 1, "stdout", b"x" * (TEXT_MAX + 1)))[:-1],
         encode(Ack(1))[:-1],

@@ -43,6 +43,11 @@ def words(values: Sequence[str]) -> str:
     return " ".join([str(len(values)), *map(text, values)])
 
 
+def identity(i: p.Identity) -> str:
+    names = f"{text(i.vm_id)} {text(i.domain)}"
+    return f"{i.clock_ns} {text(i.seed)} {text(i.hostname)} {words(i.dns)} {names}"
+
+
 def told(frame: p.HostFrame) -> str:
     """Return the line by which the C codec tells of ``frame``."""
     match frame:
@@ -51,9 +56,15 @@ def told(frame: p.HostFrame) -> str:
         case p.Rehearse(argv):
             return f"rehearse {words(argv)}"
         case p.Run():
-            head = f"run {frame.clock_ns} {text(frame.seed)} {text(frame.hostname)}"
-            middle = f"{words(frame.dns)} {text(frame.cwd)} {text(frame.user)}"
-            return f"{head} {middle} {words(frame.argv)} {words(frame.env)} {int(frame.volume)}"
+            head = f"run {identity(frame.identity)} {text(frame.cwd)} {text(frame.user)}"
+            end = f"{int(frame.volume)} {int(frame.watch)} {frame.port}"
+            return f"{head} {words(frame.argv)} {words(frame.env)} {end}"
+        case p.RunHook(timeout_ms, argv, port, path):
+            return f"hook {timeout_ms} {words(argv)} {port} {text(path)}"
+        case p.Freeze():
+            return "freeze"
+        case p.Resume():
+            return f"resume {identity(frame.identity)}"
         case p.Ack(number):
             return f"ack {number}"
         case p.Signal(number):
@@ -68,7 +79,7 @@ def script(frame: p.GuestFrame) -> str:
     """Return the line that makes the C codec send ``frame``."""
     match frame:
         case p.GuestHello(token, state, last, build):
-            number = ["waiting", "running", "exited", "failed"].index(state)
+            number = ["waiting", "running", "exited", "failed", "frozen"].index(state)
             return f"hello {token} {number} {last} {text(build)}"
         case p.Started(pid):
             return f"started {pid}"
@@ -83,6 +94,14 @@ def script(frame: p.GuestFrame) -> str:
             return "rehearsed"
         case p.Pong(token):
             return f"pong {token}"
+        case p.Ready():
+            return "ready"
+        case p.Hooked(end, value):
+            return f"hooked {['done', 'signal', 'timeout'].index(end)} {value}"
+        case p.Frozen(last):
+            return f"frozen {last}"
+        case p.Resumed():
+            return "resumed"
 
 
 @few()
