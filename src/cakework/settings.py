@@ -141,10 +141,29 @@ class Settings(BaseSettings):
     max_templates: int = Field(
         default=8, ge=1, description="Templates kept; the least used go first."
     )
-    memory_overcommit: float = Field(
-        default=1.5,
+    pool_snapshots: int = Field(
+        default=2,
+        ge=0,
+        description="Snapshots of programs, the busiest, of which a machine is kept restored.",
+    )
+    ready_timeout_s: float = Field(
+        default=60,
         gt=0,
-        description="VM memory that may be promised, as a multiple of the host's.",
+        description="Seconds that a program may take until it is ready for its snapshot.",
+    )
+    hook_timeout_s: float = Field(
+        default=10, gt=0, le=600, description="Seconds that a hook of a VM may take."
+    )
+    memory_overcommit: float = Field(
+        default=1.0,
+        gt=0,
+        description="Memory that may be promised to VMs, as a multiple of the host's. A VM counts "
+        "with 64 MB more than its own.",
+    )
+    cpu_overcommit: float = Field(
+        default=64,
+        gt=0,
+        description="Processors that may be promised to VMs, as a multiple of the host's.",
     )
     disk_gb: int = Field(
         default=4, ge=1, le=500, description="Writable disk of a VM, sparse, in GB."

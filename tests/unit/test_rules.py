@@ -96,7 +96,9 @@ def written(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, cast("list[object]", value)))
     shown = str(value).replace(f"{ROOT}/", "")
-    return {None: "", True: "true", False: "false"}.get(cast("None", value), shown)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else shown
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

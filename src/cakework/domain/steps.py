@@ -74,6 +74,14 @@ class Step(StrEnum):
     NODE_VOLUME_NAMED = "node.volume.named"
     NODE_VOLUME_GIVEN = "node.volume.given"
 
+    NODE_SNAPSHOT_READY = "node.snapshot.ready"
+    NODE_SNAPSHOT_FROZEN = "node.snapshot.frozen"
+    NODE_SNAPSHOT_SAVED = "node.snapshot.saved"
+    NODE_SNAPSHOT_WRITTEN = "node.snapshot.written"
+    NODE_SNAPSHOT_NAMED = "node.snapshot.named"
+    NODE_SNAPSHOT_USED = "node.snapshot.used"
+    NODE_SNAPSHOT_RESUMED = "node.snapshot.resumed"
+
     NODE_VM_STARTED = "node.vm.started"
     NODE_VM_STOP_SENT = "node.vm.stop_sent"
     NODE_VM_ENDED = "node.vm.ended"

@@ -27,6 +27,7 @@ from cakework.node.api.builds import BuildCalls
 from cakework.node.api.images import ImageCalls
 from cakework.node.api.journal import JournalCalls
 from cakework.node.api.problems import on_error, on_fault, on_invalid
+from cakework.node.api.snapshots import SnapshotCalls
 from cakework.node.api.vms import VmCalls
 from cakework.node.api.wire import answer
 from cakework.node.builds import Builds
@@ -43,10 +44,12 @@ from cakework.node.sockets import listen
 from cakework.node.territory import Territory, lease_territory
 from cakework.node.vms.accelerator import choose_accelerator
 from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.machines import Host
+from cakework.node.vms.holdings import Host
+from cakework.node.vms.making import Patience
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.registry import Vms
 from cakework.node.vms.room import Room
+from cakework.node.vms.snapshots import Snapshots
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 from cakework.settings import Settings
@@ -69,6 +72,7 @@ class Node:
     builds: Builds
     imports: Imports
     vms: Vms
+    snapshots: Snapshots
     pool: Pool
     workshop: Workshop
     ready: bool = False
@@ -146,11 +150,15 @@ async def _assemble(
         disk_gb=settings.disk_gb,
         most=settings.max_templates,
     )
-    pool = Pool(host, workshop, {Shape(): settings.pool_size})
+    pool = Pool(host, workshop, {Shape(): settings.pool_size}, settings.pool_snapshots)
     stack.push_async_callback(pool.close)
     volumes = Volumes(folder / "volumes")
-    room = Room(folder, _memory_mb(settings), settings.min_free_disk_mb)
-    vms = Vms(host, workshop, pool, images, volumes, journal, room)
+    room = Room(folder, _memory_mb(settings), settings.min_free_disk_mb, _cpus(settings))
+    patience = Patience(settings.ready_timeout_s, settings.hook_timeout_s)
+    kept = folder / "snapshots"
+    snapshots = Snapshots(kept, host, workshop, images, volumes, journal, room, patience)
+    vms = Vms(host, workshop, pool, images, volumes, journal, room, snapshots)
+    stack.push_async_callback(snapshots.close)
     stack.push_async_callback(vms.close)
     await vms.adopt()
     # Only now: finding it out may start a machine, which must not get what VMs have already.
@@ -160,7 +168,19 @@ async def _assemble(
     builds = await stack.enter_async_context(Builds(settings, images, networks, journal))
     imports = await stack.enter_async_context(Imports(settings, images, networks, journal))
     node_id = _node_id(folder)
-    return Node(node_id, territory, journal, images, volumes, builds, imports, vms, pool, workshop)
+    return Node(
+        node_id,
+        territory,
+        journal,
+        images,
+        volumes,
+        builds,
+        imports,
+        vms,
+        snapshots,
+        pool,
+        workshop,
+    )
 
 
 async def _serve(
@@ -212,6 +232,7 @@ def _application(node: Node) -> Starlette:
         routes=[
             Route("/v1/health", health),
             *VmCalls(node.vms, node.volumes).routes(),
+            *SnapshotCalls(node.vms, node.snapshots).routes(),
             *BuildCalls(node.builds).routes(),
             *ImageCalls(node.images, node.imports).routes(),
             *JournalCalls(node.journal, lambda: node.closing).routes(),
@@ -276,6 +297,10 @@ def _reach(settings: Settings) -> Reach:
 def _memory_mb(settings: Settings) -> int:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(pages / (1 << 20) * settings.memory_overcommit)
+
+
+def _cpus(settings: Settings) -> float:
+    return (os.cpu_count() or 1) * settings.cpu_overcommit
 
 
 def _node_id(folder: Path) -> str:

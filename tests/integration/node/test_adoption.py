@@ -12,7 +12,8 @@ from cakework.domain.facts import VmLine, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
 from cakework.node.cgroups import Cgroup
-from cakework.node.vms.machines import RECORD, Machine, MachineRecord
+from cakework.node.vms.holdings import RECORD, MachineRecord
+from cakework.node.vms.machines import Machine
 from tests.integration.node.node_process import NodeProcess
 from tests.integration.node.vm_site import Yard, printed, processes_of, site, until
 

@@ -163,7 +163,7 @@ async def test_orders_that_cannot_be_carried_out(yard: Yard, tmp_path: Path) -> 
 
 async def test_memory_is_promised_once(yard: Yard, tmp_path: Path) -> None:
     """A VM that does not fit is refused with a hint when to try again; room made is room."""
-    async with site(yard, tmp_path, memory_mb=512) as s:
+    async with site(yard, tmp_path, memory_mb=640) as s:
         orders = [await s.order("exec sleep 600") for _ in range(3)]
         answers = await asyncio.gather(*map(s.vms.start, orders), return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -180,7 +180,7 @@ async def test_memory_is_promised_once(yard: Yard, tmp_path: Path) -> None:
 
 async def test_the_pool_makes_room_for_vms_and_comes_back(yard: Yard, tmp_path: Path) -> None:
     """Waiting machines never take what a VM needs; when it is free again, they wait again."""
-    async with site(yard, tmp_path, memory_mb=512, pool=1) as s, filling(s.pool):
+    async with site(yard, tmp_path, memory_mb=640, pool=1) as s, filling(s.pool):
         orders = [await s.order("exec sleep 600") for _ in range(2)]
         for order in orders:
             assert (await s.vms.start(order)).state == "started"
@@ -194,11 +194,11 @@ async def test_a_pooled_machine_that_dies_is_replaced(yard: Yard, tmp_path: Path
     """The end of a waiting QEMU is noticed, and another made; a start does not suffer."""
     async with site(yard, tmp_path, pool=1) as s:
         async with filling(s.pool):
-            machine = s.pool._ready[Shape()][0]  # pyright: ignore[reportPrivateUsage]
+            machine = s.pool._templates[Shape()].ready[0]  # pyright: ignore[reportPrivateUsage]
             os.kill(machine.process.pid, signal.SIGKILL)
             await until(lambda: s.pool.ready == 0)
             await until(lambda: s.pool.ready == 1)
-        taken = s.pool._ready[Shape()][0]  # pyright: ignore[reportPrivateUsage]
+        taken = s.pool._templates[Shape()].ready[0]  # pyright: ignore[reportPrivateUsage]
         os.kill(taken.process.pid, signal.SIGKILL)
         order = await s.order("exec sleep 600")
         assert (await s.vms.start(order)).state == "started"

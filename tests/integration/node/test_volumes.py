@@ -10,7 +10,7 @@ import pytest
 from cakework.domain.facts import VmLine, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
-from cakework.node.vms.machines import RECORD, MachineRecord
+from cakework.node.vms.holdings import RECORD, MachineRecord
 from tests.integration.node.node_process import NodeProcess
 from tests.integration.node.vm_site import Yard, printed, until
 

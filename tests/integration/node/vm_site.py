@@ -21,10 +21,13 @@ from cakework.node.network.rules import Egress
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory
 from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.machines import Host, Machine
+from cakework.node.vms.holdings import Host
+from cakework.node.vms.machines import Machine
+from cakework.node.vms.making import Patience
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.registry import Vms
 from cakework.node.vms.room import Room
+from cakework.node.vms.snapshots import Snapshots
 from cakework.node.vms.template import Template
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
@@ -32,6 +35,7 @@ from tests.integration.node.guest.materials import REPOSITORY, make_image
 
 DEADLINE_S = 30.0
 DISK_GB = 1
+PATIENCE = Patience(ready_s=30, hook_s=10)
 ARTIFACTS = Artifacts(REPOSITORY / ".build")
 
 
@@ -80,6 +84,7 @@ class Site:
     images: ImageStore
     journal: Journal
     vms: Vms
+    snapshots: Snapshots
 
     async def template(self) -> Template:
         return await self.workshop.template(Shape())
@@ -123,7 +128,13 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    yard: Yard, folder: Path, *, memory_mb: int = 4096, pool: int = 0
+    yard: Yard,
+    folder: Path,
+    *,
+    memory_mb: int = 4096,
+    pool: int = 0,
+    pool_snapshots: int = 0,
+    patience: Patience = PATIENCE,
 ) -> AsyncGenerator[Site]:
     """Open a site; at the end everything in it is stopped."""
     host = yard.host(folder)
@@ -131,14 +142,17 @@ async def site(
     journal = Journal.open(folder / "journal")
     async with AsyncExitStack() as stack:
         stack.callback(journal.close)
-        ready = Pool(host, workshop, {Shape(): pool})
+        ready = Pool(host, workshop, {Shape(): pool}, pool_snapshots)
         stack.push_async_callback(ready.close)
         images = ImageStore(folder / "images")
         volumes = Volumes(folder / "volumes")
         room = Room(folder, memory_mb, 0)
-        vms = Vms(host, workshop, ready, images, volumes, journal, room)
+        shelf = folder / "snapshots"
+        snapshots = Snapshots(shelf, host, workshop, images, volumes, journal, room, patience)
+        vms = Vms(host, workshop, ready, images, volumes, journal, room, snapshots)
+        stack.push_async_callback(snapshots.close)
         stack.push_async_callback(vms.close)
-        made = Site(yard, folder, host, workshop, ready, images, journal, vms)
+        made = Site(yard, folder, host, workshop, ready, images, journal, vms, snapshots)
         yield made
         await asyncio.gather(*(vms.stop(report.vm_id, 0) for report in vms.reports()))
 

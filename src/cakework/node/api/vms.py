@@ -44,7 +44,9 @@ class VmCalls:
 
     async def _stop(self, request: Request) -> Response:
         order = StopOrder.model_validate_json(await request.body() or b"{}")
-        return answer(await self._vms.stop(request.path_params["vm_id"], order.grace_s))
+        vm_id = request.path_params["vm_id"]
+        stopped = await self._vms.stop(vm_id, order.grace_s, keep_memory=order.keep_memory)
+        return answer(stopped)
 
     async def _list_volumes(self, _: Request) -> Response:
         ids = await asyncio.to_thread(self._volumes.ids)

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-WANTED = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "erofs", "overlay", "tcp_diag")
+WANTED = (
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "erofs",
+    "overlay",
+    "tcp_diag",
+)
 """Modules the guest needs; what they depend on is added."""
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")

@@ -202,9 +202,7 @@ class Resumed:
     """The user's processes go on."""
 
 
-HostFrame = (
-    HostHello | Rehearse | Run | Ack | Signal | PowerOff | Ping | RunHook | Freeze | Resume
-)
+HostFrame = HostHello | Rehearse | Run | Ack | Signal | PowerOff | Ping | RunHook | Freeze | Resume
 GuestFrame = (
     GuestHello
     | Started

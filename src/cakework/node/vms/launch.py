@@ -1,9 +1,12 @@
-"""A launch: from an order to a machine that was told to run the user's program."""
+"""A launch: from an order to a machine that was told to run the user's program, or that has it
+frozen and is the VM's own."""
 
 import asyncio
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,32 +16,46 @@ from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
 from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
-from cakework.node.guest.protocol import Identity, Run
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
-from cakework.node.vms.machines import Host, Machine
+from cakework.node.vms.holdings import Began, Host
+from cakework.node.vms.machines import Machine
 from cakework.node.vms.pool import Pool
+from cakework.node.vms.runs import run_order
+from cakework.node.vms.shelf import Snapshot
+from cakework.node.vms.snapshots import Snapshots
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 
 log = structlog.get_logger("cakework.node.vms")
 
 
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A machine that is a VM's from now on; its record says what it began with. Unless that was
+    a boot, its program is frozen and waits to be resumed. ``laps``: how long it took, by phase,
+    in ms."""
+
+    machine: Machine
+    laps: dict[str, float]
+
+
 class Launcher:
     """Takes machines from the pool, or has them restored, and gives them what an order says."""
 
-    def __init__(self, host: Host, workshop: Workshop, pool: Pool, volumes: Volumes) -> None:
+    def __init__(
+        self, host: Host, workshop: Workshop, pool: Pool, volumes: Volumes, snapshots: Snapshots
+    ) -> None:
         self._host = host
         self._workshop = workshop
         self._pool = pool
         self._volumes = volumes
+        self._snapshots = snapshots
         self._restores = asyncio.Semaphore(max(2, 2 * (os.cpu_count() or 1)))
 
-    async def launch(
-        self, order: VmOrder, image: Image, lines_before: int
-    ) -> tuple[Machine, dict[str, float]]:
-        """Return a machine that was told to run, and how long that took, by phase, in ms.
+    async def launch(self, order: VmOrder, image: Image, recorded: Callable[[], int]) -> Launched:
+        """Return the machine of ``order``; ``recorded`` gives the VM's last line on record.
 
         When it fails or is cancelled, nothing is left of it.
 
@@ -47,28 +64,112 @@ class Launcher:
             CakeworkError: no machine could be made.
         """
         clock = Phases()
+        kept = await self._snapshots.take_kept(order, image)
+        if kept is not None and (machine := await self._from_kept(kept, order, recorded, clock)):
+            return Launched(machine, clock.laps)
+        if order.fork_of is not None or order.snapshot == "ready":
+            machine = await self._from_ready(order, image, recorded, clock)
+            if machine is not None:
+                return Launched(machine, clock.laps)
+        return Launched(await self._boot(order, image, recorded, clock), clock.laps)
+
+    async def _boot(
+        self, order: VmOrder, image: Image, recorded: Callable[[], int], clock: "Phases"
+    ) -> Machine:
         machine = self._pool.take(order.shape)
         if machine is not None:
             try:
-                await self._dress(machine, order, image, lines_before, pooled=True)
+                await self._dress(machine, order, image, recorded(), pooled=True)
             except InvalidRequest:
                 raise
             except CakeworkError as error:
                 log.warning("pool.machine_failed", reason=error.detail)
             else:
                 clock.lap("disks")
-                return machine, clock.laps
+                return machine
         template = await self._workshop.template(order.shape)
         async with self._restores:
             clock.lap("queue")
             machine = await Machine.restore(self._host, template, image.rootfs)
             clock.lap("restore")
-        await self._dress(machine, order, image, lines_before, pooled=False)
+        await self._dress(machine, order, image, recorded(), pooled=False)
         clock.lap("disks")
-        return machine, clock.laps
+        return machine
+
+    async def _from_ready(
+        self, order: VmOrder, image: Image, recorded: Callable[[], int], clock: "Phases"
+    ) -> Machine | None:
+        """Return a machine with the program of a "ready" snapshot; None if it is to be booted."""
+        try:
+            snapshot = await self._snapshots.ready(order, image)
+            clock.lap("snapshot")
+            machine = await self._restored(snapshot, clock)
+        except CakeworkError as error:
+            if order.fork_of is not None:
+                raise
+            log.warning("snapshot.not_started", vm_id=order.vm_id, reason=error.detail)
+            return None
+        await self._assign(machine, order, recorded(), snapshot.lines, "ready")
+        return machine
+
+    async def _restored(self, snapshot: Snapshot, clock: "Phases") -> Machine:
+        machine = self._pool.take(snapshot)
+        if machine is not None:
+            try:
+                await machine.go_on()
+                clock.lap("pooled")
+                return machine
+            except CakeworkError as error:
+                log.warning("pool.machine_failed", reason=error.detail)
+                await machine.release()
+        try:
+            async with self._restores:
+                clock.lap("queue")
+                machine = await Machine.restore(self._host, snapshot)
+        except CakeworkError as error:
+            await self._snapshots.drop_ready(snapshot, error.detail)
+            raise
+        clock.lap("restore")
+        return machine
+
+    async def _from_kept(
+        self, kept: Snapshot, order: VmOrder, recorded: Callable[[], int], clock: "Phases"
+    ) -> Machine | None:
+        """Return a machine that goes on where a stop kept it; None if it cannot.
+
+        What was kept is not to be found any more, so a crash from here on leads to a boot and
+        never to old memory over a volume that has moved on.
+        """
+        try:
+            volume = self._volumes.path(order.vm_id) if order.volume_gb else None
+            async with self._restores:
+                clock.lap("queue")
+                machine = await Machine.restore(self._host, kept, volume=volume)
+                clock.lap("restore")
+        except CakeworkError as error:
+            log.warning(
+                "snapshot.not_used", vm_id=order.vm_id, snapshot="kept", reason=error.detail
+            )
+            return None
+        finally:
+            await self._snapshots.used(kept)
+        await self._assign(machine, order, recorded(), kept.lines, "memory")
+        return machine
+
+    async def _assign(
+        self, machine: Machine, order: VmOrder, recorded: int, saved: int, began: Began
+    ) -> None:
+        try:
+            machine.assign(order, recorded, saved=saved, began=began)
+            step(Step.NODE_MACHINE_ASSIGNED)
+        except BaseException as error:
+            await machine.release()
+            if isinstance(error, OSError):
+                raise Unavailable(f"the VM could not be recorded: {error}") from error
+            raise
 
     async def _dress(
-        self, machine: Machine, order: VmOrder, image: Image, lines_before: int, *, pooled: bool
+        self, machine: Machine, order: VmOrder, image: Image, recorded: int, *, pooled: bool
     ) -> None:
         """Give the machine its disks and its orders; release it if that fails."""
         try:
@@ -82,7 +183,7 @@ class Launcher:
                 if not order.volume_kept:
                     # The machine's own name for it is the only one: so it counts as its disk.
                     volume.unlink()
-            machine.assign(order, lines_before)
+            machine.assign(order, recorded)
             step(Step.NODE_MACHINE_ASSIGNED)
             if pooled:
                 await machine.monitor.resume()
@@ -118,31 +219,3 @@ class Phases:
         now = time.perf_counter()
         self.laps[name] = round((now - self._at) * 1000, 2)
         self._at = now
-
-
-def identity_of(order: VmOrder, dns: tuple[str, ...]) -> Identity:
-    """Return what makes the machine of ``order`` itself, as of now."""
-    return Identity(
-        clock_ns=time.time_ns(),
-        seed=os.urandom(32),
-        hostname=order.hostname.partition(".")[0],
-        dns=dns,
-        vm_id=order.vm_id,
-        domain=order.hostname,
-    )
-
-
-def run_order(order: VmOrder, image: Image, dns: tuple[str, ...]) -> Run:
-    """Put image and order together: the order's environment wins over the image's."""
-    env = dict(entry.split("=", 1) for entry in image.config.env if "=" in entry)
-    if order.port is not None:
-        env["PORT"] = str(order.port)
-    env.update(order.env)
-    return Run(
-        identity=identity_of(order, dns),
-        cwd=image.config.cwd,
-        user=image.config.user,
-        argv=image.config.argv,
-        env=tuple(f"{name}={value}" for name, value in env.items()),
-        volume=order.volume_gb > 0,
-    )

@@ -1,162 +1,94 @@
-"""A machine: one QEMU and all it holds, from restored to released.
+"""A machine: one QEMU, from restored to released.
 
-                        ┌─ rehearse, pause: waits in the pool ─┐
-    restore a template ─┤                                      ├─▶ run ─▶ … ─▶ release
-                        └──────────────────────────────────────┘
-    boot a template ─▶ its state is saved ─▶ release
+                                   ┌─ rehearse, pause: waits in the pool ─┐
+    restore a template, a snapshot ┤                                      ├─▶ run ─▶ … ─▶ release
+                                   └──────────────────────────────────────┘        ▲
+                                                            save ──────────────────┘
+    boot a template ─▶ save ─▶ release
 
-What it holds: a slot (user id, addresses), a network namespace, a cgroup, a process, and the
-folder ``machines/<machine id>/``:
-
-    record.json     what an adopting node must know; written before the process is started
-    vm/             what QEMU sees as /vm: scratch (writable disk), image (a link)
-    root/           where the jail mounts its root, in a mount namespace of its own
-    qmp.sock  guest.sock  output.log
+What it holds on the way: :mod:`.holdings`.
 """
 
 import asyncio
 import os
-import secrets
-import shutil
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-from pydantic import BaseModel
+from typing import TypeVar
 
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
-from cakework.domain.vms import Shape
 from cakework.faults import step
-from cakework.node.cgroups import Cgroup, Limits
-from cakework.node.guest.channel import GuestChannel
-from cakework.node.guest.protocol import GuestError, Rehearse, Rehearsed
-from cakework.node.network.namespaces import (
-    Namespace,
-    adopt_namespace,
-    make_vm_namespace,
-    unplug,
-)
-from cakework.node.network.rules import Egress
-from cakework.node.network.slots import Slots
+from cakework.node.guest.protocol import GuestError, GuestFrame, HostFrame, Rehearse, Rehearsed
 from cakework.node.sockets import listen
-from cakework.node.territory import Territory
 from cakework.node.unbroken import unbroken
-from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.disks import copy_sparse
-from cakework.node.vms.monitor import Monitor
-from cakework.node.vms.processes import Jail, Process
+from cakework.node.vms.disks import clone_sparse
+from cakework.node.vms.holdings import Began, Ending, Holdings, Host, MachineRecord
+from cakework.node.vms.memory import save_memory
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
-from cakework.node.vms.template import Template
+from cakework.node.vms.saved import Saved
 
-OVERHEAD_MB = 256
-"""What a QEMU may use beyond its guest's memory: program, translation cache, disk cache."""
-QEMU_THREADS = 64
 START_TIMEOUT_S = 30.0
 BOOT_TIMEOUT_S = 60.0
 REHEARSAL_TIMEOUT_S = 30.0
-GREET_TIMEOUT_S = 5.0
-END_TIMEOUT_S = 0.5
-CLOSE_TIMEOUT_S = 1.0
-RECORD = "record.json"
-OUTPUT = "output.log"
-OUTPUT_BYTES = 1 << 20
+SAVE_TIMEOUT_S = 60.0
+STATE_BYTES = 64 << 20
+"""A state is some 150 KB; a QEMU that sends more is not saved."""
 IMAGE_IN_JAIL = "/vm/image"
+VOLUME_IN_JAIL = "/vm/volume"
 REHEARSAL = ("/bin/busybox", "sh", "-c", "cat /etc/hosts; echo rehearsed >&2")
 
-
-class Ending(BaseModel):
-    """How a VM's run ended: a sentence for people, and the program's exit code if it is known."""
-
-    reason: str
-    exit_code: int | None = None
+F = TypeVar("F", bound=GuestFrame)
 
 
-class MachineRecord(BaseModel):
-    """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node.
-
-    ``lines_before`` is how many lines earlier runs of the VM had. ``ending`` is there from
-    before anything is released.
-    """
-
-    slot: int
-    shape: Shape
-    pid: int | None = None
-    started: int | None = None
-    order: VmOrder | None = None
-    lines_before: int = 0
-    ending: Ending | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What all machines of a node share."""
-
-    machines_dir: Path
-    artifacts: Artifacts
-    territory: Territory
-    slots: Slots
-    egress: Egress
-    dns: tuple[str, ...]
-
-
-class Machine:
-    """One QEMU with all it holds. :meth:`release` gives back everything, in any state."""
-
-    namespace: Namespace
-    cgroup: Cgroup
-    process: Process
-    monitor: Monitor
-    channel: GuestChannel
-
-    def __init__(self, host: Host, machine_id: str, record: MachineRecord) -> None:
-        self._host = host
-        self._held = AsyncExitStack()
-        self.machine_id = machine_id
-        self.folder = host.machines_dir / machine_id
-        self.record = record
-        self.when_gone: Callable[[], None] = _nothing
-        """Called by :meth:`release` when all is given back but the record, which goes last:
-        so what must be said of the machine's end is said, even if the node ends before."""
+class Machine(Holdings):
+    """One QEMU. :meth:`release` gives back everything it holds, in any state."""
 
     @classmethod
-    async def boot(cls, host: Host, template: Template) -> "Machine":
-        """Boot the kernel that lies in ``template``'s folder, with its memory a file there."""
-        machine = cls._new(host, template)
+    async def boot(cls, host: Host, making: Saved) -> "Machine":
+        """Boot the kernel that lies in ``making``'s folder, with its memory a file there."""
+        machine = cls._new(host, making)
         async with machine._making():
             await machine._prepare()
-            await machine._copy_scratch(template.scratch)
+            await machine._copy_scratch(making.scratch)
             with machine._sockets() as (qmp, guest):
                 fds = Descriptors(qmp, guest, machine._tap())
-                binds = ((template.folder, "/template,rw"), (machine.folder / "vm", "/vm,rw"))
-                machine._spawn(boot_command(template.spec, fds), fds, binds, preload=None)
+                binds = ((making.folder, "/template,rw"), *machine._binds())
+                machine._spawn(boot_command(making.spec, fds), fds, binds, preload=None)
             await machine._connect(BOOT_TIMEOUT_S)
         return machine
 
     @classmethod
-    async def restore(cls, host: Host, template: Template, image: Path | None) -> "Machine":
-        """Restore a machine from ``template``, with ``image`` or the rehearsal's behind its disk.
+    async def restore(
+        cls, host: Host, saved: Saved, image: Path | None = None, volume: Path | None = None
+    ) -> "Machine":
+        """Restore a machine from ``saved``.
 
-        When it returns the guest has answered and waits. Raises CakeworkError, and holds
-        nothing then.
+        Behind its image disk is the image of its program; if it has none yet, ``image``, or the
+        rehearsal's. ``volume`` is what lay behind its volume disk when it was saved, if the guest
+        used it. When it returns the guest has answered: it waits, or its program is frozen. Raises
+        CakeworkError, and holds nothing then.
         """
-        machine = cls._new(host, template)
+        machine = cls._new(host, saved)
+        image = saved.image or image
         async with machine._making():
             await machine._prepare()
-            await machine._copy_scratch(template.scratch)
+            await machine._copy_scratch(saved.scratch)
             if image is not None:
                 machine._link(image)
-            with machine._sockets() as (qmp, guest), template.state.open("rb") as state:
+            if volume is not None:
+                machine._link_volume(volume)
+            with machine._sockets() as (qmp, guest), saved.state.open("rb") as state:
                 fds = Descriptors(qmp, guest, machine._tap(), state.fileno())
                 disk = "/template/rehearsal.erofs" if image is None else IMAGE_IN_JAIL
-                binds = ((template.folder, "/template"), (machine.folder / "vm", "/vm,rw"))
-                command = restore_command(template.spec, fds, disk)
+                command = restore_command(
+                    saved.spec, fds, disk, None if volume is None else VOLUME_IN_JAIL
+                )
+                binds = ((saved.folder, "/template"), *machine._binds())
                 machine._spawn(command, fds, binds, host.artifacts.readonly)
-            await machine._connect(START_TIMEOUT_S, state=fds.state)
+            await machine._connect(START_TIMEOUT_S, saved.lines, fds.state)
         step(Step.NODE_MACHINE_RESTORED)
         return machine
 
@@ -190,14 +122,24 @@ class Machine:
 
     async def rehearse(self) -> None:
         """Let the guest go the way of a start once, so that the emulator knows it."""
+        await self.ask(Rehearse(REHEARSAL), Rehearsed, REHEARSAL_TIMEOUT_S)
+
+    async def ask(self, order: HostFrame, answer: type[F], timeout_s: float) -> F:
+        """Give the guest an order, and return its answer, which is the next that it says.
+
+        Raises:
+            GuestError: it says something else, or nothing in time.
+        """
+        name = type(order).__name__.lower()
         try:
-            async with asyncio.timeout(REHEARSAL_TIMEOUT_S):
-                await self.channel.send(Rehearse(REHEARSAL))
-                answer = await self.channel.receive()
+            async with asyncio.timeout(timeout_s):
+                await self.channel.send(order)
+                said = await self.channel.receive()
         except TimeoutError as error:
-            raise GuestError("the guest did not end its rehearsal in time") from error
-        if not isinstance(answer, Rehearsed):
-            raise GuestError(f"the guest could not rehearse: {answer}")
+            raise GuestError(f"the guest did not answer {name} in {timeout_s:g} s") from error
+        if not isinstance(said, answer):
+            raise GuestError(f"the guest could not do {name}: {said}")
+        return said
 
     async def give_image(self, image: Path) -> None:
         """Put ``image`` behind the image disk, in place of the rehearsal's."""
@@ -206,15 +148,44 @@ class Machine:
 
     async def give_volume(self, volume: Path) -> None:
         """Put the file ``volume`` behind the volume disk; it stays when the machine goes."""
-        uid = self._host.territory.uid(self.record.slot)
-        os.chown(volume, uid, uid)
-        (self.folder / "vm" / "volume").hardlink_to(volume)
-        await self.monitor.replace_disk("volume", "/vm/volume", read_only=False)
+        self._link_volume(volume)
+        await self.monitor.replace_disk("volume", VOLUME_IN_JAIL, read_only=False)
 
-    def assign(self, order: VmOrder, lines_before: int) -> None:
+    async def save(self, target: Saved) -> None:
+        """Write memory, devices and writable disk, as they are at one moment, to ``target``.
+
+        Saving its state stops the machine; :meth:`go_on` lets it go on. The memory of one that
+        was booted is in ``target`` already.
+
+        Raises:
+            CakeworkError: it cannot be saved.
+        """
+        try:
+            await self._save_state(target.state)
+            await unbroken(asyncio.to_thread(self._save_files, target))
+        except OSError as error:
+            raise Unavailable(f"the machine could not be saved: {error}") from error
+
+    async def go_on(self) -> None:
+        """Let a machine that was stopped to be saved go on."""
+        await self.monitor.resume()
+
+    def assign(
+        self, order: VmOrder, recorded: int, *, saved: int = 0, began: Began = "boot"
+    ) -> None:
         """Record whose machine this is from now on, without its environment, which may be secret
-        and which an adopting node has no use for."""
-        update = {"order": order.model_copy(update={"env": {}}), "lines_before": lines_before}
+        and which an adopting node has no use for.
+
+        ``recorded`` is the number of the VM's last line; ``saved`` how many its program had
+        printed when it was saved.
+        """
+        nameless = order.model_copy(update={"env": {}})
+        update = {
+            "order": nameless,
+            "lines_before": recorded - saved,
+            "lines_saved": saved,
+            "began": began,
+        }
         self.record = self.record.model_copy(update=update)
         self._write_record()
 
@@ -227,211 +198,59 @@ class Machine:
             step(Step.NODE_VM_END_RECORDED)
         return self.record.ending or ending
 
-    def trim_output(self) -> None:
-        """Empty the file of what QEMU says when a guest has made it grow beyond its bound."""
-        output = self.folder / OUTPUT
-        if output.stat().st_size > OUTPUT_BYTES:
-            os.truncate(output, 0)
+    def _binds(self) -> tuple[tuple[Path, str], ...]:
+        return (self.folder / "vm", "/vm,rw"), (self.folder / "way", "/way")
 
-    async def disconnect(self) -> None:
-        """Let go of a machine that goes on running, for the next node to adopt."""
-        await unbroken(self._let_go())
-
-    async def kill(self) -> None:
-        """End the process, and nothing else yet."""
-        self.process.kill()
-        await self.process.wait()
-
-    async def release(self) -> None:
-        """Kill the process and give back all that is held; returns when nothing is left.
-
-        When cancelled, it is done all the same before the cancellation is raised.
-        """
-        await unbroken(self._held.aclose())
-
-    @classmethod
-    def _new(cls, host: Host, template: Template) -> "Machine":
-        record = MachineRecord(slot=host.slots.take(), shape=template.spec.shape)
-        return cls(host, secrets.token_hex(6), record)
-
-    @asynccontextmanager
-    async def _making(self) -> AsyncGenerator[None]:
-        """Release everything if what is done within fails; turn faults into errors of ours."""
-        self._held.callback(self._host.slots.give_back, self.record.slot)
-        try:
-            yield
-        except BaseException as error:
-            await self.release()
-            if isinstance(error, OSError):
-                raise Unavailable(f"a machine could not be made: {error}") from error
-            raise
-
-    async def _prepare(self) -> None:
-        """Make folder, record, cgroup and namespace."""
-        uid = self._host.territory.uid(self.record.slot)
-        self.folder.mkdir(mode=0o711)
-        step(Step.NODE_MACHINE_FOLDER_MADE)
-        self._hold_leftovers()
-        for folder in (self.folder / "vm", self.folder / "root"):
-            folder.mkdir(mode=0o711)
-        os.chown(self.folder / "vm", uid, uid)
-        self._write_record()
-        step(Step.NODE_MACHINE_RECORDED)
-        await unbroken(self._make_namespace())
-        step(Step.NODE_MACHINE_WIRED)
-
-    async def _make_namespace(self) -> None:
-        make = partial(make_vm_namespace, self._host.territory, self.record.slot, self._host.egress)
-        self._hold_namespace(await asyncio.to_thread(make))
-
-    async def _let_go(self) -> None:
-        self._held.pop_all()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.channel.close(), CLOSE_TIMEOUT_S)
-        await self.monitor.close()
-        self.process.close()
-        self.namespace.close()
-
-    def _hold_leftovers(self) -> None:
-        """Hold what a crash leaves behind: folder and cgroup."""
-        shape = self.record.shape
-        self._held.push_async_callback(self._forget)
-        self._held.push_async_callback(asyncio.to_thread, _remove_disks, self.folder)
-        name = f"{self._host.territory.name}-{self.machine_id}"
-        limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
-        self.cgroup = Cgroup.create(name, limits)
-        self._held.push_async_callback(self.cgroup.end)
-
-    async def _forget(self) -> None:
-        """Say that it is gone, and remove the record; if the first fails, the next node says it."""
-        step(Step.NODE_MACHINE_DISKS_GONE)
-        self.when_gone()
-        step(Step.NODE_VM_END_TOLD)
-        await asyncio.to_thread(shutil.rmtree, self.folder)
-
-    async def _find_running(self, acked: int) -> None:
-        pid, started = self.record.pid, self.record.started
-        process = Process.adopt(pid, started) if pid and started else None
-        if pid is None or process is None:
-            raise Unavailable("its process was gone")
-        self._hold_process(process)
-        self._hold_namespace(adopt_namespace(self.record.slot, pid))
-        await self._connect(START_TIMEOUT_S, acked)
-
-    def _hold_namespace(self, namespace: Namespace) -> None:
-        self.namespace = namespace
-        self._held.callback(namespace.close)
-        self._held.push_async_callback(
-            asyncio.to_thread, unplug, self._host.territory, self.record.slot
-        )
-
-    def _hold_process(self, process: Process) -> None:
-        self.process = process
-        self._held.push_async_callback(_end_process, process)
-
-    async def _copy_scratch(self, template: Path) -> None:
-        uid = self._host.territory.uid(self.record.slot)
+    async def _copy_scratch(self, saved: Path) -> None:
         scratch = self.folder / "vm" / "scratch"
-        await unbroken(asyncio.to_thread(copy_sparse, template, scratch))
-        os.chown(scratch, uid, uid)
+        await unbroken(asyncio.to_thread(clone_sparse, saved, scratch))
+        os.chown(scratch, self.uid, self.uid)
 
     def _link(self, image: Path) -> None:
         """Let QEMU see the image's file; its folder is root's, so only who is shown it can."""
         (self.folder / "vm" / "image").hardlink_to(image)
 
-    def _tap(self) -> int:
-        if self.namespace.tap is None:
-            raise Unavailable("the namespace has no tap")
-        return self.namespace.tap
+    def _link_volume(self, volume: Path) -> None:
+        os.chown(volume, self.uid, self.uid)
+        (self.folder / "vm" / "volume").hardlink_to(volume)
 
-    @contextmanager
-    def _sockets(self) -> Generator[tuple[int, int]]:
-        with listen(self.folder / "qmp.sock") as qmp, listen(self.folder / "guest.sock") as guest:
-            yield qmp.fileno(), guest.fileno()
-
-    def _spawn(
-        self,
-        command: Sequence[str],
-        fds: Descriptors,
-        binds: Sequence[tuple[Path, str]],
-        preload: Path | None,
-    ) -> None:
-        jail = Jail(
-            program=self._host.artifacts.jail,
-            root=self.folder / "root",
-            uid=self._host.territory.uid(self.record.slot),
-            namespace_fd=self.namespace.fd,
-            procs=self.cgroup.procs_files(),
-            binds=binds,
-            devices=("/dev/kvm",) if "kvm" in command else (),
-            preload=preload,
-        )
-        process = Process.spawn(jail, command, fds.all(), self.folder / OUTPUT)
-        step(Step.NODE_MACHINE_SPAWNED)
-        self._hold_process(process)
-        self.namespace.close_tap()
-        update = {"pid": process.pid, "started": process.started}
-        self.record = self.record.model_copy(update=update)
-        self._write_record()
-        step(Step.NODE_MACHINE_PID_RECORDED)
-
-    async def _connect(self, timeout_s: float, acked: int = 0, state: int | None = None) -> None:
-        """Connect to monitor and guest; a process that ends meanwhile tells why they fail.
-
-        The sockets listened before QEMU was started, so that its end resets them.
-        """
-        try:
-            await self._hold_connections(timeout_s, acked, state)
-        except CakeworkError as error:
+    async def _save_state(self, target: Path) -> None:
+        """Have QEMU write its state through a socket that is root's, as its folder is."""
+        way = self.folder / "way" / "state.sock"
+        way.unlink(missing_ok=True)
+        with listen(way) as listener:
+            way.chmod(0o666)
+            receiving = asyncio.create_task(asyncio.to_thread(_receive, listener, target))
+            # QEMU that is gone never connects; a listener that is shut down waits for nobody.
+            self.process.when_ended(partial(_shut, listener))
             try:
-                await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
-            except TimeoutError:
-                raise error from None
-            said = (self.folder / OUTPUT).read_text(errors="replace")[-500:].strip()
-            raise Unavailable(f"QEMU {self.process.how()} at its start: {said}") from error
+                await self.monitor.save("unix:/way/state.sock", SAVE_TIMEOUT_S)
+            except BaseException:
+                _shut(listener)
+                await asyncio.gather(receiving, return_exceptions=True)
+                raise
+            await receiving
+        way.unlink()
 
-    async def _hold_connections(self, timeout_s: float, acked: int, state: int | None) -> None:
-        self.monitor = await Monitor.connect(self.folder / "qmp.sock", timeout_s)
-        self._held.push_async_callback(self.monitor.close)
-        if state is not None:
-            await self.monitor.load(state, timeout_s)
-        else:
-            # An adopted one may have been paused still when its node ended.
-            await self.monitor.resume()
-        self.channel = await self._greet(timeout_s, acked)
-        self._held.push_async_callback(self.channel.close)
-        # First of all at the end: connections to a process that is gone close without delay.
-        self._held.callback(self.process.kill)
-
-    async def _greet(self, timeout_s: float, acked: int) -> GuestChannel:
-        """Connect to the guest; a HELLO may be lost with the word that a node is there."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return await GuestChannel.connect(
-                    self.folder / "guest.sock", acked=acked, timeout_s=GREET_TIMEOUT_S
-                )
-            except GuestError:
-                if time.monotonic() >= deadline or self.process.ended:
-                    raise
-
-    def _write_record(self) -> None:
-        partial_file = self.folder / "record.partial"
-        partial_file.write_text(self.record.model_dump_json())
-        partial_file.rename(self.folder / RECORD)
+    def _save_files(self, target: Saved) -> None:
+        clone_sparse(self.folder / "vm" / "scratch", target.scratch, owner=self.uid)
+        if not target.ram.exists():
+            save_memory(self.process.pid, target.ram)
+        if target.ram.stat().st_size != target.spec.shape.memory_mb << 20:
+            raise OSError("its memory has another size")
 
 
-async def _end_process(process: Process) -> None:
-    process.kill()
-    await process.wait()
-    process.close()
-    step(Step.NODE_MACHINE_PROCESS_GONE)
+def _receive(listener: socket.socket, target: Path) -> None:
+    connection, _ = listener.accept()
+    size = 0
+    with connection, target.open("wb") as file:
+        while chunk := connection.recv(1 << 20):
+            size += len(chunk)
+            if size > STATE_BYTES:
+                raise OSError("QEMU's state has no end")
+            file.write(chunk)
 
 
-def _remove_disks(folder: Path) -> None:
-    step(Step.NODE_MACHINE_CGROUP_GONE)
-    shutil.rmtree(folder / "vm", ignore_errors=True)
-
-
-def _nothing() -> None:
-    return None
+def _shut(listener: socket.socket) -> None:
+    if listener.fileno() >= 0:
+        listener.shutdown(socket.SHUT_RDWR)

@@ -1,32 +1,64 @@
-"""The pool: machines restored and rehearsed ahead of demand, paused, waiting for a program.
+"""The pool: machines restored ahead of demand, paused, waiting for a start.
 
-A machine that has rehearsed has everything of a start but the user's program behind it: QEMU
-is up, the kernel's state is loaded, and under emulation the code that a start runs through is
-translated. The pool is refilled while no start is under way, so that refilling costs no start.
+Those of templates have rehearsed: QEMU is up, the kernel's state is loaded, and under emulation
+the code that a start runs through is translated. Those of snapshots, of the ones that were
+started most lately and more than once, have a frozen program. The pool is refilled while no
+start is under way, so that refilling costs no start.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+import time
+from collections import OrderedDict, deque
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
 from cakework.domain.errors import CakeworkError
 from cakework.domain.vms import Shape
-from cakework.node.vms.machines import Host, Machine
+from cakework.node.vms.holdings import Host
+from cakework.node.vms.machines import Machine
+from cakework.node.vms.room import footprint_mb
+from cakework.node.vms.saved import Saved
 from cakework.node.vms.workshop import Workshop
 
 RETRY_S = 10.0
+BUSY_STARTS = 2
+BUSY_WITHIN_S = 600.0
+"""A snapshot is busy when it was started so often in this time."""
+MOST_NOTED = 100
 log = structlog.get_logger("cakework.node.pool")
 
 
-class Pool:
-    """Ready machines by shape, at most as many of each as ``sizes`` says."""
+@dataclass(slots=True, eq=False)
+class Stock:
+    """The machines of one source that wait; ``saved`` is None for a template yet to be made."""
 
-    def __init__(self, host: Host, workshop: Workshop, sizes: Mapping[Shape, int]) -> None:
+    shape: Shape
+    size: int
+    saved: Saved | None = None
+    ready: list[Machine] = field(default_factory=list[Machine])
+    starts: deque[float] = field(default_factory=lambda: deque(maxlen=BUSY_STARTS))
+
+    @property
+    def memory_mb(self) -> int:
+        """What its machines may come to use."""
+        return footprint_mb(self.shape) * len(self.ready)
+
+
+class Pool:
+    """Ready machines: of templates as many of each shape as ``sizes`` says, and one of each of
+    at most ``snapshots`` snapshots."""
+
+    def __init__(
+        self, host: Host, workshop: Workshop, sizes: Mapping[Shape, int], snapshots: int = 0
+    ) -> None:
         self._host = host
         self._workshop = workshop
-        self._sizes = dict(sizes)
-        self._ready: dict[Shape, list[Machine]] = {shape: [] for shape in sizes}
+        self._templates = {shape: Stock(shape, size) for shape, size in sizes.items()}
+        self._snapshots: OrderedDict[Path, Stock] = OrderedDict()
+        self._most_snapshots = snapshots
         self._allowed_mb: float = float("inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
@@ -38,12 +70,12 @@ class Pool:
     @property
     def ready(self) -> int:
         """How many machines wait."""
-        return sum(len(machines) for machines in self._ready.values())
+        return sum(len(stock.ready) for stock in self._stocks())
 
     @property
     def memory_mb(self) -> int:
         """What the waiting machines may come to use."""
-        return sum(shape.memory_mb * len(machines) for shape, machines in self._ready.items())
+        return sum(stock.memory_mb for stock in self._stocks())
 
     @property
     def full(self) -> bool:
@@ -62,26 +94,38 @@ class Pool:
             self._quiet.set()
 
     def allow(self, memory_mb: int) -> None:
-        """Say how much memory waiting machines may come to use; what is beyond is released."""
+        """Say how much memory waiting machines may come to use; what is beyond is released,
+        those of snapshots first."""
         self._allowed_mb = memory_mb
-        for machines in self._ready.values():
-            while machines and self.memory_mb > memory_mb:
-                self._spawn(machines.pop().release())
+        for stock in [*self._snapshots.values(), *self._templates.values()]:
+            while stock.ready and self.memory_mb > memory_mb:
+                self._spawn(stock.ready.pop().release())
         self._wanted.set()
 
-    def take(self, shape: Shape) -> Machine | None:
-        """Take a ready machine of ``shape``; None if there is none."""
-        machines = self._ready.get(shape, [])
-        if not machines:
+    def take(self, source: Shape | Saved) -> Machine | None:
+        """Take a ready machine of a shape's template, or of a snapshot; None if there is none.
+
+        Its processors are paused; a snapshot that is asked for often is kept ready from then on.
+        """
+        if isinstance(source, Saved):
+            stock = self._asked_for(source)
+        else:
+            stock = self._templates.get(source)
+        if stock is None or not stock.ready:
             return None
         self._wanted.set()
-        return machines.pop()
+        return stock.ready.pop()
+
+    def forget(self, folder: Path) -> None:
+        """Release the machines of a snapshot that is gone from ``folder``."""
+        stock = self._snapshots.pop(folder, None)
+        if stock is not None:
+            self._release(stock)
 
     async def close(self) -> None:
         """Release every waiting machine."""
-        for machines in self._ready.values():
-            while machines:
-                self._spawn(machines.pop().release())
+        for stock in self._stocks():
+            self._release(stock)
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
@@ -90,47 +134,78 @@ class Pool:
         while True:
             await self._wanted.wait()
             await self._quiet.wait()
-            shape = self._missing()
-            if shape is None:
+            stock = self._missing()
+            if stock is None:
                 self._wanted.clear()
                 continue
             try:
-                await self._add(shape)
+                await self._add(stock)
             except CakeworkError as error:
                 log.warning("pool.not_filled", reason=error.detail)
+                if stock.saved is not None:
+                    self.forget(stock.saved.folder)
                 await asyncio.sleep(RETRY_S)
 
-    def _missing(self) -> Shape | None:
+    def _stocks(self) -> Iterator[Stock]:
+        yield from self._templates.values()
+        yield from self._snapshots.values()
+
+    def _asked_for(self, saved: Saved) -> Stock:
+        """Note a start of a snapshot; let go of those beyond the bound that were asked for
+        longest ago."""
+        stock = self._snapshots.setdefault(saved.folder, Stock(saved.spec.shape, 1, saved))
+        self._snapshots.move_to_end(saved.folder)
+        stock.starts.append(time.monotonic())
+        while len(self._snapshots) > MOST_NOTED:
+            self._release(self._snapshots.popitem(last=False)[1])
+        for surplus in list(self._snapshots.values())[: -self._most_snapshots or None]:
+            self._release(surplus)
+        self._wanted.set()
+        return stock
+
+    def _missing(self) -> Stock | None:
         short = (
-            shape
-            for shape, size in self._sizes.items()
-            if len(self._ready[shape]) < size
-            and self.memory_mb + shape.memory_mb <= self._allowed_mb
+            stock
+            for stock in (*self._templates.values(), *self._busy())
+            if len(stock.ready) < stock.size
+            and self.memory_mb + footprint_mb(stock.shape) <= self._allowed_mb
         )
         return next(short, None)
 
-    async def _add(self, shape: Shape) -> None:
-        template = await self._workshop.template(shape)
-        machine = await Machine.restore(self._host, template, image=None)
+    def _busy(self) -> list[Stock]:
+        """Return the snapshots that are worth a machine, the one asked for last first."""
+        since = time.monotonic() - BUSY_WITHIN_S
+        latest = list(self._snapshots.values())[::-1][: self._most_snapshots]
+        return [s for s in latest if len(s.starts) == BUSY_STARTS and s.starts[0] >= since]
+
+    async def _add(self, stock: Stock) -> None:
+        saved = stock.saved or await self._workshop.template(stock.shape)
+        machine = await Machine.restore(self._host, saved)
         try:
-            await machine.rehearse()
+            if stock.saved is None:
+                await machine.rehearse()
             await machine.monitor.pause()
         except BaseException:
             await machine.release()
             raise
-        if self.memory_mb + shape.memory_mb > self._allowed_mb:
+        wanted = stock in self._stocks()
+        if not wanted or self.memory_mb + footprint_mb(stock.shape) > self._allowed_mb:
             await machine.release()
             return
-        self._ready[shape].append(machine)
-        machine.process.when_ended(lambda: self._lost(shape, machine))
+        stock.ready.append(machine)
+        machine.process.when_ended(lambda: self._lost(stock, machine))
 
-    def _lost(self, shape: Shape, machine: Machine) -> None:
+    def _lost(self, stock: Stock, machine: Machine) -> None:
         """A process has ended: if it is that of a machine that waits, release the machine."""
-        if machine in self._ready[shape]:
+        if machine in stock.ready:
             log.warning("pool.machine_lost", machine=machine.machine_id)
-            self._ready[shape].remove(machine)
+            stock.ready.remove(machine)
             self._spawn(machine.release())
             self._wanted.set()
+
+    def _release(self, stock: Stock) -> None:
+        while stock.ready:
+            self._spawn(stock.ready.pop().release())
 
     def _spawn(self, release: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(release)

@@ -7,6 +7,7 @@ reading for a while, the guest's buffer fills, and then the program waits.
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterable
 
 from cakework.domain.facts import VmLine
@@ -18,19 +19,25 @@ LINES_PER_S = 2_000.0
 BYTES_PER_S = 1 << 20
 BURST_S = 5.0
 """A VM may use up so many seconds' worth of its rate at once."""
+NEWEST_LINES, NEWEST_CHARACTERS = 5, 300
 
 
 class Pump:
-    """Moves the lines of one run of a VM; ``before`` is how many lines earlier runs had.
+    """Moves the lines of one run of a VM; ``before`` is how many lines earlier runs had, less the
+    ``saved`` ones that the program had printed when it was saved, if it was restored.
 
-    :meth:`receive` gives what is not a line.
+    :meth:`receive` gives what is not a line; ``newest`` has the beginnings of the last ones.
     """
 
-    def __init__(self, vm_id: str, channel: GuestChannel, journal: Journal, before: int) -> None:
+    def __init__(
+        self, vm_id: str, channel: GuestChannel, journal: Journal, before: int, saved: int = 0
+    ) -> None:
         self._vm_id = vm_id
         self._before = before
+        self._saved = saved
         self._channel = channel
         self._journal = journal
+        self.newest: deque[str] = deque(maxlen=NEWEST_LINES)
         self._hurry = asyncio.Event()
         self._debt_s = 0.0
         self._at = time.monotonic()
@@ -54,6 +61,7 @@ class Pump:
         lines = self._new(frame for frame in frames if isinstance(frame, Line))
         if lines:
             self._journal.extend(lines)
+            self.newest.extend(line.text[:NEWEST_CHARACTERS] for line in lines)
             await self._channel.send(Ack(lines[-1].seq - self._before))
             await self._keep_to_rate(lines)
         return [frame for frame in frames if not isinstance(frame, Line)]
@@ -61,7 +69,7 @@ class Pump:
     def _new(self, lines: Iterable[Line]) -> list[VmLine]:
         """Return the lines not recorded yet, as facts; those sent again are left out."""
         # The journal forgets at last what ended long ago.
-        last = max(self._journal.last_seq(self._vm_id), self._before)
+        last = max(self._journal.last_seq(self._vm_id), self._before + self._saved)
         now_ms = time.time_ns() // 1_000_000
         facts: list[VmLine] = []
         for line in lines:

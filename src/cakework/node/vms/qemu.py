@@ -90,26 +90,29 @@ def boot_command(machine: MachineSpec, fds: Descriptors) -> list[str]:
         *machine.common(),
         *("-kernel", "/template/vmlinuz", "-initrd", "/template/initramfs"),
         *("-append", machine.kernel_arguments()),
-        *("-object", _ram(machine.shape, shared=True)),
+        *("-object", _ram(machine.shape)),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *_disks("/template/rehearsal.erofs"),
         *_links(fds),
     ]
 
 
-def restore_command(machine: MachineSpec, fds: Descriptors, image: str) -> list[str]:
+def restore_command(
+    machine: MachineSpec, fds: Descriptors, image: str, volume: str | None
+) -> list[str]:
     """Return the command that restores a machine from ``/template``, with its RAM private.
 
     It waits for the monitor to have the state loaded, which starts it.
 
-    ``image`` is the path in the jail of the file behind the image disk. The console is kept in
-    a ring of 16 KiB, so that a guest that writes to it fills nothing.
+    ``image`` and ``volume`` are the paths in the jail of the files behind these disks; a guest
+    that has not looked at its volume may get it later. The console is kept in a ring of 16 KiB,
+    so that a guest that writes to it fills nothing.
     """
     return [
         *machine.common(),
-        *("-object", _ram(machine.shape, shared=False)),
+        *("-object", _ram(machine.shape)),
         *("-chardev", "ringbuf,id=console,size=16384", "-serial", "chardev:console"),
-        *_disks(image),
+        *_disks(image, volume),
         *_links(fds),
         *("-incoming", "defer"),
     ]
@@ -121,21 +124,22 @@ def _disk_device(name: str) -> tuple[str, str]:
     return "-device", f"{device},werror=report,rerror=report"
 
 
-def _ram(shape: Shape, *, shared: bool) -> str:
-    share = "on" if shared else "off"
+def _ram(shape: Shape) -> str:
+    """Shared with the file, or so QEMU thinks: see jail/readonly.c."""
     return (
         f"memory-backend-file,id=ram,size={shape.memory_mb}M,mem-path=/template/ram,"
-        f"share={share},readonly=off,prealloc=off"
+        "share=on,readonly=off,prealloc=off"
     )
 
 
-def _disks(image: str) -> list[str]:
+def _disks(image: str, volume: str | None = None) -> list[str]:
+    behind_volume = f"driver=file,node-name=volume-file-0,filename={volume}"
     return [
         *("-blockdev", f"driver=file,node-name=image-file-0,filename={image},read-only=on"),
         *("-blockdev", "driver=raw,node-name=image,file=image-file-0,read-only=on"),
         *("-blockdev", "driver=file,node-name=scratch-file,filename=/vm/scratch,discard=unmap"),
         *("-blockdev", "driver=raw,node-name=scratch,file=scratch-file,discard=unmap"),
-        *("-blockdev", PLACEHOLDER_VOLUME),
+        *("-blockdev", behind_volume if volume else PLACEHOLDER_VOLUME),
         *("-blockdev", "driver=raw,node-name=volume,file=volume-file-0"),
     ]
 

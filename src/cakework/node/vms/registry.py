@@ -10,18 +10,20 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from cakework.domain.errors import CakeworkError, NotFound, Unavailable
+from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NotFound, Unavailable
 from cakework.domain.facts import VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.vms import Shape
 from cakework.node.cgroups import Cgroup
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
+from cakework.node.vms.holdings import RECORD, Ending, Host, MachineRecord
 from cakework.node.vms.launch import Launcher, Phases
-from cakework.node.vms.machines import RECORD, Ending, Host, Machine, MachineRecord
+from cakework.node.vms.machines import Machine
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.processes import Process
 from cakework.node.vms.room import Room
+from cakework.node.vms.snapshots import Snapshots
 from cakework.node.vms.vm import Vm
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
@@ -42,17 +44,20 @@ class Vms:
         volumes: Volumes,
         journal: Journal,
         room: Room,
+        snapshots: Snapshots,
     ) -> None:
         self._host = host
         self._pool = pool
         self._images = images
         self._journal = journal
         self._room = room
+        self._snapshots = snapshots
         self._vms: dict[str, Vm] = {}
         self._ended: OrderedDict[str, VmReport] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._launcher = Launcher(host, workshop, pool, volumes)
-        self._share_memory()
+        self._launcher = Launcher(host, workshop, pool, volumes, snapshots)
+        room.when_changed = pool.allow
+        snapshots.when_gone = pool.forget
 
     def reports(self) -> list[VmReport]:
         """Return how each VM is that has not ended."""
@@ -102,11 +107,30 @@ class Vms:
         await vm.begun.wait()
         return vm.report
 
-    async def stop(self, vm_id: str, grace_s: float) -> VmReport:
-        """End a VM; returns when all it held is released. Raises NotFound."""
+    def snapshot(self, order: VmOrder) -> None:
+        """Have a "ready" snapshot of a VM's program made; facts tell how it went.
+
+        Raises:
+            Conflict: the VM runs.
+            InvalidRequest, NotFound: there can be none.
+        """
+        if order.vm_id in self._vms:
+            raise Conflict(f"VM {order.vm_id} runs")
+        self._snapshots.order(order)
+
+    async def stop(self, vm_id: str, grace_s: float, *, keep_memory: bool = False) -> VmReport:
+        """End a VM; returns when all it held is released. With ``keep_memory`` it is frozen and
+        kept, and goes on where it was at its next start.
+
+        Raises:
+            NotFound: there is no such VM.
+            CakeworkError: its memory cannot be kept, and it goes on.
+        """
         vm = self._vms.get(vm_id)
         if vm is None:
             return self._ended_report(vm_id)
+        if keep_memory:
+            return await self._stop_and_keep(vm)
         if vm.machine is None and vm.launch is not None:
             vm.asked_to_stop = True
             vm.launch.cancel()
@@ -145,9 +169,25 @@ class Vms:
                 task.cancel("closing")
             await asyncio.wait(set(self._tasks))
 
-    @property
-    def _promised_mb(self) -> int:
-        return sum(vm.order.shape.memory_mb for vm in self._vms.values())
+    async def _stop_and_keep(self, vm: Vm) -> VmReport:
+        if vm.order.volume_gb and not vm.order.volume_kept:
+            raise InvalidRequest("the memory of a VM whose volume goes with it cannot be kept")
+        if vm.launch is not None:
+            await asyncio.wait({vm.launch})
+
+        async def save(machine: Machine, lines: int) -> None:
+            await self._snapshots.keep(machine, vm.order, lines)
+
+        try:
+            await vm.keep(save)
+        except CakeworkError:
+            if vm.machine is None or not vm.machine.process.ended:
+                raise
+            await vm.gone.wait()
+        if not vm.report.memory_kept:
+            # It ended by itself meanwhile: whatever was saved of it, it is not to go on.
+            await self._snapshots.drop_kept(vm.order.vm_id)
+        return vm.report
 
     async def _end(self, vm_id: str, why: str) -> None:
         if vm_id in self._vms:
@@ -155,10 +195,14 @@ class Vms:
 
     def _begin(self, order: VmOrder) -> Vm:
         image = self._image(order.image_id)
-        self._room.admit(self._promised_mb, order.shape.memory_mb)
-        vm = self._vms[order.vm_id] = Vm(order, self._journal)
+        _check(order)
+        self._room.take(order.vm_id, order.shape)
+        vm = self._vms[order.vm_id] = self._vm(order)
         vm.launch = self._spawn(self._launch(vm, image))
         return vm
+
+    def _vm(self, order: VmOrder) -> Vm:
+        return Vm(order, self._journal, self._host.dns, self._snapshots.patience.hook_s)
 
     async def _launch(self, vm: Vm, image: Image) -> None:
         """Get the VM a machine and see that its program is begun; ``vm.failure`` if not."""
@@ -181,9 +225,10 @@ class Vms:
 
     async def _run(self, vm: Vm, image: Image) -> None:
         clock = Phases()
-        lines_before = max(self._journal.last_seq(vm.order.vm_id), vm.order.lines_before)
-        machine, phases = await self._launcher.launch(vm.order, image, lines_before)
-        live = self._see_through(vm, machine)
+        # It would print into the same log.
+        await self._snapshots.made_or_given_up(vm.order.vm_id)
+        launched = await self._launcher.launch(vm.order, image, lambda: self._lines_of(vm.order))
+        live = self._see_through(vm, launched.machine)
         clock.lap("machine")
         waiting = asyncio.create_task(vm.begun.wait())
         try:
@@ -191,12 +236,16 @@ class Vms:
         finally:
             waiting.cancel()
         clock.lap("run")
-        vm.report = vm.report.model_copy(update={"phases_ms": {**phases, **clock.laps}})
+        vm.report = vm.report.model_copy(update={"phases_ms": {**launched.laps, **clock.laps}})
         log.info("vm.started", vm_id=vm.order.vm_id, **vm.report.phases_ms)
+
+    def _lines_of(self, order: VmOrder) -> int:
+        """Return the number of a VM's last line: the server's word, if this node knows less."""
+        return max(self._journal.last_seq(order.vm_id), order.lines_before)
 
     def _see_through(self, vm: Vm, machine: Machine) -> asyncio.Task[None]:
         vm.machine = machine
-        self._share_memory()
+        vm.report = vm.report.model_copy(update={"began": machine.record.began})
         return self._spawn(self._live(vm, machine))
 
     async def _live(self, vm: Vm, machine: Machine) -> None:
@@ -206,11 +255,7 @@ class Vms:
 
     def _forget(self, vm: Vm) -> None:
         del self._vms[vm.order.vm_id]
-        self._share_memory()
-
-    def _share_memory(self) -> None:
-        """Leave to the pool what is not promised to VMs."""
-        self._pool.allow(self._room.memory_mb - self._promised_mb)
+        self._room.give_back(vm.order.vm_id)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -227,8 +272,15 @@ class Vms:
         if record.order is None:
             await self._reap(folder, record)
             return
-        vm = Vm(record.order, self._journal)
-        acked = max(0, self._journal.last_seq(vm.order.vm_id) - record.lines_before)
+        vm = self._vm(record.order)
+        if record.ending is not None and record.ending.memory_kept:
+            await _end_process(record)
+        else:
+            # It goes on, and so does its volume: what a stop had kept of it is no more.
+            await self._snapshots.drop_kept(vm.order.vm_id)
+        acked = max(
+            self._journal.last_seq(vm.order.vm_id) - record.lines_before, record.lines_saved
+        )
         try:
             machine = await Machine.adopt(
                 self._host, folder.name, record, acked, lambda why: self._lost(vm, record, why)
@@ -240,6 +292,7 @@ class Vms:
             await machine.release()
             return
         self._vms[vm.order.vm_id] = vm
+        self._room.hold(vm.order.vm_id, vm.order.shape)
         if machine.channel.hello.state == "running":
             vm.now_started()
         self._see_through(vm, machine)
@@ -247,12 +300,8 @@ class Vms:
 
     async def _reap(self, folder: Path, record: MachineRecord | None) -> None:
         """End a machine that had no program yet when the node ended."""
-        if record is not None and record.pid and record.started:
-            process = Process.adopt(record.pid, record.started)
-            if process is not None:
-                process.kill()
-                await process.wait()
-                process.close()
+        if record is not None:
+            await _end_process(record)
         name = f"{self._host.territory.name}-{folder.name}"
         for cgroup in Cgroup.existing(name):
             await cgroup.end()
@@ -287,3 +336,19 @@ class Vms:
         if vm_id not in self._ended:
             raise NotFound(f"no VM {vm_id} on this host")
         return self._ended[vm_id]
+
+
+def _check(order: VmOrder) -> None:
+    if order.volume_gb and (order.snapshot == "ready" or order.fork_of is not None):
+        raise InvalidRequest("a VM with a volume cannot begin from a snapshot of its program")
+
+
+async def _end_process(record: MachineRecord) -> None:
+    """End the process of a machine of an earlier node, if it is there."""
+    if not record.pid or not record.started:
+        return
+    process = Process.adopt(record.pid, record.started)
+    if process is not None:
+        process.kill()
+        await process.wait()
+        process.close()

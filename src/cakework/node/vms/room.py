@@ -1,46 +1,81 @@
 """Room on the host: what may be promised to VMs, and what is done when a disk fills after all.
 
-Memory is promised when a VM is admitted. Disks are sparse and promise more than there is, so
-free space is watched: short of it, no VM is admitted; when it runs out, the VM that has taken
-most, its kept volume included, is ended, so that host and neighbours can go on. A kept volume
-stays, so that this may free little; others are then ended only if it gets worse still.
+Memory and processors are promised when a VM is admitted, or the making of a snapshot. Disks are
+sparse and promise more than there is, so free space is watched: short of it, no VM is admitted;
+when it runs out, the VM that has taken most, its kept volume included, is ended, so that host
+and neighbours can go on. A kept volume stays, so that this may free little; others are then
+ended only if it gets worse still.
 """
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
 from cakework.domain.errors import NoRoom
+from cakework.domain.vms import Shape
 
 RETRY_AFTER_S = 5
 WATCH_EVERY_S = 2.0
 VOLUME = "volume"
 """Name that a VM's volume has in the folder of its disks."""
+QEMU_MB = 64
+"""What a QEMU takes for itself, beside its guest's memory."""
 log = structlog.get_logger("cakework.node.room")
 
 
-@dataclass(frozen=True, slots=True)
+def footprint_mb(shape: Shape) -> int:
+    """Return the memory that a machine of ``shape`` may come to take of the host's."""
+    return shape.memory_mb + QEMU_MB
+
+
+@dataclass(slots=True)
 class Room:
-    """The bounds of one host: ``memory_mb`` that may be promised, free space kept on ``folder``."""
+    """The bounds of one host: ``memory_mb`` and ``cpus`` that may be promised, free space that is
+    kept on ``folder``."""
 
     folder: Path
     memory_mb: int
     min_free_disk_mb: int
+    cpus: float = float("inf")
+    when_changed: Callable[[int], None] = lambda _: None
+    """Told how much memory is not promised to anybody, whenever that changes."""
+    _promised: dict[str, Shape] = field(default_factory=dict[str, Shape])
 
-    def admit(self, promised_mb: int, wanted_mb: int) -> None:
-        """Raise NoRoom if a VM of ``wanted_mb`` does not fit beside what is promised."""
-        if promised_mb + wanted_mb > self.memory_mb:
+    @property
+    def promised_mb(self) -> int:
+        """The memory that is promised."""
+        return sum(map(footprint_mb, self._promised.values()))
+
+    def take(self, name: str, shape: Shape) -> None:
+        """Promise ``name`` what a machine of ``shape`` needs. Raises NoRoom."""
+        promised_mb = self.promised_mb
+        if promised_mb + footprint_mb(shape) > self.memory_mb:
             raise NoRoom(
                 f"the host's memory is promised to other VMs ({promised_mb} of "
                 f"{self.memory_mb} MB)",
                 retry_after_s=RETRY_AFTER_S,
             )
+        if sum(promised.cpu for promised in self._promised.values()) + shape.cpu > self.cpus:
+            raise NoRoom(
+                "the host's processors are promised to other VMs", retry_after_s=RETRY_AFTER_S
+            )
         if self.free_disk_mb() < self.min_free_disk_mb:
             raise NoRoom("the host's disk is full", retry_after_s=RETRY_AFTER_S)
+        self.hold(name, shape)
+
+    def hold(self, name: str, shape: Shape) -> None:
+        """Promise what is used already, whether it fits or not."""
+        self._promised[name] = shape
+        self.when_changed(self.memory_mb - self.promised_mb)
+
+    def give_back(self, name: str) -> None:
+        """What was promised to ``name`` is free again."""
+        self._promised.pop(name, None)
+        self.when_changed(self.memory_mb - self.promised_mb)
 
     def free_disk_mb(self) -> int:
         """Return the free space of the disk that VMs write to."""

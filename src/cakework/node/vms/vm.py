@@ -4,16 +4,19 @@
         └──────────────────────▲
 
 One task alone, :meth:`Vm.live`, reads what the guest says and decides what becomes of it;
-others only ask (stop) or wait (begun, gone).
+others only ask (stop, keep) or wait (begun, gone). A program that was restored is frozen when
+it has its machine: it is started when it was resumed and its hook has run.
 """
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
-from cakework.domain.errors import CakeworkError
+from cakework.domain.errors import CakeworkError, Conflict, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.steps import Step
@@ -28,9 +31,12 @@ from cakework.node.guest.protocol import (
     Started,
 )
 from cakework.node.journal import Journal
-from cakework.node.vms.machines import Ending, Machine
-from cakework.node.vms.processes import signal_name
+from cakework.node.unbroken import unbroken
+from cakework.node.vms.holdings import Ending
+from cakework.node.vms.machines import Machine
 from cakework.node.vms.pump import Pump
+from cakework.node.vms.questions import Questions
+from cakework.node.vms.runs import how_it_ended
 
 CHECK_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 10.0
@@ -45,7 +51,9 @@ log = structlog.get_logger("cakework.node.vms")
 class Vm:
     """A VM that this node has. ``report`` says how it is; it only ever goes forward."""
 
-    def __init__(self, order: VmOrder, journal: Journal) -> None:
+    def __init__(
+        self, order: VmOrder, journal: Journal, dns: tuple[str, ...], hook_timeout_s: float
+    ) -> None:
         self.order = order
         self.report = VmReport(vm_id=order.vm_id, run=order.run, state="starting")
         self.machine: Machine | None = None
@@ -56,6 +64,10 @@ class Vm:
         self.begun = asyncio.Event()
         self.gone = asyncio.Event()
         self._journal = journal
+        self._dns = dns
+        self._hook_timeout_s = hook_timeout_s
+        self._questions: Questions | None = None
+        self._keeping = asyncio.Lock()
         self.asked_to_stop = False
         self._told_why: str | None = None
         self._ending: Exited | Failed | None = None
@@ -95,9 +107,30 @@ class Vm:
         self.begun.set()
         self.gone.set()
 
+    async def keep(self, save: Callable[[Machine, int], Awaitable[None]]) -> None:
+        """Freeze the program, have it saved and end the VM; returns when all is released.
+
+        ``save`` is given the machine and the number of the program's last line.
+
+        Raises:
+            CakeworkError: it could not be kept, and goes on.
+        """
+        async with self._keeping:
+            machine, questions = self.machine, self._questions
+            if machine is None or questions is None or self.report.state != "started":
+                raise Conflict(f"VM {self.order.vm_id} does not run")
+            try:
+                await self._save(machine, questions, save)
+            except GuestError as error:
+                raise Unavailable(f"the memory could not be kept: {error.detail}") from error
+            machine.note_ending(Ending(reason="stopped on request", memory_kept=True))
+            machine.process.kill()
+        await self.gone.wait()
+
     async def stop(self, grace_s: float) -> None:
         """End the program, then the VM; returns when all is released. It has a machine."""
-        self.asked_to_stop = True
+        async with self._keeping:
+            self.asked_to_stop = True
         if self.machine is None or self.report.state == "stopped":
             await self.gone.wait()
             return
@@ -124,14 +157,57 @@ class Vm:
         self.report = self.report.model_copy(update={"state": "started"})
         self.begun.set()
 
+    async def _save(
+        self,
+        machine: Machine,
+        questions: Questions,
+        save: Callable[[Machine, int], Awaitable[None]],
+    ) -> None:
+        before = self.order.hooks.before_snapshot
+        await questions.run_hook("before the snapshot", before, self.order.port)
+        try:
+            lines = await questions.freeze()
+            step(Step.NODE_SNAPSHOT_FROZEN)
+            await save(machine, lines)
+        except BaseException:
+            with contextlib.suppress(CakeworkError):
+                await unbroken(self._go_on(machine, questions))
+            raise
+
+    async def _go_on(self, machine: Machine, questions: Questions) -> None:
+        await machine.go_on()
+        await self._resume(questions)
+
+    async def _resume(self, questions: Questions) -> None:
+        await questions.resume(self.order, self._dns)
+        step(Step.NODE_SNAPSHOT_RESUMED)
+        after = self.order.hooks.after_resume
+        await questions.run_hook("after the resume", after, self.order.port)
+
+    async def _begin(self, questions: Questions) -> str:
+        """Resume a program that is frozen; return only if it cannot be resumed, and why."""
+        try:
+            await self._resume(questions)
+        except CakeworkError as error:
+            return f"the program could not be resumed: {error.detail}"
+        self.now_started()
+        return await asyncio.get_running_loop().create_future()
+
     async def _watch(self, machine: Machine) -> str:
         """Return why the VM is over, when it is."""
-        pumping = asyncio.create_task(self._pump(machine))
+        questions = self._questions = Questions(machine.channel, self._hook_timeout_s)
+        pumping = asyncio.create_task(self._pump(machine, questions))
         ended = asyncio.create_task(machine.process.wait())
         hung = asyncio.create_task(_hang(machine))
-        tasks = {pumping, ended, hung}
+        tasks: set[asyncio.Task[Any]] = {pumping, ended, hung}
+        beginning: asyncio.Task[str] | None = None
+        if machine.channel.hello.state == "frozen":
+            beginning = asyncio.create_task(self._begin(questions))
+            tasks.add(beginning)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if beginning is not None and beginning.done() and not pumping.done():
+                return beginning.result()
             if ended.done() and not pumping.done():
                 await asyncio.wait({pumping}, timeout=CHECK_TIMEOUT_S)
             if pumping.done() and (why := pumping.result()):
@@ -147,15 +223,22 @@ class Vm:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, machine: Machine) -> str | None:
+    async def _pump(self, machine: Machine, questions: Questions) -> str | None:
         """Record what the guest says; return how it ended, None if it went without a word."""
-        before = machine.record.lines_before
-        pump = Pump(self.order.vm_id, machine.channel, self._journal, before)
+        record = machine.record
+        pump = Pump(
+            self.order.vm_id,
+            machine.channel,
+            self._journal,
+            record.lines_before,
+            record.lines_saved,
+        )
         machine.process.when_ended(pump.hurry)
         try:
             while (frames := await pump.receive()) is not None:
                 for frame in frames:
-                    self._take(frame)
+                    if not questions.hear(frame):
+                        self._take(frame)
                 if self._ending is not None:
                     return await self._last_words(machine, self._ending)
         except GuestError as error:
@@ -178,7 +261,7 @@ class Vm:
 
     async def _last_words(self, machine: Machine, ending: Exited | Failed) -> str:
         if isinstance(ending, Exited):
-            why = "stopped on request" if self.asked_to_stop else _how_it_ended(ending)
+            why = "stopped on request" if self.asked_to_stop else how_it_ended(ending)
             # Before the guest is told: what it knows was taken in, it does not say again.
             machine.note_ending(self._ending_of(why))
             with contextlib.suppress(GuestError, TimeoutError):
@@ -213,6 +296,7 @@ class Vm:
                 run=self.order.run,
                 reason=self.report.reason or "",
                 exit_code=self.report.exit_code,
+                memory_kept=self.report.memory_kept,
             )
         )
 
@@ -230,14 +314,6 @@ async def _hang(machine: Machine) -> None:
 
 def _exit_code(exited: Exited) -> int:
     return 128 + exited.value if exited.by_signal else exited.value
-
-
-def _how_it_ended(exited: Exited) -> str:
-    if exited.out_of_memory:
-        return "the program ran out of memory"
-    if exited.by_signal:
-        return f"the program was ended by {signal_name(exited.value)}"
-    return f"the program ended with exit code {exited.value}"
 
 
 def _now_ms() -> int:

@@ -30,7 +30,7 @@ class Volumes:
 
     async def get(self, vm_id: str, size_gb: int) -> Path:
         """Return the volume of ``vm_id``, made empty with ``size_gb`` if it is not there."""
-        path = self._path(vm_id)
+        path = self.path(vm_id)
         if not path.exists():
             making = self._folder / f"{MAKING}{vm_id}"
             await asyncio.to_thread(partial(make_ext4, making, size_gb, journal=True))
@@ -42,9 +42,10 @@ class Volumes:
 
     def remove(self, vm_id: str) -> None:
         """Remove the volume of ``vm_id``; one that is not there is no error."""
-        self._path(vm_id).unlink(missing_ok=True)
+        self.path(vm_id).unlink(missing_ok=True)
 
-    def _path(self, vm_id: str) -> Path:
+    def path(self, vm_id: str) -> Path:
+        """Return where the volume of ``vm_id`` is, or would be."""
         if not vm_id.isalnum():
             raise ValueError(f"{vm_id!r} is not the id of a VM")
         return self._folder / vm_id

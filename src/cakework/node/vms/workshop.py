@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -22,16 +21,15 @@ import structlog
 
 from cakework.domain.errors import Unavailable
 from cakework.domain.vms import Shape
-from cakework.node.sockets import listen
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import BUSYBOX, Artifacts, tsc_khz
 from cakework.node.vms.disks import make_erofs, make_ext4
-from cakework.node.vms.machines import Host, Machine
+from cakework.node.vms.holdings import Host
+from cakework.node.vms.machines import Machine
 from cakework.node.vms.qemu import MachineSpec
 from cakework.node.vms.template import Template
 
 MAKING = ".making-"
-SAVE_TIMEOUT_S = 60.0
 log = structlog.get_logger("cakework.node.workshop")
 
 
@@ -57,7 +55,7 @@ class Workshop:
 
         Raises CakeworkError when it cannot be made.
         """
-        spec, name = self._spec(shape), self.fingerprint(shape)
+        spec, name = self.spec(shape), self.fingerprint(shape)
         async with self._locks.setdefault(name, asyncio.Lock()):
             template = self._used.pop(name, None) or Template(self._folder / name, spec)
             if not template.folder.exists():
@@ -82,12 +80,13 @@ class Workshop:
 
     def fingerprint(self, shape: Shape) -> str:
         """Return what the template for ``shape`` is called: 32 hexadecimal digits."""
-        spec = self._spec(shape)
+        spec = self.spec(shape)
         words = [*spec.common(), spec.kernel_arguments(), self._host.artifacts.digest]
         words.append(f"disk {self._disk_gb}")
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
-    def _spec(self, shape: Shape) -> MachineSpec:
+    def spec(self, shape: Shape) -> MachineSpec:
+        """Return what machines of ``shape`` are."""
         return MachineSpec(self.accelerator, shape, tsc_khz())
 
     async def _make(self, template: Template) -> None:
@@ -113,21 +112,9 @@ class Workshop:
     async def _save(self, machine: Machine, making: Template) -> None:
         await machine.rehearse()
         await machine.channel.close()
-        with listen(making.folder / "state.sock") as listener:
-            (making.folder / "state.sock").chmod(0o666)
-            receiving = asyncio.create_task(asyncio.to_thread(_receive, listener, making.state))
-            try:
-                await machine.monitor.save("unix:/template/state.sock", SAVE_TIMEOUT_S)
-            except BaseException:
-                await machine.kill()
-                listener.shutdown(socket.SHUT_RDWR)
-                await asyncio.gather(receiving, return_exceptions=True)
-                raise
-            await receiving
-        await machine.kill()
         making.scratch.unlink()
-        (machine.folder / "vm" / "scratch").rename(making.scratch)
-        for file in ("vmlinuz", "initramfs", "state.sock"):
+        await machine.save(making)
+        for file in ("vmlinuz", "initramfs"):
             (making.folder / file).unlink()
         for file in making.folder.iterdir():
             os.chown(file, 0, 0)
@@ -157,10 +144,3 @@ def _rehearsal_tree(root: Path) -> None:
     (root / "bin" / "cat").symlink_to("busybox")
     (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
-
-
-def _receive(listener: socket.socket, target: Path) -> None:
-    connection, _ = listener.accept()
-    with connection, target.open("wb") as file:
-        while chunk := connection.recv(1 << 20):
-            file.write(chunk)

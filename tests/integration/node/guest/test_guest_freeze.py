@@ -115,9 +115,7 @@ async def test_nothing_runs_while_it_is_frozen(template: Template, tmp_path: Pat
             await talk.next()
         told = [line.split() for line in talk.printed()]
         assert [int(number) for number, _ in told] == list(range(1, len(told) + 1))
-        assert all(
-            int(at) <= then_s + 1 or int(at) >= then_s + jump_s for _, at in told
-        ), told
+        assert all(int(at) <= then_s + 1 or int(at) >= then_s + jump_s for _, at in told), told
         assert int(told[-1][1]) >= then_s + jump_s
 
 
@@ -127,7 +125,8 @@ async def test_a_resumed_program_is_somebody_else(template: Template, tmp_path: 
     script = (
         "rm /etc/hostname; busybox ln -s /elsewhere /etc/hostname; cat /run/cakework/identity;"
         "while [ $(hostname) = one ]; do sleep 0.01; done;"
-        "hostname; cat /etc/resolv.conf /elsewhere /run/cakework/identity; busybox tail -n 1 /etc/hosts"
+        "hostname; cat /etc/resolv.conf /elsewhere /run/cakework/identity;"
+        "busybox tail -n 1 /etc/hosts"
     )
     one = {"hostname": "one", "vm_id": "a1", "domain": "one.example"}
     other = identity(hostname="two", vm_id="b2", domain="two.example", dns=("192.0.2.53",))
@@ -160,9 +159,7 @@ async def test_a_frozen_program_can_be_ended(template: Template, tmp_path: Path)
             await talk.ended()
 
 
-async def test_readiness_is_told_once(
-    template: Template, tmp_path: Path, image: Path
-) -> None:
+async def test_readiness_is_told_once(template: Template, tmp_path: Path, image: Path) -> None:
     """By the port, or by the program's own word; not by another port or other words."""
     by_port = shell("sleep 0.2; echo up; exec serve serve 80 200", watch=True, port=80)
     by_word = shell(

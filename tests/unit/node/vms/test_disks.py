@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cakework.node.vms.disks import GB, copy_sparse, make_erofs, make_ext4
+from cakework.node.vms.disks import GB, clone_sparse, make_erofs, make_ext4
 
 BLOCK = 4096
 pieces = st.lists(
@@ -30,7 +30,7 @@ def test_a_copy_has_the_same_content_and_no_less_holes(
             for at, data in written:
                 file.seek(at)
                 file.write(data)
-        copy_sparse(source, target)
+        clone_sparse(source, target)
         assert target.read_bytes() == source.read_bytes()
         os.sync()
         assert target.stat().st_blocks <= source.stat().st_blocks
@@ -41,7 +41,7 @@ def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
     for name in ("source", "target"):
         (tmp_path / name).write_text(name)
     with pytest.raises(FileExistsError):
-        copy_sparse(tmp_path / "source", tmp_path / "target")
+        clone_sparse(tmp_path / "source", tmp_path / "target")
     assert (tmp_path / "target").read_text() == "target"
 
 
@@ -50,7 +50,7 @@ def test_an_empty_disk_is_whole_and_takes_little(tmp_path: Path, journal: bool) 
     """fsck finds nothing to mend; a disk of gigabytes takes a few megabytes, its copy too."""
     disk = tmp_path / "disk"
     make_ext4(disk, 3, journal=journal)
-    copy_sparse(disk, tmp_path / "copy")
+    clone_sparse(disk, tmp_path / "copy")
     for path in (disk, tmp_path / "copy"):
         subprocess.run(["e2fsck", "-fn", path], check=True, capture_output=True)
         assert path.stat().st_size == 3 * GB

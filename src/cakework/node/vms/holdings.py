@@ -1,0 +1,326 @@
+"""What a machine holds: taken one after another, given back in reverse.
+
+A slot (user id, addresses), a network namespace, a cgroup, a process, and the folder
+``machines/<machine id>/``:
+
+    record.json     what an adopting node must know; written before the process is started
+    vm/             what QEMU sees as /vm: scratch (writable disk), image (a link)
+    way/            what QEMU sees as /way: where it sends its state when it is saved
+    root/           where the jail mounts its root, in a mount namespace of its own
+    qmp.sock  guest.sock  output.log
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from cakework.domain.errors import CakeworkError, Unavailable
+from cakework.domain.orders import VmOrder
+from cakework.domain.steps import Step
+from cakework.domain.vms import Shape
+from cakework.faults import step
+from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.guest.channel import GuestChannel
+from cakework.node.guest.protocol import GuestError
+from cakework.node.network.namespaces import (
+    Namespace,
+    adopt_namespace,
+    make_vm_namespace,
+    unplug,
+)
+from cakework.node.network.rules import Egress
+from cakework.node.network.slots import Slots
+from cakework.node.sockets import listen
+from cakework.node.territory import Territory
+from cakework.node.unbroken import unbroken
+from cakework.node.vms.artifacts import Artifacts
+from cakework.node.vms.monitor import Monitor
+from cakework.node.vms.processes import Jail, Process
+from cakework.node.vms.qemu import Descriptors
+from cakework.node.vms.saved import Saved
+
+QEMU_THREADS = 64
+OVERHEAD_MB = 256
+"""What a QEMU may use beyond its guest's memory: program, translation cache, disk cache."""
+GREET_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 0.5
+CLOSE_TIMEOUT_S = 1.0
+ADOPT_TIMEOUT_S = 30.0
+RECORD = "record.json"
+OUTPUT = "output.log"
+OUTPUT_BYTES = 1 << 20
+
+Began = Literal["boot", "ready", "memory"]
+
+
+class Ending(BaseModel):
+    """How a VM's run ended: a sentence for people, and the program's exit code if it is known.
+    ``memory_kept``: the next start goes on where it was."""
+
+    reason: str
+    exit_code: int | None = None
+    memory_kept: bool = False
+
+
+class MachineRecord(BaseModel):
+    """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node.
+
+    ``lines_before`` is how many lines of the VM's this machine does not count: those of earlier
+    runs, less the ``lines_saved`` that its program had printed when it was saved. ``ending`` is
+    there from before anything is released.
+    """
+
+    slot: int
+    shape: Shape
+    pid: int | None = None
+    started: int | None = None
+    order: VmOrder | None = None
+    lines_before: int = 0
+    lines_saved: int = 0
+    began: Began = "boot"
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What all machines of a node share."""
+
+    machines_dir: Path
+    artifacts: Artifacts
+    territory: Territory
+    slots: Slots
+    egress: Egress
+    dns: tuple[str, ...]
+
+
+class Holdings:
+    """One QEMU with all it holds. :meth:`release` gives back everything, in any state."""
+
+    namespace: Namespace
+    cgroup: Cgroup
+    process: Process
+    monitor: Monitor
+    channel: GuestChannel
+
+    def __init__(self, host: Host, machine_id: str, record: MachineRecord) -> None:
+        self._host = host
+        self._held = AsyncExitStack()
+        self.machine_id = machine_id
+        self.folder = host.machines_dir / machine_id
+        self.record = record
+        self.when_gone: Callable[[], None] = _nothing
+        """Called by :meth:`release` when all is given back but the record, which goes last:
+        so what must be said of the machine's end is said, even if the node ends before."""
+
+    @property
+    def uid(self) -> int:
+        """The user that its QEMU is."""
+        return self._host.territory.uid(self.record.slot)
+
+    def trim_output(self) -> None:
+        """Empty the file of what QEMU says when a guest has made it grow beyond its bound."""
+        output = self.folder / OUTPUT
+        if output.stat().st_size > OUTPUT_BYTES:
+            os.truncate(output, 0)
+
+    async def disconnect(self) -> None:
+        """Let go of a machine that goes on running, for the next node to adopt."""
+        await unbroken(self._let_go())
+
+    async def kill(self) -> None:
+        """End the process, and nothing else yet."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def release(self) -> None:
+        """Kill the process and give back all that is held; returns when nothing is left.
+
+        When cancelled, it is done all the same before the cancellation is raised.
+        """
+        await unbroken(self._held.aclose())
+
+    @classmethod
+    def _new(cls, host: Host, saved: Saved) -> Self:
+        record = MachineRecord(slot=host.slots.take(), shape=saved.spec.shape)
+        return cls(host, secrets.token_hex(6), record)
+
+    @asynccontextmanager
+    async def _making(self) -> AsyncGenerator[None]:
+        """Release everything if what is done within fails; turn faults into errors of ours."""
+        self._held.callback(self._host.slots.give_back, self.record.slot)
+        try:
+            yield
+        except BaseException as error:
+            await self.release()
+            if isinstance(error, OSError):
+                raise Unavailable(f"a machine could not be made: {error}") from error
+            raise
+
+    async def _prepare(self) -> None:
+        """Make folder, record, cgroup and namespace."""
+        self.folder.mkdir(mode=0o711)
+        step(Step.NODE_MACHINE_FOLDER_MADE)
+        self._hold_leftovers()
+        for name in ("vm", "way", "root"):
+            (self.folder / name).mkdir(mode=0o711)
+        os.chown(self.folder / "vm", self.uid, self.uid)
+        self._write_record()
+        step(Step.NODE_MACHINE_RECORDED)
+        await unbroken(self._make_namespace())
+        step(Step.NODE_MACHINE_WIRED)
+
+    async def _make_namespace(self) -> None:
+        make = partial(make_vm_namespace, self._host.territory, self.record.slot, self._host.egress)
+        self._hold_namespace(await asyncio.to_thread(make))
+
+    async def _let_go(self) -> None:
+        self._held.pop_all()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.channel.close(), CLOSE_TIMEOUT_S)
+        await self.monitor.close()
+        self.process.close()
+        self.namespace.close()
+
+    def _hold_leftovers(self) -> None:
+        """Hold what a crash leaves behind: folder and cgroup."""
+        shape = self.record.shape
+        self._held.push_async_callback(self._forget)
+        self._held.push_async_callback(asyncio.to_thread, _remove_disks, self.folder)
+        name = f"{self._host.territory.name}-{self.machine_id}"
+        limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
+        self.cgroup = Cgroup.create(name, limits)
+        self._held.push_async_callback(self.cgroup.end)
+
+    async def _forget(self) -> None:
+        """Say that it is gone, and remove the record; if the first fails, the next node says it."""
+        step(Step.NODE_MACHINE_DISKS_GONE)
+        self.when_gone()
+        step(Step.NODE_VM_END_TOLD)
+        await asyncio.to_thread(shutil.rmtree, self.folder)
+
+    async def _find_running(self, acked: int) -> None:
+        pid, started = self.record.pid, self.record.started
+        process = Process.adopt(pid, started) if pid and started else None
+        if pid is None or process is None:
+            raise Unavailable("its process was gone")
+        self._hold_process(process)
+        self._hold_namespace(adopt_namespace(self.record.slot, pid))
+        await self._connect(ADOPT_TIMEOUT_S, acked)
+
+    def _hold_namespace(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+        self._held.callback(namespace.close)
+        self._held.push_async_callback(
+            asyncio.to_thread, unplug, self._host.territory, self.record.slot
+        )
+
+    def _hold_process(self, process: Process) -> None:
+        self.process = process
+        self._held.push_async_callback(_end_process, process)
+
+    def _tap(self) -> int:
+        if self.namespace.tap is None:
+            raise Unavailable("the namespace has no tap")
+        return self.namespace.tap
+
+    @contextmanager
+    def _sockets(self) -> Generator[tuple[int, int]]:
+        with listen(self.folder / "qmp.sock") as qmp, listen(self.folder / "guest.sock") as guest:
+            yield qmp.fileno(), guest.fileno()
+
+    def _spawn(
+        self,
+        command: Sequence[str],
+        fds: Descriptors,
+        binds: Sequence[tuple[Path, str]],
+        preload: Path | None,
+    ) -> None:
+        jail = Jail(
+            program=self._host.artifacts.jail,
+            root=self.folder / "root",
+            uid=self.uid,
+            namespace_fd=self.namespace.fd,
+            procs=self.cgroup.procs_files(),
+            binds=binds,
+            devices=("/dev/kvm",) if "kvm" in command else (),
+            preload=preload,
+        )
+        process = Process.spawn(jail, command, fds.all(), self.folder / OUTPUT)
+        step(Step.NODE_MACHINE_SPAWNED)
+        self._hold_process(process)
+        self.namespace.close_tap()
+        update = {"pid": process.pid, "started": process.started}
+        self.record = self.record.model_copy(update=update)
+        self._write_record()
+        step(Step.NODE_MACHINE_PID_RECORDED)
+
+    async def _connect(self, timeout_s: float, acked: int = 0, state: int | None = None) -> None:
+        """Connect to monitor and guest; a process that ends meanwhile tells why they fail.
+
+        The sockets listened before QEMU was started, so that its end resets them.
+        """
+        try:
+            await self._hold_connections(timeout_s, acked, state)
+        except CakeworkError as error:
+            try:
+                await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
+            except TimeoutError:
+                raise error from None
+            said = (self.folder / OUTPUT).read_text(errors="replace")[-500:].strip()
+            raise Unavailable(f"QEMU {self.process.how()} at its start: {said}") from error
+
+    async def _hold_connections(self, timeout_s: float, acked: int, state: int | None) -> None:
+        self.monitor = await Monitor.connect(self.folder / "qmp.sock", timeout_s)
+        self._held.push_async_callback(self.monitor.close)
+        if state is not None:
+            await self.monitor.load(state, timeout_s)
+        else:
+            # An adopted one may have been paused still when its node ended.
+            await self.monitor.resume()
+        self.channel = await self._greet(timeout_s, acked)
+        self._held.push_async_callback(self.channel.close)
+        # First of all at the end: connections to a process that is gone close without delay.
+        self._held.callback(self.process.kill)
+
+    async def _greet(self, timeout_s: float, acked: int) -> GuestChannel:
+        """Connect to the guest; a HELLO may be lost with the word that a node is there."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await GuestChannel.connect(
+                    self.folder / "guest.sock", acked=acked, timeout_s=GREET_TIMEOUT_S
+                )
+            except GuestError:
+                if time.monotonic() >= deadline or self.process.ended:
+                    raise
+
+    def _write_record(self) -> None:
+        partial_file = self.folder / "record.partial"
+        partial_file.write_text(self.record.model_dump_json())
+        partial_file.rename(self.folder / RECORD)
+
+
+async def _end_process(process: Process) -> None:
+    process.kill()
+    await process.wait()
+    process.close()
+    step(Step.NODE_MACHINE_PROCESS_GONE)
+
+
+def _remove_disks(folder: Path) -> None:
+    step(Step.NODE_MACHINE_CGROUP_GONE)
+    shutil.rmtree(folder / "vm", ignore_errors=True)
+
+
+def _nothing() -> None:
+    return None

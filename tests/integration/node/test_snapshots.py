@@ -1,0 +1,310 @@
+"""Snapshots of running programs: real QEMU, resumed from files, as somebody else."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cakework.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from cakework.domain.facts import AnyFact, SnapshotFailed, SnapshotMade, VmStarted
+from cakework.domain.orders import VmOrder
+from cakework.node.vms.making import Patience
+from cakework.node.vms.manifest import NAME
+from tests.integration.node.vm_site import Site, Yard, filling, site, until
+
+pytestmark = pytest.mark.anyio
+
+PORT = 8080
+LISTEN = f"busybox nc -ll -p {PORT} -e /bin/cat &"
+COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+COUNTER = f"{LISTEN} {COUNT}"
+WHO = (
+    "hostname; cat /f; cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1;"
+    "date +%s; echo $CAKEWORK_VM_ID $CAKEWORK_HOSTNAME; cat /run/cakework/identity"
+)
+
+
+async def made(s: Site, order: VmOrder) -> AnyFact:
+    """Have a snapshot made; return the fact that tells how it went."""
+
+    def told() -> list[AnyFact]:
+        facts = s.facts()
+        return [f for f in facts if isinstance(f, SnapshotMade | SnapshotFailed)]
+
+    count = len(told())
+    s.vms.snapshot(order.model_copy(update={"run": 0}))
+    await until(lambda: len(told()) > count, 60)
+    return told()[-1]
+
+
+async def grown(s: Site, vm_id: str, count: int) -> list[str]:
+    """Wait until a VM has printed so many lines; return all."""
+    await until(lambda: len(s.printed(vm_id)) >= count)
+    return s.printed(vm_id)
+
+
+async def test_a_start_goes_on_from_the_snapshot(yard: Yard, tmp_path: Path) -> None:
+    """Every start of the VM begins where the snapshot was taken; its log goes on, and no line
+    is lost or doubled."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNTER, port=PORT, snapshot="ready")
+        fact = await made(s, order)
+        assert isinstance(fact, SnapshotMade)
+        report = await s.snapshots.report(order.vm_id)
+        assert (report.state, report.size_bytes) == ("made", fact.size_bytes)
+        lines = len(s.printed(order.vm_id))
+        assert s.printed(order.vm_id) == [str(i + 1) for i in range(lines)]
+        await s.clean()
+        for run in (1, 2):
+            before = s.printed(order.vm_id)
+            report = await s.vms.start(order.model_copy(update={"run": run}))
+            assert (report.began, report.state) == ("ready", "started")
+            printed = await grown(s, order.vm_id, len(before) + 5)
+            assert printed[len(before) :][:5] == [str(lines + i) for i in range(1, 6)]
+            await s.vms.stop(order.vm_id, 0)
+        await s.clean()
+
+
+async def test_a_start_makes_the_snapshot_it_wants(yard: Yard, tmp_path: Path) -> None:
+    """Made first if it is not there, once for all that wait; removed, it is made again."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNTER, port=PORT, snapshot="ready")
+        s.vms.snapshot(order)
+        assert (await s.vms.start(order)).began == "ready"
+        assert s.snapshots.ids() == [order.vm_id]
+        with pytest.raises(Conflict):
+            s.vms.snapshot(order)
+        await s.vms.stop(order.vm_id, 0)
+        await s.snapshots.remove(order.vm_id)
+        assert s.snapshots.ids() == []
+        with pytest.raises(NotFound):
+            await s.snapshots.report(order.vm_id)
+        assert (await s.vms.start(order.model_copy(update={"run": 2}))).began == "ready"
+
+
+async def test_forks_are_somebody_else(yard: Yard, tmp_path: Path) -> None:
+    """Five at once from one snapshot: the same memory and files, each with a name, ids, random
+    numbers of its own, and the right time."""
+    hooks = {"after_resume": {"kind": "exec", "argv": ["sh", "-c", WHO]}}
+    script = f"cat /proc/sys/kernel/random/uuid > /f; {COUNTER}"
+    async with site(yard, tmp_path) as s:
+        order = await s.order(script, port=PORT, hooks=hooks)
+        assert isinstance(await made(s, order), SnapshotMade)
+        last = s.printed(order.vm_id)[-1]
+        forks = [
+            order.model_copy(
+                update={"vm_id": f"fork{i}", "hostname": f"f{i}.test", "fork_of": order.vm_id}
+            )
+            for i in range(5)
+        ]
+        then = time.time()
+        reports = await asyncio.gather(*map(s.vms.start, forks))
+        now = time.time()
+        assert {(report.began, report.state) for report in reports} == {("ready", "started")}
+        told: list[list[str]] = []
+        for fork in forks:
+            lines = await grown(s, fork.vm_id, 11)
+            counted = [line for line in lines if line.isdigit() and len(line) < 9]
+            assert counted[0] == str(int(last) + 1)
+            told.append([line for line in lines if line not in counted])
+        for i, (hostname, file, uuid, random, date, ids, *identity) in enumerate(told):
+            assert (hostname, ids) == (f"f{i}", f"fork{i} f{i}.test")
+            assert identity == [f"CAKEWORK_VM_ID=fork{i}", f"CAKEWORK_HOSTNAME=f{i}.test"]
+            assert then - 1 <= int(date) <= now + 1
+            assert file == told[0][1] != uuid
+            assert [uuid, random] not in [other[2:4] for other in told[:i]]
+        assert len({words[2] for words in told}) == len({words[3] for words in told}) == 5
+        with pytest.raises(NotFound):
+            await s.vms.start(order.model_copy(update={"vm_id": "none", "fork_of": "nobody"}))
+        with pytest.raises(Conflict):
+            other = forks[0].model_copy(update={"vm_id": "other", "port": 1})
+            await s.vms.start(other)
+        await asyncio.gather(*(s.vms.stop(fork.vm_id, 0) for fork in forks))
+        await s.clean()
+
+
+async def test_a_stop_keeps_memory_for_one_start(yard: Yard, tmp_path: Path) -> None:
+    """The program goes on where it was; the start after the next begins afresh."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNT)
+        await s.vms.start(order)
+        await grown(s, order.vm_id, 5)
+        report = await s.vms.stop(order.vm_id, 0, keep_memory=True)
+        assert (report.reason, report.memory_kept) == ("stopped on request", True)
+        assert (await s.stopped(order.vm_id)).memory_kept
+        await s.clean()
+        before = len(s.printed(order.vm_id))
+        for run, began in ((2, "memory"), (3, "memory"), (4, "boot")):
+            report = await s.vms.start(order.model_copy(update={"run": run}))
+            assert report.began == began
+            printed = await grown(s, order.vm_id, before + 5)
+            before = 0 if began == "boot" else before
+            if began == "memory":
+                assert printed == [str(i + 1) for i in range(len(printed))]
+            else:
+                assert printed[-5:] != [str(i + len(printed) - 4) for i in range(5)]
+            report = await s.vms.stop(order.vm_id, 0, keep_memory=run == 2)
+            assert report.memory_kept is (run == 2)
+            before = len(s.printed(order.vm_id))
+        assert s.snapshots.ids() == []
+        await s.clean()
+
+
+async def test_kept_memory_goes_with_its_volume(yard: Yard, tmp_path: Path) -> None:
+    """It resumes over the volume as it was left, once; after that, and when the volume is not
+    what it was, the program is started afresh and finds the volume."""
+    script = f"date +%s.%N >> /data/starts; wc -l < /data/starts; {COUNT}"
+    async with site(yard, tmp_path) as s:
+        order = await s.order(script, volume_gb=1, volume_kept=True)
+        await s.vms.start(order)
+        await grown(s, order.vm_id, 3)
+        assert (await s.vms.stop(order.vm_id, 0, keep_memory=True)).memory_kept
+        report = await s.vms.start(order.model_copy(update={"run": 2}))
+        assert report.began == "memory"
+        os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGKILL)
+        await until(lambda: not s.vms.reports())
+        report = await s.vms.start(order.model_copy(update={"run": 3}))
+        assert report.began == "boot"
+        before = len(s.printed(order.vm_id))
+        await grown(s, order.vm_id, before + 2)
+        assert (await s.vms.stop(order.vm_id, 0, keep_memory=True)).memory_kept
+        os.utime(s.folder / "volumes" / order.vm_id)
+        report = await s.vms.start(order.model_copy(update={"run": 4}))
+        assert report.began == "boot"
+        with pytest.raises(InvalidRequest):
+            await s.vms.start(await s.order("true", volume_gb=1, snapshot="ready"))
+        with pytest.raises(InvalidRequest):
+            s.vms.snapshot(await s.order("true", volume_gb=1))
+
+
+async def test_a_volume_that_goes_keeps_no_memory(yard: Yard, tmp_path: Path) -> None:
+    """The stop is refused, and the VM goes on."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNT, volume_gb=1)
+        await s.vms.start(order)
+        with pytest.raises(InvalidRequest, match="volume"):
+            await s.vms.stop(order.vm_id, 0, keep_memory=True)
+        await grown(s, order.vm_id, 3)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_memory_that_cannot_be_kept(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    """The VM goes on where it was frozen; if its QEMU died of it, it has stopped, and its memory
+    is not kept. Nothing half made is left."""
+
+    def fail(pid: int, target: Path) -> int:
+        target.write_bytes(b"half")
+        if killed:
+            os.kill(pid, signal.SIGKILL)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("cakework.node.vms.machines.save_memory", fail)
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNT)
+        await s.vms.start(order)
+        await grown(s, order.vm_id, 3)
+        if killed:
+            report = await s.vms.stop(order.vm_id, 0, keep_memory=True)
+            assert (report.state, report.memory_kept) == ("stopped", False)
+            assert report.reason == "the VM's process was killed by SIGKILL"
+        else:
+            with pytest.raises(Unavailable, match="the disk is full"):
+                await s.vms.stop(order.vm_id, 0, keep_memory=True)
+            printed = await grown(s, order.vm_id, len(s.printed(order.vm_id)) + 5)
+            assert printed == [str(i + 1) for i in range(len(printed))]
+        assert list((s.folder / "snapshots").iterdir()) == []
+
+
+async def test_a_snapshot_that_is_not_what_it_was_is_made_again(
+    yard: Yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed manifest, a changed file, another environment: not restored, but made again."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNTER, port=PORT, snapshot="ready", env={"A": "1"})
+        await made(s, order)
+        ready = s.folder / "snapshots" / order.vm_id / "ready"
+        first = (ready / NAME).read_bytes()
+        assert b'"A"' not in first
+        line, _, signature = first.partition(b"\n")
+        manifest = json.loads(line)
+        manifest["lines"] += 1
+        (ready / NAME).write_bytes(json.dumps(manifest).encode() + b"\n" + signature)
+        report = await s.vms.start(order)
+        assert report.began == "ready"
+        assert "signature" in capsys.readouterr().out
+        await s.vms.stop(order.vm_id, 0)
+        os.utime(ready / "ram")
+        other = order.model_copy(update={"run": 2, "env": {"A": "2"}})
+        assert (await s.vms.start(other)).began == "ready"
+        assert "it differs in environment, ram" in capsys.readouterr().out
+        await s.vms.stop(order.vm_id, 0)
+
+
+FAILING: list[tuple[str, dict[str, object], str]] = [
+    ("echo oops >&2; exit 3", {}, "ended with exit code 3 before it was ready; .*oops"),
+    ("echo waiting; sleep 600", {}, "not ready within 1 s: nothing listened on port 8080.*waiting"),
+    (COUNTER, {"before_snapshot": {"kind": "exec", "argv": ["false"]}}, "hook before .*code 1"),
+    (COUNTER, {"before_snapshot": {"kind": "http", "path": "/x"}}, "POST /x, was not answered"),
+    (COUNTER, {"before_snapshot": {"kind": "exec", "argv": ["nope"]}}, "could not be run: .*nope"),
+]
+
+
+@pytest.mark.parametrize(("script", "hooks", "why"), FAILING)
+async def test_a_snapshot_that_cannot_be_made(
+    yard: Yard, tmp_path: Path, script: str, hooks: dict[str, object], why: str
+) -> None:
+    """The fact says what was waited for and how it went; a start boots instead."""
+    patience = Patience(ready_s=1, hook_s=2)
+    async with site(yard, tmp_path, patience=patience) as s:
+        order = await s.order(script, port=PORT, hooks=hooks, snapshot="ready")
+        fact = await made(s, order)
+        assert isinstance(fact, SnapshotFailed)
+        assert re.search(why, fact.error), fact.error
+        report = await s.snapshots.report(order.vm_id)
+        assert (report.state, report.error) == ("failed", fact.error)
+        assert list((s.folder / "snapshots").iterdir()) == []
+        await s.clean()
+
+
+async def test_a_hook_that_fails_after_the_resume_ends_the_vm(yard: Yard, tmp_path: Path) -> None:
+    """It is never told as started; its end says why."""
+    hooks = {"after_resume": {"kind": "exec", "argv": ["sh", "-c", "echo bad >&2; exit 9"]}}
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNTER, port=PORT, hooks=hooks, snapshot="ready")
+        report = await s.vms.start(order)
+        assert report.state == "stopped"
+        end = await s.stopped(order.vm_id)
+        assert "the hook after the resume ended with exit code 9" in end.reason
+        assert "bad" in s.printed(order.vm_id)
+        assert not any(isinstance(fact, VmStarted) for fact in s.facts())
+        await s.clean()
+
+
+async def test_busy_snapshots_wait_in_the_pool(yard: Yard, tmp_path: Path) -> None:
+    """Started twice, a snapshot has a machine kept ready; the next start takes it. One that is
+    removed has none."""
+    async with site(yard, tmp_path, pool_snapshots=1) as s:
+        order = await s.order(COUNTER, port=PORT, snapshot="ready")
+        await made(s, order)
+        for run in (1, 2):
+            await s.vms.start(order.model_copy(update={"run": run}))
+            await s.vms.stop(order.vm_id, 0)
+        assert s.pool.ready == 0
+        async with filling(s.pool):
+            report = await s.vms.start(order.model_copy(update={"run": 3}))
+            assert "pooled" in report.phases_ms
+            assert report.began == "ready"
+            before = len(s.printed(order.vm_id))
+            await grown(s, order.vm_id, before + 3)
+            await s.vms.stop(order.vm_id, 0)
+            await until(lambda: s.pool.ready == 1)
+            await s.snapshots.remove(order.vm_id)
+            assert s.pool.ready == 0
+        await s.clean()
