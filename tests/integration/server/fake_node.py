@@ -64,6 +64,7 @@ class FakeNode:
         self.snapshots: dict[str, SnapshotReport] = {}
         self.memories: set[str] = set()
         self.keeps: NodeProblem | None = None
+        self.full_after: int | None = None
         self.acks: list[int] = []
         self.vms: dict[str, VmReport] = {}
         self.over: dict[str, VmReport] = {}
@@ -244,6 +245,8 @@ class FakeNode:
             return over
         if order.volume_kept and order.volume_gb:
             self.volumes.add(vm_id)
+        if self.full_after is not None and len(self.vms) >= self.full_after:
+            return _refuse(503, NodeProblem(code="no_room", detail="The host is full."))
         if order.fork_of is not None and order.fork_of not in self.snapshots:
             return _refuse(404, NodeProblem(code="not_found", detail="no such snapshot"))
         if vm_id not in self.vms:
