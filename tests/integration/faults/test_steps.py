@@ -19,6 +19,7 @@ from tests.integration.faults.operations import Ask, Operation, World
 from tests.integration.faults.parts import KEY, Parts
 from tests.integration.node import registries, repositories
 from tests.integration.node.registries import Entry, Layout, Registry, tar_of
+from tests.integration.node.test_snapshots_crash import STEPS as SNAPSHOT_STEPS
 
 REACHED_S = 60.0
 ANSWERED_S = 60.0
@@ -138,7 +139,7 @@ def _push(registry: Registry, folder: Path) -> None:
 
 def test_no_step_is_missed_by_these_tests() -> None:
     """Every step there is, an operation goes past in the tests below."""
-    assert set(PASSED_BY) | {Step.NODE_MACHINE_TAKEN} == set(Step)
+    assert set(PASSED_BY) | {Step.NODE_MACHINE_TAKEN} | set(SNAPSHOT_STEPS) == set(Step)
 
 
 @pytest.mark.parametrize(
