@@ -158,6 +158,11 @@ class Parts:
         self._wait_until_ready()
         return time.monotonic() - began
 
+    def faulty(self) -> list[str]:
+        """Return what both logged with a traceback."""
+        lines = [line for part in (self.node, self.server) for line in part.log.open()]
+        return [line for line in lines if "Traceback" in line]
+
     def tail(self) -> str:
         """Return the end of both logs."""
         return "\n".join(
