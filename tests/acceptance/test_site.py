@@ -107,7 +107,7 @@ def test_the_search_finds_a_call(page: Page) -> None:
     """Searching for startVM leads to the REST reference, with no service outside."""
     page.goto("/docs/")
     page.get_by_role("button", name="Search").click()
-    page.get_by_role("searchbox").fill("startVM")
+    page.get_by_placeholder("Search").fill("startVM")
     result = page.locator("dialog").get_by_role("link", name=re.compile("startVM")).first
     result.click()
     expect(page).to_have_url(re.compile("/docs/reference/rest/"))
@@ -142,8 +142,9 @@ def test_joining_works_without_scripts(browser: Browser, platform: Platform) -> 
     context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, WIDE], ids=["phone", "wide"])
+@pytest.mark.parametrize(
+    ("scheme", "viewport"), [("dark", PHONE), ("light", WIDE)], ids=["phone", "wide"]
+)
 def test_every_page_is_for_everybody(
     browser: Browser, platform: Platform, scheme: Any, viewport: Any
 ) -> None:
