@@ -70,6 +70,7 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("POST", "/v1/vm/cached/{vmId}/start"),
         ("POST", "/v1/vm/cached/{vmId}/stop"),
         ("POST", "/v1/vm/cached/{vmId}/destroy"),
+        ("POST", "/v1/vm/cached/{vmId}/fork"),
         ("GET", "/v1/vm/cached/{vmId}/logs"),
         ("GET", "/v1/vm/{vmId}"),
         ("GET", "/v1/vm/{vmId}/logs"),
