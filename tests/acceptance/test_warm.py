@@ -112,7 +112,7 @@ def test_requests_wake_a_vm_that_idled(api: Api, python: str, nothing_left: Foot
     """The first ones to its hostname start it, once; idle, it is stopped, and woken it goes on."""
     vm = cached(api, python, autoStart=True, idleTimeout=2)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: ask(api, vm), range(4)))
+        answers = list(pool.map(ask, [api] * 4, [vm] * 4))
     assert len({answer["born"] for answer in answers}) == 1
     asleep = api.wait_for_state(vm["id"], "stopped")
     assert asleep["memoryKept"]

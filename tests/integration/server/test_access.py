@@ -21,6 +21,7 @@ BODIES: dict[str, Json] = {
     "buildImageFromFiles": {"dockerfile": "FROM x", "files": []},
     "startVM": {"imageId": "0" * 26},
     "cacheVM": {"imageId": "0" * 26},
+    "forkCachedVM": {"count": 1},
     "createWebhook": {"url": "https://example.com/"},
     "updateWebhook": {},
 }
@@ -59,6 +60,7 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/image/{imageId}"),
         ("DELETE", "/v1/image/{imageId}"),
         ("POST", "/v1/image/build/files"),
+        ("POST", "/v1/image/build/github"),
         ("GET", "/v1/image/build/{buildId}"),
         ("POST", "/v1/image/build/{buildId}"),
         ("GET", "/v1/image/build/{buildId}/logs"),
