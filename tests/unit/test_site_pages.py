@@ -118,6 +118,22 @@ def test_pages_have_every_word(page: str, words: list[str]) -> None:
     assert [word for word in words if word not in text] == []
 
 
+def test_the_typescript_reference_has_every_method_and_error() -> None:
+    """What the client declares is on its page, with what it says of itself."""
+    sources = ROOT / "sdk" / "typescript" / "src"
+    page = (DOCS / "reference" / "typescript.md").read_text()
+    methods = re.findall(
+        r"^  (\w+)\($|^  (\w+)\(.*\{$", (sources / "client.ts").read_text(), re.MULTILINE
+    )
+    errors = re.findall(r"^export class (\w+)", (sources / "errors.ts").read_text(), re.MULTILINE)
+    names = {first or second for first, second in methods} - {"constructor"}
+    assert {"importImage", "followLogs", "waitForBuild"} <= names
+    assert [name for name in names if f"### {name}\n" not in page] == []
+    assert [
+        name for name in errors if f"| `{name}` |" not in page and name != "CakeworkError"
+    ] == []
+
+
 def test_machines_are_told_of_every_page() -> None:
     """llms.txt lists a Markdown copy of every page of the documentation, and each is there."""
     listed = re.findall(r"\]\((/docs[^)]*\.md)\)", (DOCS.parent / "llms.txt").read_text())

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { fromDocument } from "./documents.ts";
 import { restReference } from "./reference.ts";
+import { typescriptReference } from "./typescript.ts";
 
 const web = join(dirname(fileURLToPath(import.meta.url)), "..");
 const project = join(web, "..");
@@ -15,15 +16,22 @@ const DOCUMENTS = [
   ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],
   ["docs/settings.md", "reference/settings", "Settings", "Every setting, with its default."],
   ["SECURITY.md", "reference/security", "Security", "What is guarded from whom, and what is not."],
-  ["sdk/typescript/README.md", "reference/typescript", "Typescript", "The TypeScript client."],
   ["sdk/python/README.md", "reference/python", "Python", "The Python client."],
 ] as const;
 
-const openapi = JSON.parse(readFileSync(join(project, "docs/openapi.json"), "utf8"));
-const examples = readFileSync(join(web, "examples/rest.md"), "utf8");
-write("reference/rest", restReference(openapi, examples));
+write("reference/rest", restReference(JSON.parse(read("docs/openapi.json")), read("web/examples/rest.md")));
 for (const [file, page, title, description] of DOCUMENTS) {
-  write(page, fromDocument(readFileSync(join(project, file), "utf8"), title, description));
+  write(page, fromDocument(read(file), title, description));
+}
+const typescript = typescriptReference(
+  read("sdk/typescript/src/client.ts"),
+  read("sdk/typescript/src/errors.ts"),
+);
+const readme = `${read("sdk/typescript/README.md")}\n${typescript}`;
+write("reference/typescript", fromDocument(readme, "Typescript", "The TypeScript client."));
+
+function read(file: string): string {
+  return readFileSync(join(project, file), "utf8");
 }
 
 function write(page: string, content: string): void {
