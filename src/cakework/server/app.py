@@ -208,7 +208,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         routes=routes,
         vms=vms,
         cached_vms=cached_vms,
-        forks=Forks(database, vms, states.vms, rules),
+        forks=Forks(database, vms, states, rules, snapshot_hint.set),
         sleepers=Sleepers(activity, wakes := Wakes(database, cached_vms)),
         wakes=wakes,
         vm_states=states.vms,

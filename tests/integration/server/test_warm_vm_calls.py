@@ -250,6 +250,19 @@ async def test_forks_are_all_or_none(one: Rig) -> None:
     assert {vm["state"] for vm in left if "forkOf" in vm} <= {"destroyed"}
 
 
+async def test_a_snapshot_that_the_host_lost_is_made_anew(one: Rig) -> None:
+    """The fork is refused and says so, and none is left."""
+    parent = await ready(one)
+    del one.node.snapshots[parent["id"]]
+    path = f"/v1/vm/cached/{parent['id']}/fork"
+    assert "anew" in (await one.refused(409, "POST", path, json={"count": 2}))["detail"]
+    await until(lambda: parent["id"] in one.node.snapshots, "the node makes it anew")
+    await one.node.snapshot_made(parent["id"])
+    made = {"kind": "ready", "state": "made"}
+    await one.eventually(f"/v1/vm/{parent['id']}", snapshot=made)
+    assert len(await fork(one, parent, 2)) == len(one.node.vms) == 2
+
+
 async def test_forks_that_were_cut_off_are_had_once(one: Rig) -> None:
     """A request that is gone while the node is at work is carried on with by its repetition."""
     parent = await ready(one)

@@ -7,7 +7,7 @@ says so. What a crash leaves is carried on with, or ended, by the reconciling lo
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from cakework.domain.errors import CakeworkError, Conflict, NotFound, Unavailable
@@ -15,9 +15,10 @@ from cakework.domain.ids import AccountId, VmId, new_vm_id
 from cakework.domain.steps import Step
 from cakework.domain.vms import Refuse, VmRequest, VmState, decide
 from cakework.faults import step
+from cakework.server.services.facts import States
 from cakework.server.services.forked import condemn, made_together
 from cakework.server.services.new_vms import VmRules
-from cakework.server.services.vm_states import VmStates, life_of
+from cakework.server.services.vm_states import life_of
 from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
 from cakework.server.store.models import VmRow
@@ -25,16 +26,32 @@ from cakework.server.store.models import VmRow
 AT_ONCE = 8
 """Orders given at a time: enough to keep a host busy, few enough to leave room for others."""
 
+_LOST = (
+    "The snapshot is not on the host any more, or does not fit it; it is being made anew. Fork the "
+    "VM once getVm says that it is made."
+)
+
 
 class Forks:
     """Starts VMs from the snapshots of others."""
 
-    def __init__(self, database: Database, vms: Vms, states: VmStates, rules: VmRules) -> None:
-        """Keep records in ``database`` and have the node run them through ``vms``."""
+    def __init__(
+        self,
+        database: Database,
+        vms: Vms,
+        states: States,
+        rules: VmRules,
+        hint: Callable[[], None],
+    ) -> None:
+        """Keep records in ``database`` and have the node run them through ``vms``.
+
+        ``hint`` says that a snapshot is to be made.
+        """
         self._database = database
         self._vms = vms
         self._states = states
         self._rules = rules
+        self._hint = hint
 
     async def fork(
         self, account: AccountId, parent: VmId, count: int, token: str | None = None
@@ -75,7 +92,7 @@ class Forks:
             await self._rules.admission.check_started(session, account, len(ids))
             rows = [self._rules.fork_row(row, vm_id, batch) for vm_id in ids]
             session.add_all(rows)
-        self._states.tell(rows)
+        self._states.vms.tell(rows)
         return rows
 
     async def _start(self, rows: Sequence[VmRow], batch: str) -> list[VmRow]:
@@ -95,10 +112,19 @@ class Forks:
                     return row
 
         started = await asyncio.gather(*(start(row) for row in rows))
-        if failed:
-            await self._end(batch)
-            raise error
-        return started
+        if not failed:
+            return started
+        await self._end(batch)
+        if isinstance(error.__cause__, NotFound | Conflict):
+            await self._make_anew([VmId(row.fork_of) for row in rows if row.fork_of])
+            raise Conflict(_LOST) from error
+        raise error
+
+    async def _make_anew(self, parents: Sequence[VmId]) -> None:
+        async with self._database.writing() as session:
+            found = [await self._states.snapshots.lost(session, each) for each in set(parents)]
+        self._states.vms.tell(found)
+        self._hint()
 
     async def _end(self, batch: str) -> None:
         """End what was started of a batch; what cannot be ended now is left to the loop."""
