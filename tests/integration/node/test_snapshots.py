@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from cakework.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from cakework.domain.facts import AnyFact, SnapshotFailed, SnapshotMade, VmStarted
 from cakework.domain.orders import VmOrder
+from cakework.node.network.namespaces import GUEST_ADDRESS, run_inside
 from cakework.node.vms.making import Patience
 from cakework.node.vms.manifest import NAME
 from tests.integration.node.vm_site import Site, Yard, filling, site, until
@@ -247,11 +249,13 @@ async def test_a_snapshot_that_is_not_what_it_was_is_made_again(
         await s.vms.stop(order.vm_id, 0)
 
 
+REFUSE = "while read -r l; do [ ${#l} -gt 1 ] || break; done; echo HTTP/1.0 500 no"
+REFUSING = f"exec busybox nc -ll -p {PORT} -e /bin/sh -c '{REFUSE}'"
 FAILING: list[tuple[str, dict[str, object], str]] = [
     ("echo oops >&2; exit 3", {}, "ended with exit code 3 before it was ready; .*oops"),
     ("echo waiting; sleep 600", {}, "not ready within 1 s: nothing listened on port 8080.*waiting"),
     (COUNTER, {"before_snapshot": {"kind": "exec", "argv": ["false"]}}, "hook before .*code 1"),
-    (COUNTER, {"before_snapshot": {"kind": "http", "path": "/x"}}, "POST /x, was not answered"),
+    (REFUSING, {"before_snapshot": {"kind": "http", "path": "/x"}}, "POST /x, was not answered"),
     (COUNTER, {"before_snapshot": {"kind": "exec", "argv": ["nope"]}}, "could not be run: .*nope"),
 ]
 
@@ -260,8 +264,8 @@ FAILING: list[tuple[str, dict[str, object], str]] = [
 async def test_a_snapshot_that_cannot_be_made(
     yard: Yard, tmp_path: Path, script: str, hooks: dict[str, object], why: str
 ) -> None:
-    """The fact says what was waited for and how it went; a start boots instead."""
-    patience = Patience(ready_s=1, hook_s=2)
+    """The fact says what was waited for and how it went; nothing is left."""
+    patience = Patience(ready_s=1 if "waiting" in script else 30, hook_s=20)
     async with site(yard, tmp_path, patience=patience) as s:
         order = await s.order(script, port=PORT, hooks=hooks, snapshot="ready")
         fact = await made(s, order)
@@ -285,6 +289,46 @@ async def test_a_hook_that_fails_after_the_resume_ends_the_vm(yard: Yard, tmp_pa
         assert "bad" in s.printed(order.vm_id)
         assert not any(isinstance(fact, VmStarted) for fact in s.facts())
         await s.clean()
+
+
+async def test_connections_of_before_are_reset(yard: Yard, tmp_path: Path) -> None:
+    """A resumed program's connection with another machine is over, at once; what listens goes
+    on to, and its connections within the machine last."""
+    script = (
+        f"busybox nc -ll -p {PORT} -e /bin/sh -c 'while read l; do echo $l; done; echo over >&2' &"
+        f"busybox nc -ll -p 9 -e /bin/cat & sleep 0.3; {{ echo in; sleep 600; }} | "
+        f"busybox nc 127.0.0.1 9 & {COUNT}"
+    )
+    hooks = {"after_resume": {"kind": "exec", "argv": ["cat", "/proc/net/tcp", "/proc/net/tcp6"]}}
+    async with site(yard, tmp_path) as s:
+        order = await s.order(script, port=PORT, hooks=hooks)
+        await s.vms.start(order)
+        await until(lambda: "in" in s.printed(order.vm_id))
+        with await dialed(s, order.vm_id) as connection:
+            connection.sendall(b"hello\n")
+            assert connection.recv(100) == b"hello\n"
+            assert (await s.vms.stop(order.vm_id, 0, keep_memory=True)).memory_kept
+        before = len(s.printed(order.vm_id))
+        report = await s.vms.start(order.model_copy(update={"run": 2}))
+        assert (report.began, report.state) == ("memory", "started")
+        table = [line.split() for line in s.printed(order.vm_id)[before:] if ":" in line]
+        ends = [words[1:4] for words in table if words[0].endswith(":")]
+        assert [local for local, _, state in ends if state == "0A"] != []
+        connected = {remote.partition(":")[0][-8:] for _, remote, state in ends if state == "01"}
+        assert connected == {"0100007F"}
+        await until(lambda: "over" in s.printed(order.vm_id))
+        with await dialed(s, order.vm_id) as connection:
+            connection.sendall(b"again\n")
+            assert connection.recv(100) == b"again\n"
+
+
+async def dialed(s: Site, vm_id: str) -> socket.socket:
+    """Return a connection into a VM, as the router has it."""
+    namespace = s.vms.machine(vm_id).namespace.fd
+    connection = run_inside(namespace, socket.socket)
+    connection.settimeout(30)
+    await asyncio.to_thread(connection.connect, (GUEST_ADDRESS, PORT))
+    return connection
 
 
 async def test_busy_snapshots_wait_in_the_pool(yard: Yard, tmp_path: Path) -> None:
