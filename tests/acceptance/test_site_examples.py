@@ -65,7 +65,7 @@ def given(platform: Platform, owner: Api, image: str, warm: str, shell: str) -> 
     """What the examples take for granted, by the names that they use in the shell."""
     dockerfile = "FROM cakework/busybox\nCMD true\n"
     unused = owner.build(dockerfile)
-    endless = {"dockerfile": "FROM cakework/busybox\nRUN sleep 3600\n", "files": []}
+    endless: dict[str, Any] = {"dockerfile": "FROM cakework/busybox\nRUN sleep 3600\n", "files": []}
     vm = owner.start(image)
     owner.wait_for_line(vm["id"], "hello")
     webhook, old = (owner.post("/v1/webhooks", {"url": "https://example.com/"}) for _ in range(2))

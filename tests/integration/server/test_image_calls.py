@@ -10,8 +10,9 @@ from cakework.domain.ids import AccountId, ImageId, new_image_id, new_vm_id
 from cakework.domain.vms import Shape
 from cakework.server.clock import now_ms
 from cakework.server.loops.leftovers import LeftoverLoop
+from cakework.server.services.new_vms import NewVm, VmRules
 from cakework.server.services.vm_admission import VmAdmission, VmLimits
-from cakework.server.services.vms import NewVm
+from cakework.server.services.vm_orders import VmOrders
 from cakework.server.store.models import ImageRow, ImportRow
 
 from .fake_node import FakeNode
@@ -146,12 +147,13 @@ async def test_a_delete_waits_for_a_start_that_found_the_image(rig: Rig) -> None
     """A VM that is being recorded has its image for good: the delete sees it and is refused."""
     account, image_id = AccountId("default"), await rig.image()
     new = NewVm(ImageId(image_id), Shape())
+    rules = VmRules(VmAdmission(VmLimits(1, 1)), VmOrders(rig.server.sealer), "example.com")
     async with rig.server.database.writing() as session:
-        await VmAdmission(VmLimits(1, 1)).check_image(session, account, new.image_id)
+        await rules.admission.check_image(session, account, new.image_id)
         delete = asyncio.create_task(rig.client.delete(f"/v1/image/{image_id}"))
         done, _ = await asyncio.wait({delete}, timeout=1.0)
         assert not done
-        vm = rig.server.vms.new_row(account, new_vm_id(), new, None)
+        vm = rules.new_row(account, new_vm_id(), new)
         session.add(vm)
     answer = await delete
     assert answer.status_code == 409
