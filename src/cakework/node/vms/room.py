@@ -63,9 +63,13 @@ class Room:
             raise NoRoom(
                 "the host's processors are promised to other VMs", retry_after_s=RETRY_AFTER_S
             )
+        self.check_disk()
+        self.hold(name, shape)
+
+    def check_disk(self) -> None:
+        """Raise NoRoom if the disk is short of the space that is to be kept."""
         if self.free_disk_mb() < self.min_free_disk_mb:
             raise NoRoom("the host's disk is full", retry_after_s=RETRY_AFTER_S)
-        self.hold(name, shape)
 
     def hold(self, name: str, shape: Shape) -> None:
         """Promise what is used already, whether it fits or not."""

@@ -134,6 +134,7 @@ class Snapshots:
 
     async def keep(self, machine: Machine, order: VmOrder, lines: int) -> None:
         """Keep the memory of a machine whose program is frozen. Raises CakeworkError."""
+        self._room.check_disk()
         image = self._image(order.image_id)
         template = await self._workshop.template(order.shape)
         try:
