@@ -33,6 +33,9 @@ MEMORY_MB_MIN, MEMORY_MB_MAX, MEMORY_MB_DEFAULT = 256, 16384, 256
 VOLUME_GB_MIN, VOLUME_GB_MAX = 1, 500
 PORT_MIN, PORT_MAX = 1, 65535
 
+STOPPED_ON_REQUEST = "stopped on request"
+"""What a node says of a run that ended because it was asked to end it."""
+
 
 class VmState(StrEnum):
     """Where a VM is in its life."""

@@ -312,7 +312,7 @@ async def test_idle_vms_are_put_to_rest(one: Rig) -> None:
 
 
 async def test_a_program_that_keeps_ending_is_woken_later_and_later(one: Rig) -> None:
-    """One start for all who wait; then a pause that doubles; kept memory is woken at once."""
+    """One start for all who wait; then a pause that doubles; none after a stop on request."""
     vm = await cache(one, port=80, autoStart=True)
     now = [100.0]
     wakes = Wakes(one.server.database, one.server.cached_vms, lambda: now[0])
@@ -335,6 +335,9 @@ async def test_a_program_that_keeps_ending_is_woken_later_and_later(one: Rig) ->
     await one.server.cached_vms.suspend(AccountId("default"), VmId(vm["id"]))
     await wakes.wake(vm["id"])
     assert one.node.vms[vm["id"]].began == "memory"
+    for _ in range(3):
+        await one.ok("POST", f"/v1/vm/cached/{vm['id']}/stop")
+        await wakes.wake(vm["id"])
     await one.ok("POST", f"/v1/vm/cached/{vm['id']}/destroy")
     with pytest.raises(NotFound):
         await wakes.wake(vm["id"])

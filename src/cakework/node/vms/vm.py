@@ -20,6 +20,7 @@ from cakework.domain.errors import CakeworkError, Conflict, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.steps import Step
+from cakework.domain.vms import STOPPED_ON_REQUEST
 from cakework.faults import step
 from cakework.node.guest.protocol import (
     Ack,
@@ -98,7 +99,7 @@ class Vm:
 
     def never_ran(self) -> None:
         """It was asked to stop before it had a machine."""
-        self._end(Ending(reason="stopped on request"))
+        self._end(Ending(reason=STOPPED_ON_REQUEST))
         self._record_end()
         self.over()
 
@@ -123,7 +124,7 @@ class Vm:
                 await self._save(machine, questions, save)
             except GuestError as error:
                 raise Unavailable(f"the memory could not be kept: {error.detail}") from error
-            machine.note_ending(Ending(reason="stopped on request", memory_kept=True))
+            machine.note_ending(Ending(reason=STOPPED_ON_REQUEST, memory_kept=True))
             machine.process.kill()
         await self.gone.wait()
 
@@ -261,7 +262,7 @@ class Vm:
 
     async def _last_words(self, machine: Machine, ending: Exited | Failed) -> str:
         if isinstance(ending, Exited):
-            why = "stopped on request" if self.asked_to_stop else how_it_ended(ending)
+            why = STOPPED_ON_REQUEST if self.asked_to_stop else how_it_ended(ending)
             # Before the guest is told: what it knows was taken in, it does not say again.
             machine.note_ending(self._ending_of(why))
             with contextlib.suppress(GuestError, TimeoutError):
@@ -276,7 +277,7 @@ class Vm:
         if self._told_why is not None:
             return self._told_why
         if self.asked_to_stop:
-            return "stopped on request"
+            return STOPPED_ON_REQUEST
         if machine.cgroup.oom_kills():
             return "the VM used more memory than it may"
         return f"the VM's process {machine.process.how()}"

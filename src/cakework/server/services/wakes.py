@@ -1,7 +1,7 @@
 """Wakes: cached VMs with autoStart, started because a request came for them.
 
 However many requests wait, a VM is started once. A program that keeps ending is started again
-later and later; a VM that was put to rest with its memory kept is always woken at once.
+later and later; a VM that was stopped because somebody wanted that is always woken at once.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import structlog
 
 from cakework.domain.errors import Conflict, NoRoom, NotFound, QuotaExceeded, Unavailable
 from cakework.domain.ids import AccountId, VmId
-from cakework.domain.vms import VmState
+from cakework.domain.vms import STOPPED_ON_REQUEST, VmState
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.store.database import Database
 from cakework.server.store.models import VmRow
@@ -89,7 +89,7 @@ class Wakes:
             row = await session.get(VmRow, vm_id)
         if row is None or row.state == VmState.DESTROYED:
             raise NotFound(f"There is no VM {vm_id}.")
-        if row.memory_kept:
+        if row.memory_kept or row.reason == STOPPED_ON_REQUEST:
             self._paces.pop(vm_id, None)
         self._keep_pace(vm_id)
         began = self._clock()
