@@ -7,6 +7,7 @@ import pytest
 ROOT = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with the ground it stands on: a platform, a node's rigs, a store."""
     for item in items:
