@@ -25,6 +25,7 @@ from cakework_client import (
     NotFound,
     TooLarge,
     Unauthenticated,
+    Vm,
     VmEnded,
 )
 from tests.acceptance import guests
@@ -67,6 +68,7 @@ def test_every_call_of_the_contract(
     about_images(sdk, registry, shell)
     about_vms(sdk, busybox)
     about_cached_vms(sdk, busybox)
+    about_kept_programs(sdk, busybox)
     about_webhooks(sdk)
     assert (sdk.healthz().status, sdk.readyz().node) == ("ok", "ok")
     operations = {snake_case(name) for name in set(OPERATIONS) - set(SECOND_NAMES)}
@@ -149,6 +151,27 @@ def about_cached_vms(sdk: CakeworkClient, image: str) -> None:
         sdk.stop_vm(vm.id)
     assert sdk.get_cached_vm_logs(vm.id).lines[0].message == "ready"
     assert sdk.destroy_cached_vm(vm.id).state == "destroyed"
+
+
+def about_kept_programs(sdk: CakeworkClient, image: str) -> None:
+    env = {"SCRIPT": guests.WEB, "NAME": "kept"}
+    vm = sdk.cache_vm(image, port=8000, env_vars=env, snapshot="ready")
+    with pytest.raises(Conflict):
+        sdk.fork_cached_vm(vm.id, 1)
+    sdk.start_cached_vm(vm.id)
+    assert sdk.stop_cached_vm(vm.id, keep="memory").memory_kept
+    until(lambda: made(sdk.get_vm(vm.id)), 60, "it is on record that the snapshot is made")
+    forks = sdk.fork_cached_vm(vm.id, 2).vms
+    assert len({vm.hostname, *(fork.hostname for fork in forks)}) == 3
+    for fork in forks:
+        assert fork.fork_of == vm.id
+        assert sdk.wait_for_vm(fork.id).url
+        sdk.stop_vm(fork.id)
+    sdk.destroy_cached_vm(vm.id)
+
+
+def made(vm: Vm) -> bool:
+    return vm.snapshot is not None and vm.snapshot.state == "made"
 
 
 def about_webhooks(sdk: CakeworkClient) -> None:
