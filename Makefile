@@ -24,7 +24,7 @@ test: ## Run everything: checks, all tests, the guest's fuzzer
 	@$(MAKE) -C guest test
 	@$(MAKE) -C guest fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(NPM) test
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 check: ## Check lint, formatting, types, and that the C code compiles without a warning
 	@tools/setup check

@@ -1,16 +1,19 @@
 """How tests are shared out among processes: those that stand on the same ground stay together."""
 
-from pathlib import Path
-
 import pytest
+from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs]
+from xdist.scheduler import LoadScopeScheduling  # pyright: ignore[reportMissingTypeStubs]
 
-ROOT = Path(__file__).parent
+
+class GroundScheduling(LoadScopeScheduling):
+    """Gives one process all tests of a ground: of a platform, of a node's rigs, of a store."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the ground of a test: its folder below ``tests``, two deep in ``integration``."""
+        folders = nodeid.partition("::")[0].split("/")[1:-1]
+        return "/".join(folders[:2]) if folders[0] == "integration" else folders[0]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with the ground it stands on: a platform, a node's rigs, a store."""
-    for item in items:
-        folders = item.path.relative_to(ROOT).parts
-        ground = "/".join(folders[:2]) if folders[0] == "integration" else folders[0]
-        item.add_marker(pytest.mark.xdist_group(ground))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroundScheduling:
+    """Return what shares out tests with ``--numprocesses``."""
+    return GroundScheduling(config, log)
