@@ -143,7 +143,7 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
 
 async def test_unknown_ids_addresses_and_methods_are_problems(rig: Rig) -> None:
     """404 and 405 are problems too; 405 says what the address takes."""
-    for path in ("/", "/v1", "/v1/nope", "/v1/vm/", "/v1/vms/", "/docs", "/redoc", "/%00", "//"):
+    for path in ("/v1", "/v1/nope", "/v1/vm/", "/v1/vms/", "/redoc", "/%00", "/" + "a" * 300):
         await rig.refused(404, "GET", path)
     for vm_id in ("0" * 14, "x", "0" * 15, "%00", "a" * 3000):
         await rig.refused(404, "GET", f"/v1/vm/{vm_id}")
