@@ -50,6 +50,7 @@ async def serving(settings: Settings, node: FakeNode) -> AsyncGenerator[Process]
         "CAKEWORK_API_KEY": KEY,
         "CAKEWORK_LOG_LEVEL": "debug",
         "CAKEWORK_LOG_FORMAT": "json",
+        "CAKEWORK_RETAIN_LOGS_DAYS": "0",
     }
     if settings.database_url:
         environment["CAKEWORK_DATABASE_URL"] = settings.database_url
