@@ -39,7 +39,7 @@ def test_events_arrive_while_they_are_made(api: Api, vm: Json) -> None:
     """Server-sent events come one by one, not at the end."""
     arrived: list[float] = []
     headers = {"Host": vm["hostname"]}
-    with api.http.stream("GET", f"{api.router}/events", headers=headers) as answer:
+    with httpx2.stream("GET", f"{api.router}/events", headers=headers) as answer:
         for line in answer.iter_lines():
             if line:
                 assert line == f"data: {len(arrived)}"
@@ -65,7 +65,7 @@ def test_connections_of_the_router_do_not_outlive_their_vm(
     with api.running(python, port=8000, envVars={"SCRIPT": guests.ROUTER_PARTNER}) as busy:
         api.visit_when_up(busy)
         headers = {"Host": busy["hostname"]}
-        with api.http.stream("GET", f"{api.router}/events", headers=headers) as answer:
+        with httpx2.stream("GET", f"{api.router}/events", headers=headers) as answer:
             lines = answer.iter_lines()
             assert next(lines) == "data: 0"
             api.stop(busy["id"])
