@@ -163,7 +163,7 @@ def test_ctrl_c_cancels_a_build(api: Api, env: dict[str, str], tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("python")
-def test_the_readmes_commands_can_be_copied(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_readmes_commands_can_be_copied(env: dict[str, str], api: Api, tmp_path: Path) -> None:
     """Those with the command line, then those with curl, each as it stands but for the key."""
     for name in (".venv", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -177,6 +177,8 @@ def test_the_readmes_commands_can_be_copied(env: dict[str, str], tmp_path: Path)
     called = in_shell(calls, env, tmp_path)
     assert "\nIt works.\n" in called
     assert '"state":"destroyed"' in called.replace(" ", "")
+    for vm in api.vms(status="started"):
+        api.post(f"/v1/vm/{vm['id']}/destroy")
 
 
 def in_shell(script: str, env: dict[str, str], folder: Path) -> str:

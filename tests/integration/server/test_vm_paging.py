@@ -53,7 +53,14 @@ async def prepare(server: Server) -> None:
         session.add(BuildRow(id="b", **build))
         await session.flush()
         session.add(
-            ImageRow(id=IMAGE, account_id=ACCOUNT, build_id="b", size_bytes=0, created_ms=0)
+            ImageRow(
+                id=IMAGE,
+                account_id=ACCOUNT,
+                build_id="b",
+                source="files",
+                size_bytes=0,
+                created_ms=0,
+            )
         )
 
 
