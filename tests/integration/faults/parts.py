@@ -160,7 +160,11 @@ class Parts:
 
     def faulty(self) -> list[str]:
         """Return what both logged with a traceback."""
-        lines = [line for part in (self.node, self.server) for line in part.log.open()]
+        lines = [
+            line
+            for part in (self.node, self.server)
+            for line in part.log.read_text().splitlines(keepends=True)
+        ]
         return [line for line in lines if "Traceback" in line]
 
     def tail(self) -> str:
