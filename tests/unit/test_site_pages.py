@@ -118,6 +118,14 @@ def test_pages_have_every_word(page: str, words: list[str]) -> None:
     assert [word for word in words if word not in text] == []
 
 
+def test_pages_name_no_setting_that_is_none() -> None:
+    """What pages written by hand say of settings can be set."""
+    pages = (ROOT / "web" / "src" / "content").rglob("docs/*.md")
+    named = {name for page in pages for name in re.findall(r"CAKEWORK_([A-Z_]+)", page.read_text())}
+    assert named
+    assert {name.lower() for name in named} <= {*Settings.model_fields, "url"}
+
+
 def test_the_typescript_reference_has_every_method_and_error() -> None:
     """What the client declares is on its page, with what it says of itself."""
     sources = ROOT / "sdk" / "typescript" / "src"
