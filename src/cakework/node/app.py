@@ -156,7 +156,7 @@ async def _assemble(
     room = Room(folder, _memory_mb(settings), settings.min_free_disk_mb, _cpus(settings))
     patience = Patience(settings.ready_timeout_s, settings.hook_timeout_s)
     kept = folder / "snapshots"
-    snapshots = Snapshots(kept, host, workshop, images, volumes, journal, room, patience)
+    snapshots = Snapshots(kept, host, workshop, pool, images, volumes, journal, room, patience)
     vms = Vms(host, workshop, pool, images, volumes, journal, room, snapshots)
     stack.push_async_callback(snapshots.close)
     stack.push_async_callback(vms.close)

@@ -34,9 +34,13 @@ GUEST_PREFIX = 30
 TAP = "tap0"
 UPLINK = "uplink"
 
+TUN = "/dev/net/tun"
 CLONE_NEWNET = 0x40000000
+PIDFD_GETFD = 438
+"""Number of the system call, the same on every architecture."""
 TUNSETIFF = 0x400454CA
 TUNSETVNETHDRSZ = 0x400454D8
+TUNGETDEVNETNS = 0x54E3
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 VNET_HDR_SIZE = 12
 """Of virtio 1.0 (``struct virtio_net_hdr_v1``), which QEMU's virtio-net device uses."""
@@ -102,6 +106,21 @@ def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namesp
     return _with_host_end(territory, slot, inside)
 
 
+def make_bare_namespace(slot: int) -> Namespace:
+    """Make the namespace of a machine that reaches nothing and nobody: a tap, no more."""
+
+    def inside() -> Namespace:
+        made = Namespace(slot, _own_namespace())
+        try:
+            made.tap = _open_tap(TAP)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    return _in_thread(inside)
+
+
 def make_build_namespace(territory: Territory, slot: int, egress: Egress) -> Namespace:
     """Make the namespace in which a build's own processes reach the world, and nothing private."""
     host_end = host_end_name(territory, slot)
@@ -122,8 +141,14 @@ def make_build_namespace(territory: Territory, slot: int, egress: Egress) -> Nam
 
 
 def adopt_namespace(slot: int, pid: int) -> Namespace:
-    """Hold the namespace that process ``pid`` is in."""
-    return Namespace(slot, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+    """Hold the namespace of the tap that process ``pid`` has open: a fork is not in it itself.
+
+    Raises OSError.
+    """
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        if str(fd.readlink()) == TUN:
+            return Namespace(slot, _namespace_of_tap(pid, int(fd.name)))
+    raise OSError(errno.ENODEV, f"process {pid} has no tap")
 
 
 def unplug(territory: Territory, slot: int) -> None:
@@ -158,6 +183,20 @@ def enable_forwarding() -> None:
     """Let the host pass packets between its interfaces (sysctl net.ipv4.ip_forward)."""
     if Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "1":
         _write("net/ipv4/ip_forward", "1")
+
+
+def _namespace_of_tap(pid: int, number: int) -> int:
+    pidfd = os.pidfd_open(pid)
+    try:
+        tap = _libc.syscall(PIDFD_GETFD, pidfd, number, 0)
+    finally:
+        os.close(pidfd)
+    if tap < 0:
+        raise OSError(ctypes.get_errno(), f"pidfd_getfd of the tap of process {pid}")
+    try:
+        return fcntl.ioctl(tap, TUNGETDEVNETNS)
+    finally:
+        os.close(tap)
 
 
 def _in_thread(work: Callable[[], T]) -> T:
@@ -270,7 +309,7 @@ def _links(route: Any, name: str) -> list[int]:
 
 
 def _open_tap(name: str) -> int:
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
     fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, array.array("i", [VNET_HDR_SIZE]))
