@@ -229,13 +229,12 @@ def _setns(fd: int) -> None:
 
 
 def _with_host_end(territory: Territory, slot: int, work: Callable[[], T]) -> T:
-    """Make the pair of links on the host, then do ``work`` in a thread; undo it if that fails."""
+    """Do ``work``, which makes the pair of links of ``slot``, in a thread; undo it if that fails."""
     name = host_end_name(territory, slot)
     try:
         with IPRoute() as route:
             _remove(route, name)
             try:
-                _add_pair(route, name, territory.addresses(slot)[0])
                 return _in_thread(work)
             except BaseException:
                 _remove(route, name)
@@ -249,11 +248,14 @@ def host_end_name(territory: Territory, slot: int) -> str:
     return f"{territory.interface_prefix}{slot}"
 
 
-def _add_pair(route: Any, name: str, address: str) -> None:
-    route.link("add", ifname=name, kind="veth", peer={"ifname": f"{name}p"})
-    index = _links(route, name)[0]
-    route.addr("add", index=index, address=address, prefixlen=31)
-    route.link("set", index=index, state="up")
+def _add_pair(name: str, address: str, namespace_fd: int) -> None:
+    """Make a pair of links, one of them in the namespace at once: moving it there takes 20 ms."""
+    with IPRoute() as route:
+        peer = {"ifname": UPLINK, "net_ns_fd": namespace_fd}
+        route.link("add", ifname=name, kind="veth", peer=peer)
+        index = _links(route, name)[0]
+        route.addr("add", index=index, address=address, prefixlen=31)
+        route.link("set", index=index, state="up")
 
 
 def _remove(route: Any, name: str) -> None:
@@ -267,26 +269,15 @@ def _remove(route: Any, name: str) -> None:
 
 
 def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> None:
-    """Bring the other end of the pair into this thread's namespace and route through it."""
-    _move_to(f"{host_end}p", namespace_fd)
+    """Link this thread's namespace with the host and route through that."""
     gateway, address = territory.addresses(slot)
+    _in_host_namespace(lambda: _add_pair(host_end, gateway, namespace_fd))
     with IPRoute() as route:
-        lo, uplink = _links(route, "lo")[0], _links(route, f"{host_end}p")[0]
+        lo, uplink = _links(route, "lo")[0], _links(route, UPLINK)[0]
         route.link("set", index=lo, state="up")
-        route.link("set", index=uplink, ifname=UPLINK)
         route.addr("add", index=uplink, address=address, prefixlen=31)
         route.link("set", index=uplink, state="up")
         route.route("add", dst="0.0.0.0/0", gateway=gateway, oif=uplink)
-
-
-def _move_to(link: str, namespace_fd: int) -> None:
-    """Move ``link`` of the host into the namespace; asked of the host's own netlink."""
-
-    def outside() -> None:
-        with IPRoute() as route:
-            route.link("set", index=_links(route, link)[0], net_ns_fd=namespace_fd)
-
-    _in_host_namespace(outside)
 
 
 def _in_host_namespace(work: Callable[[], None]) -> None:
