@@ -229,7 +229,7 @@ def _setns(fd: int) -> None:
 
 
 def _with_host_end(territory: Territory, slot: int, work: Callable[[], T]) -> T:
-    """Do ``work``, which makes the pair of links of ``slot``, in a thread; undo it if that fails."""
+    """Do ``work``, which makes the links of ``slot``, in a thread; undo it if that fails."""
     name = host_end_name(territory, slot)
     try:
         with IPRoute() as route:
