@@ -103,6 +103,25 @@ async def test_a_fork_has_a_user_of_its_own_and_no_rights(yard: Yard, tmp_path: 
         await s.clean()
 
 
+async def test_a_fork_can_be_forked(yard: Yard, tmp_path: Path) -> None:
+    """One that was allowed to, whose forks have its user; they cannot be forked themselves."""
+    async with site(yard, tmp_path) as s:
+        resting = await zygote(s)
+        machine = await Machine.fork(s.host, resting, forkable=True)
+        await resting.machine.release()
+        second = await machine.rest()
+        forks = [await Machine.fork(s.host, second, yard.rootfs) for _ in range(2)]
+        for fork in forks:
+            assert await printed(fork, run("echo", "here")) == ["here"]
+            assert fork.uid == machine.uid
+            assert set(fork.cgroup.pids()) == {fork.process.pid}
+        with pytest.raises(NotForked):
+            await Machine.fork(s.host, await forks[0].rest())
+        for one in (*forks, machine):
+            await one.release()
+        await s.clean()
+
+
 async def test_a_fork_outlives_its_zygote_and_its_node(yard: Yard, tmp_path: Path) -> None:
     """Its zygote gone, it goes on; the next node finds it with its network, and hears its lines."""
     async with site(yard, tmp_path) as s:

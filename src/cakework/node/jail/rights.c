@@ -29,7 +29,7 @@ static const int never[] = {
 };
 static const int users[] = {
     SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid,
-    SYS_setfsuid, SYS_setfsgid, SYS_setgroups, SYS_capset,
+    SYS_setfsuid, SYS_setfsgid, SYS_setgroups,
 };
 
 struct filter {

@@ -129,7 +129,7 @@ class Pool:
         It is made first where ``make`` says so and there is memory for it. ``image`` is put behind
         its image disk if it waits for a program; ``forkable`` it can become a zygote itself.
 
-        Raises CakeworkError if this host has no room for a machine.
+        Raises NoRoom if this host has none for a machine.
         """
         if make and not self._zygotes.has(saved) and self._fits(saved.spec.shape):
             await self._zygotes.make(saved)

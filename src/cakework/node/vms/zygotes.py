@@ -20,8 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from cakework.domain.errors import CakeworkError
-from cakework.node.vms.forking import NotForked
+from cakework.domain.errors import CakeworkError, NoRoom
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine, Resting
 from cakework.node.vms.room import footprint_mb
@@ -61,7 +60,7 @@ class Zygotes:
         a zygote itself.
 
         Raises:
-            CakeworkError: this host has no room for a machine.
+            NoRoom: this host has no room for a machine.
         """
         zygote = self._resting.get(saved.folder)
         if zygote is None:
@@ -69,7 +68,9 @@ class Zygotes:
         self._resting[saved.folder] = self._resting.pop(saved.folder)
         try:
             return await Machine.fork(self._host, zygote, image, forkable=forkable)
-        except NotForked as error:
+        except NoRoom:
+            raise
+        except CakeworkError as error:
             log.warning("zygote.not_forked", reason=error.detail)
             if self._resting.get(saved.folder) is zygote:
                 self.forget(saved.folder)
