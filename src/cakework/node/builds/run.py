@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import anyio.to_thread
 import structlog
 
 from cakework.domain.dockerfiles import DockerfileError
@@ -35,6 +34,7 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.images import Image, ImageStore, RunConfig
+from cakework.node.unbroken import unbroken
 
 EXPORT = Path(__file__).with_name("export.sh")
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
@@ -148,11 +148,11 @@ class BuildRun:
     async def _make_context(self, confinement: Confinement) -> None:
         source, work = self._order.source, confinement.work
         # Before anything ran there: what did could have left links in their places.
-        await anyio.to_thread.run_sync(write_recipe, self._order, work)
+        await unbroken(asyncio.to_thread(write_recipe, self._order, work))
         (work / EXPORT.name).write_bytes(EXPORT.read_bytes())
         if isinstance(source, FilesSource):
             limit = self._shop.limits.context_mb * MIB
-            await anyio.to_thread.run_sync(write_files, source, work, limit)
+            await unbroken(asyncio.to_thread(write_files, source, work, limit))
             return
         async with self._shop.network.lease_fetching() as network:
             clone = Clone(self._shop.sandbox, self._shop.cloning, source, self._log)

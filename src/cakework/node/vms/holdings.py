@@ -54,6 +54,7 @@ QEMU_THREADS = 64
 OVERHEAD_MB = 256
 """What a QEMU may use beyond its guest's memory: program, translation cache, disk cache."""
 GREET_TIMEOUT_S = 5.0
+GREET_RETRY_S = 0.01
 END_TIMEOUT_S = 0.5
 CLOSE_TIMEOUT_S = 1.0
 ADOPT_TIMEOUT_S = 30.0
@@ -343,6 +344,9 @@ class Holdings:
             except GuestError:
                 if time.monotonic() >= deadline or self.process.ended:
                     raise
+            # A socket that nobody has any more refuses at once, and its process is known to have
+            # ended only when others had their turn.
+            await asyncio.sleep(GREET_RETRY_S)
 
     def _write_record(self) -> None:
         partial_file = self.folder / "record.partial"

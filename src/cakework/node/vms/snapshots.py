@@ -220,6 +220,7 @@ class Snapshots:
             size = await making.make(template, self._shelf, needs)
         except CakeworkError as error:
             log.warning("snapshot.not_made", vm_id=order.vm_id, reason=error.detail)
+            self._failures[order.vm_id] = error.detail
             raise
         finally:
             self._room.give_back(name)
