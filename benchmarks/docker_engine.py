@@ -10,7 +10,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.http import first_answer
@@ -61,8 +63,8 @@ class DockerEngine:
         begun = time.monotonic()
         ports = range(FIRST_PORT, FIRST_PORT + count)
         runs = [self._begin(image, command, f"{public}:{port}") for public in ports]
-        for public in ports:
-            self.answer("127.0.0.1", public)
+        with ThreadPoolExecutor(count) as clients:
+            list(clients.map(partial(self.answer, "127.0.0.1"), ports))
         ended = time.monotonic()
         ids = [run.communicate(timeout=DEADLINE_S)[0].decode().strip() for run in runs]
         self.do("rm", "--force", *ids)

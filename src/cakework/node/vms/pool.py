@@ -173,6 +173,9 @@ class Pool:
                 if stock.saved is not None:
                     self.forget(stock.saved.folder)
                 await asyncio.sleep(RETRY_S)
+            except Exception:
+                log.exception("pool.fault")
+                await asyncio.sleep(RETRY_S)
 
     def _stocks(self) -> Iterator[Stock]:
         yield from self._templates.values()

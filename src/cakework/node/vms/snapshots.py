@@ -14,6 +14,7 @@ from cakework.domain.errors import (
     CakeworkError,
     Conflict,
     InvalidRequest,
+    NoRoom,
     NotFound,
     Unavailable,
 )
@@ -184,6 +185,9 @@ class Snapshots:
         try:
             found = await self._find("ready", order, image)
             size = found.size_bytes if found else await self._made(order, image)
+        except NoRoom as error:
+            # Whoever ordered it finds none, and orders it again.
+            log.info("snapshot.no_room", vm_id=vm_id, reason=error.detail)
         except CakeworkError as error:
             self._failures[vm_id] = error.detail
             self._journal.append(SnapshotFailed(at_ms=_now_ms(), vm_id=vm_id, error=error.detail))
