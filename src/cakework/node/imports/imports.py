@@ -24,8 +24,8 @@ from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import Facts, now_ms
 from cakework.node.builds.registries import Registries
-from cakework.node.builds.run import BuildLimits, BuildNetwork
 from cakework.node.builds.sandbox import Sandbox
+from cakework.node.builds.shop import BuildLimits, BuildNetwork
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup
 from cakework.node.images import ImageStore

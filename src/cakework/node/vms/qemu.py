@@ -39,6 +39,8 @@ class MachineSpec:
     accelerator: str
     shape: Shape
     tsc_khz: int
+    role: str = ""
+    """What the guest is told it is for: see guest/PROTOCOL.md, Life."""
 
     def common(self) -> list[str]:
         """Return the arguments that a boot and a restore share."""
@@ -58,12 +60,13 @@ class MachineSpec:
         ]
 
     def kernel_arguments(self) -> str:
-        """Return the kernel's command line; the last two are the guest's environment."""
+        """Return the kernel's command line; what begins with CW_ is the guest's environment."""
+        role = f" CW_ROLE={self.role}" if self.role else ""
         return (
             "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr "
             f"tsc_early_khz={self.tsc_khz} tsc=reliable init_on_alloc=0 mitigations=off "
             "random.trust_cpu=on rcupdate.rcu_expedited=1 "
-            f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}"
+            f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}{role}"
         )
 
     def _accel(self) -> str:
