@@ -3,7 +3,7 @@
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cakework.node.builds import Builds
@@ -45,7 +45,7 @@ class BuilderBench(Bench):
         return self.yard.territory
 
     def settings(self, **changes: object) -> Settings:
-        small = {"build_isolation": "vm", "build_memory_mb": 512, "image_size_mb": 512}
+        small = {"build_isolation": "vm", "build_memory_mb": 256, "image_size_mb": 512}
         return super().settings(**{**small, **changes})
 
     @contextlib.asynccontextmanager
@@ -53,8 +53,8 @@ class BuilderBench(Bench):
         self.ledger = Ledger()
         settings = self.settings(**changes)
         reach = reach_of(settings)
-        host = self.yard.host(settings.node_dir)
         egress = Egress(settings.egress, tuple(settings.egress_allow))
+        host = replace(self.yard.host(settings.node_dir), egress=egress)
         set_host_rules(outer_rules(egress, self.territory, reach.ranges))
         enable_forwarding()
         networks = BuildNetworks(self.territory, host.slots, egress, reach, Names(self.names))

@@ -12,6 +12,9 @@ from cakework.node.network.namespaces import GATEWAY, GUEST_ADDRESS, GUEST_PREFI
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 TRANSLATION_CACHE_MB = 32
+LARGE_TRANSLATION_CACHE_MB = 128
+"""For what builds images, whose programs are so large that they would be translated anew all the
+time: a build takes a third of the time."""
 MAC = "02:63:77:00:00:01"
 """The same for every guest: each is alone on its link, and a restored one must keep its own."""
 PORT_NAME = "cakework"
@@ -72,7 +75,8 @@ class MachineSpec:
     def _accel(self) -> str:
         if self.accelerator == "kvm":
             return "kvm"
-        return f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"
+        cache_mb = LARGE_TRANSLATION_CACHE_MB if self.role else TRANSLATION_CACHE_MB
+        return f"tcg,thread=multi,tb-size={cache_mb}"
 
     def _cpu(self) -> str:
         return "host" if self.accelerator == "kvm" else "max"

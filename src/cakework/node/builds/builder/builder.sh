@@ -37,9 +37,9 @@ prepare_machine() {
     mount -o remount,bind,rw,dev,relatime /b
     mount -t cgroup2 none /sys/fs/cgroup
     mkdir -p /b/storage /b/run
-    # So that the host sees soon what is written, and counts it.
-    echo 100 >/proc/sys/vm/dirty_expire_centisecs
-    echo 100 >/proc/sys/vm/dirty_writeback_centisecs
+    # A program that wants more than there is gets it, and is killed when it uses it: as in a
+    # control group.
+    echo 1 >/proc/sys/vm/overcommit_memory
 }
 
 # When the node is gone, so is the machine.
@@ -106,7 +106,7 @@ buildah_build() {
     if [ -e "$work/pinned" ]; then
         while read -r image; do set -- "--build-context=$image" "$@"; done <"$work/pinned"
     fi
-    exec buildah build --layers=false --pull=never --isolation=rootless \
+    exec buildah build --layers --pull=never --isolation=rootless \
         --runtime=/usr/sbin/runc --network=host "--volume=$work/sys:/sys:ro" \
         "--iidfile=$work/out/iid" --signature-policy /b/etc/policy.json \
         "--file=$work/Dockerfile" "$@"
@@ -144,7 +144,8 @@ build)
     building=$!
     watch_disk "$building" "$4" 5>&- &
     watching=$!
-    wait "$building" || status=$?
+    # The shell says on its standard error when it was killed.
+    { wait "$building" || status=$?; } 2>"$work/fault"
     kill "$watching"
     tell built "$status" "$work/over"
     [ "$status" = 0 ] || exit "$status"
