@@ -4,7 +4,6 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from cakework.node.builds import Builds
 from cakework.node.builds.builder.yard import builder_yard
@@ -83,8 +82,3 @@ class BuilderBench(Bench):
         for _, name in socket.if_nameindex():
             if name.startswith(prefix):
                 yield name
-
-
-def builder_bench(bench: Bench, yard: Yard) -> BuilderBench:
-    """Return a bench with the base images of ``bench``, in its folder."""
-    return BuilderBench(Path(bench.data_dir), bench.netns, yard=yard)

@@ -1,6 +1,7 @@
 """Builds in microVMs of their own, under emulation: real QEMU, real buildah inside."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -9,22 +10,17 @@ from pathlib import Path
 import pytest
 
 from cakework.domain.facts import BuildFailed
-from tests.integration.node.build_bench import Bench, mounted, order
-from tests.integration.node.builder_site import BuilderBench, builder_bench
+from tests.integration.node.build_bench import mounted, order
+from tests.integration.node.builder_site import BuilderBench
 from tests.integration.node.neighbours import HOST_SIDE, PRIVATE, greeting_on, neighbouring
-from tests.integration.node.vm_site import ARTIFACTS, Yard
+from tests.integration.node.registries import Entry, Layout, serving, tar_of
+from tests.integration.node.vm_site import ARTIFACTS
 
 BASE = "FROM cakework/busybox\n"
 LOOK = (
     "RUN cat /proc/sys/kernel/random/boot_id; uname -r; grep MemTotal: /proc/meminfo;"
     " grep -E '^(CapEff|Seccomp):' /proc/self/status; ps -o pid,comm; echo end"
 )
-
-
-@pytest.fixture(scope="session")
-def vm_bench(bench: Bench, yard: Yard) -> BuilderBench:
-    """A bench in the folder of the others, so that base images are made once."""
-    return builder_bench(bench, yard)
 
 
 def test_a_build_runs_on_a_kernel_of_its_own(vm_bench: BuilderBench, tmp_path: Path) -> None:
@@ -85,6 +81,33 @@ def test_a_build_reaches_what_builds_may(vm_bench: BuilderBench) -> None:
     assert any("93.184.216.34" in text for text in texts)
     assert not any("10.9.9.9" in text for text in texts)
     assert "unknown" in texts
+
+
+def test_images_of_registries_are_unpacked_in_the_machine(
+    vm_bench: BuilderBench, tmp_path: Path
+) -> None:
+    """FROM a digest, also that of a list for several platforms, and COPY --from a tag."""
+    base = tar_of([Entry("base", b"of the registry", uid=7), Entry("gone"), Entry("run", b"#!")])
+    layout = Layout(tmp_path / "layout")
+    ours = layout.image([(base, "gzip"), (tar_of([Entry(".wh.gone")]), "zstd")])
+    index = layout.index(layout.image([(base, "none")], "arm64"), ours)
+    digest = json.loads((index / "index.json").read_text())["manifests"][0]["digest"]
+    with serving(tmp_path, password=False) as registry:
+        name = registry.push(index, "team/app:1")
+        wanted = order(
+            f"FROM {name.removesuffix(':1')}@{digest}\nCOPY --from={name} /base /copied\n"
+            f"FROM cakework/busybox\nCOPY --from=0 / /"
+        )
+        image = vm_bench.image(wanted, extra_ca=registry.ca, fetch_allow=[registry.address])
+        missing = order(f"FROM {registry.address}/none")
+        assert vm_bench.error(
+            missing, extra_ca=registry.ca, fetch_allow=[registry.address]
+        ).startswith(f"base image {registry.address}/none was not found")
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert (rootfs / "base").stat().st_uid == 7
+        assert (rootfs / "copied").read_text() == "of the registry"
+        assert not (rootfs / "gone").exists()
+    assert vm_bench.leftovers() == {}
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class Builds:
             bases,
             self._images,
             self._network,
-            self._limits(),
+            BuildLimits.of(self._settings),
             self._clone_limits(),
             self._cgroup_prefix,
             BuilderRoots(self._storage, sandbox, bases, self._cgroup_prefix),
@@ -265,15 +265,6 @@ class Builds:
         finally:
             await cgroup.end()
             self._storage.remove_work("house")
-
-    def _limits(self) -> BuildLimits:
-        settings = self._settings
-        return BuildLimits(
-            timeout_s=settings.build_timeout_s,
-            memory_mb=settings.build_memory_mb,
-            image_mb=settings.image_size_mb,
-            context_mb=settings.max_body_mb,
-        )
 
     def _clone_limits(self) -> CloneLimits:
         settings = self._settings

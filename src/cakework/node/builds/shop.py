@@ -14,6 +14,7 @@ from cakework.node.builds.recipes import Recipe
 from cakework.node.builds.sandbox import Sandbox
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.images import ImageStore, RunConfig
+from cakework.settings import Settings
 
 PIDS_MAX = 2048
 MIB = 2**20
@@ -39,6 +40,16 @@ class BuildLimits:
     memory_mb: int
     image_mb: int
     context_mb: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "BuildLimits":
+        """Return what the settings say."""
+        return cls(
+            timeout_s=settings.build_timeout_s,
+            memory_mb=settings.build_memory_mb,
+            image_mb=settings.image_size_mb,
+            context_mb=settings.max_body_mb,
+        )
 
     @property
     def wrote_too_much(self) -> str:

@@ -70,12 +70,7 @@ class Imports:
         storage.prepare(registries, settings.extra_ca)
         self._records.prepare()
         sandbox = Sandbox(self._home, self._stack.enter_context(user_namespace()))
-        limits = BuildLimits(
-            timeout_s=settings.build_timeout_s,
-            memory_mb=settings.build_memory_mb,
-            image_mb=settings.image_size_mb,
-            context_mb=settings.max_body_mb,
-        )
+        limits = BuildLimits.of(settings)
         self._shop = ImportShop(storage, sandbox, self._images, self._network, limits, prefix)
         for record in self._records.unfinished():
             self._start(record, None)

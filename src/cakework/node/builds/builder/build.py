@@ -109,7 +109,11 @@ class VmBuild:
         """Start a machine and its program, and connect to it. Raises CakeworkError."""
         limits = self._shop.limits
         lease = self._yard.lease(
-            self._order.build_id, self._root, limits.memory_mb, disk_mb(self._shop)
+            self._order.build_id,
+            self._root,
+            limits.memory_mb,
+            disk_mb(self._shop),
+            self._log.say,
         )
         self._machine = await self._held.enter_async_context(lease)
         output = BuilderOutput(self._machine.channel, self._stdout, self._stderr)

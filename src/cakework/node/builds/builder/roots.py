@@ -10,13 +10,13 @@ ours: no stranger's image is in it.
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import structlog
 
-from cakework.node.builds.bases import FILE_BYTES, MEMORY_MB, Bases
+from cakework.node.builds.bases import FILE_BYTES, MEMORY_MB, Bases, Say
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.recipes import BUILDER, RECIPES, Recipe
 from cakework.node.builds.sandbox import Confinement, Sandbox
@@ -25,8 +25,6 @@ from cakework.node.cgroups import Cgroup, Limits
 
 ASSEMBLE = Path(__file__).with_name("assemble.sh")
 PROGRAM = Path(__file__).with_name("builder.sh")
-
-Say = Callable[[str], None]
 
 log = structlog.get_logger(__name__)
 

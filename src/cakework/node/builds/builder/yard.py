@@ -20,6 +20,7 @@ import structlog
 
 from cakework.domain.errors import NoRoom
 from cakework.domain.vms import CPU_MAX, Shape
+from cakework.node.builds.bases import Say
 from cakework.node.builds.failure import BuildError
 from cakework.node.guest.protocol import Identity, Run
 from cakework.node.network.builds import BuildNetworks
@@ -54,11 +55,11 @@ class BuilderYard:
 
     @asynccontextmanager
     async def lease(
-        self, build_id: str, root: Path, memory_mb: int, disk_mb: int
+        self, build_id: str, root: Path, memory_mb: int, disk_mb: int, say: Say
     ) -> AsyncGenerator[Machine]:
         """Give a machine that runs from ``root``, with a disk of its own; it goes at the end.
 
-        It waits until the host has room for it.
+        It waits until the host has room for it, and tells ``say`` so.
 
         Raises:
             BuildError: the host is too small.
@@ -66,7 +67,7 @@ class BuilderYard:
         """
         shape = Shape(min(os.cpu_count() or 1, CPU_MAX), memory_mb + SYSTEM_MB)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._room_for(f"build {build_id}", shape))
+            await stack.enter_async_context(self._room_for(f"build {build_id}", shape, say))
             template = await self.workshop.template(shape)
             self.workshop.discard_surplus({shape})
             machine = await Machine.restore(self.host, template, root)
@@ -76,7 +77,7 @@ class BuilderYard:
             yield machine
 
     @asynccontextmanager
-    async def _room_for(self, name: str, shape: Shape) -> AsyncGenerator[None]:
+    async def _room_for(self, name: str, shape: Shape, say: Say) -> AsyncGenerator[None]:
         if footprint_mb(shape) > self.room.memory_mb:
             raise BuildError(
                 f"this host is too small: a build takes {footprint_mb(shape)} MB, and "
@@ -86,7 +87,11 @@ class BuilderYard:
             self.room.check_disk()
         except NoRoom as error:
             raise BuildError("the disk for builds is full") from error
-        while not self._take(name, shape):  # noqa: ASYNC110 - room tells nobody of itself
+        told = False
+        while not self._take(name, shape):  # Room tells nobody of itself.
+            if not told:
+                say("waiting until the host has memory for a machine")
+            told = True
             await asyncio.sleep(ROOM_RETRY_S)
         try:
             yield
