@@ -32,6 +32,9 @@ Words = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list of words: an array in the file, comma-separated in the environment."""
 
 
+Isolation = Literal["auto", "vm", "container"]
+
+
 class Settings(BaseSettings):
     """Every setting of server, node and command line, with its default."""
 
@@ -184,7 +187,7 @@ class Settings(BaseSettings):
     )
 
     build_concurrency: int = Field(default=2, ge=1, description="Builds that run at once.")
-    build_isolation: Literal["auto", "vm", "container"] = Field(
+    build_isolation: Isolation = Field(
         default="auto",
         description="Where Dockerfiles are carried out: vm, a microVM for each build; container, "
         "on the host's kernel; auto: vm where KVM works.",

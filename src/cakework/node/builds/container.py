@@ -31,6 +31,10 @@ class ContainerBuild:
         self._log = build_log
         self._confinement = confinement
 
+    def prepare(self, foreign: Sequence[str]) -> None:
+        """Write the script that exports the image."""
+        (self._confinement.work / EXPORT.name).write_bytes(EXPORT.read_bytes())
+
     async def fetch(self, recipes: Sequence[Recipe], foreign: Sequence[str]) -> None:
         """Make ours, pull those from registries. Raises BuildError."""
         for recipe in recipes:
@@ -54,7 +58,6 @@ class ContainerBuild:
     async def export(self) -> tuple[Path, RunConfig]:
         """Turn the image into a file system. Raises BuildError."""
         work = self._confinement.work
-        (work / EXPORT.name).write_bytes(EXPORT.read_bytes())
         image_id = read_made(work, "iid").decode(errors="replace")
         inside = f"/b/{work.name}"
         status, _, output = await self._shop.sandbox.read(

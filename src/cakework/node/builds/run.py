@@ -65,15 +65,19 @@ class BuildRun:
     async def _build(self) -> Image:
         async with self._workplace() as confinement:
             step(Step.NODE_BUILD_WORKPLACE_MADE)
-            with self._phase("context_s"):
-                await self._make_context(confinement)
-            step(Step.NODE_BUILD_CONTEXT_WRITTEN)
             async with self._making(confinement) as making:
-                return await self._make(making)
+                return await self._make(making, confinement)
 
-    async def _make(self, making: Making) -> Image:
+    async def _make(self, making: Making, confinement: Confinement) -> Image:
+        ours, foreign = self._bases()
+        with self._phase("context_s"):
+            # Before anything ran there: what did could have left links in their places.
+            await anyio.to_thread.run_sync(write_recipe, self._order, confinement.work)
+            await anyio.to_thread.run_sync(making.prepare, foreign)
+            await self._make_context(confinement)
+        step(Step.NODE_BUILD_CONTEXT_WRITTEN)
         with self._phase("bases_s"):
-            await making.fetch(*self._bases())
+            await making.fetch(ours, foreign)
         with self._phase("buildah_s"):
             await making.build()
         step(Step.NODE_BUILD_LAYERS_BUILT)
@@ -110,8 +114,6 @@ class BuildRun:
 
     async def _make_context(self, confinement: Confinement) -> None:
         source, work = self._order.source, confinement.work
-        # Before anything ran there: what did could have left links in their places.
-        await anyio.to_thread.run_sync(write_recipe, self._order, work)
         if isinstance(source, FilesSource):
             limit = self._shop.limits.context_mb * MIB
             await anyio.to_thread.run_sync(write_files, source, work, limit)

@@ -76,6 +76,11 @@ class Workshop:
 class Making(Protocol):
     """How the image of one build comes about, once its context is written."""
 
+    def prepare(self, foreign: Sequence[str]) -> None:
+        """Write into the work folder, in which nothing has run yet, what is needed there for
+        images ``foreign`` of registries."""
+        ...
+
     async def fetch(self, recipes: Sequence[Recipe], foreign: Sequence[str]) -> None:
         """Have the images there that it builds on: ours, and those from registries."""
         ...

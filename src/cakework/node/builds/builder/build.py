@@ -80,6 +80,10 @@ class VmBuild:
         """End the machine, and all that is left of it."""
         await self._held.aclose()
 
+    def prepare(self, foreign: Sequence[str]) -> None:
+        """Write what goes along into the machine."""
+        self._input.prepare(foreign)
+
     async def fetch(self, recipes: Sequence[Recipe], foreign: Sequence[str]) -> None:
         """Have the machine's file system made, with our images; fetch others. Raises BuildError."""
         self._root = await self._shop.roots.ensure(recipes, self._log.say)
@@ -88,9 +92,8 @@ class VmBuild:
 
     async def build(self) -> None:
         """Run ``buildah build`` in a machine. Raises BuildError."""
-        shop = self._shop
         try:
-            async with DiskGuard(shop.storage.home, lambda: 0, 0, ""):
+            async with self._spare_disk():
                 await self._start()
                 await self._while_it_runs(self._have_built())
         except CakeworkError as error:
@@ -99,11 +102,16 @@ class VmBuild:
 
     async def export(self) -> tuple[Path, RunConfig]:
         """Take the image out. Raises BuildError."""
-        async with DiskGuard(self._shop.storage.home, lambda: 0, 0, ""):
+        async with self._spare_disk():
             result = await self._while_it_runs(self._take_image())
         self._stdout.finish()
         self._stderr.finish()
         return result
+
+    def _spare_disk(self) -> DiskGuard:
+        """Return what ends the build when the host's disk is nearly full; what the machine writes
+        is bounded by the size of its disks, and counted in it."""
+        return DiskGuard(self._shop.storage.home, lambda: 0, 0, "")
 
     async def _start(self) -> None:
         """Start a machine and its program, and connect to it. Raises CakeworkError."""
@@ -189,7 +197,9 @@ class VmBuild:
         finally:
             await _cancelled(gone)
         if not self._listening.done() or self._listening.exception():
-            return BuildError(f"the build's machine {self._machine.process.how()}")
+            process = self._machine.process
+            how = process.how() if process.ended else "does not speak as it should"
+            return BuildError(f"the build's machine {how}")
         end = self._listening.result()
         self._stdout.finish()
         return BuildError(

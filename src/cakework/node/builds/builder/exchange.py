@@ -85,7 +85,8 @@ class Exchange:
         try:
             yield cls(reader, writer)
         finally:
-            writer.close()
+            # What is not sent yet need not be: a machine that takes nothing holds up nobody.
+            writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 

@@ -31,11 +31,17 @@ class BuilderInput:
         self._log = build_log
         self._confinement = confinement
 
+    def prepare(self, references: Sequence[str]) -> None:
+        """Write scripts, and what the images of registries are called in the machine. Nothing may
+        have run in the work folder yet: what did could have left links in their places."""
+        work = self._confinement.work
+        for script in (EXPORT, FETCH):
+            (work / script.name).write_bytes(script.read_bytes())
+        write_names(work, references)
+
     async def fetch(self, references: Sequence[str]) -> None:
         """Fetch images from registries. Raises BuildError."""
         work, limit_mb = self._confinement.work, self._shop.limits.image_mb
-        (work / FETCH.name).write_bytes(FETCH.read_bytes())
-        write_names(work, references)
         fault = f"the images that it builds on are larger than {limit_mb} MB"
         async with (
             self._shop.network.lease_fetching() as network,
@@ -49,7 +55,6 @@ class BuilderInput:
     async def pour(self, sink: Callable[[bytes], Awaitable[None]]) -> None:
         """Give all of it to ``sink``, as a tar. Raises BuildError."""
         confinement = self._confinement
-        (confinement.work / EXPORT.name).write_bytes(EXPORT.read_bytes())
         command = ("tar", "-C", "/b", "--numeric-owner", "-cf", "-", *self._members())
         faults = bytearray()
         status = await self._shop.sandbox.run(command, confinement, sink, faults.extend)

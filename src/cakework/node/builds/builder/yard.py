@@ -31,7 +31,7 @@ from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Room, footprint_mb
 from cakework.node.vms.workshop import Workshop
-from cakework.settings import Settings
+from cakework.settings import Isolation, Settings
 
 SYSTEM_MB = 192
 """What a machine takes for kernel, guest and buildah, beside what a build may use."""
@@ -65,7 +65,7 @@ class BuilderYard:
             BuildError: the host is too small.
             CakeworkError: no machine can be made.
         """
-        shape = Shape(min(os.cpu_count() or 1, CPU_MAX), memory_mb + SYSTEM_MB)
+        shape = builder_shape(memory_mb)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._room_for(f"build {build_id}", shape, say))
             template = await self.workshop.template(shape)
@@ -80,8 +80,8 @@ class BuilderYard:
     async def _room_for(self, name: str, shape: Shape, say: Say) -> AsyncGenerator[None]:
         if footprint_mb(shape) > self.room.memory_mb:
             raise BuildError(
-                f"this host is too small: a build takes {footprint_mb(shape)} MB, and "
-                f"{self.room.memory_mb} MB may be promised"
+                f"a build takes {footprint_mb(shape)} MB of memory, and this host may promise "
+                f"{self.room.memory_mb}: CAKEWORK_BUILD_MEMORY_MB has to be lower"
             )
         try:
             self.room.check_disk()
@@ -118,14 +118,27 @@ def builder_yard(
     settings: Settings, host: Host, accelerator: str, room: Room, networks: BuildNetworks
 ) -> BuilderYard | None:
     """Return where builder machines come from, or None where builds run in containers."""
-    auto = "vm" if accelerator == "kvm" else "container"
-    wanted = auto if settings.build_isolation == "auto" else settings.build_isolation
-    log.info("builds.isolation", isolation=wanted, setting=settings.build_isolation)
-    if wanted == "container":
+    fits = footprint_mb(builder_shape(settings.build_memory_mb)) <= room.memory_mb
+    isolation = choose_isolation(settings.build_isolation, accelerator, fits=fits)
+    log.info("builds.isolation", isolation=isolation, setting=settings.build_isolation)
+    if isolation == "container":
         return None
     folder = settings.node_dir / "builder-templates"
     workshop = Workshop(folder, host, accelerator, disk_gb=DISK_GB, most=1, role=ROLE)
     return BuilderYard(host, workshop, room, networks)
+
+
+def choose_isolation(wanted: Isolation, accelerator: str, *, fits: bool) -> Isolation:
+    """Return ``vm`` or ``container``: what is ``wanted``, or for ``auto`` a machine where one is
+    quick and ``fits`` into the memory that the host may promise."""
+    if wanted != "auto":
+        return wanted
+    return "vm" if accelerator == "kvm" and fits else "container"
+
+
+def builder_shape(memory_mb: int) -> Shape:
+    """Return what a machine is given, for a build that may use so much memory."""
+    return Shape(min(os.cpu_count() or 1, CPU_MAX), memory_mb + SYSTEM_MB)
 
 
 def run_builder() -> Run:
