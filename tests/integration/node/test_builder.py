@@ -70,7 +70,7 @@ def test_a_build_reaches_what_builds_may(vm_bench: BuilderBench) -> None:
         addresses = [HOST_SIDE, *ends, "127.0.0.1", "172.31.255.1"]
         tried = "".join(f"; try {address} {port}" for address in addresses)
         wanted = order(
-            f"{BASE}RUN try() {{ echo $1 $(nc -w 2 $1 $2 </dev/null || echo no); }}; "
+            f"{BASE}RUN try() {{ echo $1 $(nc -w 1 $1 $2 </dev/null || echo no); }}; "
             f"try {PRIVATE} {near}{tried}; "
             "nslookup public.example; nslookup private.example || echo unknown"
         )
@@ -126,7 +126,7 @@ def test_images_of_registries_are_unpacked_in_the_machine(
             {"image_size_mb": 64, "build_output_mb": 1},
         ),
         (
-            "RUN truncate -s 34000000 /a\nRUN truncate -s 34000000 /b",
+            "RUN truncate -s 66000000 /larger-with-the-base",
             "the image is larger than 64 MB",
             {"image_size_mb": 64},
         ),
