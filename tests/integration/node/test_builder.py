@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from cakework.domain.facts import BuildFailed
+from cakework.domain.ids import new_build_id, new_image_id
+from cakework.domain.orders import BuildOrder, GithubSource
+from cakework.node.builds.context import MTIME_S
 from tests.integration.node.build_bench import mounted, order
 from tests.integration.node.builder_site import BuilderBench
 from tests.integration.node.neighbours import HOST_SIDE, PRIVATE, greeting_on, neighbouring
 from tests.integration.node.registries import Entry, Layout, serving, tar_of
+from tests.integration.node.repositories import TOKEN, Link
+from tests.integration.node.repositories import serving as git_server
 from tests.integration.node.vm_site import ARTIFACTS
 
 BASE = "FROM cakework/busybox\n"
@@ -107,6 +112,30 @@ def test_images_of_registries_are_unpacked_in_the_machine(
         assert (rootfs / "base").stat().st_uid == 7
         assert (rootfs / "copied").read_text() == "of the registry"
         assert not (rootfs / "gone").exists()
+    assert vm_bench.leftovers() == {}
+
+
+def test_a_repository_comes_into_the_machine_as_it_is(
+    vm_bench: BuilderBench, tmp_path: Path
+) -> None:
+    """With its links, and the one time that all files get; without what is git's."""
+    files = {"run.sh": "#!/bin/sh\n", "lib/a": "1", "to-host": Link("/etc/hostname")}
+    with git_server(tmp_path) as server:
+        server.make("team/app", files)
+        wanted = BuildOrder(
+            build_id=new_build_id(),
+            image_id=new_image_id(),
+            dockerfile=f"{BASE}COPY . /app\n",
+            source=GithubSource(repository="team/app", branch="main", token=TOKEN),
+        )
+        image = vm_bench.image(
+            wanted, github_url=server.url, fetch_allow=[server.address], extra_ca=server.ca
+        )
+    with mounted(image, tmp_path / "rootfs") as rootfs:
+        assert (rootfs / "app/to-host").readlink() == Path("/etc/hostname")
+        assert (rootfs / "app/lib/a").read_text() == "1"
+        assert (rootfs / "app/lib/a").stat().st_mtime == MTIME_S
+        assert not (rootfs / "app/.git").exists()
     assert vm_bench.leftovers() == {}
 
 

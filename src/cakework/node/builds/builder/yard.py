@@ -40,7 +40,7 @@ DISK_GB = 1
 PORT = 77
 PROGRAM = "/usr/lib/cakework/builder"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ROOM_RETRY_S = 2.0
+ROOM_RETRY_S = 0.5
 log = structlog.get_logger("cakework.node.builder")
 
 
@@ -67,7 +67,7 @@ class BuilderYard:
         """
         shape = builder_shape(memory_mb)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._room_for(f"build {build_id}", shape, say))
+            await stack.enter_async_context(room_for(self.room, f"build {build_id}", shape, say))
             template = await self.workshop.template(shape)
             self.workshop.discard_surplus({shape})
             machine = await Machine.restore(self.host, template, root)
@@ -76,35 +76,6 @@ class BuilderYard:
             await stack.enter_async_context(self.networks.names_for(machine.namespace.fd))
             yield machine
 
-    @asynccontextmanager
-    async def _room_for(self, name: str, shape: Shape, say: Say) -> AsyncGenerator[None]:
-        if footprint_mb(shape) > self.room.memory_mb:
-            raise BuildError(
-                f"a build takes {footprint_mb(shape)} MB of memory, and this host may promise "
-                f"{self.room.memory_mb}: CAKEWORK_BUILD_MEMORY_MB has to be lower"
-            )
-        try:
-            self.room.check_disk()
-        except NoRoom as error:
-            raise BuildError("the disk for builds is full") from error
-        told = False
-        while not self._take(name, shape):  # Room tells nobody of itself.
-            if not told:
-                say("waiting until the host has memory for a machine")
-            told = True
-            await asyncio.sleep(ROOM_RETRY_S)
-        try:
-            yield
-        finally:
-            self.room.give_back(name)
-
-    def _take(self, name: str, shape: Shape) -> bool:
-        try:
-            self.room.take(name, shape)
-        except NoRoom:
-            return False
-        return True
-
     async def _give_disk(self, machine: Machine, disk_mb: int) -> None:
         disk = machine.folder / "volume"
         size_gb = math.ceil(disk_mb / 1024)
@@ -112,6 +83,42 @@ class BuilderYard:
         await machine.give_volume(disk)
         # The machine's own name for it is the only one: so it counts as its disk.
         disk.unlink()
+
+
+@asynccontextmanager
+async def room_for(room: Room, name: str, shape: Shape, say: Say) -> AsyncGenerator[None]:
+    """Hold what a machine of ``shape`` needs; wait until it is there, and tell ``say`` so.
+
+    Raises:
+        BuildError: the host is too small, or its disk is full.
+    """
+    if footprint_mb(shape) > room.memory_mb:
+        raise BuildError(
+            f"a build takes {footprint_mb(shape)} MB of memory, and this host may promise "
+            f"{room.memory_mb}: CAKEWORK_BUILD_MEMORY_MB has to be lower"
+        )
+    try:
+        room.check_disk()
+    except NoRoom as error:
+        raise BuildError("the disk for builds is full") from error
+    told = False
+    while not _take(room, name, shape):  # Room tells nobody of itself.
+        if not told:
+            say("waiting until the host has memory for a machine")
+        told = True
+        await asyncio.sleep(ROOM_RETRY_S)
+    try:
+        yield
+    finally:
+        room.give_back(name)
+
+
+def _take(room: Room, name: str, shape: Shape) -> bool:
+    try:
+        room.take(name, shape)
+    except NoRoom:
+        return False
+    return True
 
 
 def builder_yard(
