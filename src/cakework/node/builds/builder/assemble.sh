@@ -12,7 +12,7 @@ root=$(buildah mount "$container")
 cp -a "$root/." "$work/tree"
 buildah umount "$container" >/dev/null
 while [ $# -gt 0 ]; do
-    skopeo --policy /b/etc/policy.json copy --quiet "containers-storage:$1" \
+    skopeo --policy /b/etc/policy.json --tmpdir "$work/tmp" copy --quiet "containers-storage:$1" \
         "containers-storage:[overlay@$work/tree/bases+$work/tmp/run]$2"
     shift 2
 done

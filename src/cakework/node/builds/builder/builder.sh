@@ -82,7 +82,7 @@ END
 load_images() {
     for folder in "$work"/bases/*/; do
         if [ ! -d "$folder" ]; then continue; fi
-        skopeo --policy /b/etc/policy.json copy --quiet "dir:$folder" \
+        skopeo --policy /b/etc/policy.json --tmpdir "$work/tmp" copy --quiet "dir:$folder" \
             "containers-storage:$(cat "${folder%/}.name")" || return
     done
 }
