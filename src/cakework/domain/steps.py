@@ -63,6 +63,7 @@ class Step(StrEnum):
     NODE_MACHINE_SPAWNED = "node.machine.spawned"
     NODE_MACHINE_PID_RECORDED = "node.machine.pid_recorded"
     NODE_MACHINE_RESTORED = "node.machine.restored"
+    NODE_MACHINE_FORKED = "node.machine.forked"
     NODE_MACHINE_TAKEN = "node.machine.taken"
     NODE_MACHINE_ASSIGNED = "node.machine.assigned"
     NODE_MACHINE_RUN_SENT = "node.machine.run_sent"

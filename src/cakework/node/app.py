@@ -58,6 +58,7 @@ from cakework.settings import Settings
 SHUTDOWN_TIMEOUT_S = 5
 KEEP_ALIVE_S = 60
 """Longer than the server keeps a connection unused: so it never sends on one just closed."""
+PREPARE_RETRY_S = 5.0
 log = structlog.get_logger("cakework.node")
 
 
@@ -96,18 +97,28 @@ class Node:
         )
 
     async def prepare(self, shapes: list[Shape]) -> None:
-        """Make the templates wanted at start, then keep the pool full."""
+        """Make the templates wanted at start, then keep the pool full.
+
+        A template that cannot be made, as when the host is too busy to boot one in time, is tried
+        again for as long as it takes; the node says meanwhile why it is not ready.
+        """
+        # Nobody tells when the host has become less busy.
+        while not await self._make_templates(shapes):  # noqa: ASYNC110
+            await asyncio.sleep(PREPARE_RETRY_S)
+        self.ready, self.detail = True, "ready"
+        log.info("node.ready", accelerator=self.workshop.accelerator)
+        await self.pool.fill()
+
+    async def _make_templates(self, shapes: list[Shape]) -> bool:
         try:
             for shape in shapes:
                 await self.workshop.template(shape)
         except Exception as error:
             why = error.detail if isinstance(error, CakeworkError) else "a fault of the node"
-            self.detail = f"no template could be made: {why}"
+            self.detail = f"no template could be made, which is tried again: {why}"
             log.error("node.not_ready", reason=why, exc_info=error)
-            return
-        self.ready, self.detail = True, "ready"
-        log.info("node.ready", accelerator=self.workshop.accelerator)
-        await self.pool.fill()
+            return False
+        return True
 
 
 async def run_node(settings: Settings, artifacts: Artifacts, stop: asyncio.Event) -> None:
@@ -158,7 +169,7 @@ async def _assemble(
     room = Room(folder, _memory_mb(settings), settings.min_free_disk_mb, _cpus(settings))
     patience = Patience(settings.ready_timeout_s, settings.hook_timeout_s)
     kept = folder / "snapshots"
-    snapshots = Snapshots(kept, host, workshop, images, volumes, journal, room, patience)
+    snapshots = Snapshots(kept, host, workshop, pool, images, volumes, journal, room, patience)
     vms = Vms(host, workshop, pool, images, volumes, journal, room, snapshots)
     stack.push_async_callback(snapshots.close)
     stack.push_async_callback(vms.close)

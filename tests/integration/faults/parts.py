@@ -21,6 +21,8 @@ from tests.acceptance.waiting import until
 
 KEY = "cw_the-one-account-of-these-tests"
 START_S = 200.0
+FAULT_BEFORE, FAULT_AFTER = 5, 40
+"""How many lines of a log tell of a traceback: what came before it, and the traceback itself."""
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -159,13 +161,14 @@ class Parts:
         return time.monotonic() - began
 
     def faulty(self) -> list[str]:
-        """Return what both logged with a traceback."""
-        lines = [
-            line
+        """Return what both logged with a traceback, each with the lines around it."""
+        return [
+            "".join(lines[max(0, number - FAULT_BEFORE) : number + FAULT_AFTER])
             for part in (self.node, self.server)
-            for line in part.log.read_text().splitlines(keepends=True)
+            for lines in (part.log.read_text().splitlines(keepends=True),)
+            for number, line in enumerate(lines)
+            if "Traceback" in line
         ]
-        return [line for line in lines if "Traceback" in line]
 
     def tail(self) -> str:
         """Return the end of both logs."""

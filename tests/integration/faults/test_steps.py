@@ -90,6 +90,7 @@ PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.NODE_VM_END_RECORDED: (of.SHORT, of.STOP_CACHED),
     Step.NODE_VM_END_TOLD: (of.SHORT, of.STOP_CACHED),
 }
+POOLED = (Step.NODE_MACHINE_FORKED, Step.NODE_MACHINE_TAKEN)
 CASES = [
     (step, operation, "at_once") for step, passing in PASSED_BY.items() for operation in passing
 ]
@@ -138,7 +139,7 @@ def _push(registry: Registry, folder: Path) -> None:
 
 def test_no_step_is_missed_by_these_tests() -> None:
     """Every step there is, an operation goes past in the tests below."""
-    assert set(PASSED_BY) | {Step.NODE_MACHINE_TAKEN} | set(SNAPSHOT_STEPS) == set(Step)
+    assert set(PASSED_BY) | set(POOLED) | set(SNAPSHOT_STEPS) == set(Step)
 
 
 @pytest.mark.parametrize(
@@ -166,19 +167,20 @@ def test_kill_at(world: World, step: Step, operation: Operation, again: str) -> 
     assert world.parts.laid() == []
 
 
-def test_kill_with_a_machine_of_the_pool(world: World) -> None:
+@pytest.mark.parametrize("step", POOLED)
+def test_kill_with_a_machine_of_the_pool(world: World, step: Step) -> None:
     """A machine that was made ahead of its VM, and all others of the pool, go with their node."""
     world.mark()
     world.parts.restart(world.parts.node, POOL_SIZE="1")
     ask = of.START.ask(world)
-    world.parts.lay(Step.NODE_MACHINE_TAKEN)
+    world.parts.lay(step)
 
     def died() -> bool:
         send(world, ask, secrets.token_hex(8))
         return world.parts.laid() == []
 
     until(died, REACHED_S, "a start is given the machine of the pool")
-    world.parts.revive(Step.NODE_MACHINE_TAKEN, REACHED_S)
+    world.parts.revive(step, REACHED_S)
     world.clear()
     world.mark()
     of.START.check(world, ask, answered(world, ask, secrets.token_hex(8)))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cakework.domain.facts import BuildFailed
+from cakework.domain.orders import FilesSource
+from cakework.node.builds.context import write_files
 from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.storage import BuildStorage
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
@@ -162,6 +164,39 @@ def test_cancelling_leaves_nothing(bench: Bench) -> None:
             await builds.cancel(wanted.build_id)
             await builds.cancel(wanted.build_id)
             assert builds.known() == []
+
+    asyncio.run(run())
+    end = bench.ledger.end(wanted.build_id)
+    assert isinstance(end, BuildFailed)
+    assert end.error == "the build was cancelled"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_build_cancelled_while_its_files_are_written_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is removed when the thread that writes there is done, and not under its hands."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(source: FilesSource, work: Path, limit: int) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        write_files(source, work, limit)
+
+    monkeypatch.setattr("cakework.node.builds.run.write_files", slow)
+    wanted = order(BASE)
+
+    async def run() -> None:
+        async with bench.open() as builds:
+            builds.submit(wanted)
+            assert await asyncio.to_thread(begun.wait, 10)
+            cancelling = asyncio.create_task(builds.cancel(wanted.build_id))
+            # One that did not wait for the thread would be over after so many turns of the loop.
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not cancelling.done()
+            go_on.set()
+            await cancelling
 
     asyncio.run(run())
     end = bench.ledger.end(wanted.build_id)

@@ -201,7 +201,7 @@ def test_the_memory_of_a_template_opens_read_only(folder: Path) -> None:
                 capture_output=True,
                 text=True,
             )
-            for preload in (None, ARTIFACTS.readonly)
+            for preload in (None, ARTIFACTS.preload)
         )
     assert (without.returncode, without.stderr) == (1, "open: Read-only file system\n")
     assert (preloaded.returncode, preloaded.stdout) == (0, "The template\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import shutil
 import signal
@@ -14,8 +15,17 @@ import pytest
 from cakework.domain.errors import InvalidRequest, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.vms import Shape
-from cakework.node.guest.protocol import Exited, GuestFrame, Identity, Line, Run, Started
-from cakework.node.vms import qemu, vm
+from cakework.node.guest.channel import GuestChannel
+from cakework.node.guest.protocol import (
+    Exited,
+    GuestError,
+    GuestFrame,
+    Identity,
+    Line,
+    Run,
+    Started,
+)
+from cakework.node.vms import machines, qemu, vm
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.workshop import Workshop
@@ -27,6 +37,12 @@ pytestmark = pytest.mark.anyio
 def run(*argv: str) -> Run:
     seed = os.urandom(32)
     return Run(Identity(clock_ns=time.time_ns(), seed=seed, hostname="vm"), argv)
+
+
+def recorded_pid(machines_dir: Path) -> int:
+    """Return the process of the one machine there is."""
+    (record,) = machines_dir.glob("*/record.json")
+    return json.loads(record.read_text())["pid"]
 
 
 async def frames_to_end(machine: Machine) -> list[GuestFrame]:
@@ -94,6 +110,30 @@ async def test_a_qemu_that_ends_at_once_says_why(
         monkeypatch.setattr(qemu, "SANDBOX", "on,nonsense=deny")
         with pytest.raises(Unavailable, match="nonsense"):
             await Machine.restore(s.host, template, yard.rootfs)
+        await s.clean()
+
+
+async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it has ended is noticed and told at once, and not when a guest's time is over."""
+    monkeypatch.setattr(machines, "BOOT_TIMEOUT_S", 10.0)
+    killed: list[int] = []
+
+    async def refused(*_: object, **__: object) -> None:
+        """Do as a socket does that nobody has any more."""
+        if not killed:
+            killed.append(recorded_pid(tmp_path / "machines"))
+            os.kill(killed[0], signal.SIGKILL)
+        raise GuestError("cannot connect to the guest: Connection refused")
+
+    monkeypatch.setattr(GuestChannel, "connect", refused)
+    async with site(yard, tmp_path) as s:
+        workshop = Workshop(tmp_path / "templates", s.host, "tcg", disk_gb=DISK_GB, most=1)
+        before = time.monotonic()
+        with pytest.raises(Unavailable, match="QEMU was killed by SIGKILL at its start"):
+            await workshop.template(Shape())
+        assert time.monotonic() - before < 5
         await s.clean()
 
 

@@ -277,6 +277,18 @@ async def test_a_snapshot_that_cannot_be_made(
         await s.clean()
 
 
+async def test_why_a_start_could_not_have_its_snapshot_made_is_known(
+    yard: Yard, tmp_path: Path
+) -> None:
+    """It begins afresh, and who asks for the snapshot is told what came of it."""
+    async with site(yard, tmp_path, patience=Patience(ready_s=1, hook_s=20)) as s:
+        order = await s.order("echo waiting; sleep 600", port=PORT, snapshot="ready")
+        assert (await s.vms.start(order)).began == "boot"
+        report = await s.snapshots.report(order.vm_id)
+        assert report.state == "failed"
+        assert "nothing listened on port 8080" in (report.error or "")
+
+
 async def test_a_hook_that_fails_after_the_resume_ends_the_vm(yard: Yard, tmp_path: Path) -> None:
     """It is never told as started; its end says why."""
     hooks = {"after_resume": {"kind": "exec", "argv": ["sh", "-c", "echo bad >&2; exit 9"]}}

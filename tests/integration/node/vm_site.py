@@ -148,7 +148,9 @@ async def site(
         volumes = Volumes(folder / "volumes")
         room = Room(folder, memory_mb, 0)
         shelf = folder / "snapshots"
-        snapshots = Snapshots(shelf, host, workshop, images, volumes, journal, room, patience)
+        snapshots = Snapshots(
+            shelf, host, workshop, ready, images, volumes, journal, room, patience
+        )
         vms = Vms(host, workshop, ready, images, volumes, journal, room, snapshots)
         stack.push_async_callback(snapshots.close)
         stack.push_async_callback(vms.close)

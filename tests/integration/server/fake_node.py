@@ -295,6 +295,8 @@ class FakeNode:
         self.snapshot_orders.append(order)
         if self.refusal is not None:
             return _refuse(*self.refusal)
+        if vm_id in self.vms:
+            return _refuse(409, NodeProblem(code="conflict", detail="the VM runs"))
         self.snapshots.setdefault(vm_id, SnapshotReport(vm_id=vm_id, state="making"))
         return JSONResponse({}, 202)
 

@@ -9,7 +9,7 @@ import pytest
 
 from cakework.domain.errors import Conflict, NotFound, QuotaExceeded, Unavailable
 from cakework.domain.ids import AccountId, VmId
-from cakework.domain.orders import ExecHook, Hooks, HttpHook, NodeProblem
+from cakework.domain.orders import ExecHook, Hooks, HttpHook, NodeProblem, SnapshotReport
 from cakework.server.loops.idle import IdleLoop
 from cakework.server.loops.leftovers import LeftoverLoop
 from cakework.server.proxy.activity import Activity
@@ -84,9 +84,26 @@ async def test_a_snapshot_that_fails_says_why_and_starts_begin_afresh(one: Rig) 
     one.node.refusal = FULL
     waits = await cache_after(one, 2)
     assert waits["snapshot"]["state"] == "making"
-    one.node.refusal = (409, NodeProblem(code="conflict", detail="Not with this image."))
+    one.node.refusal = (400, NodeProblem(code="invalid_request", detail="Not with this image."))
     why = {"kind": "ready", "state": "failed", "error": "Not with this image."}
     await one.eventually(f"/v1/vm/{waits['id']}", snapshot=why)
+
+
+async def test_a_start_may_come_before_the_snapshot_is_ordered(one: Rig) -> None:
+    """It has the snapshot made itself; that its order is refused meanwhile is no failure."""
+    await cache(one)
+    one.node.refusal = FULL
+    vm = await cache_after(one, 1)
+    one.node.refusal = None
+    await one.ok("POST", f"/v1/vm/cached/{vm['id']}/start")
+    assert one.node.vm_orders[-1].snapshot == "ready"
+    later = await cache_after(one, 3)
+    await until(lambda: later["id"] in one.node.snapshots, "the loop has seen to both")
+    making = {"kind": "ready", "state": "making"}
+    assert (await one.ok("GET", f"/v1/vm/{vm['id']}"))["snapshot"] == making
+    one.node.snapshots[vm["id"]] = SnapshotReport(vm_id=vm["id"], state="made", size_bytes=1000)
+    await cache_after(one, 4)
+    await one.eventually(f"/v1/vm/{vm['id']}", snapshot={"kind": "ready", "state": "made"})
 
 
 async def cache_after(rig: Rig, orders: int) -> Json:

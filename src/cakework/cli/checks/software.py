@@ -7,7 +7,7 @@ from cakework.cli.checks.check import Check, Level, run
 from cakework.settings import Settings
 
 SET_UP = "Run tools/setup (or any make target) in the repository."
-BUILT = ("guest/cakework-guest", "jail/cakework-jail", "jail/cakework-readonly.so")
+BUILT = ("guest/cakework-guest", "jail/cakework-jail", "jail/cakework-preload.so")
 PROGRAMS = (
     ("qemu", "qemu-system-x86_64", "qemu-system-x86"),
     ("buildah", "buildah", "buildah"),

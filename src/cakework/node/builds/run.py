@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
 
-import anyio.to_thread
 import structlog
 
 from cakework.domain.dockerfiles import DockerfileError
@@ -32,6 +31,7 @@ from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, PIDS_MAX, Making, Workshop
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.images import Image
+from cakework.node.unbroken import unbroken
 
 OURS = ", ".join(recipe.reference for recipe in RECIPES.values())
 
@@ -72,8 +72,8 @@ class BuildRun:
         ours, foreign = self._bases()
         with self._phase("context_s"):
             # Before anything ran there: what did could have left links in their places.
-            await anyio.to_thread.run_sync(write_recipe, self._order, confinement.work)
-            await anyio.to_thread.run_sync(making.prepare, foreign)
+            await unbroken(asyncio.to_thread(write_recipe, self._order, confinement.work))
+            await unbroken(asyncio.to_thread(making.prepare, foreign))
             await self._make_context(confinement)
         step(Step.NODE_BUILD_CONTEXT_WRITTEN)
         with self._phase("bases_s"):
@@ -116,7 +116,7 @@ class BuildRun:
         source, work = self._order.source, confinement.work
         if isinstance(source, FilesSource):
             limit = self._shop.limits.context_mb * MIB
-            await anyio.to_thread.run_sync(write_files, source, work, limit)
+            await unbroken(asyncio.to_thread(write_files, source, work, limit))
             return
         async with self._shop.network.lease_fetching() as network:
             clone = Clone(self._shop.sandbox, self._shop.cloning, source, self._log)

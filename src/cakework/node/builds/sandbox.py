@@ -17,6 +17,7 @@ from pathlib import Path
 from cakework.node.builds.identities import ROOT_ID
 from cakework.node.builds.storage import CA
 from cakework.node.cgroups import Cgroup
+from cakework.node.unbroken import unbroken
 
 SCRIPT = Path(__file__).with_name("sandbox.sh")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -84,7 +85,7 @@ class Sandbox:
             )
             return await process.wait()
         finally:
-            await asyncio.shield(_end(process, confinement.cgroup))
+            await unbroken(_end(process, confinement.cgroup))
 
     async def read(
         self, argv: Sequence[str], confinement: Confinement, stdin: bytes = b""

@@ -8,6 +8,7 @@ An image is put together in a folder of its own, which then gets its name in one
 there whole, or it is not there.
 """
 
+import asyncio
 import os
 import shutil
 import stat
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cakework.domain.steps import Step
 from cakework.faults import step
+from cakework.node.unbroken import unbroken
 
 ROOTFS = "rootfs.erofs"
 CONFIG = "config.json"
@@ -91,7 +93,7 @@ class ImageStore:
 
         An image of that id that is there already stays as it is.
         """
-        return await anyio.to_thread.run_sync(self._put, image_id, rootfs, config)
+        return await unbroken(asyncio.to_thread(self._put, image_id, rootfs, config))
 
     async def remove(self, image_id: str) -> None:
         """Remove the image; one that is not there is no error. VMs that run keep its file."""

@@ -1,7 +1,7 @@
 /* cakework-jail: confines itself, then becomes the program it is given.
  *
  *   cakework-jail --root DIR --uid N [--netns FD] [--procs FILE]... [--bind FROM:TO]...
- *                 [--device PATH]... [--preload FILE]
+ *                 [--device PATH]... [--preload FILE] [--fork FD | --fork-users FD]
  *                 -- PROGRAM [ARG]...
  *
  * In this order: joins the cgroups (--procs, each a cgroup.procs file), enters the network
@@ -11,6 +11,10 @@
  * user and group N, without capabilities or a way to gain any, and runs the program in a session
  * of its own, with FILE preloaded into it. Descriptors it was given stay open. The process id does not change.
  *
+ * With --fork the program is told that requests to be forked come through FD (see zygote.c). With
+ * --fork-users it also keeps the right to change its user, so that each fork can become one of its own
+ * and give the right up: only for a program that has run nothing of a stranger's.
+ *
  * DIR is an empty folder; nothing is left mounted outside the new namespace. Errors go to
  * stderr, exit status 126.
  */
@@ -18,6 +22,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <sched.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +34,8 @@
 #include <unistd.h>
 
 #define MOST 16
+#define USER_RIGHTS (1u << 6 | 1u << 7) /* CAP_SETGID, CAP_SETUID */
+#define CAPABILITY_VERSION 0x20080522
 #define PRELOAD "/preload.so"
 
 struct list {
@@ -37,9 +44,9 @@ struct list {
 };
 
 struct options {
-    const char *root, *preload;
+    const char *root, *preload, *fork;
     uid_t uid;
-    int netns;
+    int netns, forks_change_user;
     struct list procs, binds, devices;
     char **program;
 };
@@ -83,7 +90,10 @@ static struct options parse(int argc, char **argv)
             o.root = value;
         else if (!strcmp(name, "--preload"))
             o.preload = value;
-        else if (!strcmp(name, "--uid"))
+        else if (!strcmp(name, "--fork") || !strcmp(name, "--fork-users")) {
+            o.fork = value;
+            o.forks_change_user = name[6] != 0;
+        } else if (!strcmp(name, "--uid"))
             o.uid = (uid_t)number(value);
         else if (!strcmp(name, "--netns"))
             o.netns = (int)number(value);
@@ -213,16 +223,33 @@ static void enter_root(const struct options *o)
         fail("cannot make read-only", "/");
 }
 
-static void drop_rights(uid_t uid)
+/* The right to change user and group is kept through exec, and no other. */
+static void keep_user_rights(void)
+{
+    /* capset(2): version and process; effective, permitted, inheritable, twice. */
+    struct { uint32_t version; int pid; } header = { CAPABILITY_VERSION, 0 };
+    uint32_t data[6] = { USER_RIGHTS, USER_RIGHTS, USER_RIGHTS };
+    if (syscall(SYS_capset, &header, data))
+        fail("cannot keep", "a capability");
+    for (int cap = 0; cap < 32; cap++)
+        if (USER_RIGHTS & 1u << cap && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0))
+            fail("cannot keep", "a capability");
+}
+
+static void drop_rights(uid_t uid, int keep)
 {
     static const struct rlimit none = { 0, 0 };
     setrlimit(RLIMIT_CORE, &none);
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
-        if (prctl(PR_CAPBSET_DROP, cap))
+        if (!(keep && cap < 32 && USER_RIGHTS & 1u << cap) && prctl(PR_CAPBSET_DROP, cap))
             fail("cannot drop", "a capability");
+    if (keep && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        fail("cannot keep", "a capability");
     if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
         fail("cannot become", "the user");
+    if (keep)
+        keep_user_rights();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         fail("cannot set", "no_new_privs");
 }
@@ -241,9 +268,12 @@ int main(int argc, char **argv)
     if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS))
         fail("cannot get", "namespaces");
     enter_root(&o);
-    drop_rights(o.uid);
+    drop_rights(o.uid, o.forks_change_user);
     setsid();
-    char *environment[] = { "LC_ALL=C", o.preload ? "LD_PRELOAD=" PRELOAD : NULL, NULL };
+    char fork[64];
+    snprintf(fork, sizeof fork, "CAKEWORK_FORK=%s", o.fork ? o.fork : "");
+    char *environment[] = { "LC_ALL=C", o.preload ? "LD_PRELOAD=" PRELOAD : NULL,
+                            o.fork ? fork : NULL, NULL };
     execve(o.program[0], o.program, environment);
     fail("cannot run", o.program[0]);
 }

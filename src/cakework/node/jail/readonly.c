@@ -1,4 +1,4 @@
-/* cakework-readonly.so: preloaded into a QEMU that is restored from files.
+/* Part of cakework-preload.so, which is preloaded into a QEMU that is restored from files.
  *
  * The memory it is restored from is shared by many machines and must not be writable by any of
  * them, so the file is on a read-only mount. But QEMU 7.2 opens a memory-backend-file for writing

@@ -8,7 +8,7 @@ no command of a stranger's runs, the operator may open more than to builds: :cla
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from cakework.node.network.relays import Address, relay
 from cakework.node.network.rules import Egress, fetching_element
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory
+from cakework.node.unbroken import unbroken
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +106,43 @@ class BuildNetworks:
     @asynccontextmanager
     async def names_for(self, namespace_fd: int) -> AsyncGenerator[None]:
         """Answer the guest of a VM's namespace, at its gateway, as builds are answered."""
-        await asyncio.to_thread(let_ask_names, namespace_fd)
+        await unbroken(asyncio.to_thread(let_ask_names, namespace_fd))
         async with serve_names(namespace_fd, self._names.lookup, self._egress.allow, GATEWAY):
             yield
 
     @asynccontextmanager
     async def _namespace(self, egress: Egress) -> AsyncGenerator[Namespace]:
-        slot = self._slots.take()
-        try:
-            make = partial(make_build_namespace, self._territory, slot, egress)
-            namespace = await asyncio.to_thread(make)
-            try:
-                async with serve_names(namespace.fd, self._names.lookup, egress.allow):
-                    yield namespace
-            finally:
-                namespace.close()
-                await asyncio.to_thread(unplug, self._territory, slot)
-        finally:
-            self._slots.give_back(slot)
+        async with contextlib.AsyncExitStack() as stack:
+            slot = self._slots.take()
+            stack.callback(self._slots.give_back, slot)
+            namespace = await unbroken(self._plug(slot, egress, stack))
+            await stack.enter_async_context(
+                serve_names(namespace.fd, self._names.lookup, egress.allow)
+            )
+            yield namespace
+
+    async def _plug(self, slot: int, egress: Egress, stack: contextlib.AsyncExitStack) -> Namespace:
+        make = partial(make_build_namespace, self._territory, slot, egress)
+        namespace = await asyncio.to_thread(make)
+        stack.push_async_callback(_to_its_end, partial(unplug, self._territory, slot))
+        stack.callback(namespace.close)
+        return namespace
 
     @asynccontextmanager
     async def _let_through(self, namespace: Namespace) -> AsyncGenerator[None]:
         """Have the host's own filter know a namespace that fetches."""
         element = partial(fetching_element, territory=self._territory, slot=namespace.slot)
-        await asyncio.to_thread(set_host_rules, element("add"))
         try:
+            await _to_its_end(partial(set_host_rules, element("add")))
             yield
         finally:
-            await asyncio.to_thread(set_host_rules, element("delete"))
+            # Also if it was never added: a build that has the slot next must not reach as far.
+            await _to_its_end(partial(set_host_rules, element("delete")))
+
+
+async def _to_its_end(work: Callable[[], None]) -> None:
+    """Do in a thread what must be over before anything else is done with a slot."""
+    await unbroken(asyncio.to_thread(work))
 
 
 def _range(word: str) -> str:

@@ -22,6 +22,7 @@ from typing import cast
 
 from cakework.node.network.namespaces import run_inside
 from cakework.node.network.rules import NOT_PUBLIC
+from cakework.node.unbroken import unbroken
 
 ADDRESS = "127.0.0.1"
 PORT = 53
@@ -80,14 +81,11 @@ async def serve_names(
     Raises:
         OSError: the namespace has a resolver there already.
     """
-    own = await asyncio.to_thread(run_inside, namespace_fd, partial(_udp_socket, address))
     resolver = _Resolver(lookup, [ipaddress.IPv4Network(one) for one in allow])
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: resolver, sock=own)
     try:
+        await unbroken(_listen(namespace_fd, resolver, address))
         yield
     finally:
-        transport.close()
         await resolver.end()
 
 
@@ -158,6 +156,9 @@ class _Resolver(asyncio.DatagramProtocol):
         task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
+        """Close its socket, if it has one, and answer no more."""
+        if self._transport is not None:
+            self._transport.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -183,6 +184,12 @@ class _Resolver(asyncio.DatagramProtocol):
         if not known:
             return answer_to(question, (), _NO_SUCH_NAME)
         return answer_to(question, known if question.kind == _A else ())
+
+
+async def _listen(namespace_fd: int, resolver: _Resolver, address: str) -> None:
+    own = await asyncio.to_thread(run_inside, namespace_fd, partial(_udp_socket, address))
+    loop = asyncio.get_running_loop()
+    await loop.create_datagram_endpoint(lambda: resolver, sock=own)
 
 
 def _addresses(name: str) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from cakework.node.network.namespaces import run_inside
+from cakework.node.unbroken import unbroken
 
 READ_BYTES = 65_536
 Address = tuple[str, int]
@@ -24,24 +25,39 @@ async def relay(namespace_fd: int, address: Address) -> AsyncGenerator[None]:
     Raises:
         OSError: something listens there inside already.
     """
-    listener = await asyncio.to_thread(run_inside, namespace_fd, partial(_listener, address))
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if task := asyncio.current_task():
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await _pass_on(reader, writer, address)
-
-    server = await asyncio.start_server(attend, sock=listener)
+    own = _Relay(address)
     try:
+        await unbroken(own.listen(namespace_fd))
         yield
     finally:
-        server.close()
-        for task in list(tasks):
+        await own.end()
+
+
+class _Relay:
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, namespace_fd: int) -> None:
+        listen = partial(socket.create_server, self._address)
+        listener = await asyncio.to_thread(run_inside, namespace_fd, listen)
+        self._server = await asyncio.start_server(self._attend, sock=listener)
+
+    async def end(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if task := asyncio.current_task():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        await _pass_on(reader, writer, self._address)
 
 
 async def _pass_on(
@@ -59,7 +75,3 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
-
-
-def _listener(address: Address) -> socket.socket:
-    return socket.create_server(address)

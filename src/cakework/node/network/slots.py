@@ -1,27 +1,37 @@
 """Slots: the places a machine can take on this node, each with its user id and addresses."""
 
+from collections import Counter
+
 from cakework.domain.errors import NoRoom
 from cakework.node.territory import SLOTS
 
 
 class Slots:
-    """Hands out numbers from 0 to 1,023, each to one holder at a time, the longest free first."""
+    """Hands out numbers from 0 to 1,023, the longest free first, each to one taker at a time.
+
+    Machines that are to have another's user claim its slot too: it is free when all gave it back.
+    """
 
     def __init__(self) -> None:
         self._free = dict.fromkeys(range(SLOTS))
+        self._holders: Counter[int] = Counter()
 
     def take(self) -> int:
         """Take a slot. Raises NoRoom when all are taken."""
         if not self._free:
             raise NoRoom(f"this host runs {SLOTS} machines, and more it cannot")
         slot = next(iter(self._free))
-        del self._free[slot]
+        self.claim(slot)
         return slot
 
     def claim(self, slot: int) -> None:
-        """Take the slot that a machine found running already has."""
-        del self._free[slot]
+        """Take ``slot`` for one holder more: a machine that was found running, or shares a user."""
+        self._free.pop(slot, None)
+        self._holders[slot] += 1
 
     def give_back(self, slot: int) -> None:
-        """Free ``slot`` again."""
-        self._free[slot] = None
+        """Free ``slot`` again, if nobody else has it."""
+        self._holders[slot] -= 1
+        if not self._holders[slot]:
+            del self._holders[slot]
+            self._free[slot] = None

@@ -36,13 +36,13 @@ class Artifacts:
         return self.folder / "jail" / "cakework-jail"
 
     @property
-    def readonly(self) -> Path:
-        """What is preloaded into a QEMU that restores a template."""
-        return self.folder / "jail" / "cakework-readonly.so"
+    def preload(self) -> Path:
+        """What is preloaded into a QEMU that is restored, and may be forked."""
+        return self.folder / "jail" / "cakework-preload.so"
 
     def check(self) -> None:
         """Raise Unavailable, naming the first file that is not there and what makes it."""
-        needed = (self.kernel, self.guest, self.jail, self.readonly, Path(QEMU), BUSYBOX)
+        needed = (self.kernel, self.guest, self.jail, self.preload, Path(QEMU), BUSYBOX)
         for path in needed:
             if not path.exists():
                 raise Unavailable(f"{path} is not there: run tools/setup")

@@ -4,8 +4,8 @@ A slot (user id, addresses), a network namespace, a cgroup, a process, and the f
 ``machines/<machine id>/``:
 
     record.json     what an adopting node must know; written before the process is started
-    vm/             what QEMU sees as /vm: scratch (writable disk), image (a link)
-    way/            what QEMU sees as /way: where it sends its state when it is saved
+    vm/             scratch (writable disk), image, volume (links); a QEMU that was started for
+                    it sees them in /vm
     root/           where the jail mounts its root, in a mount namespace of its own
     qmp.sock  guest.sock  output.log
 """
@@ -35,6 +35,7 @@ from cakework.node.guest.protocol import GuestError
 from cakework.node.network.namespaces import (
     Namespace,
     adopt_namespace,
+    make_bare_namespace,
     make_vm_namespace,
     unplug,
 )
@@ -44,15 +45,16 @@ from cakework.node.sockets import listen
 from cakework.node.territory import Territory
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import Artifacts
+from cakework.node.vms.forking import Forkable, ForkSocket
 from cakework.node.vms.monitor import Monitor
 from cakework.node.vms.processes import Jail, Process
 from cakework.node.vms.qemu import Descriptors
-from cakework.node.vms.saved import Saved
 
 QEMU_THREADS = 64
 OVERHEAD_MB = 256
 """What a QEMU may use beyond its guest's memory: program, translation cache, disk cache."""
 GREET_TIMEOUT_S = 5.0
+GREET_RETRY_S = 0.01
 END_TIMEOUT_S = 0.5
 CLOSE_TIMEOUT_S = 1.0
 ADOPT_TIMEOUT_S = 30.0
@@ -75,13 +77,15 @@ class Ending(BaseModel):
 class MachineRecord(BaseModel):
     """``record.json``. Without ``order`` the machine belongs to nobody and dies with its node.
 
-    ``lines_before`` is how many lines of the VM's this machine does not count: those of earlier
-    runs, less the ``lines_saved`` that its program had printed when it was saved. ``ending`` is
-    there from before anything is released.
+    ``user_slot`` is the slot whose user its QEMU is, if not its own's. ``lines_before`` is how
+    many lines of the VM's this machine does not count: those of earlier runs, less the
+    ``lines_saved`` that its program had printed when it was saved. ``ending`` is there from
+    before anything is released.
     """
 
     slot: int
     shape: Shape
+    user_slot: int | None = None
     pid: int | None = None
     started: int | None = None
     order: VmOrder | None = None
@@ -111,6 +115,10 @@ class Holdings:
     process: Process
     monitor: Monitor
     channel: GuestChannel
+    fds: Descriptors
+    """Numbers of what QEMU was given."""
+    forks: Forkable = "no"
+    fork_socket: ForkSocket | None = None
 
     def __init__(self, host: Host, machine_id: str, record: MachineRecord) -> None:
         self._host = host
@@ -125,7 +133,13 @@ class Holdings:
     @property
     def uid(self) -> int:
         """The user that its QEMU is."""
-        return self._host.territory.uid(self.record.slot)
+        return self._host.territory.uid(self.user_slot)
+
+    @property
+    def user_slot(self) -> int:
+        """The slot whose user that is."""
+        own, shared = self.record.slot, self.record.user_slot
+        return own if shared is None else shared
 
     def trim_output(self) -> None:
         """Empty the file of what QEMU says when a guest has made it grow beyond its bound."""
@@ -150,14 +164,18 @@ class Holdings:
         await unbroken(self._held.aclose())
 
     @classmethod
-    def _new(cls, host: Host, saved: Saved) -> Self:
-        record = MachineRecord(slot=host.slots.take(), shape=saved.spec.shape)
+    def _new(cls, host: Host, shape: Shape, user_slot: int | None = None) -> Self:
+        record = MachineRecord(slot=host.slots.take(), shape=shape, user_slot=user_slot)
         return cls(host, secrets.token_hex(6), record)
 
     @asynccontextmanager
     async def _making(self) -> AsyncGenerator[None]:
         """Release everything if what is done within fails; turn faults into errors of ours."""
-        self._held.callback(self._host.slots.give_back, self.record.slot)
+        slots = self._host.slots
+        self._held.callback(slots.give_back, self.record.slot)
+        if self.record.user_slot is not None:
+            slots.claim(self.record.user_slot)
+            self._held.callback(slots.give_back, self.record.user_slot)
         try:
             yield
         except BaseException as error:
@@ -166,21 +184,26 @@ class Holdings:
                 raise Unavailable(f"a machine could not be made: {error}") from error
             raise
 
-    async def _prepare(self) -> None:
-        """Make folder, record, cgroup and namespace."""
+    async def _prepare(self, *, bare: bool = False) -> None:
+        """Make folder, record, cgroup and namespace; a ``bare`` one reaches nothing."""
         self.folder.mkdir(mode=0o711)
         step(Step.NODE_MACHINE_FOLDER_MADE)
         self._hold_leftovers()
-        for name in ("vm", "way", "root"):
+        for name in ("vm", "root"):
             (self.folder / name).mkdir(mode=0o711)
         os.chown(self.folder / "vm", self.uid, self.uid)
         self._write_record()
         step(Step.NODE_MACHINE_RECORDED)
-        await unbroken(self._make_namespace())
+        await unbroken(self._make_namespace(bare=bare))
         step(Step.NODE_MACHINE_WIRED)
 
-    async def _make_namespace(self) -> None:
-        make = partial(make_vm_namespace, self._host.territory, self.record.slot, self._host.egress)
+    async def _make_namespace(self, *, bare: bool) -> None:
+        slot = self.record.slot
+        make = (
+            partial(make_bare_namespace, slot)
+            if bare
+            else partial(make_vm_namespace, self._host.territory, slot, self._host.egress)
+        )
         self._hold_namespace(await asyncio.to_thread(make))
 
     async def _let_go(self) -> None:
@@ -215,7 +238,11 @@ class Holdings:
             raise Unavailable("its process was gone")
         self._hold_process(process)
         self._hold_namespace(adopt_namespace(self.record.slot, pid))
-        await self._connect(ADOPT_TIMEOUT_S, acked)
+        async with self._beginning():
+            await self._hold_monitor(ADOPT_TIMEOUT_S)
+            # It may have been paused still when its node ended.
+            await self.monitor.resume()
+            await self._hold_channel(ADOPT_TIMEOUT_S, acked)
 
     def _hold_namespace(self, namespace: Namespace) -> None:
         self.namespace = namespace
@@ -227,6 +254,12 @@ class Holdings:
     def _hold_process(self, process: Process) -> None:
         self.process = process
         self._held.push_async_callback(_end_process, process)
+
+    def _fork_socket(self) -> int:
+        """Make the socket through which this machine is asked to be forked; return QEMU's end."""
+        self.fork_socket = ForkSocket()
+        self._held.callback(self.fork_socket.close)
+        return self.fork_socket.theirs.fileno()
 
     def _tap(self) -> int:
         if self.namespace.tap is None:
@@ -243,7 +276,9 @@ class Holdings:
         command: Sequence[str],
         fds: Descriptors,
         binds: Sequence[tuple[Path, str]],
-        preload: Path | None,
+        *,
+        preload: Path | None = None,
+        fork: Sequence[str] = (),
     ) -> None:
         jail = Jail(
             program=self._host.artifacts.jail,
@@ -254,23 +289,32 @@ class Holdings:
             binds=binds,
             devices=("/dev/kvm",) if "kvm" in command else (),
             preload=preload,
+            fork=fork,
         )
         process = Process.spawn(jail, command, fds.all(), self.folder / OUTPUT)
         step(Step.NODE_MACHINE_SPAWNED)
+        self._note_process(process, fds)
+
+    def _note_process(self, process: Process, fds: Descriptors) -> None:
+        """Hold and record the process that has what it was to get."""
         self._hold_process(process)
+        self.fds = fds
+        if self.fork_socket is not None:
+            self.fork_socket.passed()
         self.namespace.close_tap()
         update = {"pid": process.pid, "started": process.started}
         self.record = self.record.model_copy(update=update)
         self._write_record()
         step(Step.NODE_MACHINE_PID_RECORDED)
 
-    async def _connect(self, timeout_s: float, acked: int = 0, state: int | None = None) -> None:
-        """Connect to monitor and guest; a process that ends meanwhile tells why they fail.
+    @asynccontextmanager
+    async def _beginning(self) -> AsyncGenerator[None]:
+        """Where connections are made, a process that ends meanwhile tells why they fail.
 
         The sockets listened before QEMU was started, so that its end resets them.
         """
         try:
-            await self._hold_connections(timeout_s, acked, state)
+            yield
         except CakeworkError as error:
             try:
                 await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
@@ -279,14 +323,11 @@ class Holdings:
             said = (self.folder / OUTPUT).read_text(errors="replace")[-500:].strip()
             raise Unavailable(f"QEMU {self.process.how()} at its start: {said}") from error
 
-    async def _hold_connections(self, timeout_s: float, acked: int, state: int | None) -> None:
+    async def _hold_monitor(self, timeout_s: float) -> None:
         self.monitor = await Monitor.connect(self.folder / "qmp.sock", timeout_s)
         self._held.push_async_callback(self.monitor.close)
-        if state is not None:
-            await self.monitor.load(state, timeout_s)
-        else:
-            # An adopted one may have been paused still when its node ended.
-            await self.monitor.resume()
+
+    async def _hold_channel(self, timeout_s: float, acked: int = 0) -> None:
         self.channel = await self._greet(timeout_s, acked)
         self._held.push_async_callback(self.channel.close)
         # First of all at the end: connections to a process that is gone close without delay.
@@ -303,6 +344,9 @@ class Holdings:
             except GuestError:
                 if time.monotonic() >= deadline or self.process.ended:
                     raise
+            # A socket that nobody has any more refuses at once, and its process is known to have
+            # ended only when others had their turn.
+            await asyncio.sleep(GREET_RETRY_S)
 
     def _write_record(self) -> None:
         partial_file = self.folder / "record.partial"

@@ -90,8 +90,11 @@ class Launcher:
         template = await self._workshop.template(order.shape)
         async with self._restores:
             clock.lap("queue")
-            machine = await Machine.restore(self._host, template, image.rootfs)
-            clock.lap("restore")
+            machine = await self._pool.fork(template, image.rootfs)
+            clock.lap("fork")
+            if machine is None:
+                machine = await Machine.restore(self._host, template, image.rootfs)
+                clock.lap("restore")
         await self._dress(machine, order, image, recorded(), pooled=False)
         clock.lap("disks")
         return machine
@@ -103,7 +106,7 @@ class Launcher:
         try:
             snapshot = await self._snapshots.ready(order, image)
             clock.lap("snapshot")
-            machine = await self._restored(snapshot, clock)
+            machine = await self._restored(snapshot, clock, forks=order.fork_of is not None)
         except CakeworkError as error:
             if order.fork_of is not None:
                 raise
@@ -112,7 +115,8 @@ class Launcher:
         await self._assign(machine, order, recorded(), snapshot.lines, "ready")
         return machine
 
-    async def _restored(self, snapshot: Snapshot, clock: "Phases") -> Machine:
+    async def _restored(self, snapshot: Snapshot, clock: "Phases", *, forks: bool) -> Machine:
+        """Return a machine of ``snapshot``; with ``forks`` there are likely to be more of it."""
         machine = self._pool.take(snapshot)
         if machine is not None:
             try:
@@ -125,6 +129,10 @@ class Launcher:
         try:
             async with self._restores:
                 clock.lap("queue")
+                machine = await self._pool.fork(snapshot, make=forks)
+                clock.lap("fork")
+                if machine is not None:
+                    return machine
                 machine = await Machine.restore(self._host, snapshot)
         except CakeworkError as error:
             await self._snapshots.drop_ready(snapshot, error.detail)

@@ -2,9 +2,9 @@
 
                                    ┌─ rehearse, pause: waits in the pool ─┐
     restore a template, a snapshot ┤                                      ├─▶ run ─▶ … ─▶ release
-                                   └──────────────────────────────────────┘        ▲
-                                                            save ──────────────────┘
-    boot a template ─▶ save ─▶ release
+    fork one that rests ───────────┴──────────────────────────────────────┘        ▲
+                                                            save ──────────────────┤
+    boot a template ─▶ save ─▶ release                            rest, be forked ─┘
 
 What it holds on the way: :mod:`.holdings`.
 """
@@ -13,6 +13,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,11 +24,12 @@ from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.guest.protocol import GuestError, GuestFrame, HostFrame, Rehearse, Rehearsed
-from cakework.node.sockets import listen
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import clone_sparse
-from cakework.node.vms.holdings import Began, Ending, Holdings, Host, MachineRecord
+from cakework.node.vms.forking import Forkable, NotForked, Places, event_fd, find_places
+from cakework.node.vms.holdings import OUTPUT, Began, Ending, Holdings, Host, MachineRecord
 from cakework.node.vms.memory import save_memory
+from cakework.node.vms.processes import Process
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
 from cakework.node.vms.saved import Saved
 
@@ -34,6 +37,8 @@ START_TIMEOUT_S = 30.0
 BOOT_TIMEOUT_S = 60.0
 REHEARSAL_TIMEOUT_S = 30.0
 SAVE_TIMEOUT_S = 60.0
+REST_TIMEOUT_S = 5.0
+REST_POLL_S = 0.002
 STATE_BYTES = 64 << 20
 """A state is some 150 KB; a QEMU that sends more is not saved."""
 IMAGE_IN_JAIL = "/vm/image"
@@ -49,47 +54,98 @@ class Machine(Holdings):
     @classmethod
     async def boot(cls, host: Host, making: Saved) -> "Machine":
         """Boot the kernel that lies in ``making``'s folder, with its memory a file there."""
-        machine = cls._new(host, making)
+        machine = cls._new(host, making.spec.shape)
         async with machine._making():
             await machine._prepare()
             await machine._copy_scratch(making.scratch)
             with machine._sockets() as (qmp, guest):
                 fds = Descriptors(qmp, guest, machine._tap())
                 binds = ((making.folder, "/template,rw"), *machine._binds())
-                machine._spawn(boot_command(making.spec, fds), fds, binds, preload=None)
-            await machine._connect(BOOT_TIMEOUT_S)
+                machine._spawn(boot_command(making.spec, fds), fds, binds)
+            async with machine._beginning():
+                await machine._hold_monitor(BOOT_TIMEOUT_S)
+                await machine._hold_channel(BOOT_TIMEOUT_S)
         return machine
 
     @classmethod
     async def restore(
-        cls, host: Host, saved: Saved, image: Path | None = None, volume: Path | None = None
+        cls,
+        host: Host,
+        saved: Saved,
+        image: Path | None = None,
+        volume: Path | None = None,
+        forkable: Forkable = "no",
     ) -> "Machine":
         """Restore a machine from ``saved``.
 
         Behind its image disk is the image of its program; if it has none yet, ``image``, or the
         rehearsal's. ``volume`` is what lay behind its volume disk when it was saved, if the guest
-        used it. When it returns the guest has answered: it waits, or its program is frozen. Raises
+        used it. When it returns the guest has answered: it waits, or its program is frozen. One
+        whose forks are ``as others`` reaches no network, so that it may be nobody's. Raises
         CakeworkError, and holds nothing then.
         """
-        machine = cls._new(host, saved)
+        machine = cls._new(host, saved.spec.shape)
         image = saved.image or image
         async with machine._making():
-            await machine._prepare()
+            await machine._prepare(bare=forkable == "as others")
             await machine._copy_scratch(saved.scratch)
             if image is not None:
                 machine._link(image)
             if volume is not None:
                 machine._link_volume(volume)
             with machine._sockets() as (qmp, guest), saved.state.open("rb") as state:
-                fds = Descriptors(qmp, guest, machine._tap(), state.fileno())
+                fork = machine._fork_socket() if forkable != "no" else None
+                machine.forks = forkable
+                loaded = state.fileno()
+                fds = Descriptors(qmp, guest, machine._tap(), loaded, fork)
                 disk = "/template/rehearsal.erofs" if image is None else IMAGE_IN_JAIL
                 command = restore_command(
                     saved.spec, fds, disk, None if volume is None else VOLUME_IN_JAIL
                 )
                 binds = ((saved.folder, "/template"), *machine._binds())
-                machine._spawn(command, fds, binds, host.artifacts.readonly)
-            await machine._connect(START_TIMEOUT_S, saved.lines, fds.state)
+                machine._spawn(
+                    command,
+                    fds,
+                    binds,
+                    preload=host.artifacts.preload,
+                    fork=_fork_option(fork, forkable),
+                )
+            async with machine._beginning():
+                await machine._hold_monitor(START_TIMEOUT_S)
+                await machine.monitor.load(loaded, START_TIMEOUT_S)
+                await machine._hold_channel(START_TIMEOUT_S, saved.lines)
         step(Step.NODE_MACHINE_RESTORED)
+        return machine
+
+    @classmethod
+    async def fork(
+        cls, host: Host, resting: "Resting", image: Path | None = None, *, forkable: bool = False
+    ) -> "Machine":
+        """Make a machine that is what ``resting`` is, of its QEMU as it is.
+
+        ``image`` is put behind its image disk, if it waits for a program. When it returns the guest
+        has answered, as after a restore.
+
+        Raises:
+            NotForked: that machine cannot be forked any more.
+            CakeworkError: another reason. Nothing is held then.
+        """
+        source = resting.machine
+        user = None if resting.as_others else source.user_slot
+        machine = cls._new(host, source.record.shape, user)
+        machine.forks = "itself" if forkable else "no"
+        async with machine._making():
+            await machine._prepare()
+            await machine._copy_scratch(source.disk("scratch"), owner=source.uid)
+            with machine._sockets() as (qmp, guest):
+                await unbroken(machine._fork_of(resting, qmp, guest, forkable=forkable))
+            async with machine._beginning():
+                await machine._hold_monitor(START_TIMEOUT_S)
+                if image is not None:
+                    await machine.give_image(image)
+                await machine.monitor.resume()
+                await machine._hold_channel(START_TIMEOUT_S, resting.lines)
+        step(Step.NODE_MACHINE_FORKED)
         return machine
 
     @classmethod
@@ -141,15 +197,38 @@ class Machine(Holdings):
             raise GuestError(f"the guest could not do {name}: {said}")
         return said
 
+    def disk(self, name: str) -> Path:
+        """Return the file behind one of its disks."""
+        return self.folder / "vm" / name
+
     async def give_image(self, image: Path) -> None:
         """Put ``image`` behind the image disk, in place of the rehearsal's."""
         self._link(image)
-        await self.monitor.replace_disk("image", IMAGE_IN_JAIL, read_only=True)
+        await self.monitor.replace_disk("image", self.disk("image"), read_only=True)
 
     async def give_volume(self, volume: Path) -> None:
         """Put the file ``volume`` behind the volume disk; it stays when the machine goes."""
         self._link_volume(volume)
-        await self.monitor.replace_disk("volume", VOLUME_IN_JAIL, read_only=False)
+        await self.monitor.replace_disk("volume", self.disk("volume"), read_only=False)
+
+    async def rest(self, lines: int = 0) -> "Resting":
+        """Pause it for good, and let go of monitor and guest: so it can be forked.
+
+        ``lines`` is how many its program has printed. Raises CakeworkError.
+        """
+        await self.monitor.pause()
+        await self.channel.close()
+        await self.monitor.close()
+        try:
+            async with asyncio.timeout(REST_TIMEOUT_S):
+                # QEMU tells nobody that it has seen its connections closed.
+                while (places := find_places(self.process.pid, self.disk("scratch"))) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(REST_POLL_S)
+        except TimeoutError as error:
+            raise Unavailable("QEMU keeps connections that were closed") from error
+        except OSError as error:
+            raise Unavailable(f"QEMU's files cannot be looked at: {error}") from error
+        return Resting(self, places, lines, self.forks == "as others")
 
     async def save(self, target: Saved) -> None:
         """Write memory, devices and writable disk, as they are at one moment, to ``target``.
@@ -198,12 +277,35 @@ class Machine(Holdings):
             step(Step.NODE_VM_END_RECORDED)
         return self.record.ending or ending
 
-    def _binds(self) -> tuple[tuple[Path, str], ...]:
-        return (self.folder / "vm", "/vm,rw"), (self.folder / "way", "/way")
+    async def _fork_of(self, resting: "Resting", qmp: int, guest: int, *, forkable: bool) -> None:
+        """Get a process forked and given what is this machine's; once begun, this must be done."""
+        source, fds = resting.machine, resting.machine.fds
+        if source.fork_socket is None or fds.fork is None:
+            raise NotForked("this QEMU cannot be forked")
+        with ExitStack() as stack:
+            output = stack.enter_context((self.folder / OUTPUT).open("ab")).fileno()
+            scratch = stack.enter_context(self.disk("scratch").open("r+b", buffering=0))
+            own = {fds.qmp: qmp, fds.guest: guest, fds.tap: self._tap(), 1: output, 2: output}
+            own[resting.places.scratch] = scratch.fileno()
+            own |= {event: stack.enter_context(event_fd()) for event in resting.places.events}
+            if forkable:
+                own[fds.fork] = self._fork_socket()
+            uid = self.uid if resting.as_others else None
+            async with resting.turn:
+                pid = await source.fork_socket.fork(uid, own, forkable=forkable)
+                self._note_process(
+                    Process.forked(pid),
+                    Descriptors(fds.qmp, fds.guest, fds.tap, fork=fds.fork if forkable else None),
+                )
+                self.cgroup.add(pid)
+        step(Step.NODE_MACHINE_SPAWNED)
 
-    async def _copy_scratch(self, saved: Path) -> None:
-        scratch = self.folder / "vm" / "scratch"
-        await unbroken(asyncio.to_thread(clone_sparse, saved, scratch))
+    def _binds(self) -> tuple[tuple[Path, str], ...]:
+        return ((self.folder / "vm", "/vm,rw"),)
+
+    async def _copy_scratch(self, saved: Path, owner: int | None = None) -> None:
+        scratch = self.disk("scratch")
+        await unbroken(asyncio.to_thread(clone_sparse, saved, scratch, owner=owner))
         os.chown(scratch, self.uid, self.uid)
 
     def _link(self, image: Path) -> None:
@@ -215,22 +317,18 @@ class Machine(Holdings):
         (self.folder / "vm" / "volume").hardlink_to(volume)
 
     async def _save_state(self, target: Path) -> None:
-        """Have QEMU write its state through a socket that is root's, as its folder is."""
-        way = self.folder / "way" / "state.sock"
-        way.unlink(missing_ok=True)
-        with listen(way) as listener:
-            way.chmod(0o666)
-            receiving = asyncio.create_task(asyncio.to_thread(_receive, listener, target))
-            # QEMU that is gone never connects; a listener that is shut down waits for nobody.
-            self.process.when_ended(partial(_shut, listener))
+        """Have QEMU write its state through a socket: the file is root's, as its folder is."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.setblocking(False)
+            receiving = asyncio.create_task(_receive(ours, target))
             try:
-                await self.monitor.save("unix:/way/state.sock", SAVE_TIMEOUT_S)
-            except BaseException:
-                _shut(listener)
+                with theirs:
+                    await self.monitor.save(theirs.fileno(), SAVE_TIMEOUT_S)
+                await receiving
+            finally:
+                receiving.cancel()
                 await asyncio.gather(receiving, return_exceptions=True)
-                raise
-            await receiving
-        way.unlink()
 
     def _save_files(self, target: Saved) -> None:
         clone_sparse(self.folder / "vm" / "scratch", target.scratch, owner=self.uid)
@@ -240,17 +338,33 @@ class Machine(Holdings):
             raise OSError("its memory has another size")
 
 
-def _receive(listener: socket.socket, target: Path) -> None:
-    connection, _ = listener.accept()
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """A machine that is paused and that nobody is connected to, so that it can be forked.
+
+    Its program has printed ``lines`` lines. One fork is made at a time: until the node has moved
+    it, it counts as the machine that it was made of.
+    """
+
+    machine: Machine
+    places: Places
+    lines: int = 0
+    as_others: bool = False
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+async def _receive(connection: socket.socket, target: Path) -> None:
+    loop = asyncio.get_running_loop()
     size = 0
-    with connection, target.open("wb") as file:
-        while chunk := connection.recv(1 << 20):
+    with target.open("wb") as file:
+        while chunk := await loop.sock_recv(connection, 1 << 20):
             size += len(chunk)
             if size > STATE_BYTES:
                 raise OSError("QEMU's state has no end")
             file.write(chunk)
 
 
-def _shut(listener: socket.socket) -> None:
-    if listener.fileno() >= 0:
-        listener.shutdown(socket.SHUT_RDWR)
+def _fork_option(fd: int | None, forkable: Forkable) -> tuple[str, ...]:
+    if fd is None:
+        return ()
+    return "--fork-users" if forkable == "as others" else "--fork", str(fd)

@@ -1,6 +1,7 @@
 """The making of a "ready" snapshot: a program run until it is ready, then frozen and saved.
 
-    restore the template ─▶ run ─▶ ready ─▶ the hook before ─▶ frozen ─▶ saved ─▶ released
+    fork or restore the template ─▶ run ─▶ ready ─▶ the hook before ─▶ frozen ─▶ saved ─▶
+    a zygote, or released
 
 What it prints on the way are lines of its VM. The machine is nobody's: if the node ends
 meanwhile, the next one takes it away.
@@ -8,7 +9,6 @@ meanwhile, the next one takes it away.
 
 import asyncio
 from dataclasses import dataclass
-from functools import partial
 
 from cakework.domain.errors import Unavailable
 from cakework.domain.orders import VmOrder
@@ -27,6 +27,7 @@ from cakework.node.journal import Journal
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.manifest import Needs
+from cakework.node.vms.pool import Pool
 from cakework.node.vms.pump import Pump
 from cakework.node.vms.questions import Questions
 from cakework.node.vms.runs import how_it_ended, run_order
@@ -49,9 +50,16 @@ class Making:
     """One snapshot being made of the program of ``order``."""
 
     def __init__(
-        self, host: Host, journal: Journal, patience: Patience, order: VmOrder, image: Image
+        self,
+        host: Host,
+        pool: Pool,
+        journal: Journal,
+        patience: Patience,
+        order: VmOrder,
+        image: Image,
     ) -> None:
         self._host = host
+        self._pool = pool
         self._journal = journal
         self._patience = patience
         self._order = order
@@ -66,27 +74,46 @@ class Making:
             CakeworkError: the program did not become ready, or could not be saved. The
                 sentence is for whoever's program it is.
         """
-        machine = await Machine.restore(self._host, template, self._image.rootfs)
+        machine = await self._machine(template)
         try:
-            before = max(self._journal.last_seq(self._order.vm_id), self._order.lines_before)
-            pump = Pump(self._order.vm_id, machine.channel, self._journal, before)
-            questions = Questions(machine.channel, self._patience.hook_s)
-            await self._send_run(machine)
-            listening = asyncio.create_task(self._listen(pump, questions))
-            try:
-                lines = await self._bring_to_rest(machine, pump, questions, listening)
-                with shelf.making(template.spec, lines) as target:
-                    await machine.save(target)
-                    step(Step.NODE_SNAPSHOT_SAVED)
-                    put = partial(shelf.put, "ready", self._order.vm_id, needs, target)
-                    return await asyncio.to_thread(put)
-            except OSError as error:
-                raise Unavailable(f"the snapshot could not be written: {error}") from error
-            finally:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
-        finally:
+            size, made = await self._save(machine, template, shelf, needs)
+            await self._pool.offer(made, machine)
+        except BaseException:
             await machine.release()
+            raise
+        return size
+
+    async def _machine(self, template: Saved) -> Machine:
+        rootfs = self._image.rootfs
+        forked = await self._pool.fork(template, rootfs, forkable=True)
+        if forked is not None:
+            return forked
+        forkable = "itself" if template.spec.accelerator == "tcg" else "no"
+        return await Machine.restore(self._host, template, rootfs, forkable=forkable)
+
+    async def _save(
+        self, machine: Machine, template: Saved, shelf: Shelf, needs: Needs
+    ) -> tuple[int, Saved]:
+        """Run the program and save it; return the bytes it takes, and what was put on the shelf."""
+        vm_id = self._order.vm_id
+        before = max(self._journal.last_seq(vm_id), self._order.lines_before)
+        pump = Pump(vm_id, machine.channel, self._journal, before)
+        questions = Questions(machine.channel, self._patience.hook_s)
+        await self._send_run(machine)
+        listening = asyncio.create_task(self._listen(pump, questions))
+        try:
+            lines = await self._bring_to_rest(machine, pump, questions, listening)
+            with shelf.making(template.spec, lines) as target:
+                await machine.save(target)
+                step(Step.NODE_SNAPSHOT_SAVED)
+                size = await asyncio.to_thread(shelf.put, "ready", vm_id, needs, target)
+        except OSError as error:
+            raise Unavailable(f"the snapshot could not be written: {error}") from error
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+        folder = shelf.folder_of(vm_id, "ready")
+        return size, Saved(folder, template.spec, lines, self._image.rootfs)
 
     async def _send_run(self, machine: Machine) -> None:
         run = run_order(self._order, self._image, self._host.dns)

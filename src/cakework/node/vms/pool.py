@@ -2,8 +2,9 @@
 
 Those of templates have rehearsed: QEMU is up, the kernel's state is loaded, and under emulation
 the code that a start runs through is translated. Those of snapshots, of the ones that were
-started most lately and more than once, have a frozen program. The pool is refilled while no
-start is under way, so that refilling costs no start.
+started most lately and more than once, have a frozen program. Where guests are emulated, they are
+forked from a zygote of their source (:mod:`.zygotes`), which also serves starts beyond what waits.
+The pool is refilled while no start is under way, so that refilling costs no start.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import footprint_mb
 from cakework.node.vms.saved import Saved
 from cakework.node.vms.workshop import Workshop
+from cakework.node.vms.zygotes import Zygotes
 
 RETRY_S = 10.0
 BUSY_STARTS = 2
@@ -59,6 +61,7 @@ class Pool:
         self._templates = {shape: Stock(shape, size) for shape, size in sizes.items()}
         self._snapshots: OrderedDict[Path, Stock] = OrderedDict()
         self._most_snapshots = snapshots
+        self._zygotes = Zygotes(host, snapshots)
         self._allowed_mb: float = float("inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
@@ -74,8 +77,8 @@ class Pool:
 
     @property
     def memory_mb(self) -> int:
-        """What the waiting machines may come to use."""
-        return sum(stock.memory_mb for stock in self._stocks())
+        """What the waiting machines may come to use, and those that they are forked from."""
+        return sum(stock.memory_mb for stock in self._stocks()) + self._zygotes.memory_mb
 
     @property
     def full(self) -> bool:
@@ -95,11 +98,13 @@ class Pool:
 
     def allow(self, memory_mb: int) -> None:
         """Say how much memory waiting machines may come to use; what is beyond is released,
-        those of snapshots first."""
+        those of snapshots first, what others are forked from last."""
         self._allowed_mb = memory_mb
         for stock in [*self._snapshots.values(), *self._templates.values()]:
             while stock.ready and self.memory_mb > memory_mb:
                 self._spawn(stock.ready.pop().release())
+        while self.memory_mb > memory_mb and self._zygotes.shrink():
+            pass
         self._wanted.set()
 
     def take(self, source: Shape | Saved) -> Machine | None:
@@ -116,8 +121,30 @@ class Pool:
         self._wanted.set()
         return stock.ready.pop()
 
+    async def fork(
+        self, saved: Saved, image: Path | None = None, *, make: bool = False, forkable: bool = False
+    ) -> Machine | None:
+        """Return a machine forked from the zygote of ``saved``, running; None if there is none.
+
+        It is made first where ``make`` says so and there is memory for it. ``image`` is put behind
+        its image disk if it waits for a program; ``forkable`` it can become a zygote itself.
+
+        Raises NoRoom if this host has none for a machine.
+        """
+        if make and not self._zygotes.has(saved) and self._fits(saved.spec.shape):
+            await self._zygotes.make(saved)
+        return await self._zygotes.fork(saved, image, forkable=forkable)
+
+    async def offer(self, saved: Saved, machine: Machine) -> None:
+        """Take a machine that is just what ``saved`` is as its zygote, or release it."""
+        if machine.fork_socket is not None and self._fits(saved.spec.shape):
+            await self._zygotes.offer(saved, machine)
+        else:
+            await machine.release()
+
     def forget(self, folder: Path) -> None:
         """Release the machines of a snapshot that is gone from ``folder``."""
+        self._zygotes.forget(folder)
         stock = self._snapshots.pop(folder, None)
         if stock is not None:
             self._release(stock)
@@ -128,6 +155,7 @@ class Pool:
             self._release(stock)
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+        await self._zygotes.close()
 
     async def fill(self) -> None:
         """Keep the pool full, for ever."""
@@ -167,10 +195,12 @@ class Pool:
         short = (
             stock
             for stock in (*self._templates.values(), *self._busy())
-            if len(stock.ready) < stock.size
-            and self.memory_mb + footprint_mb(stock.shape) <= self._allowed_mb
+            if len(stock.ready) < stock.size and self._fits(stock.shape)
         )
         return next(short, None)
+
+    def _fits(self, shape: Shape, count: int = 1) -> bool:
+        return self.memory_mb + count * footprint_mb(shape) <= self._allowed_mb
 
     def _busy(self) -> list[Stock]:
         """Return the snapshots that are worth a machine, the one asked for last first."""
@@ -180,16 +210,17 @@ class Pool:
 
     async def _add(self, stock: Stock) -> None:
         saved = stock.saved or await self._workshop.template(stock.shape)
-        machine = await Machine.restore(self._host, saved)
+        machine = await self.fork(saved, make=self._fits(stock.shape, 2))
+        rehearsed = machine is not None or stock.saved is not None
+        machine = machine or await Machine.restore(self._host, saved)
         try:
-            if stock.saved is None:
+            if not rehearsed:
                 await machine.rehearse()
             await machine.monitor.pause()
         except BaseException:
             await machine.release()
             raise
-        wanted = stock in self._stocks()
-        if not wanted or self.memory_mb + footprint_mb(stock.shape) > self._allowed_mb:
+        if stock not in self._stocks() or not self._fits(stock.shape):
             await machine.release()
             return
         stock.ready.append(machine)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Jail:
-    """What confines one QEMU; see jail/jail.c. ``binds`` are (from, to), with ``,rw`` if so."""
+    """What confines one QEMU; see jail/jail.c. ``binds`` are (from, to), with ``,rw`` if so;
+    ``fork`` is the option that lets it be forked, if it may be."""
 
     program: Path
     root: Path
@@ -22,6 +23,7 @@ class Jail:
     binds: Sequence[tuple[Path, str]]
     devices: Sequence[str] = ()
     preload: Path | None = None
+    fork: Sequence[str] = ()
 
     def command(self, program: Sequence[str]) -> list[str]:
         """Return the command that runs ``program`` confined."""
@@ -33,6 +35,7 @@ class Jail:
             *(word for source, to in self.binds for word in ("--bind", f"{source}:{to}")),
             *(word for device in self.devices for word in ("--device", device)),
             *(("--preload", str(self.preload)) if self.preload else ()),
+            *self.fork,
             "--",
             *program,
         ]
@@ -46,6 +49,8 @@ class Process:
     started: int
     _pidfd: int
     _child: subprocess.Popen[bytes] | None = None
+    _forked: bool = False
+    _status: int | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _callbacks: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
@@ -69,6 +74,13 @@ class Process:
             child.kill()
             child.wait()
             raise
+
+    @classmethod
+    def forked(cls, pid: int) -> "Process":
+        """Watch a fork of a process that this node started, which is a child of it as well."""
+        process = cls._watch(pid, None)
+        process._forked = True
+        return process
 
     @classmethod
     def adopt(cls, pid: int, started: int) -> "Process | None":
@@ -108,7 +120,7 @@ class Process:
 
     def how(self) -> str:
         """Say how it ended, for people; what an earlier node started ends unseen."""
-        status = self._child.poll() if self._child else None
+        status = self._child.poll() if self._child else self._status
         if status is None:
             return "ended"
         if status < 0:
@@ -133,9 +145,22 @@ class Process:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         if self._child is not None:
             self._child.poll()
+        elif self._forked:
+            self._status = _reap(self._pidfd)
         self._ended.set()
         for callback in self._callbacks:
             callback()
+
+
+def _reap(pidfd: int) -> int | None:
+    """Take in how a child ended, as ``Popen.returncode`` says it; None for what is no child."""
+    try:
+        done = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if done is None:
+        return None
+    return done.si_status if done.si_code == os.CLD_EXITED else -done.si_status
 
 
 def start_time(pid: int) -> int:

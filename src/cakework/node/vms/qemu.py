@@ -23,16 +23,19 @@ PLACEHOLDER_BYTES = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What QEMU inherits: two listening sockets, the tap, and the state to load, if any."""
+    """What QEMU inherits: two listening sockets, the tap, the state to load and the socket for
+    requests to be forked, if any. In QEMU they have the same numbers."""
 
     qmp: int
     guest: int
     tap: int
     state: int | None = None
+    fork: int | None = None
 
     def all(self) -> tuple[int, ...]:
         """Return every descriptor to be passed on."""
-        return tuple(fd for fd in (self.qmp, self.guest, self.tap, self.state) if fd is not None)
+        every = (self.qmp, self.guest, self.tap, self.state, self.fork)
+        return tuple(fd for fd in every if fd is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class MachineSpec:
 
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+FORKABLE_SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
+"""For one that is to be forked, and whose forks become others; jail/rights.c forbids the rest."""
 PLACEHOLDER_VOLUME = (
     f"driver=null-co,node-name=volume-file-0,size={PLACEHOLDER_BYTES},read-zeroes=on"
 )
@@ -109,14 +114,18 @@ def restore_command(
 ) -> list[str]:
     """Return the command that restores a machine from ``/template``, with its RAM private.
 
-    It waits for the monitor to have the state loaded, which starts it.
+    It waits for the monitor to have the state loaded, which starts it. It can be forked if ``fds``
+    has a socket for that.
 
     ``image`` and ``volume`` are the paths in the jail of the files behind these disks; a guest
     that has not looked at its volume may get it later. The console is kept in a ring of 16 KiB,
     so that a guest that writes to it fills nothing.
     """
+    common = machine.common()
+    if fds.fork is not None:
+        common[common.index(SANDBOX)] = FORKABLE_SANDBOX
     return [
-        *machine.common(),
+        *common,
         *("-object", _ram(machine.shape)),
         *("-chardev", "ringbuf,id=console,size=16384", "-serial", "chardev:console"),
         *_disks(image, volume),

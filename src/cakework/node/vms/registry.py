@@ -57,7 +57,6 @@ class Vms:
         self._tasks: set[asyncio.Task[None]] = set()
         self._launcher = Launcher(host, workshop, pool, volumes, snapshots)
         room.when_changed = pool.allow
-        snapshots.when_gone = pool.forget
 
     def reports(self) -> list[VmReport]:
         """Return how each VM is that has not ended."""
@@ -181,7 +180,7 @@ class Vms:
         try:
             await vm.keep(save)
         except CakeworkError:
-            if vm.machine is None or not vm.machine.process.ended:
+            if not await vm.has_died():
                 raise
             await vm.gone.wait()
         if not vm.report.memory_kept:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.making import Making, Patience
 from cakework.node.vms.manifest import Kind, Needs, Seal, stamp
+from cakework.node.vms.pool import Pool
 from cakework.node.vms.room import Room
 from cakework.node.vms.runs import environment
 from cakework.node.vms.shelf import Shelf, Snapshot
@@ -46,6 +47,7 @@ class Snapshots:
         folder: Path,
         host: Host,
         workshop: Workshop,
+        pool: Pool,
         images: ImageStore,
         volumes: Volumes,
         journal: Journal,
@@ -56,6 +58,7 @@ class Snapshots:
         self._shelf = Shelf(folder, self._seal)
         self._host = host
         self._workshop = workshop
+        self._pool = pool
         self._images = images
         self._volumes = volumes
         self._journal = journal
@@ -64,8 +67,6 @@ class Snapshots:
         self._makings: dict[str, asyncio.Task[int]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failures: dict[str, str] = {}
-        self.when_gone: Callable[[Path], None] = lambda _: None
-        """Told of a folder that no machine may be restored from any more."""
 
     def ids(self) -> list[str]:
         """Return the ids of the VMs that have a snapshot, or memory that was kept."""
@@ -154,7 +155,7 @@ class Snapshots:
     async def drop_ready(self, snapshot: Snapshot, why: str) -> None:
         """Remove a snapshot that no machine can be restored from."""
         log.warning("snapshot.not_used", vm_id=snapshot.vm_id, snapshot="ready", reason=why)
-        self.when_gone(snapshot.folder)
+        self._pool.forget(snapshot.folder)
         await asyncio.to_thread(self._shelf.remove, snapshot.vm_id, "ready")
 
     async def remove(self, vm_id: str) -> None:
@@ -164,7 +165,7 @@ class Snapshots:
             await asyncio.wait({making})
         self._failures.pop(vm_id, None)
         for folder in await asyncio.to_thread(self._shelf.remove_all, vm_id):
-            self.when_gone(folder)
+            self._pool.forget(folder)
 
     async def made_or_given_up(self, vm_id: str) -> None:
         """Return when no snapshot of ``vm_id`` is being made."""
@@ -215,10 +216,11 @@ class Snapshots:
             self._failures.pop(order.vm_id, None)
             template = await self._workshop.template(order.shape)
             needs = self._needs(order, image)
-            making = Making(self._host, self._journal, self.patience, order, image)
+            making = Making(self._host, self._pool, self._journal, self.patience, order, image)
             size = await making.make(template, self._shelf, needs)
         except CakeworkError as error:
             log.warning("snapshot.not_made", vm_id=order.vm_id, reason=error.detail)
+            self._failures[order.vm_id] = error.detail
             raise
         finally:
             self._room.give_back(name)
@@ -243,7 +245,7 @@ class Snapshots:
         """Return the VM's own snapshot; one that does not fit is removed."""
         found = await self._get(kind, order, image)
         if found is None:
-            self.when_gone(self._shelf.folder_of(order.vm_id, kind))
+            self._pool.forget(self._shelf.folder_of(order.vm_id, kind))
             await asyncio.to_thread(self._shelf.remove, order.vm_id, kind)
         return found
 

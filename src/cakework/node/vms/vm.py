@@ -151,6 +151,14 @@ class Vm:
             self.machine.process.kill()
         await self.gone.wait()
 
+    async def has_died(self) -> bool:
+        """Whether its QEMU is gone; what failed for that may be noticed a moment before."""
+        if self.machine is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.machine.process.wait(), END_NOTICE_S)
+        return self.machine.process.ended
+
     def now_started(self) -> None:
         """The program runs."""
         self._journal.append(VmStarted(at_ms=_now_ms(), vm_id=self.order.vm_id, run=self.order.run))

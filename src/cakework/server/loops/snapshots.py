@@ -2,18 +2,19 @@
 
 | on record | on the node | done |
 |---|---|---|
-| making | nothing | order given (again) |
-| making | making | nothing: a fact will come |
+| making | nothing | order given (again); nothing while the VM runs |
+| making | making | nothing: a fact will come, or the next pass will see |
 | making | made, or failed | recorded so |
 
 The node's facts say the same, sooner; this loop finds out what facts that are lost would have
-said. A VM that is about to be destroyed gets none any more.
+said. A VM that is about to be destroyed gets none any more. One that was started before the
+order was given has its snapshot made by that start, of which no fact tells.
 """
 
 import structlog
 from sqlalchemy import select
 
-from cakework.domain.errors import CakeworkError, NoRoom, NotFound, Unavailable
+from cakework.domain.errors import CakeworkError, Conflict, NoRoom, NotFound, Unavailable
 from cakework.domain.ids import VmId
 from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import VmState
@@ -70,7 +71,8 @@ class SnapshotLoop:
     async def _order(self, row: VmRow) -> None:
         try:
             await self._node.make_snapshot(await self._orders.snapshot_order_of(row))
-        except (NoRoom, Unavailable) as error:
+        except (Conflict, NoRoom, Unavailable) as error:
+            # A conflict is that the VM runs: the start makes the snapshot, or its end lets us.
             _log.info("snapshot.waits", vm_id=row.id, detail=error.detail)
         except CakeworkError as error:
             await self._record(VmId(row.id), refusal(error).detail)

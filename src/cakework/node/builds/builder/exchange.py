@@ -28,7 +28,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio.to_thread
+from cakework.node.unbroken import unbroken
 
 PIECE_BYTES = 4 << 20
 """As few as may be: for each the machine starts a process."""
@@ -139,7 +139,7 @@ class Exchange:
         head = await self.head(word, most)
         with target.open("xb") as file:
             async for chunk in self._chunks(head.size):
-                await anyio.to_thread.run_sync(file.write, chunk)
+                await unbroken(asyncio.to_thread(file.write, chunk))
 
     async def _chunks(self, size: int) -> AsyncGenerator[bytes]:
         while size:

@@ -1,0 +1,114 @@
+"""Asking a QEMU to be forked as it is; the other side is ``jail/zygote.c``."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cakework.domain.errors import Unavailable
+
+Forkable = Literal["no", "itself", "as others"]
+"""Whether a QEMU can be forked. Forks ``as others`` each become a user of their own, for which it
+has to keep a right that no stranger's program may come near."""
+
+REQUEST = struct.Struct("=III64i")
+MOST_PLACES = 64
+ANSWER = struct.Struct("=i")
+ANSWER_TIMEOUT_S = 5.0
+SOCKETS_AT_REST = 3
+"""Those on which monitor and guest listen, and the one for requests to be forked."""
+
+
+class NotForked(Unavailable):
+    """A QEMU was asked to be forked and was not: it is of no more use for that."""
+
+
+class ForkSocket:
+    """The two ends of the socket through which a QEMU is asked; it inherits ``theirs``."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.setblocking(False)
+
+    def passed(self) -> None:
+        """Close the node's copy of what QEMU has inherited."""
+        self.theirs.close()
+
+    async def fork(self, uid: int | None, fds: Mapping[int, int], *, forkable: bool) -> int:
+        """Return the process id of a fork.
+
+        In it, each descriptor numbered by a key of ``fds`` is replaced by the one of this process
+        that is the value. It becomes the user ``uid``, if one is given.
+
+        Raises:
+            NotForked: the QEMU is gone or did not answer.
+        """
+        places = (*fds, *[0] * (MOST_PLACES - len(fds)))
+        request = REQUEST.pack(uid or 0, forkable, len(fds), *places)
+        try:
+            socket.send_fds(self._ours, [request], list(fds.values()))
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                said = await asyncio.get_running_loop().sock_recv(self._ours, ANSWER.size)
+        except TimeoutError as error:
+            self.close()
+            raise NotForked(f"QEMU was not forked in {ANSWER_TIMEOUT_S:g} s") from error
+        except OSError as error:
+            raise NotForked(f"QEMU could not be forked: {error}") from error
+        if len(said) != ANSWER.size:
+            raise NotForked("the QEMU to be forked is gone")
+        (pid,) = ANSWER.unpack(said)
+        if pid < 0:
+            raise NotForked(f"QEMU could not be forked: {os.strerror(-pid)}")
+        return pid
+
+    def close(self) -> None:
+        """Close both ends, as far as they are open; QEMU will not be forked any more."""
+        self._ours.close()
+        self.theirs.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Descriptors of a QEMU that are its alone, by number: its writable disk, and events by which
+    its threads wake each other."""
+
+    scratch: int
+    events: tuple[int, ...]
+
+
+def find_places(pid: int, scratch: Path) -> Places | None:
+    """Return what process ``pid`` has of its own; None while somebody is connected to it.
+
+    Raises:
+        OSError: the process is gone, or has not got the file ``scratch`` open.
+    """
+    names: dict[int, str] = {}
+    disk = None
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            names[int(path.name)] = str(path.readlink())
+            if path.samefile(scratch):
+                disk = int(path.name)
+        except FileNotFoundError:
+            continue
+    if disk is None:
+        raise OSError(f"process {pid} has not got {scratch} open")
+    if sum(name.startswith("socket:") for name in names.values()) > SOCKETS_AT_REST:
+        return None
+    events = (number for number, name in names.items() if name == "anon_inode:[eventfd]")
+    return Places(disk, tuple(events))
+
+
+@contextmanager
+def event_fd() -> Generator[int]:
+    """Make an event that has happened: whoever it wakes finds that there is nothing to do."""
+    fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,161 @@
+"""Zygotes: paused machines that others are forked from, where guests are emulated.
+
+A machine that is restored has a QEMU of its own, which has translated nothing yet: under emulation
+that is most of a start. A fork has what its zygote has translated, and shares its memory until it
+writes. There is at most one zygote of each template and snapshot:
+
+    of a template    restored, rehearsed; has run nothing of a stranger's, so its forks can each
+                     become a user of their own
+    of a snapshot    the machine that the snapshot was made of, or one that was restored from it;
+                     its forks share its user, as they share their program and their account
+
+With KVM there are none: nothing is translated, and a process that has a virtual machine of KVM's
+cannot be forked with it.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+
+import structlog
+
+from cakework.domain.errors import CakeworkError, NoRoom
+from cakework.node.vms.holdings import Host
+from cakework.node.vms.machines import Machine, Resting
+from cakework.node.vms.room import footprint_mb
+from cakework.node.vms.saved import Saved
+
+RETRY_S = 60.0
+log = structlog.get_logger("cakework.node.zygotes")
+
+
+class Zygotes:
+    """The zygotes of a node: of templates as many as are asked for, of snapshots the ``most`` that
+    were used last."""
+
+    def __init__(self, host: Host, most: int) -> None:
+        self._host = host
+        self._most = most
+        self._resting: dict[Path, Resting] = {}
+        self._locks: dict[Path, asyncio.Lock] = {}
+        self._failed: dict[Path, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def memory_mb(self) -> int:
+        """What they may come to use."""
+        return sum(footprint_mb(zygote.machine.record.shape) for zygote in self._resting.values())
+
+    def has(self, saved: Saved) -> bool:
+        """Whether there is one of ``saved``."""
+        return saved.folder in self._resting
+
+    async def fork(
+        self, saved: Saved, image: Path | None = None, *, forkable: bool = False
+    ) -> Machine | None:
+        """Return a machine forked from the zygote of ``saved``; None if there is none that can be.
+
+        ``image`` is put behind its image disk if it waits for a program; ``forkable`` it can become
+        a zygote itself.
+
+        Raises:
+            NoRoom: this host has no room for a machine.
+        """
+        zygote = self._resting.get(saved.folder)
+        if zygote is None:
+            return None
+        self._resting[saved.folder] = self._resting.pop(saved.folder)
+        try:
+            return await Machine.fork(self._host, zygote, image, forkable=forkable)
+        except NoRoom:
+            raise
+        except CakeworkError as error:
+            log.warning("zygote.not_forked", reason=error.detail)
+            if self._resting.get(saved.folder) is zygote:
+                self.forget(saved.folder)
+            return None
+
+    async def make(self, saved: Saved) -> None:
+        """Make the zygote of ``saved``, unless there is one, or none can be.
+
+        One that could not be made is not tried again for a while.
+        """
+        if saved.spec.accelerator != "tcg":
+            return
+        async with self._locks.setdefault(saved.folder, asyncio.Lock()):
+            failed_s = time.monotonic() - self._failed.get(saved.folder, -RETRY_S)
+            if saved.folder in self._resting or failed_s < RETRY_S:
+                return
+            try:
+                await self._make(saved)
+            except CakeworkError as error:
+                log.warning("zygote.not_made", reason=error.detail)
+                self._failed[saved.folder] = time.monotonic()
+
+    async def offer(self, saved: Saved, machine: Machine) -> None:
+        """Take a machine that is just what ``saved`` is, or release it."""
+        try:
+            self._keep(saved, await machine.rest(saved.lines))
+        except CakeworkError as error:
+            log.warning("zygote.not_made", reason=error.detail)
+            await machine.release()
+
+    def forget(self, folder: Path) -> None:
+        """Release the zygote of what is, or was, in ``folder``, if there is one."""
+        self._locks.pop(folder, None)
+        self._failed.pop(folder, None)
+        zygote = self._resting.pop(folder, None)
+        if zygote is not None:
+            self._spawn(zygote.machine.release())
+
+    def shrink(self) -> bool:
+        """Release the one that is missed least; say whether there was one."""
+        of_snapshots = [folder for folder, one in self._resting.items() if not one.as_others]
+        for folder in of_snapshots or list(self._resting):
+            self.forget(folder)
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Release all."""
+        for folder in list(self._resting):
+            self.forget(folder)
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def _make(self, saved: Saved) -> None:
+        of_template = saved.image is None
+        forkable = "as others" if of_template else "itself"
+        machine = await Machine.restore(self._host, saved, forkable=forkable)
+        try:
+            if of_template:
+                await machine.rehearse()
+            resting = await machine.rest(saved.lines)
+        except BaseException:
+            await machine.release()
+            raise
+        self._keep(saved, resting)
+
+    def _keep(self, saved: Saved, resting: Resting) -> None:
+        self.forget(saved.folder)
+        self._resting[saved.folder] = resting
+        resting.machine.process.when_ended(lambda: self._lost(saved.folder, resting))
+        of_snapshots = [folder for folder, one in self._resting.items() if not one.as_others]
+        for folder in of_snapshots[: -self._most or None]:
+            self.forget(folder)
+
+    def _lost(self, folder: Path, resting: Resting) -> None:
+        if self._resting.get(folder) is resting:
+            log.warning("zygote.lost", machine=resting.machine.machine_id)
+            self.forget(folder)
+
+    def _spawn(self, release: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(release)
+        self._tasks.add(task)
+        task.add_done_callback(self._released)
+
+    def _released(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("zygote.not_released", exc_info=error)

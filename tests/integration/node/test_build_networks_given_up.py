@@ -1,0 +1,103 @@
+"""Networks of builds and fetches that are given up while they are made, or taken back."""
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pytest
+
+from cakework.node.network.builds import BuildNetworks, Reach
+from cakework.node.network.namespaces import enable_forwarding, set_host_rules
+from cakework.node.network.rules import Egress, no_rules, outer_rules
+from cakework.node.network.slots import Slots
+from cakework.node.territory import Territory, lease_territory
+
+HELD_S = 10
+
+
+@pytest.fixture
+def territory(tmp_path: Path) -> Iterator[Territory]:
+    leased = lease_territory(tmp_path)
+    enable_forwarding()
+    yield leased
+    set_host_rules(no_rules(leased))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "builds.make_build_namespace",
+        "names.run_inside",
+        "builds.set_host_rules",
+        "relays.run_inside",
+        "builds.unplug",
+    ],
+)
+def test_a_lease_that_is_cancelled_leaves_nothing(
+    territory: Territory, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """Whatever a thread is making for it, or taking back, is taken back before it ends."""
+    open_before = _open_descriptors()
+    begun, go_on = _hold_up(monkeypatch, f"cakework.node.network.{work}")
+    with socket.create_server(("127.0.0.1", 0)) as relayed:
+        reach = Reach((), (relayed.getsockname(),))
+        set_host_rules(outer_rules(Egress(), territory, reach.ranges))
+        networks = BuildNetworks(territory, Slots(), Egress(), reach)
+        asyncio.run(_lease_and_cancel(networks, begun, go_on))
+        networks.close()
+    _assert_nothing_is_left(territory)
+    assert _open_descriptors() == open_before
+
+
+async def _lease_and_cancel(
+    networks: BuildNetworks, begun: threading.Event, go_on: threading.Event
+) -> None:
+    async def lease() -> None:
+        async with networks.lease_fetching():
+            return
+
+    leasing = asyncio.create_task(lease())
+    assert await asyncio.to_thread(begun.wait, HELD_S)
+    leasing.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not leasing.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await leasing
+
+
+def _hold_up(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[threading.Event, threading.Event]:
+    """Have the function ``name`` do its work, set the first event, and wait for the second."""
+    begun, go_on = threading.Event(), threading.Event()
+    original = resolve_name(name)
+
+    def slow(*args: Any) -> Any:
+        result = original(*args)
+        begun.set()
+        assert go_on.wait(HELD_S)
+        return result
+
+    monkeypatch.setattr(name, slow)
+    return begun, go_on
+
+
+def _assert_nothing_is_left(territory: Territory) -> None:
+    deadline = time.monotonic() + HELD_S
+    # The kernel takes a namespace's devices a moment after its last descriptor.
+    while list(Path("/sys/class/net").glob(f"{territory.interface_prefix}*")):
+        assert time.monotonic() < deadline
+    listed = subprocess.run(
+        ["nft", "list", "set", "ip", territory.name, "fetching"], capture_output=True, check=True
+    )
+    assert b"elements" not in listed.stdout
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
