@@ -70,16 +70,21 @@ static bool load_modules(struct failure *f)
     return true;
 }
 
+static bool drop_capabilities(struct failure *f)
+{
+    for (unsigned long cap = 0; cap < CAPABILITIES; cap++)
+        if (!memchr(KEPT, (int)cap, sizeof KEPT) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) &&
+            errno != EINVAL)
+            return fail(f, errno, "dropping capabilities", NULL);
+    return true;
+}
+
 /* No process of the user's may take pid 1 down or starve it; nothing here passes to a child
  * but the limits and the bounding set. */
 static bool protect(struct failure *f)
 {
     const struct sched_param normal = {0};
     const struct rlimit files = {FILES_SOFT, FILES_HARD};
-    for (unsigned long cap = 0; cap < CAPABILITIES; cap++)
-        if (!memchr(KEPT, (int)cap, sizeof KEPT) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) &&
-            errno != EINVAL)
-            return fail(f, errno, "dropping capabilities", NULL);
     if (!switch_write(VM_PROC "/self/oom_score_adj", "-1000") ||
         syscall(SYS_sched_setscheduler, 0, SCHED_OTHER | RESET_ON_FORK, &normal) ||
         setpriority(PRIO_PROCESS, 0, NICE) || setrlimit(RLIMIT_NOFILE, &files))
@@ -154,12 +159,14 @@ static bool wait_port(int *port, struct failure *f)
     return fail(f, errno, "finding the port", "cakework");
 }
 
-bool boot(struct disks *disks, const struct network *network, int *port, struct failure *f)
+bool boot(struct disks *disks, const struct network *network, bool builder, int *port,
+          struct failure *f)
 {
     umask(022);
-    return mount_all(MOUNTS, sizeof MOUNTS / sizeof *MOUNTS, f) && load_modules(f) && protect(f) && set_switches(f) &&
+    return mount_all(MOUNTS, sizeof MOUNTS / sizeof *MOUNTS, f) && load_modules(f) &&
+           (builder || drop_capabilities(f)) && protect(f) && set_switches(f) &&
            freezer_prepare(f) &&
            network_up(network, f) && disks_find(disks, f) && mount_scratch(disks, f) &&
            disk_release(&disks->image, f) && disk_release(&disks->volume, f) &&
-           rootfs_prepare_mounts(f) && rootfs_prepare_folders(f) && wait_port(port, f);
+           rootfs_prepare_mounts(builder, f) && rootfs_prepare_folders(f) && wait_port(port, f);
 }

@@ -25,8 +25,10 @@ static bool close_input(struct failure *f)
 static bool begin(struct failure *f)
 {
     int port;
+    const char *role = getenv("CW_ROLE");
+    bool builder = role && !strcmp(role, "builder");
     guest.network = (struct network){getenv("CW_ADDRESS"), getenv("CW_GATEWAY")};
-    if (!boot(&guest.disks, &guest.network, &port, f) || !close_input(f))
+    if (!boot(&guest.disks, &guest.network, builder, &port, f) || !close_input(f))
         return false;
     return guest_init(&guest, port) ? true : fail(f, errno, "watching the port", NULL);
 }

@@ -86,9 +86,10 @@ static bool cover(struct failure *f)
     return true;
 }
 
-bool rootfs_prepare_mounts(struct failure *f)
+bool rootfs_prepare_mounts(bool whole, struct failure *f)
 {
-    return mount_all(MOUNTS, sizeof MOUNTS / sizeof *MOUNTS, f) && make_devices(f) && cover(f);
+    return mount_all(MOUNTS, sizeof MOUNTS / sizeof *MOUNTS, f) && make_devices(f) &&
+           (whole || cover(f));
 }
 
 bool rootfs_prepare_folders(struct failure *f)

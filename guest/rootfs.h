@@ -7,8 +7,8 @@
 #include "disks.h"
 #include "failure.h"
 
-/* At boot: the user's /dev, /proc and /sys. */
-bool rootfs_prepare_mounts(struct failure *f);
+/* At boot: the user's /dev, /proc and /sys; `whole`: nothing in /proc is covered. */
+bool rootfs_prepare_mounts(bool whole, struct failure *f);
 
 /* At boot, and after a rehearsal: the overlay's folders, empty but for mount points. */
 bool rootfs_prepare_folders(struct failure *f);

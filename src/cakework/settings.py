@@ -6,7 +6,7 @@ its keys are the lower-case names of the fields below.
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import (
@@ -30,6 +30,9 @@ def _split(value: object) -> object:
 
 Words = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list of words: an array in the file, comma-separated in the environment."""
+
+
+Isolation = Literal["auto", "vm", "container"]
 
 
 class Settings(BaseSettings):
@@ -184,6 +187,11 @@ class Settings(BaseSettings):
     )
 
     build_concurrency: int = Field(default=2, ge=1, description="Builds that run at once.")
+    build_isolation: Isolation = Field(
+        default="auto",
+        description="Where Dockerfiles are carried out: vm, a microVM for each build; container, "
+        "on the host's kernel; auto: vm where KVM works.",
+    )
     build_timeout_s: int = Field(default=900, ge=1, description="Longest time a build may take.")
     build_memory_mb: int = Field(default=2048, ge=256, description="Memory of a build.")
     build_output_mb: int = Field(

@@ -235,6 +235,7 @@ class NodeHealth(BaseModel):
     detail: str
     vms: int
     builds: int
+    build_isolation: Literal["vm", "container"] = "container"
 
 
 class NodeProblem(BaseModel):

@@ -31,6 +31,7 @@ from cakework.node.api.snapshots import SnapshotCalls
 from cakework.node.api.vms import VmCalls
 from cakework.node.api.wire import answer
 from cakework.node.builds import Builds
+from cakework.node.builds.builder.yard import builder_yard
 from cakework.node.builds.registries import Registries
 from cakework.node.images import ImageStore
 from cakework.node.imports import Imports
@@ -92,6 +93,7 @@ class Node:
             detail=self.detail,
             vms=len(self.vms.reports()),
             builds=len(self.builds.known()),
+            build_isolation=self.builds.isolation,
         )
 
     async def prepare(self, shapes: list[Shape]) -> None:
@@ -176,7 +178,8 @@ async def _assemble(
     workshop.accelerator = await choose_accelerator(settings.accelerator, folder, host)
     networks = BuildNetworks(territory, slots, egress, reach)
     stack.callback(networks.close)
-    builds = await stack.enter_async_context(Builds(settings, images, networks, journal))
+    yard = builder_yard(settings, host, workshop.accelerator, room, networks)
+    builds = await stack.enter_async_context(Builds(settings, images, networks, journal, yard))
     imports = await stack.enter_async_context(Imports(settings, images, networks, journal))
     node_id = _node_id(folder)
     return Node(

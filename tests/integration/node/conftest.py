@@ -9,6 +9,7 @@ import pytest
 
 from cakework.node.territory import lease_territory
 from tests.integration.node.build_bench import Bench
+from tests.integration.node.builder_site import BuilderBench
 from tests.integration.node.vm_site import Yard, make_yard
 
 
@@ -30,6 +31,12 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
     """One template and one image for all machines of the run."""
     folder: Path = tmp_path_factory.mktemp("yard")
     return make_yard(folder, lease_territory(folder))
+
+
+@pytest.fixture(scope="session")
+def vm_bench(bench: Bench, yard: Yard) -> BuilderBench:
+    """Builds in machines, in the folder of the others, so that base images are made once."""
+    return BuilderBench(bench.data_dir, bench.netns, yard=yard)
 
 
 @pytest.fixture

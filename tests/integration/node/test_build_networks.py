@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -18,11 +17,9 @@ from cakework.node.network.namespaces import enable_forwarding, run_inside, set_
 from cakework.node.network.rules import Egress, no_rules, outer_rules
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory, lease_territory
+from tests.integration.node.neighbours import PRIVATE, greeting_on, neighbouring
 
-PRIVATE = "10.233.77.2"
-HOST_SIDE = "10.233.77.1"
-RANGE = "10.233.77.2/32"
-HELLO = b"hello"
+RANGE = f"{PRIVATE}/32"
 NAMES = {"public.example": ["93.184.216.34"], "private.example": [PRIVATE]}
 
 
@@ -37,31 +34,15 @@ def territory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Territory]:
 @pytest.fixture(scope="module")
 def neighbour() -> Iterator[int]:
     """A machine in the host's private network, at PRIVATE; give the port on which it says hello."""
-    name, link = f"cw-near-{os.getpid()}", f"cwn{os.getpid()}"[:15]
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        for command in (
-            f"ip link add {link} type veth peer name far netns {name}",
-            f"ip addr add {HOST_SIDE}/30 dev {link}",
-            f"ip link set {link} up",
-            f"ip -n {name} addr add {PRIVATE}/30 dev far",
-            f"ip -n {name} link set far up",
-            f"ip -n {name} route add default via {HOST_SIDE}",
-        ):
-            subprocess.run(command.split(), check=True)
-        fd = os.open(f"/run/netns/{name}", os.O_RDONLY)
-        with run_inside(fd, lambda: socket.create_server((PRIVATE, 0))) as listener:
-            os.close(fd)
-            yield from _greeting(listener)
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
+    with neighbouring() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
 def loopback() -> Iterator[int]:
     """A port of the host's loopback interface that says hello."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield from _greeting(listener)
+    with socket.create_server(("127.0.0.1", 0)) as listener, greeting_on(listener) as port:
+        yield port
 
 
 @asynccontextmanager
@@ -190,24 +171,3 @@ def test_a_lease_leaves_nothing(territory: Territory) -> None:
         ["nft", "list", "set", "ip", territory.name, "fetching"], capture_output=True, check=True
     )
     assert b"elements" not in listed.stdout
-
-
-def _greeting(listener: socket.socket) -> Iterator[int]:
-    """Say hello to whoever connects; give the port."""
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.sendall(HELLO)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()

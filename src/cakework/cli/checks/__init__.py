@@ -2,6 +2,7 @@
 
 from cakework.cli.checks.check import Check, Level
 from cakework.cli.checks.machine import (
+    check_builds,
     check_cgroups,
     check_disk,
     check_kvm,
@@ -29,6 +30,7 @@ def all_checks(settings: Settings) -> list[Check]:
         check_system(),
         check_root(),
         check_kvm(settings),
+        check_builds(settings),
         *programs,
         check_kernel(settings),
         check_built(settings),

@@ -19,6 +19,10 @@ SLOW = (
     "VMs run by emulation: real VMs all the same, but their code runs several times slower. "
     "Faster: bare metal, or a cloud machine with nested virtualisation."
 )
+IN_CONTAINERS = (
+    "A flaw in the kernel may let a Dockerfile out. CAKEWORK_BUILD_ISOLATION=vm has each build "
+    "run in a microVM; without KVM that is slow."
+)
 NO_CGROUPS = "A VM's memory is bounded by QEMU alone, and its processor time is not."
 
 
@@ -44,7 +48,8 @@ def check_kvm(settings: Settings) -> Check:
     """Whether the processor can run VMs itself; only booting one proves it."""
     if settings.accelerator == "tcg":
         return Check("KVM", Level.WARN, "turned off by CAKEWORK_ACCELERATOR=tcg", SLOW)
-    running = node_accelerator(settings)
+    health = node_health(settings)
+    running = health.accelerator if health else None
     if running == "kvm":
         return Check("KVM", Level.OK, "works: the node's VMs run on it")
     found = kvm_fault()
@@ -56,12 +61,24 @@ def check_kvm(settings: Settings) -> Check:
     return Check("KVM", level, found, SLOW)
 
 
-def node_accelerator(settings: Settings) -> str | None:
-    """Return what a running node's VMs run on: ``kvm``, ``tcg``, or None when none answers."""
+def check_builds(settings: Settings) -> Check:
+    """Where strangers' Dockerfiles are carried out."""
+    health = node_health(settings)
+    found = health.build_isolation if health else settings.build_isolation
+    if found == "auto":
+        where = "in microVMs if KVM works, else in containers on this machine's kernel"
+        return Check("builds", Level.OK, f"{where}; the node, when it runs, knows")
+    if found == "vm":
+        return Check("builds", Level.OK, "in a microVM each")
+    return Check("builds", Level.WARN, "in containers on this machine's kernel", IN_CONTAINERS)
+
+
+def node_health(settings: Settings) -> NodeHealth | None:
+    """Return how a running node is, or None when none answers."""
     transport = httpx2.HTTPTransport(uds=str(settings.node_socket))
     with httpx2.Client(transport=transport, base_url="http://node", timeout=5) as node:
         try:
-            return NodeHealth.model_validate_json(node.get("/v1/health").content).accelerator
+            return NodeHealth.model_validate_json(node.get("/v1/health").content)
         except (httpx2.HTTPError, ValueError):
             return None
 

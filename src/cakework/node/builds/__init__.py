@@ -2,6 +2,6 @@
 
 from cakework.node.builds.log import Facts
 from cakework.node.builds.queue import Builds
-from cakework.node.builds.run import BuildNetwork
+from cakework.node.builds.shop import BuildNetwork
 
 __all__ = ["BuildNetwork", "Builds", "Facts"]

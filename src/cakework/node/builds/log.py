@@ -102,6 +102,11 @@ class LineSplitter:
                 self._log.output(text, self._stream)
 
 
+def is_for_people(line: str) -> bool:
+    """Say whether a line says something to whoever builds, rather than to the host's operator."""
+    return not line.startswith(('time="', "level="))
+
+
 def now_ms() -> int:
     """Return the time in unix milliseconds."""
     return time.time_ns() // 1_000_000

@@ -15,7 +15,7 @@ cut off with its token waits until its order is given again.
 import asyncio
 import contextlib
 import hashlib
-from typing import Self
+from typing import Literal, Self
 
 import structlog
 
@@ -25,6 +25,8 @@ from cakework.domain.orders import BuildOrder, BuildReport
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.bases import Bases
+from cakework.node.builds.builder.roots import BuilderRoots
+from cakework.node.builds.builder.yard import BuilderYard
 from cakework.node.builds.clone import CloneLimits
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
@@ -32,8 +34,9 @@ from cakework.node.builds.log import BuildLog, Facts, now_ms
 from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
 from cakework.node.builds.registries import Registries
-from cakework.node.builds.run import MIB, BuildLimits, BuildNetwork, BuildRun, Workshop
+from cakework.node.builds.run import BuildRun
 from cakework.node.builds.sandbox import Confinement, Sandbox
+from cakework.node.builds.shop import MIB, BuildLimits, BuildNetwork, Workshop
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.images import Image, ImageStore
@@ -49,15 +52,24 @@ log = structlog.get_logger(__name__)
 
 
 class Builds:
-    """The builds of a node; enter it before use. ``facts`` is told what happens, in order."""
+    """The builds of a node; enter it before use. ``facts`` is told what happens, in order.
+
+    With a ``yard``, what Dockerfiles say is done in machines of it, else in containers.
+    """
 
     def __init__(
-        self, settings: Settings, images: ImageStore, network: BuildNetwork, facts: Facts
+        self,
+        settings: Settings,
+        images: ImageStore,
+        network: BuildNetwork,
+        facts: Facts,
+        yard: BuilderYard | None = None,
     ) -> None:
         self._settings = settings
         self._images = images
         self._network = network
         self._facts = facts
+        self._yard = yard
         home = settings.node_dir / "builds"
         self._storage = BuildStorage(home)
         self._records = BuildRecords(home / "records")
@@ -89,9 +101,11 @@ class Builds:
             bases,
             self._images,
             self._network,
-            self._limits(),
+            BuildLimits.of(self._settings),
             self._clone_limits(),
             self._cgroup_prefix,
+            BuilderRoots(self._storage, sandbox, bases, self._cgroup_prefix),
+            self._yard,
         )
         for record in self._records.unfinished():
             if record.wants_token():
@@ -143,6 +157,11 @@ class Builds:
         self._cancelled.add(build_id)
         task.cancel()
         await asyncio.wait([task])
+
+    @property
+    def isolation(self) -> Literal["vm", "container"]:
+        """Where what Dockerfiles say is done."""
+        return "container" if self._yard is None else "vm"
 
     def known(self) -> list[str]:
         """Return the ids of the builds that have not ended."""
@@ -246,15 +265,6 @@ class Builds:
         finally:
             await cgroup.end()
             self._storage.remove_work("house")
-
-    def _limits(self) -> BuildLimits:
-        settings = self._settings
-        return BuildLimits(
-            timeout_s=settings.build_timeout_s,
-            memory_mb=settings.build_memory_mb,
-            image_mb=settings.image_size_mb,
-            context_mb=settings.max_body_mb,
-        )
 
     def _clone_limits(self) -> CloneLimits:
         settings = self._settings

@@ -71,7 +71,13 @@ RECIPES = {
         Recipe("node", (*_BASIS, "nodejs"), ("node",), (PATH_ENV, "LANG=C.UTF-8")),
     )
 }
-BASE_TAGS = frozenset(recipe.tag for recipe in RECIPES.values())
+BUILDER = Recipe(
+    "builder",
+    (*_BASIS, "buildah", "busybox-static", "erofs-utils", "mount", "runc", "skopeo", "util-linux"),
+    ("sh",),
+)
+"""What machines run in which images are built; no Dockerfile can name it."""
+BASE_TAGS = frozenset(recipe.tag for recipe in (*RECIPES.values(), BUILDER))
 """Base images that are still used; of an earlier recipe's no build is made any more."""
 
 

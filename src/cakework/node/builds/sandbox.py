@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ SCRIPT = Path(__file__).with_name("sandbox.sh")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READ_BYTES = 65_536
 
-Sink = Callable[[bytes], None]
+Sink = Callable[[bytes], Awaitable[None] | None]
+"""Takes the next bytes; what it returns is waited for before there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,8 @@ async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
 
 async def _pump(stream: asyncio.StreamReader | None, sink: Sink) -> None:
     while stream and (chunk := await stream.read(READ_BYTES)):
-        sink(chunk)
+        if (taking := sink(chunk)) is not None:
+            await taking
 
 
 async def _end(process: asyncio.subprocess.Process, cgroup: Cgroup) -> None:

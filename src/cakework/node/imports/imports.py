@@ -24,8 +24,8 @@ from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import Facts, now_ms
 from cakework.node.builds.registries import Registries
-from cakework.node.builds.run import BuildLimits, BuildNetwork
 from cakework.node.builds.sandbox import Sandbox
+from cakework.node.builds.shop import BuildLimits, BuildNetwork
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup
 from cakework.node.images import ImageStore
@@ -70,12 +70,7 @@ class Imports:
         storage.prepare(registries, settings.extra_ca)
         self._records.prepare()
         sandbox = Sandbox(self._home, self._stack.enter_context(user_namespace()))
-        limits = BuildLimits(
-            timeout_s=settings.build_timeout_s,
-            memory_mb=settings.build_memory_mb,
-            image_mb=settings.image_size_mb,
-            context_mb=settings.max_body_mb,
-        )
+        limits = BuildLimits.of(settings)
         self._shop = ImportShop(storage, sandbox, self._images, self._network, limits, prefix)
         for record in self._records.unfinished():
             self._start(record, None)

@@ -22,16 +22,9 @@ from cakework.domain.orders import ImportOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.failure import BuildError
-from cakework.node.builds.made import read_made
-from cakework.node.builds.run import (
-    MIB,
-    PIDS_MAX,
-    BuildLimits,
-    BuildNetwork,
-    explain_export,
-    run_config,
-)
+from cakework.node.builds.made import explain_export, read_made, run_config
 from cakework.node.builds.sandbox import Confinement, Sandbox
+from cakework.node.builds.shop import MIB, PIDS_MAX, BuildLimits, BuildNetwork
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.images import Image, ImageStore

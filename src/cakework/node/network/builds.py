@@ -15,7 +15,9 @@ from functools import partial
 
 from cakework.node.network.names import HostNames, serve_names
 from cakework.node.network.namespaces import (
+    GATEWAY,
     Namespace,
+    let_ask_names,
     make_build_namespace,
     set_host_rules,
     unplug,
@@ -100,6 +102,13 @@ class BuildNetworks:
             for address in self._reach.loopback:
                 await stack.enter_async_context(relay(namespace.fd, address))
             yield namespace.path
+
+    @asynccontextmanager
+    async def names_for(self, namespace_fd: int) -> AsyncGenerator[None]:
+        """Answer the guest of a VM's namespace, at its gateway, as builds are answered."""
+        await unbroken(asyncio.to_thread(let_ask_names, namespace_fd))
+        async with serve_names(namespace_fd, self._names.lookup, self._egress.allow, GATEWAY):
+            yield
 
     @asynccontextmanager
     async def _namespace(self, egress: Egress) -> AsyncGenerator[Namespace]:

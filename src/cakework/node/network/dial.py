@@ -79,14 +79,19 @@ class DialServer:
         except NotFound as error:
             return _no("not_found", error.detail), None
         try:
-            return DialAnswer(ok=True), await _connect(namespace, request.port)
+            return DialAnswer(ok=True), await connect(namespace, request.port)
         except TimeoutError:
             return _no("timeout", "the VM did not answer in time"), None
         except OSError as error:
             return _no("refused", f"port {request.port}: {_words(error)}"), None
 
 
-async def _connect(namespace: int, port: int) -> socket.socket:
+async def connect(namespace: int, port: int) -> socket.socket:
+    """Return a connection, from inside a VM's namespace, to ``port`` of its guest.
+
+    Raises:
+        OSError: nothing listens there, or it does not answer in time (TimeoutError).
+    """
     connection = run_inside(namespace, _tcp_socket)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):

@@ -1,4 +1,5 @@
-"""Names for what runs in a namespace: a resolver inside it, on 127.0.0.1, answered by the host.
+"""Names for what runs in a namespace: a resolver inside it, on 127.0.0.1 or, for a machine
+behind it, on its gateway, answered by the host.
 
 It knows one kind of question, the IPv4 addresses of a name, which it looks up as the host
 does; addresses that cannot be reached from there are left out of the answer, so nothing is
@@ -16,6 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from cakework.node.network.namespaces import run_inside
@@ -70,9 +72,9 @@ class HostNames:
 
 @asynccontextmanager
 async def serve_names(
-    namespace_fd: int, lookup: Lookup, allow: Sequence[str]
+    namespace_fd: int, lookup: Lookup, allow: Sequence[str], address: str = ADDRESS
 ) -> AsyncGenerator[None]:
-    """Answer on 127.0.0.1:53 of the namespace while the block runs.
+    """Answer on port 53 of an ``address`` of the namespace while the block runs.
 
     ``allow`` are ranges whose addresses are given although they are not public.
 
@@ -81,7 +83,7 @@ async def serve_names(
     """
     resolver = _Resolver(lookup, [ipaddress.IPv4Network(one) for one in allow])
     try:
-        await unbroken(_listen(namespace_fd, resolver))
+        await unbroken(_listen(namespace_fd, resolver, address))
         yield
     finally:
         await resolver.end()
@@ -184,8 +186,8 @@ class _Resolver(asyncio.DatagramProtocol):
         return answer_to(question, known if question.kind == _A else ())
 
 
-async def _listen(namespace_fd: int, resolver: _Resolver) -> None:
-    own = await asyncio.to_thread(run_inside, namespace_fd, _udp_socket)
+async def _listen(namespace_fd: int, resolver: _Resolver, address: str) -> None:
+    own = await asyncio.to_thread(run_inside, namespace_fd, partial(_udp_socket, address))
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(lambda: resolver, sock=own)
 
@@ -195,11 +197,11 @@ def _addresses(name: str) -> list[str]:
     return [str(entry[4][0]) for entry in found]
 
 
-def _udp_socket() -> socket.socket:
+def _udp_socket(address: str) -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         made.setblocking(False)
-        made.bind((ADDRESS, PORT))
+        made.bind((address, PORT))
     except BaseException:
         made.close()
         raise

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import pyroute2  # pyright: ignore[reportMissingTypeStubs]
 
-from cakework.node.network.rules import Egress, inner_rules, local_rules
+from cakework.node.network.rules import Egress, inner_rules, local_rules, names_rule
 from cakework.node.territory import Territory
 
 GUEST_ADDRESS = "172.31.255.2"
@@ -138,6 +138,11 @@ def make_build_namespace(territory: Territory, slot: int, egress: Egress) -> Nam
         return made
 
     return _with_host_end(territory, slot, inside)
+
+
+def let_ask_names(namespace_fd: int) -> None:
+    """Let the guest of a VM's namespace ask a resolver at its gateway. Raises OSError."""
+    run_inside(namespace_fd, lambda: _nft(names_rule(GUEST_ADDRESS, GATEWAY, TAP)))
 
 
 def adopt_namespace(slot: int, pid: int) -> Namespace:

@@ -70,6 +70,14 @@ table ip6 cakework {{
 """
 
 
+def names_rule(guest: str, gateway: str, tap: str) -> str:
+    """Return what lets a guest ask a resolver at its gateway, and nothing else there."""
+    return (
+        f'add rule ip cakework incoming iifname "{tap}" ip saddr {guest} '
+        f"ip daddr {gateway} udp dport 53 accept\n"
+    )
+
+
 def local_rules(egress: Egress, uplink: str) -> str:
     """Return the rules of a namespace in which processes themselves run: that of a build."""
     return f"""

@@ -37,12 +37,20 @@ class Workshop:
     """Templates of one node, made with one accelerator (``kvm`` or ``tcg``)."""
 
     def __init__(
-        self, folder: Path, host: Host, accelerator: str, *, disk_gb: int, most: int
+        self,
+        folder: Path,
+        host: Host,
+        accelerator: str,
+        *,
+        disk_gb: int,
+        most: int,
+        role: str = "",
     ) -> None:
         self._folder = folder
         self._host = host
         self._disk_gb = disk_gb
         self._most = most
+        self._role = role
         self._locks: dict[str, asyncio.Lock] = {}
         self._used: dict[str, Template] = {}
         self.accelerator = accelerator
@@ -87,7 +95,7 @@ class Workshop:
 
     def spec(self, shape: Shape) -> MachineSpec:
         """Return what machines of ``shape`` are."""
-        return MachineSpec(self.accelerator, shape, tsc_khz())
+        return MachineSpec(self.accelerator, shape, tsc_khz(), self._role)
 
     async def _make(self, template: Template) -> None:
         shape = template.spec.shape

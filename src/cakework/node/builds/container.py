@@ -1,0 +1,121 @@
+"""A build in a container: what the Dockerfile says is done in the sandbox, on the host's kernel."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cakework.domain.orders import BuildOrder
+from cakework.node.builds.disk import DiskGuard, WrittenLayers
+from cakework.node.builds.failure import BuildError, explain_build, explain_pull
+from cakework.node.builds.log import BuildLog, LineSplitter, is_for_people
+from cakework.node.builds.made import explain_export, read_config, read_made
+from cakework.node.builds.recipes import Recipe
+from cakework.node.builds.sandbox import Confinement
+from cakework.node.builds.shop import MIB, Workshop
+from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.images import RunConfig
+
+EXPORT = Path(__file__).with_name("export.sh")
+HOST_RESOLV_CONF = Path("/etc/resolv.conf")
+PULL = ["buildah", "pull", "--policy", "ifnewer", "--retry", "1", "--retry-delay", "1s"]
+
+
+class ContainerBuild:
+    """Carries ``order`` out within ``confinement``, with the layers that the node keeps."""
+
+    def __init__(
+        self, shop: Workshop, order: BuildOrder, build_log: BuildLog, confinement: Confinement
+    ) -> None:
+        self._shop = shop
+        self._order = order
+        self._log = build_log
+        self._confinement = confinement
+
+    def prepare(self, foreign: Sequence[str]) -> None:
+        """Write the script that exports the image."""
+        (self._confinement.work / EXPORT.name).write_bytes(EXPORT.read_bytes())
+
+    async def fetch(self, recipes: Sequence[Recipe], foreign: Sequence[str]) -> None:
+        """Make ours, pull those from registries. Raises BuildError."""
+        for recipe in recipes:
+            await self._shop.bases.ensure(recipe, self._log.say)
+        if foreign:
+            async with self._shop.network.lease_fetching() as network:
+                for reference in foreign:
+                    await self._pull(reference, replace(self._confinement, network=network))
+
+    async def build(self) -> None:
+        """Run ``buildah build``. Raises BuildError."""
+        shop, confinement = self._shop, self._confinement
+        written = WrittenLayers(shop.storage.home, confinement.cgroup)
+        limits = shop.limits
+        async with DiskGuard(shop.storage.home, written, limits.image_mb, limits.wrote_too_much):
+            status, output = await self._run(self._buildah(), confinement)
+        if status:
+            oom = confinement.cgroup.oom_kills() > 0
+            raise BuildError(explain_build(output, status, oom=oom, memory_mb=limits.memory_mb))
+
+    async def export(self) -> tuple[Path, RunConfig]:
+        """Turn the image into a file system. Raises BuildError."""
+        work = self._confinement.work
+        image_id = read_made(work, "iid").decode(errors="replace")
+        inside = f"/b/{work.name}"
+        status, _, output = await self._shop.sandbox.read(
+            ("sh", f"{inside}/{EXPORT.name}", image_id, f"{inside}/out"), self._confinement
+        )
+        if status:
+            raise BuildError(explain_export(output, self._shop.limits.image_mb))
+        return work / "out" / "rootfs.erofs", read_config(read_made(work, "image.json"), image_id)
+
+    async def _pull(self, reference: str, confinement: Confinement) -> None:
+        command = (*PULL, *self._policy(), "--", reference)
+        status, output = await self._run(command, confinement)
+        if status:
+            raise BuildError(explain_pull(reference, output))
+
+    def _buildah(self) -> tuple[str, ...]:
+        work = f"/b/{self._confinement.work.name}"
+        has_ignore = (self._confinement.work / "dockerignore").exists()
+        ignore = ("--ignorefile", f"{work}/dockerignore") if has_ignore else ()
+        return (
+            "buildah",
+            "build",
+            "--layers",
+            "--pull=never",
+            "--isolation=rootless",
+            "--runtime=/usr/sbin/runc",
+            # The network namespace that buildah itself is in: the build's own.
+            "--network=host",
+            # A container in a user namespace cannot mount sysfs of a network that it does not own.
+            f"--volume={work}/sys:/sys:ro",
+            f"--iidfile={work}/out/iid",
+            *self._policy(),
+            *ignore,
+            f"--file={work}/Dockerfile",
+            f"{work}/context",
+        )
+
+    async def _run(self, command: tuple[str, ...], confinement: Confinement) -> tuple[int, str]:
+        """Run a command with its output in the log; return its status and its last output."""
+        stdout = LineSplitter(self._log, "stdout", is_for_people)
+        stderr = LineSplitter(self._log, "stderr", is_for_people)
+        status = await self._shop.sandbox.run(command, confinement, stdout.feed, stderr.feed)
+        stdout.finish()
+        return status, stderr.finish()
+
+    def _policy(self) -> tuple[str, str]:
+        return "--signature-policy", self._shop.storage.policy
+
+
+async def remove_containers(shop: Workshop, build_id: str) -> None:
+    """Remove the working containers that a build leaves which did not end by itself."""
+    storage = shop.storage
+    containers = storage.containers_of(build_id)
+    if not containers:
+        return
+    cgroup = Cgroup.create(f"{shop.cgroup_prefix}clean-{build_id}", Limits())
+    confinement = Confinement(storage.work / build_id, HOST_RESOLV_CONF, cgroup, MIB * MIB)
+    try:
+        await shop.sandbox.read(("buildah", "rm", *containers), confinement)
+    finally:
+        await cgroup.end()
