@@ -15,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import struct
 import subprocess
 import threading
@@ -163,8 +164,7 @@ def unplug(territory: Territory, slot: int) -> None:
     milliseconds. Raises OSError.
     """
     try:
-        with IPRoute() as route:
-            _remove(route, host_end_name(territory, slot))
+        _remove(host_end_name(territory, slot))
     except NetlinkError as error:
         raise OSError(f"the kernel refused to remove a link: {error}") from error
 
@@ -237,13 +237,12 @@ def _with_host_end(territory: Territory, slot: int, work: Callable[[], T]) -> T:
     """Do ``work``, which makes the links of ``slot``, in a thread; undo it if that fails."""
     name = host_end_name(territory, slot)
     try:
-        with IPRoute() as route:
-            _remove(route, name)
-            try:
-                return _in_thread(work)
-            except BaseException:
-                _remove(route, name)
-                raise
+        _remove(name)
+        try:
+            return _in_thread(work)
+        except BaseException:
+            _remove(name)
+            raise
     except NetlinkError as error:
         raise OSError(f"the kernel refused a network: {error}") from error
 
@@ -258,19 +257,24 @@ def _add_pair(name: str, address: str, namespace_fd: int) -> None:
     with IPRoute() as route:
         peer = {"ifname": UPLINK, "net_ns_fd": namespace_fd}
         route.link("add", ifname=name, kind="veth", peer=peer)
-        index = _links(route, name)[0]
+        index = socket.if_nametoindex(name)
         route.addr("add", index=index, address=address, prefixlen=31)
         route.link("set", index=index, state="up")
 
 
-def _remove(route: Any, name: str) -> None:
-    for index in _links(route, name):
-        try:
+def _remove(name: str) -> None:
+    """Remove the host's end of a pair, and so both; none there is no error."""
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        return
+    try:
+        with IPRoute() as route:
             route.link("del", index=index)
-        except NetlinkError as error:
-            # The kernel may have taken it since, with the namespace of its other end.
-            if error.code != errno.ENODEV:
-                raise
+    except NetlinkError as error:
+        # The kernel may have taken it since, with the namespace of its other end.
+        if error.code != errno.ENODEV:
+            raise
 
 
 def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> None:
@@ -278,7 +282,7 @@ def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> 
     gateway, address = territory.addresses(slot)
     _in_host_namespace(lambda: _add_pair(host_end, gateway, namespace_fd))
     with IPRoute() as route:
-        lo, uplink = _links(route, "lo")[0], _links(route, UPLINK)[0]
+        lo, uplink = socket.if_nametoindex("lo"), socket.if_nametoindex(UPLINK)
         route.link("set", index=lo, state="up")
         route.addr("add", index=uplink, address=address, prefixlen=31)
         route.link("set", index=uplink, state="up")
@@ -295,13 +299,9 @@ def _in_host_namespace(work: Callable[[], None]) -> None:
 
 def _up(link: str, address: str, prefix: int) -> None:
     with IPRoute() as route:
-        index = _links(route, link)[0]
+        index = socket.if_nametoindex(link)
         route.addr("add", index=index, address=address, prefixlen=prefix)
         route.link("set", index=index, state="up")
-
-
-def _links(route: Any, name: str) -> list[int]:
-    return list(route.link_lookup(ifname=name))
 
 
 def _open_tap(name: str) -> int:

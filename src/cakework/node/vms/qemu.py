@@ -11,10 +11,9 @@ from cakework.domain.vms import Shape
 from cakework.node.network.namespaces import GATEWAY, GUEST_ADDRESS, GUEST_PREFIX
 
 QEMU = "/usr/bin/qemu-system-x86_64"
-TRANSLATION_CACHE_MB = 32
-LARGE_TRANSLATION_CACHE_MB = 128
-"""For what builds images, whose programs are so large that they would be translated anew all the
-time: a build takes a third of the time."""
+TRANSLATION_CACHE_MB = 128
+"""Of address space, taken as needed. When it is full QEMU throws all away and translates anew,
+which in 32 MB happens to a small Python service five times until it is up."""
 MAC = "02:63:77:00:00:01"
 """The same for every guest: each is alone on its link, and a restored one must keep its own."""
 PORT_NAME = "cakework"
@@ -78,8 +77,7 @@ class MachineSpec:
     def _accel(self) -> str:
         if self.accelerator == "kvm":
             return "kvm"
-        cache_mb = LARGE_TRANSLATION_CACHE_MB if self.role else TRANSLATION_CACHE_MB
-        return f"tcg,thread=multi,tb-size={cache_mb}"
+        return f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"
 
     def _cpu(self) -> str:
         return "host" if self.accelerator == "kvm" else "max"
