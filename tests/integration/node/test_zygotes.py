@@ -15,6 +15,7 @@ from cakework.node.network.namespaces import run_inside
 from cakework.node.vms.forking import NotForked
 from cakework.node.vms.machines import Machine, Resting
 from cakework.node.vms.zygotes import Zygotes
+from tests.integration.node.guest.materials import compile_static, make_image
 from tests.integration.node.vm_site import Site, Yard, filling, site, until
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,29 @@ async def test_forks_run_programs_of_their_own(yard: Yard, tmp_path: Path) -> No
         assert len({numbers for numbers, _, _ in lines}) == 5
         assert all(abs(time.time() - int(then)) < 60 for _, then, _ in lines)
         assert [name for _, _, name in lines] == [f"vm{i}" for i in range(5)]
+        for machine in (*forks, resting.machine):
+            await machine.release()
+        await s.clean()
+
+
+async def test_forks_draw_other_numbers_from_their_processor(yard: Yard, tmp_path: Path) -> None:
+    """RDRAND, which QEMU emulates with a generator of its own: none is drawn twice."""
+    source = """
+        #include <stdio.h>
+        int main(void) {
+            for (int i = 0; i < 8; i++) {
+                unsigned long long n; unsigned char ok;
+                do __asm__ volatile("rdrand %0; setc %1" : "=r"(n), "=qm"(ok)); while (!ok);
+                printf("%llx\\n", n);
+            }
+        }"""
+    rootfs = tmp_path / "image"
+    make_image(rootfs, {"bin/draw": compile_static(tmp_path / "draw", source)})
+    async with site(yard, tmp_path) as s:
+        resting = await zygote(s)
+        forks = [await Machine.fork(s.host, resting, rootfs) for _ in range(3)]
+        drawn = [number for fork in forks for number in await printed(fork, run("draw"))]
+        assert len(set(drawn)) == len(drawn) == 24
         for machine in (*forks, resting.machine):
             await machine.release()
         await s.clean()
