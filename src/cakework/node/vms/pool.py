@@ -10,7 +10,7 @@ The pool is refilled while no start is under way, so that refilling costs no sta
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from cakework.domain.errors import CakeworkError
 from cakework.domain.vms import Shape
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine
+from cakework.node.vms.releases import Releases
 from cakework.node.vms.room import footprint_mb
 from cakework.node.vms.saved import Saved
 from cakework.node.vms.workshop import Workshop
@@ -63,7 +64,7 @@ class Pool:
         self._most_snapshots = snapshots
         self._zygotes = Zygotes(host, snapshots)
         self._allowed_mb: float = float("inf")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._releases = Releases()
         self._wanted = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -102,7 +103,7 @@ class Pool:
         self._allowed_mb = memory_mb
         for stock in [*self._snapshots.values(), *self._templates.values()]:
             while stock.ready and self.memory_mb > memory_mb:
-                self._spawn(stock.ready.pop().release())
+                self._releases.begin(stock.ready.pop())
         while self.memory_mb > memory_mb and self._zygotes.shrink():
             pass
         self._wanted.set()
@@ -153,8 +154,7 @@ class Pool:
         """Release every waiting machine."""
         for stock in self._stocks():
             self._release(stock)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._releases.finish()
         await self._zygotes.close()
 
     async def fill(self) -> None:
@@ -234,19 +234,9 @@ class Pool:
         if machine in stock.ready:
             log.warning("pool.machine_lost", machine=machine.machine_id)
             stock.ready.remove(machine)
-            self._spawn(machine.release())
+            self._releases.begin(machine)
             self._wanted.set()
 
     def _release(self, stock: Stock) -> None:
         while stock.ready:
-            self._spawn(stock.ready.pop().release())
-
-    def _spawn(self, release: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(release)
-        self._tasks.add(task)
-        task.add_done_callback(self._released)
-
-    def _released(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("pool.not_released", exc_info=error)
+            self._releases.begin(stock.ready.pop())

@@ -15,7 +15,6 @@ cannot be forked with it.
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 
 import structlog
@@ -23,6 +22,7 @@ import structlog
 from cakework.domain.errors import CakeworkError, NoRoom
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine, Resting
+from cakework.node.vms.releases import Releases
 from cakework.node.vms.room import footprint_mb
 from cakework.node.vms.saved import Saved
 
@@ -40,7 +40,7 @@ class Zygotes:
         self._resting: dict[Path, Resting] = {}
         self._locks: dict[Path, asyncio.Lock] = {}
         self._failed: dict[Path, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._releases = Releases()
 
     @property
     def memory_mb(self) -> int:
@@ -107,7 +107,7 @@ class Zygotes:
         self._failed.pop(folder, None)
         zygote = self._resting.pop(folder, None)
         if zygote is not None:
-            self._spawn(zygote.machine.release())
+            self._releases.begin(zygote.machine)
 
     def shrink(self) -> bool:
         """Release the one that is missed least; say whether there was one."""
@@ -121,8 +121,7 @@ class Zygotes:
         """Release all."""
         for folder in list(self._resting):
             self.forget(folder)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._releases.finish()
 
     async def _make(self, saved: Saved) -> None:
         of_template = saved.image is None
@@ -149,13 +148,3 @@ class Zygotes:
         if self._resting.get(folder) is resting:
             log.warning("zygote.lost", machine=resting.machine.machine_id)
             self.forget(folder)
-
-    def _spawn(self, release: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(release)
-        self._tasks.add(task)
-        task.add_done_callback(self._released)
-
-    def _released(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("zygote.not_released", exc_info=error)
