@@ -11,12 +11,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from cakework.node.network.namespaces import GATEWAY
+from cakework.node.network.namespaces import GATEWAY, adopt_namespace
 from tests.acceptance import guests
 from tests.acceptance.api import Api
 from tests.acceptance.footprint import machine_of, slot_addresses
@@ -145,9 +145,10 @@ def test_there_is_no_ipv6(platform: Platform, api: Api, python: str) -> None:
     unreachable = [f"{host} {errno.ENETUNREACH}" for host in hosts for _ in range(2)]
     assert printed == ["links with IPv6:", *unreachable, "tried all"]
     with api.running(python, envVars={"SCRIPT": "import time; time.sleep(1000)"}) as vm:
-        enter = ["nsenter", f"--target={machine_of(platform, vm['id'])}", "--net"]
-        assert inet6_addresses([*enter, "ip"]) == []
-        rules = subprocess.run([*enter, "nft", "list", "ruleset", "ip6"], capture_output=True)
+        with network_of(machine_of(platform, vm["id"])) as network:
+            enter = ["nsenter", f"--net={network}"]
+            assert inet6_addresses([*enter, "ip"]) == []
+            rules = subprocess.run([*enter, "nft", "list", "ruleset", "ip6"], capture_output=True)
         assert rules.stdout.count(b"policy drop") == rules.stdout.count(b"type filter") == 2
     dockerfile = "FROM cakework/python\nCOPY . /\nRUN python3 /try.py"
     build = api.build(dockerfile, {"try.py": with_environment(env)})
@@ -244,10 +245,22 @@ def host_addresses() -> list[str]:
 
 
 @contextmanager
+def network_of(machine: int) -> Generator[str]:
+    """Give a path by which a VM's network namespace, the one of its tap, is entered."""
+    namespace = adopt_namespace(0, machine)
+    try:
+        yield namespace.path
+    finally:
+        namespace.close()
+
+
+@contextmanager
 def listening_beside(machine: int) -> Generator[None]:
     """Listen on port 8000 in a machine's network namespace, where its gateway is."""
-    enter = ["nsenter", f"--target={machine}", "--net", sys.executable, "-c", guests.LISTEN]
-    with subprocess.Popen([*enter, GATEWAY], stdout=subprocess.PIPE) as process:
+    with ExitStack() as stack:
+        network = stack.enter_context(network_of(machine))
+        enter = ["nsenter", f"--net={network}", sys.executable, "-c", guests.LISTEN, GATEWAY]
+        process = stack.enter_context(subprocess.Popen(enter, stdout=subprocess.PIPE))
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"listening\n"

@@ -1,4 +1,6 @@
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,21 @@ async def test_two_that_open_a_fresh_store_at_once_both_succeed(
     both = [Database(url_of(settings)) for _ in range(2)]
     await asyncio.gather(*(each.open() for each in both))
     await asyncio.gather(*(each.close() for each in both))
+
+
+async def test_a_journal_mode_that_another_is_setting_is_waited_for(tmp_path: Path) -> None:
+    """SQLite refuses that at once where other locks wait: the store tries again until it may."""
+    path = tmp_path / "cakework.db"
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        opening = asyncio.create_task(database.open())
+        done, _ = await asyncio.wait({opening}, timeout=0.3)
+        assert not done
+        other.execute("COMMIT")
+        await opening
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    await database.close()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ process queue for a lock of our own: SQLite's own waiting polls and is not fair.
 """
 
 import asyncio
+import contextlib
+import sqlite3
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
@@ -26,6 +29,7 @@ from cakework.settings import Settings
 
 _WRITES = "cakework_writes"
 _BUSY_MS = 10_000
+_BUSY_RETRY_S = 0.01
 _POSTGRES = ("postgresql", "postgres")
 
 
@@ -50,6 +54,8 @@ class Database:
 
     async def open(self) -> None:
         """Bring the tables to this version's form, creating what is missing."""
+        if self._engine.dialect.name == "sqlite" and self._engine.url.database:
+            await _write_ahead(self._engine.url.database)
         async with self._engine.execution_options(**{_WRITES: True}).begin() as connection:
             await connection.run_sync(upgrade)
 
@@ -92,12 +98,33 @@ def _engine(url: URL) -> AsyncEngine:
     return engine
 
 
+async def _write_ahead(path: str) -> None:
+    """Set the file's journal mode, which it keeps.
+
+    SQLite does not let one wait that changes it while another does the same, but refuses at once.
+    """
+    deadline = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            await asyncio.to_thread(_set_write_ahead, path)
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_BUSY_RETRY_S)
+        else:
+            return
+
+
+def _set_write_ahead(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout = {_BUSY_MS}",
-        "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
     ):
