@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     pool_size: int = Field(
         default=2,
         ge=0,
-        description="Machines kept ready ahead of demand, of the default shape. Under emulation one "
-        "more is kept that machines are forked from.",
+        description="Machines kept ready ahead of demand, of the default shape. Under emulation "
+        "one more is kept that machines are forked from.",
     )
     template_shapes: Words = Field(
         default_factory=lambda: ["1x256"],
@@ -150,8 +150,8 @@ class Settings(BaseSettings):
     pool_snapshots: int = Field(
         default=2,
         ge=0,
-        description="Snapshots of programs, the busiest, of which a machine is kept ready, and under "
-        "emulation one more that forks are made of.",
+        description="Snapshots of programs, the busiest, of which a machine is kept ready, and "
+        "under emulation one more that forks are made of.",
     )
     ready_timeout_s: float = Field(
         default=60,
