@@ -174,13 +174,14 @@ test("webhooks are made, changed, tried and removed", async () => {
   const sent = await client.testWebhook(made.id);
   await until("it was attempted", async () => {
     for await (const delivery of client.listAllWebhookDeliveries(made.id)) {
-      if (delivery.attempts > 0) return delivery;
+      if (delivery.id === sent.id && delivery.attempts > 0) return delivery;
     }
     return undefined;
   });
   await client.updateWebhook(made.id, { enabled: false });
   const { deliveries } = await client.listWebhookDeliveries(made.id, { status: "failed" });
-  assert.equal(deliveries[0]?.id, sent.id);
+  // Other tests' VMs tell this endpoint of themselves meanwhile.
+  assert.ok(deliveries.some((each) => each.id === sent.id));
   await client.updateWebhook(made.id, { enabled: true });
   assert.equal((await client.redeliverWebhook(made.id, sent.id)).eventId, sent.eventId);
   assert.equal((await client.deleteWebhook(made.id)).id, made.id);
