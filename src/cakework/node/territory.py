@@ -2,12 +2,17 @@
 
 Several nodes may run on one host, each with a data folder of its own. Each leases one
 *territory*, a number from 0 to 63, by a lock that the kernel drops when the node dies, and
-remembers it, so that it has the same numbers when it comes back to VMs that still run.
+remembers it, so that it has the same numbers when it comes back to VMs that still run. When
+all are remembered, one is taken of which nothing runs: a data folder that its owner left behind
+and never removed keeps no other node from starting.
 """
 
+import contextlib
 import fcntl
 import ipaddress
 import os
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +56,17 @@ class Territory:
         host = self.subnet.network_address + 2 * slot
         return str(host), str(host + 1)
 
+    @property
+    def is_deserted(self) -> bool:
+        """Whether neither a process nor an interface on this host has a number of it.
+
+        That holds for what a node leaves running when it dies too: a VM is a process with a
+        user id of the territory, and a build with a network has an interface.
+        """
+        if any(name.startswith(self.interface_prefix) for _, name in socket.if_nameindex()):
+            return False
+        return not any(self.uid(0) <= uid <= self.uid(SLOTS - 1) for uid in _uids())
+
 
 def lease_territory(node_dir: Path, locks: Path = LOCKS) -> Territory:
     """Lease the territory this data folder had before, or else a free one.
@@ -66,15 +82,19 @@ def lease_territory(node_dir: Path, locks: Path = LOCKS) -> Territory:
             return Territory(number)
         if _owner(locks / str(number)) == node_dir.resolve():
             raise Unavailable(f"another node already runs on {node_dir}")
-        # Only after the host was restarted can another have it, and then nothing of ours runs.
+        # Another can only have it since the host was restarted or all were remembered, and in
+        # both cases nothing of ours runs.
         file.unlink()
-    for number in range(TERRITORIES):
-        if _lock(locks / str(number), node_dir):
-            partial = node_dir / "territory.partial"
-            partial.write_text(str(number))
-            partial.rename(file)
-            return Territory(number)
-    raise Unavailable(f"{TERRITORIES} nodes run on this host already")
+    for remembered in (False, True):
+        for number in range(TERRITORIES):
+            if _lock(locks / str(number), node_dir, remembered=remembered):
+                partial = node_dir / "territory.partial"
+                partial.write_text(str(number))
+                partial.rename(file)
+                return Territory(number)
+    raise Unavailable(
+        f"{TERRITORIES} nodes run on this host already, or have left VMs running on it"
+    )
 
 
 def _owner(lock: Path) -> Path | None:
@@ -83,8 +103,11 @@ def _owner(lock: Path) -> Path | None:
     return Path(owner) if owner else None
 
 
-def _lock(lock: Path, node_dir: Path) -> bool:
-    """Take a lock that no node has, unless one that is down will want it again."""
+def _lock(lock: Path, node_dir: Path, *, remembered: bool = False) -> bool:
+    """Take a lock that no node has, unless one that is down will want it again.
+
+    With ``remembered`` also that one's, if nothing of it runs.
+    """
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +115,8 @@ def _lock(lock: Path, node_dir: Path) -> bool:
         os.close(fd)
         return False
     owner = _owner(lock)
-    if owner not in (None, node_dir.resolve()) and _remembers(owner, lock):
+    wanted = owner not in (None, node_dir.resolve()) and _remembers(owner, lock)
+    if wanted and not (remembered and Territory(int(lock.name)).is_deserted):
         os.close(fd)
         return False
     os.ftruncate(fd, 0)
@@ -103,3 +127,10 @@ def _lock(lock: Path, node_dir: Path) -> bool:
 def _remembers(owner: Path, lock: Path) -> bool:
     file = owner / "territory"
     return file.exists() and file.read_text() == lock.name
+
+
+def _uids() -> Iterator[int]:
+    """Yield the user id of each process on this host."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield process.stat().st_uid

@@ -1,7 +1,11 @@
 """Territories: what nodes on one host share without getting in each other's way."""
 
+import contextlib
+import fcntl
 import multiprocessing
 import signal
+import subprocess
+from collections.abc import Generator
 from itertools import combinations
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -74,6 +78,68 @@ def test_the_territory_of_a_folder_that_is_gone_is_free(tmp_path: Path) -> None:
     second = Node(tmp_path, "b")
     assert second.number == first.number
     second.kill()
+
+
+@pytest.mark.parametrize("running", ["process", "interface"])
+def test_folders_left_behind_keep_no_node_from_starting(tmp_path: Path, running: str) -> None:
+    """All are remembered: one of which nothing runs is taken, and its owner takes another."""
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    # Nodes of other tests may run beside this one, with their locks elsewhere.
+    idle = [number for number in range(TERRITORIES) if Territory(number).is_deserted]
+    for number in range(TERRITORIES):
+        owner = tmp_path / f"left{number}"
+        owner.mkdir()
+        (owner / "territory").write_text(str(number))
+        (locks / str(number)).write_text(str(owner.resolve()))
+    with left_running(Territory(idle[0]), running):
+        newcomer = Node(tmp_path, "new")
+        assert newcomer.number in idle[1:]
+    again = Node(tmp_path, f"left{newcomer.number}")
+    assert again.number != newcomer.number
+    newcomer.kill()
+    again.kill()
+
+
+def test_what_still_runs_is_never_taken_from_its_owner(tmp_path: Path) -> None:
+    """Where all other nodes run, the territory of one that left a VM running is not given away."""
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    (tmp_path / "new").mkdir()
+    left = TERRITORIES - 1
+    owner = tmp_path / "left"
+    owner.mkdir()
+    (owner / "territory").write_text(str(left))
+    (locks / str(left)).write_text(str(owner.resolve()))
+    with contextlib.ExitStack() as stack:
+        for number in range(left):
+            file = stack.enter_context((locks / str(number)).open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            left_running(Territory(left), "process"),
+            pytest.raises(Unavailable, match="64 nodes run on this host already"),
+        ):
+            lease_territory(tmp_path / "new", locks)
+        assert lease_territory(tmp_path / "new", locks).number == left
+
+
+@contextlib.contextmanager
+def left_running(territory: Territory, kind: str) -> Generator[None]:
+    """Have a process or an interface on the host that is of ``territory``, as a VM would be."""
+    if kind == "process":
+        sleeper = subprocess.Popen(["sleep", "60"], user=territory.uid(SLOTS - 1))
+        try:
+            yield
+        finally:
+            sleeper.kill()
+            sleeper.wait()
+    else:
+        name = f"{territory.interface_prefix}{SLOTS - 1}"
+        subprocess.run(["ip", "link", "add", name, "type", "veth"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["ip", "link", "delete", name], check=True)
 
 
 def test_numbers_of_territories_are_disjoint() -> None:
