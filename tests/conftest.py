@@ -1,5 +1,7 @@
 """How tests are shared out among processes: those that stand on the same ground stay together."""
 
+import signal
+
 import pytest
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs]
 from xdist.scheduler import LoadScopeScheduling  # pyright: ignore[reportMissingTypeStubs]
@@ -17,3 +19,9 @@ class GroundScheduling(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroundScheduling:
     """Return what shares out tests with ``--numprocesses``."""
     return GroundScheduling(config, log)
+
+
+def pytest_configure() -> None:
+    """Let programs under test hear Ctrl-C, also where the whole run is in a shell's background:
+    a shell has those ignore it, and they hand that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
