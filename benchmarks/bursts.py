@@ -7,6 +7,8 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from tests.acceptance.api import Api
+
 from benchmarks.comparison import Comparison, Taken
 from benchmarks.series import summarise
 from benchmarks.site import BUSYBOX, Site
@@ -34,25 +36,35 @@ def burst(site: Site) -> Generator[Comparison]:
 
 
 def _burst(site: Site) -> Taken:
-    with ThreadPoolExecutor(STARTS) as threads:
-        times = list(threads.map(partial(_start_ms, site), range(STARTS)))
+    with contextlib.ExitStack() as held:
+        # Ready and connected before: making a client takes longer than the server does.
+        clients = [held.enter_context(_client(site)) for _ in range(STARTS)]
+        threads = held.enter_context(ThreadPoolExecutor(STARTS))
+        times = list(threads.map(partial(_start_ms, site), clients))
         stops = [threads.submit(site.api.stop, vm["id"]) for vm in site.api.vms(status="started")]
-    for stop in stops:
-        stop.result()
+        for stop in stops:
+            stop.result()
     summary = summarise(times)
     return Taken(summary.p95, {"fastest": summary.least, "median": summary.median})
 
 
 def _one(site: Site) -> float:
-    return _start_ms(site, 0)
+    with _client(site) as client:
+        return _start_ms(site, client)
 
 
-def _start_ms(site: Site, _: int) -> float:
-    """Start a VM and wait for the answer; all must succeed."""
+@contextlib.contextmanager
+def _client(site: Site) -> Generator[Api]:
     with site.platform.api() as api:
-        begun = time.monotonic()
-        vm = api.start(site.images[BUSYBOX])
-        ended = time.monotonic()
-        if vm["state"] not in ("started", "stopped"):
-            raise RuntimeError(f"VM {vm['id']} is {vm['state']}")
+        api.vms(status="created")
+        yield api
+
+
+def _start_ms(site: Site, api: Api) -> float:
+    """Start a VM and wait for the answer; all must succeed."""
+    begun = time.monotonic()
+    vm = api.start(site.images[BUSYBOX])
+    ended = time.monotonic()
+    if vm["state"] not in ("started", "stopped"):
+        raise RuntimeError(f"VM {vm['id']} is {vm['state']}")
     return (ended - begun) * 1000
