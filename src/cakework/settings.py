@@ -140,6 +140,12 @@ class Settings(BaseSettings):
         description="Machines kept ready ahead of demand, of the default shape. Under emulation "
         "one more is kept that machines are forked from.",
     )
+    pool_networks: int = Field(
+        default=32,
+        ge=0,
+        le=512,
+        description="Networks kept ready for the starts that find no machine ready.",
+    )
     template_shapes: Words = Field(
         default_factory=lambda: ["1x256"],
         description="Templates made at start, comma-separated, each <cpu>x<memory in MB>.",

@@ -40,7 +40,7 @@ from cakework.node.network.builds import BuildNetworks, Reach
 from cakework.node.network.dial import BACKLOG, DialServer
 from cakework.node.network.namespaces import enable_forwarding, set_host_rules
 from cakework.node.network.rules import Egress, outer_rules
-from cakework.node.network.slots import Slots
+from cakework.node.network.spares import Spares
 from cakework.node.sockets import listen
 from cakework.node.territory import Territory, lease_territory
 from cakework.node.vms.accelerator import choose_accelerator
@@ -75,6 +75,7 @@ class Node:
     imports: Imports
     vms: Vms
     snapshots: Snapshots
+    spares: Spares
     pool: Pool
     workshop: Workshop
     ready: bool = False
@@ -152,10 +153,12 @@ async def _assemble(
     journal = Journal.open(folder / "journal")
     stack.callback(journal.close)
     images = ImageStore(folder / "images")
-    slots = Slots()
     machines = folder / "machines"
     machines.mkdir(exist_ok=True, mode=0o711)
-    host = Host(machines, artifacts, territory, slots, egress, tuple(settings.dns))
+    host = Host.assemble(
+        machines, artifacts, territory, egress, tuple(settings.dns), settings.pool_networks
+    )
+    stack.callback(host.spares.close)
     workshop = Workshop(
         folder / "templates",
         host,
@@ -176,7 +179,7 @@ async def _assemble(
     await vms.adopt()
     # Only now: finding it out may start a machine, which must not get what VMs have already.
     workshop.accelerator = await choose_accelerator(settings.accelerator, folder, host)
-    networks = BuildNetworks(territory, slots, egress, reach)
+    networks = BuildNetworks(territory, host.slots, egress, reach)
     stack.callback(networks.close)
     yard = builder_yard(settings, host, workshop.accelerator, room, networks)
     builds = await stack.enter_async_context(Builds(settings, images, networks, journal, yard))
@@ -192,6 +195,7 @@ async def _assemble(
         imports,
         vms,
         snapshots,
+        host.spares,
         pool,
         workshop,
     )
@@ -220,6 +224,7 @@ async def _serve(
         asyncio.create_task(dialing.serve(), name="dial"),
         asyncio.create_task(_tidy(node), name="tidy"),
         asyncio.create_task(node.vms.watch_disk(), name="disk"),
+        asyncio.create_task(node.spares.fill(), name="networks"),
     ]
     serving = asyncio.create_task(server.serve(sockets=[api]), name="api")
     stopping = asyncio.create_task(stop.wait())

@@ -18,7 +18,6 @@ from cakework.node.images import ImageStore
 from cakework.node.images.store import RunConfig
 from cakework.node.journal import Journal
 from cakework.node.network.rules import Egress
-from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.holdings import Host
@@ -54,11 +53,13 @@ class Yard:
     def rootfs(self) -> Path:
         return self.folder / "busybox"
 
-    def host(self, folder: Path, artifacts: Artifacts = ARTIFACTS) -> Host:
+    def host(self, folder: Path, artifacts: Artifacts = ARTIFACTS, networks: int = 0) -> Host:
         """Return a host whose machines lie in ``folder``."""
         machines = folder / "machines"
         machines.mkdir(parents=True, exist_ok=True)
-        return Host(machines, artifacts, self.territory, Slots(), Egress(), ("192.0.2.1",))
+        return Host.assemble(
+            machines, artifacts, self.territory, Egress(), ("192.0.2.1",), networks
+        )
 
     def workshop(self, host: Host) -> Workshop:
         return Workshop(self.templates, host, "tcg", disk_gb=DISK_GB, most=8)
@@ -134,10 +135,11 @@ async def site(
     memory_mb: int = 4096,
     pool: int = 0,
     pool_snapshots: int = 0,
+    networks: int = 0,
     patience: Patience = PATIENCE,
 ) -> AsyncGenerator[Site]:
     """Open a site; at the end everything in it is stopped."""
-    host = yard.host(folder)
+    host = yard.host(folder, networks=networks)
     workshop = yard.workshop(host)
     journal = Journal.open(folder / "journal")
     async with AsyncExitStack() as stack:

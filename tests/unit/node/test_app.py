@@ -50,7 +50,7 @@ def test_a_template_that_cannot_be_made_is_tried_again(monkeypatch: pytest.Monke
         pool: Any = Filled()
         other: Any = None
         node = workshop.node = Node(
-            *("id", Territory(0), other, other, other, other, other, other, other),
+            *("id", Territory(0), other, other, other, other, other, other, other, other),
             pool=pool,
             workshop=workshop,
         )

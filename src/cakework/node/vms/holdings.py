@@ -41,6 +41,8 @@ from cakework.node.network.namespaces import (
 )
 from cakework.node.network.rules import Egress
 from cakework.node.network.slots import Slots
+from cakework.node.network.spares import Spares
+from cakework.node.quiet import Quiet
 from cakework.node.sockets import listen
 from cakework.node.territory import Territory
 from cakework.node.unbroken import unbroken
@@ -105,6 +107,25 @@ class Host:
     slots: Slots
     egress: Egress
     dns: tuple[str, ...]
+    quiet: Quiet
+    spares: Spares
+
+    @classmethod
+    def assemble(
+        cls,
+        machines_dir: Path,
+        artifacts: Artifacts,
+        territory: Territory,
+        egress: Egress,
+        dns: tuple[str, ...],
+        spare_networks: int = 0,
+    ) -> "Host":
+        """Return a host of which no slot is taken, with ``spare_networks`` made ahead when its
+        spares are filled."""
+        slots, quiet = Slots(), Quiet()
+        make = partial(make_vm_namespace, territory, egress=egress)
+        spares = Spares(make, slots, quiet, spare_networks)
+        return cls(machines_dir, artifacts, territory, slots, egress, dns, quiet, spares)
 
 
 class Holdings:
@@ -120,8 +141,11 @@ class Holdings:
     forks: Forkable = "no"
     fork_socket: ForkSocket | None = None
 
-    def __init__(self, host: Host, machine_id: str, record: MachineRecord) -> None:
+    def __init__(
+        self, host: Host, machine_id: str, record: MachineRecord, spare: Namespace | None = None
+    ) -> None:
         self._host = host
+        self._spare = spare
         self._held = AsyncExitStack()
         self.machine_id = machine_id
         self.folder = host.machines_dir / machine_id
@@ -164,15 +188,23 @@ class Holdings:
         await unbroken(self._held.aclose())
 
     @classmethod
-    def _new(cls, host: Host, shape: Shape, user_slot: int | None = None) -> Self:
-        record = MachineRecord(slot=host.slots.take(), shape=shape, user_slot=user_slot)
-        return cls(host, secrets.token_hex(6), record)
+    def _new(
+        cls, host: Host, shape: Shape, user_slot: int | None = None, *, bare: bool = False
+    ) -> Self:
+        """Take a slot for a new machine, with a network that was made ahead, unless it is ``bare``
+        and will reach none."""
+        spare = None if bare else host.spares.take()
+        slot = host.slots.take() if spare is None else spare.slot
+        record = MachineRecord(slot=slot, shape=shape, user_slot=user_slot)
+        return cls(host, secrets.token_hex(6), record, spare)
 
     @asynccontextmanager
     async def _making(self) -> AsyncGenerator[None]:
         """Release everything if what is done within fails; turn faults into errors of ours."""
         slots = self._host.slots
         self._held.callback(slots.give_back, self.record.slot)
+        if self._spare is not None:
+            self._held.callback(self._spare.close)
         if self.record.user_slot is not None:
             slots.claim(self.record.user_slot)
             self._held.callback(slots.give_back, self.record.user_slot)
@@ -199,12 +231,13 @@ class Holdings:
 
     async def _make_namespace(self, *, bare: bool) -> None:
         slot = self.record.slot
-        make = (
-            partial(make_bare_namespace, slot)
-            if bare
-            else partial(make_vm_namespace, self._host.territory, slot, self._host.egress)
-        )
-        self._hold_namespace(await asyncio.to_thread(make))
+        if self._spare is not None:
+            self._hold_namespace(self._spare)
+        elif bare:
+            self._hold_namespace(await asyncio.to_thread(make_bare_namespace, slot))
+        else:
+            make = partial(make_vm_namespace, self._host.territory, slot, self._host.egress)
+            self._hold_namespace(await asyncio.to_thread(make))
 
     async def _let_go(self) -> None:
         self._held.pop_all()

@@ -84,10 +84,11 @@ class Machine(Holdings):
         whose forks are ``as others`` reaches no network, so that it may be nobody's. Raises
         CakeworkError, and holds nothing then.
         """
-        machine = cls._new(host, saved.spec.shape)
+        bare = forkable == "as others"
+        machine = cls._new(host, saved.spec.shape, bare=bare)
         image = saved.image or image
         async with machine._making():
-            await machine._prepare(bare=forkable == "as others")
+            await machine._prepare(bare=bare)
             await machine._copy_scratch(saved.scratch)
             if image is not None:
                 machine._link(image)

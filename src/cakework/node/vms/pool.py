@@ -66,9 +66,6 @@ class Pool:
         self._allowed_mb: float = float("inf")
         self._releases = Releases()
         self._wanted = asyncio.Event()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-        self._starts = 0
         self._wanted.set()
 
     @property
@@ -85,17 +82,6 @@ class Pool:
     def full(self) -> bool:
         """Whether nothing is missing that there is memory for."""
         return self._missing() is None
-
-    def begin_start(self) -> None:
-        """Hold refilling back while a start is under way."""
-        self._starts += 1
-        self._quiet.clear()
-
-    def end_start(self) -> None:
-        """The start is over."""
-        self._starts -= 1
-        if not self._starts:
-            self._quiet.set()
 
     def allow(self, memory_mb: int) -> None:
         """Say how much memory waiting machines may come to use; what is beyond is released,
@@ -161,7 +147,7 @@ class Pool:
         """Keep the pool full, for ever."""
         while True:
             await self._wanted.wait()
-            await self._quiet.wait()
+            await self._host.quiet.wait()
             stock = self._missing()
             if stock is None:
                 self._wanted.clear()

@@ -47,7 +47,6 @@ class Vms:
         snapshots: Snapshots,
     ) -> None:
         self._host = host
-        self._pool = pool
         self._images = images
         self._journal = journal
         self._room = room
@@ -205,9 +204,9 @@ class Vms:
 
     async def _launch(self, vm: Vm, image: Image) -> None:
         """Get the VM a machine and see that its program is begun; ``vm.failure`` if not."""
-        self._pool.begin_start()
         try:
-            await self._run(vm, image)
+            with self._host.quiet.disturbed():
+                await self._run(vm, image)
         except asyncio.CancelledError:
             if vm.machine is not None or not vm.asked_to_stop:
                 raise
@@ -219,8 +218,6 @@ class Vms:
             vm.failure = error
             self._forget(vm)
             vm.over()
-        finally:
-            self._pool.end_start()
 
     async def _run(self, vm: Vm, image: Image) -> None:
         clock = Phases()
