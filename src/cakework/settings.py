@@ -171,7 +171,7 @@ class Settings(BaseSettings):
         default=1.0,
         gt=0,
         description="Memory that may be promised to VMs, as a multiple of the host's. A VM counts "
-        "with 64 MB more than its own.",
+        "with 64 MB more than its own, under emulation with 160 MB more.",
     )
     cpu_overcommit: float = Field(
         default=64,

@@ -169,7 +169,13 @@ async def _assemble(
     pool = Pool(host, workshop, {Shape(): settings.pool_size}, settings.pool_snapshots)
     stack.push_async_callback(pool.close)
     volumes = Volumes(folder / "volumes")
-    room = Room(folder, _memory_mb(settings), settings.min_free_disk_mb, _cpus(settings))
+    room = Room(
+        folder,
+        _memory_mb(settings),
+        settings.min_free_disk_mb,
+        _cpus(settings),
+        host.footprint,
+    )
     patience = Patience(settings.ready_timeout_s, settings.hook_timeout_s)
     kept = folder / "snapshots"
     snapshots = Snapshots(kept, host, workshop, pool, images, volumes, journal, room, patience)
@@ -179,6 +185,7 @@ async def _assemble(
     await vms.adopt()
     # Only now: finding it out may start a machine, which must not get what VMs have already.
     workshop.accelerator = await choose_accelerator(settings.accelerator, folder, host)
+    host.footprint.accelerator = workshop.accelerator
     networks = BuildNetworks(territory, host.slots, egress, reach)
     stack.callback(networks.close)
     yard = builder_yard(settings, host, workshop.accelerator, room, networks)

@@ -3,6 +3,8 @@
  * Takes commands of one letter from descriptor 0 and answers each with one line on descriptor 1.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -11,8 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -83,6 +88,7 @@ static void threads(void)
 static void try_rights(pid_t other)
 {
     char *nothing[] = { "true", NULL };
+    struct rlimit limit;
     printf("exec %s ", outcome(execve("/bin/true", nothing, nothing)));
     printf("fork %s ", outcome(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)));
     printf("vfork %s ", outcome(syscall(SYS_vfork)));
@@ -93,6 +99,15 @@ static void try_rights(pid_t other)
     printf("ptrace %s ", outcome(ptrace(PTRACE_ATTACH, other, 0, 0)));
     printf("setuid %s ", outcome(syscall(SYS_setresuid, 12345, 12345, 12345)));
     printf("setgroups %s ", outcome(syscall(SYS_setgroups, 0, NULL)));
+    printf("prlimit %s ", outcome(syscall(SYS_prlimit64, other, RLIMIT_FSIZE, NULL, &limit)));
+    printf("own prlimit %s ", outcome(syscall(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &limit)));
+    printf("setpriority %s ", outcome(syscall(SYS_setpriority, PRIO_PROCESS, other, 0)));
+    printf("setown %s ", outcome(fcntl(0, F_SETOWN, other)));
+    printf("setsig %s ", outcome(fcntl(0, F_SETSIG, SIGKILL)));
+    printf("getfl %s ", outcome(fcntl(0, F_GETFL)));
+    printf("fiosetown %s ", outcome(ioctl(0, FIOSETOWN, &other)));
+    printf("shmget %s ", outcome(syscall(SYS_shmget, IPC_PRIVATE, 4096, 0600)));
+    printf("mq_open %s ", outcome(syscall(SYS_mq_open, "queue", O_CREAT | O_RDWR, 0600, NULL)));
     printf("unshare %s\n", outcome(unshare(CLONE_NEWUSER)));
 }
 

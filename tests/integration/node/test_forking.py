@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from cakework.node.vms.forking import ForkSocket, NotForked
-from cakework.node.vms.processes import Jail, Process
+from cakework.node.vms.forking import CREDENTIALS, ForkSocket, NotForked
+from cakework.node.vms.processes import Jail, Process, reap_strays
 from tests.integration.node.vm_site import ARTIFACTS
 
 pytestmark = pytest.mark.anyio
@@ -20,8 +21,21 @@ PLACE = 200
 """Number of the descriptor through which a process is asked to be forked."""
 RIGHTS = (
     "exec EPERM fork EPERM vfork EPERM clone3 ENOSYS kill EPERM tgkill EPERM own tgkill done "
-    "ptrace EPERM setuid EPERM setgroups EPERM unshare EPERM"
+    "ptrace EPERM setuid EPERM setgroups EPERM prlimit EPERM own prlimit done setpriority EPERM "
+    "setown EPERM setsig EPERM getfl done fiosetown EPERM shmget EPERM mq_open EPERM unshare EPERM"
 )
+ANSWER = """
+import os, socket, sys
+end = socket.socket(fileno=int(sys.argv[1]))
+end.recv(4096)
+parts = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, bytes.fromhex(sys.argv[2]))]
+try:
+    end.sendmsg([bytes(4)], parts if sys.argv[2] else [])
+except PermissionError:
+    end.send(bytes(4))
+input()
+"""
+"""A process that says that it is a fork; if it is told to, that it is another process."""
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +124,22 @@ async def original(
 
 @asynccontextmanager
 async def fork_of(
-    fork_socket: ForkSocket, uid: int | None, *, forkable: ForkSocket | None = None
+    fork_socket: ForkSocket,
+    uid: int | None,
+    *,
+    forkable: ForkSocket | None = None,
+    user: int = UID,
 ) -> AsyncGenerator[Running]:
-    """Have a fork made that takes its commands and gives its answers elsewhere."""
+    """Have a fork made that takes its commands and gives its answers elsewhere. It becomes the user
+    ``uid``, or stays the ``user`` that it is."""
     with pipes() as (commands_in, commands_out, answers_in, answers_out):
         fds = {0: commands_in, 1: answers_out}
         if forkable is not None:
             fds[PLACE] = forkable.theirs.fileno()
         pid = await fork_socket.fork(uid, fds, forkable=forkable is not None)
-        running = Running(Process.forked(pid), commands_out, answers_in)
+        running = Running(
+            Process.forked(pid, user if uid is None else uid), commands_out, answers_in
+        )
         try:
             yield running
         finally:
@@ -161,13 +182,12 @@ async def test_without_the_right_to_it_no_fork_becomes_another(
 ) -> None:
     """Asked to, it ends and says so; one that stays who it is goes on. The original may no more."""
     async with original(program, tmp_path, "--fork") as (first, fork_socket):
-        async with fork_of(fork_socket, OTHER_UID) as fork:
-            await fork.process.wait()
-            assert fork.process.how() == "ended with status 125"
+        with pytest.raises(NotForked, match="not permitted"):
+            await fork_socket.fork(OTHER_UID, {}, forkable=False)
         async with fork_of(fork_socket, None) as fork:
             assert await fork.ask("i") == f"pid {fork.process.pid} uid {UID}"
             assert await fork.ask("r") == RIGHTS
-        assert "could not become who it is to be" in (tmp_path / "output").read_text()
+        assert "could not become another user" in (tmp_path / "output").read_text()
         said = await first.ask("r")
         assert said.startswith("exec EPERM fork EPERM vfork EPERM clone3 ENOSYS kill EPERM")
         assert "setuid EPERM" in said
@@ -180,9 +200,50 @@ async def test_only_a_fork_that_may_is_forked(program: Path, tmp_path: Path) -> 
         async with fork_of(fork_socket, OTHER_UID, forkable=second) as fork:
             second.passed()
             assert await fork.ask("t") == "own 1 served 3 created 42 random 1"
-            async with fork_of(second, None) as third:
+            async with fork_of(second, None, user=OTHER_UID) as third:
                 assert await third.ask("t") == "own 1 served 3 created 42 random 1"
                 assert await third.ask("i") == f"pid {third.process.pid} uid {OTHER_UID}"
         with pytest.raises(NotForked, match="could not be forked"):
             await second.fork(None, {}, forkable=False)
         second.close()
+
+
+def answering(fork_socket: ForkSocket, credentials: bytes) -> subprocess.Popen[bytes]:
+    theirs = fork_socket.theirs.fileno()
+    command = [sys.executable, "-c", ANSWER, str(theirs), credentials.hex()]
+    return subprocess.Popen(command, pass_fds=[theirs], stdin=subprocess.PIPE, user=UID)
+
+
+@pytest.mark.parametrize("lies", [False, True])
+async def test_a_fork_is_who_the_kernel_says_it_is(lies: bool) -> None:
+    """An answer in another's name is its sender's, and one that is no child of the node's and no
+    process of the user's is not taken for a fork."""
+    fork_socket = ForkSocket()
+    with answering(fork_socket, CREDENTIALS.pack(os.getpid(), 0, 0) if lies else b"") as liar:
+        pid = await fork_socket.fork(None, {}, forkable=False)
+        assert pid == liar.pid
+        with pytest.raises(ProcessLookupError, match=f"no fork of user {OTHER_UID}"):
+            Process.forked(pid, OTHER_UID)
+        process = Process.forked(pid, UID)
+        process.kill()
+        await process.wait()
+        process.close()
+    fork_socket.close()
+    with pytest.raises(ProcessLookupError, match="no fork"):
+        Process.forked(os.getpid(), os.getuid())
+
+
+def test_children_that_nobody_asked_for_are_taken_in() -> None:
+    """Those of a user that have ended; others are left to whoever watches them."""
+    with (
+        subprocess.Popen(["true"], user=UID) as stray,
+        subprocess.Popen(["true"], user=OTHER_UID) as other,
+        subprocess.Popen(["sleep", "60"], user=UID) as runs,
+    ):
+        for child in (stray, other):
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        reap_strays(UID)
+        assert not Path(f"/proc/{stray.pid}").exists()
+        assert Path(f"/proc/{other.pid}").exists()
+        assert Path(f"/proc/{runs.pid}").exists()
+        runs.kill()

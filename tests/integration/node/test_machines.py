@@ -28,10 +28,12 @@ from cakework.node.guest.protocol import (
 from cakework.node.vms import machines, qemu, vm
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
+from cakework.node.vms.room import Footprint
 from cakework.node.vms.workshop import Workshop
 from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, filling, site, until
 
 pytestmark = pytest.mark.anyio
+FOOTPRINT_MB = Footprint().mb(Shape())
 
 
 def run(*argv: str) -> Run:
@@ -203,7 +205,7 @@ async def test_orders_that_cannot_be_carried_out(yard: Yard, tmp_path: Path) -> 
 
 async def test_memory_is_promised_once(yard: Yard, tmp_path: Path) -> None:
     """A VM that does not fit is refused with a hint when to try again; room made is room."""
-    async with site(yard, tmp_path, memory_mb=640) as s:
+    async with site(yard, tmp_path, memory_mb=2 * FOOTPRINT_MB) as s:
         orders = [await s.order("exec sleep 600") for _ in range(3)]
         answers = await asyncio.gather(*map(s.vms.start, orders), return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -220,7 +222,7 @@ async def test_memory_is_promised_once(yard: Yard, tmp_path: Path) -> None:
 
 async def test_the_pool_makes_room_for_vms_and_comes_back(yard: Yard, tmp_path: Path) -> None:
     """Waiting machines never take what a VM needs; when it is free again, they wait again."""
-    async with site(yard, tmp_path, memory_mb=640, pool=1) as s, filling(s.pool):
+    async with site(yard, tmp_path, memory_mb=2 * FOOTPRINT_MB, pool=1) as s, filling(s.pool):
         orders = [await s.order("exec sleep 600") for _ in range(2)]
         for order in orders:
             assert (await s.vms.start(order)).state == "started"

@@ -1,9 +1,11 @@
 /* See rights.h. The filters come on top of QEMU's own (-sandbox), so they name what that leaves open. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -14,7 +16,7 @@
 
 #include "rights.h"
 
-#define MOST 128
+#define MOST 192
 #define X32_BIT 0x40000000
 #define REFUSE(error) (SECCOMP_RET_ERRNO | (error))
 #define LOW_HALF(index) ((uint32_t)offsetof(struct seccomp_data, args[index]))
@@ -26,6 +28,12 @@ static const int never[] = {
     SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_setsid, SYS_setpgid, SYS_bpf,
     SYS_perf_event_open, SYS_userfaultfd, SYS_io_uring_setup, SYS_add_key, SYS_request_key,
     SYS_keyctl, SYS_migrate_pages, SYS_move_pages, SYS_process_madvise,
+    /* What would outlive a fork in the namespace it shares with its zygote, or be met there by another. */
+    SYS_shmget, SYS_shmat, SYS_msgget, SYS_msgsnd, SYS_msgrcv, SYS_semget, SYS_semop, SYS_semtimedop,
+    SYS_mq_open, SYS_mq_unlink,
+    /* What would slow down or starve another process of the user. */
+    SYS_setpriority, SYS_ioprio_set, SYS_sched_setparam, SYS_sched_setscheduler,
+    SYS_sched_setaffinity, SYS_sched_setattr,
 };
 static const int users[] = {
     SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid,
@@ -69,6 +77,32 @@ static void bound_clone(struct filter *filter, uint32_t may_fork)
     answer(filter, REFUSE(EPERM));
 }
 
+/* Refuses `call` where the low half of argument `index` is one of `values`. */
+static void refuse_with(struct filter *filter, int call, int index, const uint32_t *values,
+                        unsigned count)
+{
+    add(filter, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 3 + count);
+    add(filter, BPF_LD | BPF_W | BPF_ABS, LOW_HALF(index), 0, 0);
+    for (unsigned i = 0; i < count; i++)
+        add(filter, BPF_JMP | BPF_JEQ | BPF_K, values[i], count - i, 0);
+    answer(filter, SECCOMP_RET_ALLOW);
+    answer(filter, REFUSE(EPERM));
+}
+
+/* Limits are those of the own process, and no file is made to send a signal to another. */
+static void bound_reach(struct filter *filter)
+{
+    static const uint32_t owners[] = { F_SETOWN, F_SETSIG, F_SETOWN_EX };
+    static const uint32_t requests[] = { FIOSETOWN, SIOCSPGRP };
+    add(filter, BPF_JMP | BPF_JEQ | BPF_K, SYS_prlimit64, 0, 4);
+    add(filter, BPF_LD | BPF_W | BPF_ABS, LOW_HALF(0), 0, 0);
+    add(filter, BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1);
+    answer(filter, SECCOMP_RET_ALLOW);
+    answer(filter, REFUSE(EPERM));
+    refuse_with(filter, SYS_fcntl, 1, owners, sizeof owners / sizeof *owners);
+    refuse_with(filter, SYS_ioctl, 1, requests, sizeof requests / sizeof *requests);
+}
+
 /* Signals go to threads of the own process alone. */
 static void bound_signals(struct filter *filter)
 {
@@ -90,6 +124,7 @@ static int forbid(uint32_t may_fork, int trusted)
     answer(&filter, REFUSE(EPERM));
     refuse_all(&filter, never, sizeof never / sizeof *never);
     bound_clone(&filter, may_fork);
+    bound_reach(&filter);
     if (!trusted) {
         refuse_all(&filter, users, sizeof users / sizeof *users);
         bound_signals(&filter);

@@ -7,14 +7,15 @@
  *   1. keeps a list of QEMU's threads (pthread_create below);
  *   2. waits in a thread of its own for requests on the socket that CAKEWORK_FORK names;
  *   3. then has every thread park in the handler of a signal, and forks;
- *   4. in the fork, puts the descriptors that came with the request in place of those that belong to the
- *      original, becomes the user it is to be, gives up what rights there are, and makes each thread
- *      again: one of the kernel's that is new, on the stack and with the thread-local storage of the
- *      old one, which then returns from that handler.
+ *   4. in the fork, becomes the user it is to be, answers, puts the descriptors that came with the request
+ *      in place of those that belong to the original, gives up what rights there are, and makes each
+ *      thread again: one of the kernel's that is new, on the stack and with the thread-local storage of
+ *      the old one, which then returns from that handler.
  *
  * A request is one packet: struct request and `count` descriptors (SCM_RIGHTS), of which number i takes the
- * place of places[i]. The answer is an int: the fork's process id, or a negative errno. The fork is a child of the
- * original's parent. Whoever asks sees to it that the machine is paused and that nobody is connected to it.
+ * place of places[i]. The answer is an int: 0, from the fork itself, so that the kernel says who it is
+ * (SCM_CREDENTIALS), or a negative errno. The fork is a child of the original's parent. Whoever asks sees to it
+ * that the machine is paused and that nobody is connected to it.
  *
  * The fork takes no further requests unless the place of that socket was given another one.
  */
@@ -56,8 +57,11 @@ struct request {
     int32_t places[MOST_PLACES];
 };
 
+enum use { FREE, RUNS, LEAVES /* it may hold locks of the C library until the kernel has ended it */ };
+
 struct thread {
-    _Atomic int used, known;
+    _Atomic enum use use;
+    _Atomic int known;
     int tid;
     void *self; /* glibc's struct pthread, and the thread pointer */
     void *(*routine)(void *);
@@ -117,7 +121,7 @@ static void enlist(struct thread *thread)
 static void leave(void *thread)
 {
     pthread_mutex_lock(&list);
-    ((struct thread *)thread)->used = 0;
+    ((struct thread *)thread)->use = LEAVES;
     pthread_mutex_unlock(&list);
 }
 
@@ -135,12 +139,32 @@ static void *begin(void *argument)
     return result;
 }
 
+/* Whether a thread that leaves has left: nobody has its number any more, or another has it. */
+static int has_left(const struct thread *thread)
+{
+    for (int i = 0; i < MOST_THREADS; i++)
+        if (threads[i].use == RUNS && threads[i].tid == thread->tid)
+            return 1;
+    return syscall(SYS_tgkill, (int)syscall(SYS_getpid), thread->tid, 0) != 0;
+}
+
 static struct thread *vacancy(void)
 {
     for (int i = 0; i < MOST_THREADS; i++)
-        if (!threads[i].used)
+        if (threads[i].use == FREE || (threads[i].use == LEAVES && has_left(&threads[i])))
             return &threads[i];
     return NULL;
+}
+
+/* QEMU makes threads with all signals blocked, and while this waits for a fork to be made, it has to park. */
+static void lock_list(void)
+{
+    sigset_t set, before;
+    sigemptyset(&set);
+    sigaddset(&set, SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &set, &before);
+    pthread_mutex_lock(&list);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Keeps the list locked until the thread is on it: so a fork misses none. */
@@ -149,16 +173,16 @@ int pthread_create(pthread_t *made, const pthread_attr_t *attributes, void *(*ro
 {
     if (control < 0)
         return real_create(made, attributes, routine, argument);
-    pthread_mutex_lock(&list);
+    lock_list();
     struct thread *thread = vacancy();
     int error = EAGAIN;
     if (thread) {
-        *thread = (struct thread){ .used = 1, .routine = routine, .argument = argument };
+        *thread = (struct thread){ .use = RUNS, .routine = routine, .argument = argument };
         error = real_create(made, attributes, begin, thread);
         while (!error && !thread->known)
             futex(&thread->known, FUTEX_WAIT, 0);
         if (error)
-            thread->used = 0;
+            thread->use = FREE;
     }
     pthread_mutex_unlock(&list);
     return error;
@@ -190,12 +214,17 @@ static int park_all(void)
 {
     int pid = (int)syscall(SYS_getpid), count = 0;
     parked = 0;
-    for (int i = 0; i < MOST_THREADS; i++)
-        if (threads[i].used) {
+    for (int i = 0; i < MOST_THREADS; i++) {
+        while (threads[i].use == LEAVES && !has_left(&threads[i]))
+            sched_yield();
+        if (threads[i].use == LEAVES)
+            threads[i].use = FREE;
+        if (threads[i].use == RUNS) {
             if (syscall(SYS_tgkill, pid, threads[i].tid, SIGNAL))
                 fail("zygote: a thread is gone\n");
             count++;
         }
+    }
     for (int now; (now = parked) < count;)
         futex(&parked, FUTEX_WAIT, now);
     return count;
@@ -227,7 +256,7 @@ static void revive_all(void)
 {
     static char stacks[MOST_THREADS][FIRST_STACK] __attribute__((aligned(64)));
     for (int i = 0; i < MOST_THREADS; i++)
-        if (threads[i].used) {
+        if (threads[i].use == RUNS) {
             struct thread *thread = &threads[i];
             int *tid = tid_of(thread->self);
             if (clone(revive, stacks[i] + FIRST_STACK, THREAD_FLAGS, thread, tid, thread->self,
@@ -240,8 +269,13 @@ static void revive_all(void)
  * not got may be held by a thread that is not there yet. */
 static void become(const struct request *request, const int *fds)
 {
-    int *tid = tid_of((void *)pthread_self()), taken = 0;
+    int *tid = tid_of((void *)pthread_self()), taken = 0, answer = 0;
     *tid = (int)syscall(SYS_set_tid_address, tid);
+    if (change_user(request->uid))
+        answer = -errno;
+    send(control, &answer, sizeof answer, MSG_NOSIGNAL);
+    if (answer)
+        fail("zygote: the fork could not become another user\n");
     for (uint32_t i = 0; i < request->count; i++) {
         if (dup2(fds[i], request->places[i]) < 0)
             fail("zygote: a descriptor could not be put in place\n");
@@ -252,8 +286,8 @@ static void become(const struct request *request, const int *fds)
         close(control);
         control = -1;
     }
-    if (change_user(request->uid) || give_up_rights(request->may_fork))
-        fail("zygote: the fork could not become who it is to be\n");
+    if (give_up_rights(request->may_fork))
+        fail("zygote: the fork could not give up its rights\n");
     revive_all();
 }
 
@@ -273,7 +307,8 @@ static void serve(const struct request *request, const int *fds)
     pthread_mutex_unlock(&list);
     for (uint32_t i = 0; i < request->count; i++)
         close(fds[i]);
-    send(control, &answer, sizeof answer, MSG_NOSIGNAL);
+    if (answer < 0)
+        send(control, &answer, sizeof answer, MSG_NOSIGNAL);
 }
 
 /* Returns 1 for a request, 0 for none yet, -1 when there will be none any more. */
@@ -336,7 +371,7 @@ __attribute__((constructor)) static void start(void)
     struct sigaction action = { .sa_handler = park, .sa_flags = SA_RESTART };
     sigfillset(&action.sa_mask);
     sigaction(SIGNAL, &action, NULL);
-    threads[0].used = 1;
+    threads[0].use = RUNS;
     enlist(&threads[0]);
     if (keep_to_forking())
         fail("zygote: rights could not be given up\n");

@@ -63,6 +63,9 @@ class Spares:
             except (NoRoom, OSError) as error:
                 log.warning("network.not_made_ahead", reason=str(error))
                 await asyncio.sleep(RETRY_S)
+            except Exception:
+                log.exception("network.fault")
+                await asyncio.sleep(RETRY_S)
 
     def close(self) -> None:
         """Let go of all; the kernel takes them."""

@@ -19,6 +19,8 @@ has to keep a right that no stranger's program may come near."""
 REQUEST = struct.Struct("=III64i")
 MOST_PLACES = 64
 ANSWER = struct.Struct("=i")
+CREDENTIALS = struct.Struct("=iII")
+"""Linux's ``struct ucred``: process id, user and group of who sent a message."""
 ANSWER_TIMEOUT_S = 5.0
 SOCKETS_AT_REST = 3
 """Those on which monitor and guest listen, and the one for requests to be forked."""
@@ -34,6 +36,7 @@ class ForkSocket:
     def __init__(self) -> None:
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
+        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def passed(self) -> None:
         """Close the node's copy of what QEMU has inherited."""
@@ -41,6 +44,9 @@ class ForkSocket:
 
     async def fork(self, uid: int | None, fds: Mapping[int, int], *, forkable: bool) -> int:
         """Return the process id of a fork.
+
+        It is the kernel's word, so that a QEMU which its guest has taken over can name no process
+        but those that have its end of this socket.
 
         In it, each descriptor numbered by a key of ``fds`` is replaced by the one of this process
         that is the value. It becomes the user ``uid``, if one is given.
@@ -53,7 +59,7 @@ class ForkSocket:
         try:
             socket.send_fds(self._ours, [request], list(fds.values()))
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                said = await asyncio.get_running_loop().sock_recv(self._ours, ANSWER.size)
+                said, pid = await self._answer()
         except TimeoutError as error:
             self.close()
             raise NotForked(f"QEMU was not forked in {ANSWER_TIMEOUT_S:g} s") from error
@@ -61,10 +67,26 @@ class ForkSocket:
             raise NotForked(f"QEMU could not be forked: {error}") from error
         if len(said) != ANSWER.size:
             raise NotForked("the QEMU to be forked is gone")
-        (pid,) = ANSWER.unpack(said)
-        if pid < 0:
-            raise NotForked(f"QEMU could not be forked: {os.strerror(-pid)}")
+        (error,) = ANSWER.unpack(said)
+        if error:
+            raise NotForked(f"QEMU could not be forked: {os.strerror(abs(error))}")
         return pid
+
+    async def _answer(self) -> tuple[bytes, int]:
+        """Return the next message, and the id of the process that sent it."""
+        loop = asyncio.get_running_loop()
+        there = asyncio.Event()
+        loop.add_reader(self._ours, there.set)
+        try:
+            await there.wait()
+        finally:
+            loop.remove_reader(self._ours)
+        space = socket.CMSG_SPACE(CREDENTIALS.size)
+        said, more, _, _ = self._ours.recvmsg(ANSWER.size, space)
+        for level, kind, data in more:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                return said, CREDENTIALS.unpack(data)[0]
+        return b"", 0
 
     def close(self) -> None:
         """Close both ends, as far as they are open; QEMU will not be forked any more."""

@@ -11,6 +11,7 @@ A slot (user id, addresses), a network namespace, a cgroup, a process, and the f
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import shutil
@@ -24,7 +25,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel
 
-from cakework.domain.errors import CakeworkError, Unavailable
+from cakework.domain.errors import CakeworkError, NoRoom, Unavailable
 from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.domain.vms import Shape
@@ -49,10 +50,12 @@ from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.forking import Forkable, ForkSocket
 from cakework.node.vms.monitor import Monitor
-from cakework.node.vms.processes import Jail, Process
+from cakework.node.vms.processes import Jail, Process, reap_strays
 from cakework.node.vms.qemu import Descriptors
+from cakework.node.vms.room import Footprint
 
 QEMU_THREADS = 64
+"""For a QEMU of 8 processors with all its workers, and those of a fork that is just being made."""
 OVERHEAD_MB = 256
 """What a QEMU may use beyond its guest's memory: program, translation cache, disk cache."""
 GREET_TIMEOUT_S = 5.0
@@ -60,6 +63,15 @@ GREET_RETRY_S = 0.01
 END_TIMEOUT_S = 0.5
 CLOSE_TIMEOUT_S = 1.0
 ADOPT_TIMEOUT_S = 30.0
+SHORTAGES = (
+    errno.EAGAIN,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+)
+"""Errors of the kernel that say that the host is short of something."""
 RECORD = "record.json"
 OUTPUT = "output.log"
 OUTPUT_BYTES = 1 << 20
@@ -109,6 +121,7 @@ class Host:
     dns: tuple[str, ...]
     quiet: Quiet
     spares: Spares
+    footprint: Footprint
 
     @classmethod
     def assemble(
@@ -125,7 +138,9 @@ class Host:
         slots, quiet = Slots(), Quiet()
         make = partial(make_vm_namespace, territory, egress=egress)
         spares = Spares(make, slots, quiet, spare_networks)
-        return cls(machines_dir, artifacts, territory, slots, egress, dns, quiet, spares)
+        return cls(
+            machines_dir, artifacts, territory, slots, egress, dns, quiet, spares, Footprint()
+        )
 
 
 class Holdings:
@@ -213,7 +228,8 @@ class Holdings:
         except BaseException as error:
             await self.release()
             if isinstance(error, OSError):
-                raise Unavailable(f"a machine could not be made: {error}") from error
+                kind = NoRoom if error.errno in SHORTAGES else Unavailable
+                raise kind(f"a machine could not be made: {error}") from error
             raise
 
     async def _prepare(self, *, bare: bool = False) -> None:
@@ -222,8 +238,8 @@ class Holdings:
         step(Step.NODE_MACHINE_FOLDER_MADE)
         self._hold_leftovers()
         for name in ("vm", "root"):
+            # QEMU's are files in it, and not the folder: it makes none that nobody counts.
             (self.folder / name).mkdir(mode=0o711)
-        os.chown(self.folder / "vm", self.uid, self.uid)
         self._write_record()
         step(Step.NODE_MACHINE_RECORDED)
         await unbroken(self._make_namespace(bare=bare))
@@ -255,6 +271,7 @@ class Holdings:
         name = f"{self._host.territory.name}-{self.machine_id}"
         limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
         self.cgroup = Cgroup.create(name, limits)
+        self._held.callback(self._reap_strays)
         self._held.push_async_callback(self.cgroup.end)
 
     async def _forget(self) -> None:
@@ -263,6 +280,10 @@ class Holdings:
         self.when_gone()
         step(Step.NODE_VM_END_TOLD)
         await asyncio.to_thread(shutil.rmtree, self.folder)
+
+    def _reap_strays(self) -> None:
+        if self.forks != "no":
+            reap_strays(self.uid)
 
     async def _find_running(self, acked: int) -> None:
         pid, started = self.record.pid, self.record.started

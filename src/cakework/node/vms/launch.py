@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
+from cakework.domain.errors import CakeworkError, InvalidRequest, NoRoom, Unavailable
 from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
@@ -121,11 +121,14 @@ class Launcher:
         if machine is not None:
             try:
                 await machine.go_on()
+            except BaseException as error:
+                await machine.release()
+                if not isinstance(error, CakeworkError):
+                    raise
+                log.warning("pool.machine_failed", reason=error.detail)
+            else:
                 clock.lap("pooled")
                 return machine
-            except CakeworkError as error:
-                log.warning("pool.machine_failed", reason=error.detail)
-                await machine.release()
         try:
             async with self._restores:
                 clock.lap("queue")
@@ -134,6 +137,9 @@ class Launcher:
                 if machine is not None:
                     return machine
                 machine = await Machine.restore(self._host, snapshot)
+        except NoRoom:
+            # It is the host that is short, and the snapshot may be as good as ever.
+            raise
         except CakeworkError as error:
             await self._snapshots.drop_ready(snapshot, error.detail)
             raise
@@ -148,6 +154,23 @@ class Launcher:
         What was kept is not to be found any more, so a crash from here on leads to a boot and
         never to old memory over a volume that has moved on.
         """
+        machine = None
+        try:
+            try:
+                machine = await self._restored_kept(kept, order, clock)
+            finally:
+                await self._snapshots.used(kept)
+        except BaseException:
+            if machine is not None:
+                await machine.release()
+            raise
+        if machine is not None:
+            await self._assign(machine, order, recorded(), kept.lines, "memory")
+        return machine
+
+    async def _restored_kept(
+        self, kept: Snapshot, order: VmOrder, clock: "Phases"
+    ) -> Machine | None:
         try:
             volume = self._volumes.path(order.vm_id) if order.volume_gb else None
             async with self._restores:
@@ -159,9 +182,6 @@ class Launcher:
                 "snapshot.not_used", vm_id=order.vm_id, snapshot="kept", reason=error.detail
             )
             return None
-        finally:
-            await self._snapshots.used(kept)
-        await self._assign(machine, order, recorded(), kept.lines, "memory")
         return machine
 
     async def _assign(

@@ -137,7 +137,7 @@ class Machine(Holdings):
         machine.forks = "itself" if forkable else "no"
         async with machine._making():
             await machine._prepare()
-            await machine._copy_scratch(source.disk("scratch"), owner=source.uid)
+            await machine._copy_scratch(source.disk("scratch"), owner=0)
             with machine._sockets() as (qmp, guest):
                 await unbroken(machine._fork_of(resting, qmp, guest, forkable=forkable))
             async with machine._beginning():
@@ -220,6 +220,9 @@ class Machine(Holdings):
         await self.monitor.pause()
         await self.channel.close()
         await self.monitor.close()
+        # Forks may be in its mount namespace and its user. It has the file open.
+        os.chown(self.disk("scratch"), 0, 0)
+        self.disk("scratch").chmod(0o600)
         try:
             async with asyncio.timeout(REST_TIMEOUT_S):
                 # QEMU tells nobody that it has seen its connections closed.
@@ -295,7 +298,7 @@ class Machine(Holdings):
             async with resting.turn:
                 pid = await source.fork_socket.fork(uid, own, forkable=forkable)
                 self._note_process(
-                    Process.forked(pid),
+                    _forked(pid, self.uid),
                     Descriptors(fds.qmp, fds.guest, fds.tap, fork=fds.fork if forkable else None),
                 )
                 self.cgroup.add(pid)
@@ -352,6 +355,13 @@ class Resting:
     lines: int = 0
     as_others: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+def _forked(pid: int, uid: int) -> Process:
+    try:
+        return Process.forked(pid, uid)
+    except (ProcessLookupError, FileNotFoundError) as error:
+        raise NotForked(f"QEMU was not forked: {error}") from error
 
 
 async def _receive(connection: socket.socket, target: Path) -> None:

@@ -21,7 +21,6 @@ from cakework.domain.vms import Shape
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.releases import Releases
-from cakework.node.vms.room import footprint_mb
 from cakework.node.vms.saved import Saved
 from cakework.node.vms.workshop import Workshop
 from cakework.node.vms.zygotes import Zygotes
@@ -43,11 +42,6 @@ class Stock:
     saved: Saved | None = None
     ready: list[Machine] = field(default_factory=list[Machine])
     starts: deque[float] = field(default_factory=lambda: deque(maxlen=BUSY_STARTS))
-
-    @property
-    def memory_mb(self) -> int:
-        """What its machines may come to use."""
-        return footprint_mb(self.shape) * len(self.ready)
 
 
 class Pool:
@@ -76,7 +70,10 @@ class Pool:
     @property
     def memory_mb(self) -> int:
         """What the waiting machines may come to use, and those that they are forked from."""
-        return sum(stock.memory_mb for stock in self._stocks()) + self._zygotes.memory_mb
+        return (
+            sum(self._host.footprint.mb(s.shape) * len(s.ready) for s in self._stocks())
+            + self._zygotes.memory_mb
+        )
 
     @property
     def full(self) -> bool:
@@ -127,6 +124,7 @@ class Pool:
         if machine.fork_socket is not None and self._fits(saved.spec.shape):
             await self._zygotes.offer(saved, machine)
         else:
+            self._zygotes.forget(saved.folder)
             await machine.release()
 
     def forget(self, folder: Path) -> None:
@@ -189,7 +187,7 @@ class Pool:
         return next(short, None)
 
     def _fits(self, shape: Shape, count: int = 1) -> bool:
-        return self.memory_mb + count * footprint_mb(shape) <= self._allowed_mb
+        return self.memory_mb + count * self._host.footprint.mb(shape) <= self._allowed_mb
 
     def _busy(self) -> list[Stock]:
         """Return the snapshots that are worth a machine, the one asked for last first."""

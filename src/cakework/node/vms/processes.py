@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_watched: set[int] = set()
+"""The processes that are watched, by id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Jail:
@@ -76,9 +79,17 @@ class Process:
             raise
 
     @classmethod
-    def forked(cls, pid: int) -> "Process":
-        """Watch a fork of a process that this node started, which is a child of it as well."""
+    def forked(cls, pid: int, uid: int) -> "Process":
+        """Watch a fork, of user ``uid``, of a process that this node started.
+
+        Raises:
+            ProcessLookupError: it is gone, or it is not a child of this node and that user's, so
+                that it is none that was asked for.
+        """
         process = cls._watch(pid, None)
+        if _parent_and_user(pid) != (os.getpid(), uid):
+            process.close()
+            raise ProcessLookupError(f"process {pid} is no fork of user {uid}")
         process._forked = True
         return process
 
@@ -99,8 +110,10 @@ class Process:
         pidfd = os.pidfd_open(pid)
         try:
             process = cls(pid, start_time(pid), pidfd, child)
+            _watched.add(pid)
             asyncio.get_running_loop().add_reader(pidfd, process._on_end)
         except BaseException:
+            _watched.discard(pid)
             os.close(pidfd)
             raise
         return process
@@ -140,6 +153,7 @@ class Process:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+            _watched.discard(self.pid)
 
     def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -161,6 +175,27 @@ def _reap(pidfd: int) -> int | None:
     if done is None:
         return None
     return done.si_status if done.si_code == os.CLD_EXITED else -done.si_status
+
+
+def _parent_and_user(pid: int) -> tuple[int, int]:
+    fields = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return int(fields["PPid"]), int(fields["Uid"].split()[0])
+
+
+def reap_strays(uid: int) -> None:
+    """Take in children of this node of user ``uid`` that have ended and that it knows nothing of.
+
+    A QEMU that can be forked can be made to fork by its guest, should that take it over.
+    """
+    for file in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, file.read_text().split()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, ChildProcessError):
+                if pid in _watched or not _is_dead(pid):
+                    continue
+                if _parent_and_user(pid) == (os.getpid(), uid):
+                    os.waitpid(pid, os.WNOHANG)
 
 
 def start_time(pid: int) -> int:

@@ -55,6 +55,7 @@ class MachineSpec:
             *("-M", "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,memory-backend=ram"),
             *("-accel", self._accel(), "-cpu", self._cpu()),
             *("-smp", str(self.shape.cpu), "-m", str(self.shape.memory_mb)),
+            *("-object", f"main-loop,id=main-loop,thread-pool-max={DISK_WORKERS}"),
             *("-sandbox", SANDBOX),
             *_disk_device("image"),
             *_disk_device("scratch"),
@@ -83,6 +84,9 @@ class MachineSpec:
         return "host" if self.accelerator == "kvm" else "max"
 
 
+DISK_WORKERS = 16
+"""Threads that read and write disks at once. QEMU's own bound, 64, is above what its cgroup allows,
+and one that cannot make a thread ends."""
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 FORKABLE_SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
 """For one that is to be forked, and whose forks become others; jail/rights.c forbids the rest."""

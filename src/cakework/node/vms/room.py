@@ -22,14 +22,24 @@ RETRY_AFTER_S = 5
 WATCH_EVERY_S = 2.0
 VOLUME = "volume"
 """Name that a VM's volume has in the folder of its disks."""
-QEMU_MB = 64
-"""What a QEMU takes for itself, beside its guest's memory."""
+QEMU_MB = {"kvm": 64, "tcg": 160}
+"""What a QEMU may come to take for itself, beside its guest's memory: under emulation most of it is
+what it has translated, for which qemu.TRANSLATION_CACHE_MB is the bound."""
 log = structlog.get_logger("cakework.node.room")
 
 
-def footprint_mb(shape: Shape) -> int:
-    """Return the memory that a machine of ``shape`` may come to take of the host's."""
-    return shape.memory_mb + QEMU_MB
+@dataclass(slots=True)
+class Footprint:
+    """What machines may come to take of a host's memory.
+
+    As long as nobody knows how it runs guests, that is what they take under emulation: more.
+    """
+
+    accelerator: str = "tcg"
+
+    def mb(self, shape: Shape) -> int:
+        """Return what a machine of ``shape`` may come to take."""
+        return shape.memory_mb + QEMU_MB[self.accelerator]
 
 
 @dataclass(slots=True)
@@ -41,6 +51,7 @@ class Room:
     memory_mb: int
     min_free_disk_mb: int
     cpus: float = float("inf")
+    footprint: Footprint = field(default_factory=Footprint)
     when_changed: Callable[[int], None] = lambda _: None
     """Told how much memory is not promised to anybody, whenever that changes."""
     _promised: dict[str, Shape] = field(default_factory=dict[str, Shape])
@@ -48,12 +59,12 @@ class Room:
     @property
     def promised_mb(self) -> int:
         """The memory that is promised."""
-        return sum(map(footprint_mb, self._promised.values()))
+        return sum(map(self.footprint.mb, self._promised.values()))
 
     def take(self, name: str, shape: Shape) -> None:
         """Promise ``name`` what a machine of ``shape`` needs. Raises NoRoom."""
         promised_mb = self.promised_mb
-        if promised_mb + footprint_mb(shape) > self.memory_mb:
+        if promised_mb + self.footprint.mb(shape) > self.memory_mb:
             raise NoRoom(
                 f"the host's memory is promised to other VMs ({promised_mb} of "
                 f"{self.memory_mb} MB)",

@@ -23,7 +23,6 @@ from cakework.domain.errors import CakeworkError, NoRoom
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine, Resting
 from cakework.node.vms.releases import Releases
-from cakework.node.vms.room import footprint_mb
 from cakework.node.vms.saved import Saved
 
 RETRY_S = 60.0
@@ -45,7 +44,8 @@ class Zygotes:
     @property
     def memory_mb(self) -> int:
         """What they may come to use."""
-        return sum(footprint_mb(zygote.machine.record.shape) for zygote in self._resting.values())
+        shapes = (zygote.machine.record.shape for zygote in self._resting.values())
+        return sum(map(self._host.footprint.mb, shapes))
 
     def has(self, saved: Saved) -> bool:
         """Whether there is one of ``saved``."""
@@ -81,17 +81,24 @@ class Zygotes:
 
         One that could not be made is not tried again for a while.
         """
-        if saved.spec.accelerator != "tcg":
+        if saved.spec.accelerator != "tcg" or (saved.image is not None and not self._most):
             return
-        async with self._locks.setdefault(saved.folder, asyncio.Lock()):
+        lock = self._locks.setdefault(saved.folder, asyncio.Lock())
+        async with lock:
             failed_s = time.monotonic() - self._failed.get(saved.folder, -RETRY_S)
             if saved.folder in self._resting or failed_s < RETRY_S:
                 return
             try:
-                await self._make(saved)
+                resting = await self._made(saved)
             except CakeworkError as error:
                 log.warning("zygote.not_made", reason=error.detail)
                 self._failed[saved.folder] = time.monotonic()
+                return
+            if self._locks.get(saved.folder) is lock:
+                self._keep(saved, resting)
+            else:
+                # What it was made of was forgotten meanwhile.
+                self._releases.begin(resting.machine)
 
     async def offer(self, saved: Saved, machine: Machine) -> None:
         """Take a machine that is just what ``saved`` is, or release it."""
@@ -123,7 +130,7 @@ class Zygotes:
             self.forget(folder)
         await self._releases.finish()
 
-    async def _make(self, saved: Saved) -> None:
+    async def _made(self, saved: Saved) -> Resting:
         of_template = saved.image is None
         forkable = "as others" if of_template else "itself"
         machine = await Machine.restore(self._host, saved, forkable=forkable)
@@ -134,7 +141,7 @@ class Zygotes:
         except BaseException:
             await machine.release()
             raise
-        self._keep(saved, resting)
+        return resting
 
     def _keep(self, saved: Saved, resting: Resting) -> None:
         self.forget(saved.folder)

@@ -13,7 +13,7 @@ from cakework.node.builds.builder.yard import (
     room_for,
 )
 from cakework.node.builds.failure import BuildError
-from cakework.node.vms.room import Room, footprint_mb
+from cakework.node.vms.room import Footprint, Room
 from cakework.settings import Isolation
 
 SHAPE = Shape(1, 512)
@@ -36,6 +36,9 @@ def test_what_is_not_said_depends_on_the_host(
     assert choose_isolation(wanted, accelerator, fits=fits) == chosen
 
 
+FOOTPRINT_MB = Footprint().mb(SHAPE)
+
+
 def test_a_build_has_all_the_memory_it_may_use() -> None:
     """What the machine takes for itself comes on top."""
     assert builder_shape(2048).memory_mb == 2048 + SYSTEM_MB
@@ -43,7 +46,7 @@ def test_a_build_has_all_the_memory_it_may_use() -> None:
 
 def test_a_build_waits_for_room(tmp_path: Path) -> None:
     """Its log says so, once; it goes on when another has given its memory back."""
-    room = Room(tmp_path, footprint_mb(SHAPE), 0)
+    room = Room(tmp_path, FOOTPRINT_MB, 0)
     said: list[str] = []
     waits = asyncio.Event()
 
@@ -61,7 +64,7 @@ def test_a_build_waits_for_room(tmp_path: Path) -> None:
                 assert said == []
                 waiting = asyncio.create_task(second())
                 await waits.wait()
-            assert await waiting == footprint_mb(SHAPE)
+            assert await waiting == FOOTPRINT_MB
 
     asyncio.run(run())
     assert said == ["waiting until the host has memory for a machine"]
@@ -70,7 +73,7 @@ def test_a_build_waits_for_room(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("memory_mb", "min_free_disk_mb", "why"),
-    [(footprint_mb(SHAPE) - 1, 0, "CAKEWORK_BUILD_MEMORY_MB"), (4096, 1 << 40, "disk")],
+    [(FOOTPRINT_MB - 1, 0, "CAKEWORK_BUILD_MEMORY_MB"), (4096, 1 << 40, "disk")],
 )
 def test_a_host_that_never_has_room_is_not_waited_for(
     tmp_path: Path, memory_mb: int, min_free_disk_mb: int, why: str

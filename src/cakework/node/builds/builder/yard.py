@@ -29,7 +29,7 @@ from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
 from cakework.node.vms.holdings import Host
 from cakework.node.vms.machines import Machine
-from cakework.node.vms.room import Room, footprint_mb
+from cakework.node.vms.room import Room
 from cakework.node.vms.workshop import Workshop
 from cakework.settings import Isolation, Settings
 
@@ -92,9 +92,10 @@ async def room_for(room: Room, name: str, shape: Shape, say: Say) -> AsyncGenera
     Raises:
         BuildError: the host is too small, or its disk is full.
     """
-    if footprint_mb(shape) > room.memory_mb:
+    footprint_mb = room.footprint.mb(shape)
+    if footprint_mb > room.memory_mb:
         raise BuildError(
-            f"a build takes {footprint_mb(shape)} MB of memory, and this host may promise "
+            f"a build takes {footprint_mb} MB of memory, and this host may promise "
             f"{room.memory_mb}: CAKEWORK_BUILD_MEMORY_MB has to be lower"
         )
     try:
@@ -125,7 +126,7 @@ def builder_yard(
     settings: Settings, host: Host, accelerator: str, room: Room, networks: BuildNetworks
 ) -> BuilderYard | None:
     """Return where builder machines come from, or None where builds run in containers."""
-    fits = footprint_mb(builder_shape(settings.build_memory_mb)) <= room.memory_mb
+    fits = room.footprint.mb(builder_shape(settings.build_memory_mb)) <= room.memory_mb
     isolation = choose_isolation(settings.build_isolation, accelerator, fits=fits)
     log.info("builds.isolation", isolation=isolation, setting=settings.build_isolation)
     if isolation == "container":
