@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from cakework.domain.errors import Conflict, InvalidRequest, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import AnyFact, SnapshotFailed, SnapshotMade, VmStarted
+from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
 from cakework.node.network.namespaces import GUEST_ADDRESS, run_inside
+from cakework.node.territory import SLOTS
 from cakework.node.vms.making import Patience
 from cakework.node.vms.manifest import NAME
 from tests.integration.node.vm_site import Site, Yard, filling, site, until
@@ -364,3 +366,75 @@ async def test_busy_snapshots_wait_in_the_pool(yard: Yard, tmp_path: Path) -> No
             await s.snapshots.remove(order.vm_id)
             assert s.pool.ready == 0
         await s.clean()
+
+
+async def test_a_stop_while_kept_memory_is_taken_leaves_nothing(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is there by then, and nobody's yet."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNT)
+        await s.vms.start(order)
+        await grown(s, order.vm_id, 2)
+        await s.vms.stop(order.vm_id, 0, keep_memory=True)
+        began = hanging(monkeypatch, s.snapshots, "used")
+        starting = asyncio.create_task(s.vms.start(order.model_copy(update={"run": 2})))
+        await began.wait()
+        assert s.leftovers()
+        await s.vms.stop(order.vm_id, 0)
+        await asyncio.gather(starting, return_exceptions=True)
+        await s.clean()
+
+
+async def test_a_stop_while_a_pooled_machine_goes_on_leaves_nothing(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was taken from the pool is released if its start is given up."""
+    async with site(yard, tmp_path, pool_snapshots=1) as s:
+        order = await s.order(COUNTER, port=PORT, snapshot="ready")
+        await made(s, order)
+        for run in (1, 2):
+            await s.vms.start(order.model_copy(update={"run": run}))
+            await s.vms.stop(order.vm_id, 0)
+        async with filling(s.pool):
+            pass
+        (machine,) = s.pool._snapshots[ready_folder(s, order)].ready  # pyright: ignore[reportPrivateUsage]
+        began = hanging(monkeypatch, machine, "go_on")
+        starting = asyncio.create_task(s.vms.start(order.model_copy(update={"run": 3})))
+        await began.wait()
+        await s.vms.stop(order.vm_id, 0)
+        await asyncio.gather(starting, return_exceptions=True)
+        assert machine.process.ended
+        await s.snapshots.remove(order.vm_id)
+        await s.clean()
+
+
+async def test_a_full_host_costs_no_snapshot(yard: Yard, tmp_path: Path) -> None:
+    """A start that finds no slot fails; when there is one again, the snapshot is as it was."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order(COUNTER, port=PORT, snapshot="ready")
+        await made(s, order)
+        await s.clean()
+        taken = [s.host.slots.take() for _ in range(SLOTS)]
+        fork = order.model_copy(update={"vm_id": new_vm_id(), "fork_of": order.vm_id})
+        with pytest.raises(NoRoom):
+            await s.vms.start(fork)
+        for slot in taken:
+            s.host.slots.give_back(slot)
+        assert (await s.vms.start(fork)).began == "ready"
+
+
+def ready_folder(s: Site, order: VmOrder) -> Path:
+    return s.folder / "snapshots" / order.vm_id / "ready"
+
+
+def hanging(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> asyncio.Event:
+    """Have a method wait for ever; the event is set when it begins to."""
+    began = asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(of, name, wait)
+    return began

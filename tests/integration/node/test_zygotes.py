@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -254,4 +255,31 @@ async def test_a_machine_with_several_processors_is_forked(
         assert await printed(fork, run("sh", "-c", script)) == ["2", "one", "two"]
         for one in (fork, machine):
             await one.release()
+        await s.clean()
+
+
+async def test_a_zygote_of_what_is_forgotten_meanwhile_is_released(
+    yard: Yard, tmp_path: Path
+) -> None:
+    """A snapshot may be removed while its zygote is made: then none is kept of it."""
+    async with site(yard, tmp_path) as s:
+        zygotes, template = Zygotes(s.host, 1), await s.template()
+        making = asyncio.create_task(zygotes.make(template))
+        await until(lambda: s.leftovers())
+        zygotes.forget(template.folder)
+        await making
+        assert not zygotes.has(template)
+        await zygotes.close()
+        await s.clean()
+
+
+async def test_without_zygotes_of_snapshots_none_is_made(yard: Yard, tmp_path: Path) -> None:
+    """Where none may be kept, none is restored to be thrown away."""
+    async with site(yard, tmp_path) as s:
+        zygotes, template = Zygotes(s.host, 0), await s.template()
+        await zygotes.make(replace(template, image=yard.rootfs))
+        assert s.leftovers() == []
+        await zygotes.make(template)
+        assert zygotes.has(template)
+        await zygotes.close()
         await s.clean()
