@@ -54,6 +54,30 @@ static void *once(void *argument)
     return (void *)((intptr_t)argument + 1);
 }
 
+static void *allocate(void *argument)
+{
+    free(malloc(4096));
+    return argument;
+}
+
+/* Makes threads as QEMU does, with all signals blocked, one after another; each ends at once. */
+static void *churn(void *argument)
+{
+    sigset_t all, before;
+    pthread_attr_t detached;
+    sigfillset(&all);
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    for (;;) {
+        pthread_t thread;
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        pthread_create(&thread, &detached, allocate, NULL);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        usleep(20);
+    }
+    return argument;
+}
+
 static int ask(void)
 {
     pthread_mutex_lock(&lock);
@@ -124,6 +148,11 @@ static void command(char letter)
         printf("was %c\n", *kept);
         *kept = 'x';
         break;
+    case 'c': {
+        pthread_t thread;
+        printf("churns %d\n", pthread_create(&thread, NULL, churn, NULL));
+        break;
+    }
     case 'i':
         printf("pid %d uid %d\n", (int)getpid(), (int)getuid());
         break;

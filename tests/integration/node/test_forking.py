@@ -159,6 +159,16 @@ async def test_every_thread_goes_on_in_a_fork(program: Path, tmp_path: Path) -> 
                 assert await first.ask("t") == expected
 
 
+async def test_threads_that_come_and_go_do_not_hinder_a_fork(program: Path, tmp_path: Path) -> None:
+    """Neither one that is about to make another, with signals blocked, nor one that is ending."""
+    async with original(program, tmp_path, "--fork-users") as (first, fork_socket):
+        assert await first.ask("c") == "churns 0"
+        for _ in range(50):
+            async with fork_of(fork_socket, OTHER_UID) as fork:
+                assert await fork.ask("t") == "own 1 served 3 created 42 random 1"
+        assert await first.ask("t") == "own 1 served 3 created 42 random 1"
+
+
 async def test_memory_goes_along_and_is_not_shared(program: Path, tmp_path: Path) -> None:
     """Also such as the program wanted to keep out of forks: that is how QEMU has its guest's."""
     async with original(program, tmp_path, "--fork-users") as (first, fork_socket):

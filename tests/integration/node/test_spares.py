@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cakework.domain.errors import NoRoom
 from cakework.node.network import spares
 from cakework.node.network.namespaces import Namespace, make_bare_namespace
 from cakework.node.network.slots import Slots
@@ -31,14 +32,13 @@ async def filling(ready: Spares) -> AsyncGenerator[None]:
 
 
 def free(slots: Slots) -> int:
-    """Return how many slots are free."""
-    taken = 0
-    try:
-        while True:
-            slots.take()
-            taken += 1
-    except Exception:
-        return taken
+    """Return how many slots are free; none is afterwards."""
+    for taken in range(SLOTS):
+        try:
+            slots.take_free()
+        except NoRoom:
+            return taken
+    return SLOTS
 
 
 def is_open(namespace: Namespace) -> bool:
@@ -120,6 +120,23 @@ async def test_one_that_is_being_made_when_filling_ends_is_not_lost() -> None:
     assert [is_open(namespace) for namespace in made] == [False]
     assert ready.take() is None
     assert free(slots) == SLOTS
+
+
+async def test_spares_give_way_to_what_needs_a_slot() -> None:
+    """Where all slots are taken, builds and machines without a network get those of spares."""
+    slots = Slots()
+    ready = Spares(make_bare_namespace, slots, Quiet(), 2)
+    async with filling(ready):
+        await until(lambda: ready.ready == 2)
+        taken = [slots.take() for _ in range(SLOTS - 2)]
+        taken.append(slots.take())
+        assert ready.ready == 1
+        await asyncio.sleep(0.05)
+        taken.append(slots.take())
+        assert ready.ready == 0
+    assert sorted(taken) == list(range(SLOTS))
+    with pytest.raises(NoRoom):
+        slots.take()
 
 
 async def test_after_a_fault_they_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Slots: the places a machine can take on this node, each with its user id and addresses."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from cakework.domain.errors import NoRoom
 from cakework.node.territory import SLOTS
@@ -13,11 +14,19 @@ class Slots:
     """
 
     def __init__(self) -> None:
+        self.when_short: Callable[[], None] = _nothing
+        """Called when one is to be taken and none is free: it may give some back."""
         self._free = dict.fromkeys(range(SLOTS))
         self._holders: Counter[int] = Counter()
 
     def take(self) -> int:
         """Take a slot. Raises NoRoom when all are taken."""
+        if not self._free:
+            self.when_short()
+        return self.take_free()
+
+    def take_free(self) -> int:
+        """Take a slot if one is free as it is. Raises NoRoom."""
         if not self._free:
             raise NoRoom(f"this host runs {SLOTS} machines, and more it cannot")
         slot = next(iter(self._free))
@@ -35,3 +44,7 @@ class Slots:
         if not self._holders[slot]:
             del self._holders[slot]
             self._free[slot] = None
+
+
+def _nothing() -> None:
+    return None

@@ -37,6 +37,7 @@ class Spares:
         self._ready: deque[Namespace] = deque()
         self._wanted = asyncio.Event()
         self._wanted.set()
+        slots.when_short = self._give_up_one
 
     @property
     def ready(self) -> int:
@@ -70,12 +71,16 @@ class Spares:
     def close(self) -> None:
         """Let go of all; the kernel takes them."""
         while self._ready:
+            self._give_up_one()
+
+    def _give_up_one(self) -> None:
+        if self._ready:
             spare = self._ready.popleft()
             spare.close()
             self._slots.give_back(spare.slot)
 
     async def _add(self) -> None:
-        slot = self._slots.take()
+        slot = self._slots.take_free()
         try:
             spare = await asyncio.to_thread(partial(self._make, slot))
         except BaseException:
