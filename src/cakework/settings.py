@@ -156,8 +156,8 @@ class Settings(BaseSettings):
     pool_snapshots: int = Field(
         default=2,
         ge=0,
-        description="Snapshots of programs, the busiest, of which a machine is kept ready, and "
-        "under emulation one more that forks are made of.",
+        description="Snapshots of programs, and shapes other than the default, the busiest, of "
+        "which a machine is kept ready, and under emulation one more that forks are made of.",
     )
     ready_timeout_s: float = Field(
         default=60,

@@ -236,11 +236,11 @@ async def test_a_pooled_machine_that_dies_is_replaced(yard: Yard, tmp_path: Path
     """The end of a waiting QEMU is noticed, and another made; a start does not suffer."""
     async with site(yard, tmp_path, pool=1) as s:
         async with filling(s.pool):
-            machine = s.pool._templates[Shape()].ready[0]  # pyright: ignore[reportPrivateUsage]
+            machine = s.pool._always[Shape()].ready[0]  # pyright: ignore[reportPrivateUsage]
             os.kill(machine.process.pid, signal.SIGKILL)
             await until(lambda: s.pool.ready == 0)
             await until(lambda: s.pool.ready == 1)
-        taken = s.pool._templates[Shape()].ready[0]  # pyright: ignore[reportPrivateUsage]
+        taken = s.pool._always[Shape()].ready[0]  # pyright: ignore[reportPrivateUsage]
         os.kill(taken.process.pid, signal.SIGKILL)
         order = await s.order("exec sleep 600")
         assert (await s.vms.start(order)).state == "started"

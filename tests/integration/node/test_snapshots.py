@@ -7,6 +7,8 @@ import re
 import signal
 import socket
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ import pytest
 from cakework.domain.errors import Conflict, InvalidRequest, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import AnyFact, SnapshotFailed, SnapshotMade, VmStarted
 from cakework.domain.ids import new_vm_id
-from cakework.domain.orders import VmOrder
+from cakework.domain.orders import VmOrder, VmReport
+from cakework.domain.vms import Shape
 from cakework.node.network.namespaces import GUEST_ADDRESS, run_inside
 from cakework.node.territory import SLOTS
 from cakework.node.vms.making import Patience
@@ -368,6 +371,41 @@ async def test_busy_snapshots_wait_in_the_pool(yard: Yard, tmp_path: Path) -> No
         await s.clean()
 
 
+async def test_busy_shapes_wait_in_the_pool(yard: Yard, tmp_path: Path) -> None:
+    """A shape that is started again and again has a machine ready, until others are busier."""
+    async with site(yard, tmp_path, pool_snapshots=1) as s, filling_with(s):
+        order = await s.order("exec sleep 600", shape=Shape(memory_mb=192))
+        other = await s.order("exec sleep 600", shape=Shape(memory_mb=320))
+        for _ in range(2):
+            await start_and_stop(s, order)
+        await until(lambda: s.pool.ready == 1)
+        assert "queue" not in (await start_and_stop(s, order)).phases_ms
+        for _ in range(2):
+            assert "queue" in (await start_and_stop(s, other)).phases_ms
+        await until(lambda: s.pool.ready == 1)
+        assert "queue" not in (await start_and_stop(s, other)).phases_ms
+        assert "queue" in (await start_and_stop(s, order)).phases_ms
+
+
+async def start_and_stop(s: Site, order: VmOrder) -> VmReport:
+    """Start a VM like ``order``, stop it, and return how it was started."""
+    vm = order.model_copy(update={"vm_id": new_vm_id()})
+    report = await s.vms.start(vm)
+    await s.vms.stop(vm.vm_id, 0)
+    return report
+
+
+@asynccontextmanager
+async def filling_with(s: Site) -> AsyncGenerator[None]:
+    """Have the pool filled with what is asked for meanwhile."""
+    task = asyncio.create_task(s.pool.fill())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_stop_while_kept_memory_is_taken_leaves_nothing(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,7 +436,7 @@ async def test_a_stop_while_a_pooled_machine_goes_on_leaves_nothing(
             await s.vms.stop(order.vm_id, 0)
         async with filling(s.pool):
             pass
-        (machine,) = s.pool._snapshots[ready_folder(s, order)].ready  # pyright: ignore[reportPrivateUsage]
+        (machine,) = s.pool._asked[ready_folder(s, order)].ready  # pyright: ignore[reportPrivateUsage]
         began = hanging(monkeypatch, machine, "go_on")
         starting = asyncio.create_task(s.vms.start(order.model_copy(update={"run": 3})))
         await began.wait()

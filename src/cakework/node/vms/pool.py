@@ -1,8 +1,9 @@
 """The pool: machines restored ahead of demand, paused, waiting for a start.
 
 Those of templates have rehearsed: QEMU is up, the kernel's state is loaded, and under emulation
-the code that a start runs through is translated. Those of snapshots, of the ones that were
-started most lately and more than once, have a frozen program. Where guests are emulated, they are
+the code that a start runs through is translated. Those of snapshots have a frozen program. Some
+shapes always have machines that wait; snapshots, and other shapes, have one if they are among those
+that were started most lately, and more than once. Where guests are emulated, they are
 forked from a zygote of their source (:mod:`.zygotes`), which also serves starts beyond what waits.
 The pool is refilled while no start is under way, so that refilling costs no start.
 """
@@ -28,35 +29,37 @@ from cakework.node.vms.zygotes import Zygotes
 RETRY_S = 10.0
 BUSY_STARTS = 2
 BUSY_WITHIN_S = 600.0
-"""A snapshot is busy when it was started so often in this time."""
+"""A source is busy when it was started so often in this time."""
 MOST_NOTED = 100
 log = structlog.get_logger("cakework.node.pool")
 
 
 @dataclass(slots=True, eq=False)
 class Stock:
-    """The machines of one source that wait; ``saved`` is None for a template yet to be made."""
+    """The machines of one source that wait. ``snapshot`` is None for those of a template, which
+    lies in ``template`` when it was made."""
 
     shape: Shape
     size: int
-    saved: Saved | None = None
+    snapshot: Saved | None = None
+    template: Path | None = None
     ready: list[Machine] = field(default_factory=list[Machine])
     starts: deque[float] = field(default_factory=lambda: deque(maxlen=BUSY_STARTS))
 
 
 class Pool:
-    """Ready machines: of templates as many of each shape as ``sizes`` says, and one of each of
-    at most ``snapshots`` snapshots."""
+    """Ready machines: as many of each shape as ``sizes`` says, and one of each of at most ``busy``
+    others, shapes or snapshots."""
 
     def __init__(
-        self, host: Host, workshop: Workshop, sizes: Mapping[Shape, int], snapshots: int = 0
+        self, host: Host, workshop: Workshop, sizes: Mapping[Shape, int], busy: int = 0
     ) -> None:
         self._host = host
         self._workshop = workshop
-        self._templates = {shape: Stock(shape, size) for shape, size in sizes.items()}
-        self._snapshots: OrderedDict[Path, Stock] = OrderedDict()
-        self._most_snapshots = snapshots
-        self._zygotes = Zygotes(host, snapshots)
+        self._always = {shape: Stock(shape, size) for shape, size in sizes.items()}
+        self._asked: OrderedDict[Shape | Path, Stock] = OrderedDict()
+        self._most_busy = busy
+        self._zygotes = Zygotes(host, busy)
         self._allowed_mb: float = float("inf")
         self._releases = Releases()
         self._wanted = asyncio.Event()
@@ -82,9 +85,9 @@ class Pool:
 
     def allow(self, memory_mb: int) -> None:
         """Say how much memory waiting machines may come to use; what is beyond is released,
-        those of snapshots first, what others are forked from last."""
+        those that are there for what was asked for first, what others are forked from last."""
         self._allowed_mb = memory_mb
-        for stock in [*self._snapshots.values(), *self._templates.values()]:
+        for stock in [*self._asked.values(), *self._always.values()]:
             while stock.ready and self.memory_mb > memory_mb:
                 self._releases.begin(stock.ready.pop())
         while self.memory_mb > memory_mb and self._zygotes.shrink():
@@ -94,13 +97,10 @@ class Pool:
     def take(self, source: Shape | Saved) -> Machine | None:
         """Take a ready machine of a shape's template, or of a snapshot; None if there is none.
 
-        Its processors are paused; a snapshot that is asked for often is kept ready from then on.
+        Its processors are paused; what is asked for often is kept ready from then on.
         """
-        if isinstance(source, Saved):
-            stock = self._asked_for(source)
-        else:
-            stock = self._templates.get(source)
-        if stock is None or not stock.ready:
+        stock = self._stock_of(source)
+        if not stock.ready:
             return None
         self._wanted.set()
         return stock.ready.pop()
@@ -130,9 +130,7 @@ class Pool:
     def forget(self, folder: Path) -> None:
         """Release the machines of a snapshot that is gone from ``folder``."""
         self._zygotes.forget(folder)
-        stock = self._snapshots.pop(folder, None)
-        if stock is not None:
-            self._release(stock)
+        self._drop(folder)
 
     async def close(self) -> None:
         """Release every waiting machine."""
@@ -154,34 +152,45 @@ class Pool:
                 await self._add(stock)
             except CakeworkError as error:
                 log.warning("pool.not_filled", reason=error.detail)
-                if stock.saved is not None:
-                    self.forget(stock.saved.folder)
+                if stock.snapshot is not None:
+                    self.forget(stock.snapshot.folder)
+                else:
+                    self._drop(stock.shape)
                 await asyncio.sleep(RETRY_S)
             except Exception:
                 log.exception("pool.fault")
                 await asyncio.sleep(RETRY_S)
 
     def _stocks(self) -> Iterator[Stock]:
-        yield from self._templates.values()
-        yield from self._snapshots.values()
+        yield from self._always.values()
+        yield from self._asked.values()
 
-    def _asked_for(self, saved: Saved) -> Stock:
-        """Note a start of a snapshot; let go of those beyond the bound that were asked for
-        longest ago."""
-        stock = self._snapshots.setdefault(saved.folder, Stock(saved.spec.shape, 1, saved))
-        self._snapshots.move_to_end(saved.folder)
+    def _stock_of(self, source: Shape | Saved) -> Stock:
+        if isinstance(source, Saved):
+            return self._asked_for(source.folder, Stock(source.spec.shape, 1, source))
+        return self._always.get(source) or self._asked_for(source, Stock(source, 1))
+
+    def _asked_for(self, key: Shape | Path, new: Stock) -> Stock:
+        """Note a start; let go of what is beyond the bound and was asked for longest ago."""
+        stock = self._asked.setdefault(key, new)
+        self._asked.move_to_end(key)
         stock.starts.append(time.monotonic())
-        while len(self._snapshots) > MOST_NOTED:
-            self._release(self._snapshots.popitem(last=False)[1])
-        for surplus in list(self._snapshots.values())[: -self._most_snapshots or None]:
+        while len(self._asked) > MOST_NOTED:
+            self._drop(next(iter(self._asked)))
+        for surplus in list(self._asked.values())[: -self._most_busy or None]:
             self._release(surplus)
         self._wanted.set()
         return stock
 
+    def _drop(self, key: Shape | Path) -> None:
+        stock = self._asked.pop(key, None)
+        if stock is not None:
+            self._release(stock)
+
     def _missing(self) -> Stock | None:
         short = (
             stock
-            for stock in (*self._templates.values(), *self._busy())
+            for stock in (*self._always.values(), *self._busy())
             if len(stock.ready) < stock.size and self._fits(stock.shape)
         )
         return next(short, None)
@@ -190,15 +199,16 @@ class Pool:
         return self.memory_mb + count * self._host.footprint.mb(shape) <= self._allowed_mb
 
     def _busy(self) -> list[Stock]:
-        """Return the snapshots that are worth a machine, the one asked for last first."""
+        """Return what is worth a machine besides, what was asked for last first."""
         since = time.monotonic() - BUSY_WITHIN_S
-        latest = list(self._snapshots.values())[::-1][: self._most_snapshots]
+        latest = list(self._asked.values())[::-1][: self._most_busy]
         return [s for s in latest if len(s.starts) == BUSY_STARTS and s.starts[0] >= since]
 
     async def _add(self, stock: Stock) -> None:
-        saved = stock.saved or await self._workshop.template(stock.shape)
+        saved = stock.snapshot or await self._workshop.template(stock.shape)
+        stock.template = saved.folder if stock.snapshot is None else None
         machine = await self.fork(saved, make=self._fits(stock.shape, 2))
-        rehearsed = machine is not None or stock.saved is not None
+        rehearsed = machine is not None or stock.snapshot is not None
         machine = machine or await Machine.restore(self._host, saved)
         try:
             if not rehearsed:
@@ -222,5 +232,7 @@ class Pool:
             self._wanted.set()
 
     def _release(self, stock: Stock) -> None:
+        if stock.template is not None:
+            self._zygotes.forget(stock.template)
         while stock.ready:
             self._releases.begin(stock.ready.pop())
