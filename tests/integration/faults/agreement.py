@@ -112,7 +112,8 @@ def _left(parts: Parts) -> Iterator[str]:
     )
     yield from _unlike("processes of machines", len(processes_of(territory)), vms)
     yield from (f"process {command}" for command in _processes(parts))
-    yield from _unlike("links", len(_links(territory.interface_prefix)), vms)
+    links = vms + settings.pool_networks
+    yield from _unlike("links", len(_links(territory.interface_prefix)), links)
     yield from _unlike("fetching links", _fetching(territory.name))
 
 

@@ -83,6 +83,7 @@ class Parts:
         self.folder = folder
         self.faults = folder / "faults"
         self.faults.mkdir()
+        self._networks = int(settings["POOL_NETWORKS"])
         self._ports = [_free_port(), _free_port()]
         own = {
             "DATA_DIR": str(folder),
@@ -111,7 +112,7 @@ class Parts:
 
     @property
     def settings(self) -> Settings:
-        return Settings(data_dir=self.folder)
+        return Settings(data_dir=self.folder, pool_networks=self._networks)
 
     @property
     def territory(self) -> Territory:

@@ -26,6 +26,7 @@ ANSWERED_S = 60.0
 SETTINGS = {
     "ACCELERATOR": "tcg",
     "POOL_SIZE": "0",
+    "POOL_NETWORKS": "1",
     "DISK_GB": "1",
     "MIN_FREE_DISK_MB": "64",
     "MEMORY_OVERCOMMIT": "0.2",
