@@ -1,6 +1,7 @@
 """What a build cannot do: reach out, take more than it may, outlive its end."""
 
 import asyncio
+import os
 import socket
 import threading
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_the_disk_is_bounded(bench: Bench) -> None:
     step = "i=0; while true; do i=$((i+1)); dd if=/dev/zero of=/f$i bs=1M count=8; sleep 0.05; done"
     error = bench.error(order(f"{BASE}RUN {step}"), image_size_mb=64)
     assert error == "the build wrote more than 64 MB"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_build_leaves_the_disk_to_vms(bench: Bench) -> None:
+    """One that goes on while less than three quarters of min_free_disk_mb is free is ended, also
+    if the disk is not so full that a VM would be."""
+    disk = os.statvfs(bench.data_dir.parent)
+    free_mb = disk.f_bavail * disk.f_frsize >> 20
+    error = bench.error(order(f"{BASE}RUN sleep 1000"), min_free_disk_mb=free_mb * 3 // 2)
+    assert error == "the disk for builds is full"
     assert bench.leftovers() == NOTHING
 
 

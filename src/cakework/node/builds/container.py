@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cakework.domain.orders import BuildOrder
-from cakework.node.builds.disk import DiskGuard, WrittenLayers
+from cakework.node.builds.disk import Bound, DiskGuard, WrittenLayers
 from cakework.node.builds.failure import BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter, is_for_people
 from cakework.node.builds.made import explain_export, read_config, read_made
@@ -47,9 +47,10 @@ class ContainerBuild:
     async def build(self) -> None:
         """Run ``buildah build``. Raises BuildError."""
         shop, confinement = self._shop, self._confinement
-        written = WrittenLayers(shop.storage.home, confinement.cgroup)
         limits = shop.limits
-        async with DiskGuard(shop.storage.home, written, limits.image_mb, limits.wrote_too_much):
+        written = WrittenLayers(shop.storage.home, confinement.cgroup)
+        bound = Bound(written, limits.image_mb, limits.wrote_too_much)
+        async with DiskGuard(shop.storage.home, limits.spare_mb, bound):
             status, output = await self._run(self._buildah(), confinement)
         if status:
             oom = confinement.cgroup.oom_kills() > 0
@@ -60,11 +61,13 @@ class ContainerBuild:
         work = self._confinement.work
         image_id = read_made(work, "iid").decode(errors="replace")
         inside = f"/b/{work.name}"
-        status, _, output = await self._shop.sandbox.read(
-            ("sh", f"{inside}/{EXPORT.name}", image_id, f"{inside}/out"), self._confinement
-        )
+        limits = self._shop.limits
+        async with DiskGuard(work, limits.spare_mb):
+            status, _, output = await self._shop.sandbox.read(
+                ("sh", f"{inside}/{EXPORT.name}", image_id, f"{inside}/out"), self._confinement
+            )
         if status:
-            raise BuildError(explain_export(output, self._shop.limits.image_mb))
+            raise BuildError(explain_export(output, limits.image_mb))
         return work / "out" / "rootfs.erofs", read_config(read_made(work, "image.json"), image_id)
 
     async def _pull(self, reference: str, confinement: Confinement) -> None:

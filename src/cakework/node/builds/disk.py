@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -20,33 +21,40 @@ from cakework.node.builds.failure import BuildError
 from cakework.node.cgroups import Cgroup
 
 MIB = 2**20
-SPARE_MB = 512
-"""Left free on the disk whatever a build wants: VMs and the journal write there too."""
-PERIOD_S = 0.5
+PERIOD_S = 0.2
 SHARE = 5
 """Counting takes at most one part in so many of the time."""
 _UPPER = re.compile(r"upperdir=/b/storage/overlay/([0-9a-f]{64})/diff")
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """At most ``limit_mb`` may be ``used()``, in bytes; ``fault`` is the sentence for more."""
+
+    used: Callable[[], int]
+    limit_mb: int
+    fault: str
+
+
 class DiskGuard:
     """While entered, ends the enclosing task with a BuildError when the build writes too much."""
 
-    def __init__(self, home: Path, used: Callable[[], int], limit_mb: int, fault: str) -> None:
-        """Watch the file system of ``home``, and that ``used()``, in bytes, is within its limit.
-
-        ``fault`` is the sentence for when it is not.
-        """
+    def __init__(self, home: Path, spare_mb: int, *bounds: Bound) -> None:
+        """Watch that ``spare_mb`` are free on the file system of ``home``, and the ``bounds``."""
         self._home = home
-        self._used = used
-        self._limit_mb = limit_mb
-        self._sentence = fault
+        self._spare_mb = spare_mb
+        self._bounds = bounds
         self._fault: str | None = None
 
     async def __aenter__(self) -> None:
         owner = asyncio.current_task()
         if owner is None:
             raise RuntimeError("a disk guard guards a task")
-        self._watcher = asyncio.create_task(self._watch(owner))
+        # Apart: however long counting takes, the disk must not fill up meanwhile.
+        self._watchers = [
+            asyncio.create_task(self._watch(owner, self._full)),
+            asyncio.create_task(self._watch(owner, self._over)),
+        ]
 
     async def __aexit__(
         self,
@@ -54,29 +62,41 @@ class DiskGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watcher
+        for watcher in self._watchers:
+            watcher.cancel()
+        cancelled = isinstance(error, asyncio.CancelledError)
+        try:
+            ends = await asyncio.gather(*self._watchers, return_exceptions=True)
+        except asyncio.CancelledError:
+            if self._fault is None:
+                raise
+            cancelled, ends = True, ()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
         if self._fault is None:
             return
-        if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()):
+        if cancelled and (task := asyncio.current_task()):
             task.uncancel()
         raise BuildError(self._fault) from error
 
-    async def _watch(self, owner: asyncio.Task[object]) -> None:
-        while True:
+    async def _watch(self, owner: asyncio.Task[object], look: Callable[[], str | None]) -> None:
+        while self._fault is None:
             started = time.monotonic()
-            self._fault = await anyio.to_thread.run_sync(self._look)
-            if self._fault:
+            fault = await anyio.to_thread.run_sync(look)
+            if fault and self._fault is None:
+                self._fault = fault
                 owner.cancel()
-                return
             await asyncio.sleep(max(PERIOD_S, SHARE * (time.monotonic() - started)))
 
-    def _look(self) -> str | None:
+    def _full(self) -> str | None:
         space = os.statvfs(self._home)
-        if space.f_bavail * space.f_frsize < SPARE_MB * MIB:
-            return "the disk for builds is full"
-        return self._sentence if self._used() > self._limit_mb * MIB else None
+        is_short = space.f_bavail * space.f_frsize < self._spare_mb * MIB
+        return "the disk for builds is full" if is_short else None
+
+    def _over(self) -> str | None:
+        over = (each.fault for each in self._bounds if each.used() > each.limit_mb * MIB)
+        return next(over, None)
 
 
 class WrittenLayers:

@@ -39,6 +39,7 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.shop import MIB, BuildLimits, BuildNetwork, Workshop
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import Image, ImageStore
 from cakework.settings import Settings
 
@@ -272,6 +273,7 @@ class Builds:
             address=settings.github_url,
             timeout_s=settings.build_timeout_s * CLONE_SHARE,
             size_mb=settings.repository_size_mb,
+            spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
 
 

@@ -13,6 +13,7 @@ from cakework.node.builds.clone import CloneLimits
 from cakework.node.builds.recipes import Recipe
 from cakework.node.builds.sandbox import Sandbox
 from cakework.node.builds.storage import BuildStorage
+from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import ImageStore, RunConfig
 from cakework.settings import Settings
 
@@ -40,6 +41,8 @@ class BuildLimits:
     memory_mb: int
     image_mb: int
     context_mb: int
+    spare_mb: int
+    """Left free on the disk whatever a build wants."""
 
     @classmethod
     def of(cls, settings: Settings) -> "BuildLimits":
@@ -49,6 +52,7 @@ class BuildLimits:
             memory_mb=settings.build_memory_mb,
             image_mb=settings.image_size_mb,
             context_mb=settings.max_body_mb,
+            spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
 
     @property

@@ -111,7 +111,7 @@ class VmBuild:
     def _spare_disk(self) -> DiskGuard:
         """Return what ends the build when the host's disk is nearly full; what the machine writes
         is bounded by the size of its disks, and counted in it."""
-        return DiskGuard(self._shop.storage.home, lambda: 0, 0, "")
+        return DiskGuard(self._shop.storage.home, self._shop.limits.spare_mb)
 
     async def _start(self) -> None:
         """Start a machine and its program, and connect to it. Raises CakeworkError."""
