@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.node.build_bench import Bench, mounted, order
-from tests.integration.node.registries import Entry, Layout, tar_of
+from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
+from tests.integration.node.registries import Entry, Layout, serving, tar_of
 
 DEADLINE_S = 20
 
@@ -104,6 +104,31 @@ def test_a_private_registry_that_nobody_named_is_out_of_reach(bench: Bench, regi
     """A stranger's FROM goes over the build's network, not the host's."""
     error = bench.error(order(f"FROM {registry}/library/small:2"))
     assert error.startswith(f"base image {registry}/library/small:2 was not found")
+
+
+@pytest.mark.parametrize(
+    ("layers", "file_mb"), [(12, 30), (1, 100)], ids=["many layers", "a large file"]
+)
+def test_a_base_that_is_too_large_is_given_up(
+    bench: Bench, tmp_path: Path, layers: int, file_mb: int
+) -> None:
+    """An image that is small in its registry and large on the disk: the error names it, the bound
+    and the setting. One that is within the bound is built on."""
+    layer = tar_of([Entry("zeros", bytes(file_mb << 20))])
+    large, small = Layout(tmp_path / "large"), Layout(tmp_path / "small")
+    large.index(large.image([(layer, "zstd")] * layers))
+    small.index(small.image([(tar_of([Entry("zeros", bytes(30 << 20))]), "none")]))
+    with serving(tmp_path, password=False) as registry:
+        bomb = registry.push(large.folder, "team/large:1")
+        base = registry.push(small.folder, "team/small:1")
+        reach = {"fetch_allow": [registry.address], "extra_ca": registry.ca, "image_size_mb": 64}
+        error = bench.error(order(f"FROM {base}\nFROM {bomb}"), **reach)
+        assert error == (
+            f"base image {bomb} is too large: the images that a build fetches from registries may "
+            "hold 64 MB; build on a smaller one, or set CAKEWORK_IMAGE_SIZE_MB"
+        )
+        assert bench.leftovers() == NOTHING
+        bench.image(order(f"FROM {base}\nCOPY a /a", {"a": "x"}), **reach)
 
 
 def _push(layout: Path, destination: str) -> None:

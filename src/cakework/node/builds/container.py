@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cakework.domain.orders import BuildOrder
-from cakework.node.builds.disk import Bound, DiskGuard, WrittenLayers
-from cakework.node.builds.failure import BuildError, explain_build, explain_pull
+from cakework.node.builds.disk import Bound, DiskGuard, WrittenByCommands, WrittenLayers
+from cakework.node.builds.failure import TOO_LARGE, BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter, is_for_people
 from cakework.node.builds.made import explain_export, read_config, read_made
 from cakework.node.builds.recipes import Recipe
@@ -40,9 +40,12 @@ class ContainerBuild:
         for recipe in recipes:
             await self._shop.bases.ensure(recipe, self._log.say)
         if foreign:
+            written = WrittenByCommands(self._confinement.cgroup)
             async with self._shop.network.lease_fetching() as network:
                 for reference in foreign:
-                    await self._pull(reference, replace(self._confinement, network=network))
+                    confinement = replace(self._confinement, network=network)
+                    await self._pull(reference, confinement, written)
+                    written.begin_another()
 
     async def build(self) -> None:
         """Run ``buildah build``. Raises BuildError."""
@@ -70,9 +73,16 @@ class ContainerBuild:
             raise BuildError(explain_export(output, limits.image_mb))
         return work / "out" / "rootfs.erofs", read_config(read_made(work, "image.json"), image_id)
 
-    async def _pull(self, reference: str, confinement: Confinement) -> None:
-        command = (*PULL, *self._policy(), "--", reference)
-        status, output = await self._run(command, confinement)
+    async def _pull(
+        self, reference: str, confinement: Confinement, written: WrittenByCommands
+    ) -> None:
+        command, limits = (*PULL, *self._policy(), "--", reference), self._shop.limits
+        # Each layer is written as it comes, and again unpacked.
+        bound = Bound(written, 2 * limits.image_mb, limits.base_too_large(reference))
+        async with DiskGuard(self._shop.storage.home, limits.spare_mb, bound):
+            status, output = await self._run(command, confinement)
+        if status and TOO_LARGE in output.lower():
+            raise BuildError(limits.base_too_large(reference))
         if status:
             raise BuildError(explain_pull(reference, output))
 

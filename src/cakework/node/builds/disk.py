@@ -25,6 +25,7 @@ PERIOD_S = 0.2
 SHARE = 5
 """Counting takes at most one part in so many of the time."""
 _UPPER = re.compile(r"upperdir=/b/storage/overlay/([0-9a-f]{64})/diff")
+_WRITTEN = re.compile(r"^write_bytes: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,36 @@ def _written_layers(cgroup: Cgroup) -> set[str]:
         with contextlib.suppress(OSError):
             found.update(_UPPER.findall((Path("/proc") / str(pid) / "mounts").read_text()))
     return found
+
+
+class WrittenByCommands:
+    """Counts what commands in a cgroup have written, one after the other, wherever that was.
+
+    Images that are pulled are unpacked among the layers of all builds, and are in no mount table
+    meanwhile. The kernel counts for each process, and adds to it what its children had written
+    that it waited for.
+    """
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self._cgroup = cgroup
+        self._earlier = 0
+        self._most = 0
+
+    def __call__(self) -> int:
+        """Return the bytes."""
+        self._most = max(self._most, sum(map(_bytes_written, self._cgroup.pids())))
+        return self._earlier + self._most
+
+    def begin_another(self) -> None:
+        """Take it that the command before has ended, and another begins."""
+        self._earlier, self._most = self._earlier + self._most, 0
+
+
+def _bytes_written(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        found = _WRITTEN.search((Path("/proc") / str(pid) / "io").read_text())
+        return int(found[1]) if found else 0
+    return 0
 
 
 def bytes_below(folder: Path) -> int:

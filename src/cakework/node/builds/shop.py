@@ -60,6 +60,13 @@ class BuildLimits:
         """Return the sentence for a build that wrote more than an image may hold."""
         return f"the build wrote more than {self.image_mb} MB"
 
+    def base_too_large(self, reference: str) -> str:
+        """Return the sentence for an image of a registry with which bases become too large."""
+        return (
+            f"base image {reference} is too large: the images that a build fetches from registries "
+            f"may hold {self.image_mb} MB; build on a smaller one, or set CAKEWORK_IMAGE_SIZE_MB"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
