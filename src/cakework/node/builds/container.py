@@ -4,8 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import anyio.to_thread
+
 from cakework.domain.orders import BuildOrder
-from cakework.node.builds.disk import Bound, DiskGuard, WrittenByCommands, WrittenLayers
+from cakework.node.builds.disk import (
+    Bound,
+    DiskGuard,
+    WrittenBeside,
+    WrittenByCommands,
+    WrittenLayers,
+)
 from cakework.node.builds.failure import TOO_LARGE, BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter, is_for_people
 from cakework.node.builds.made import explain_export, read_config, read_made
@@ -52,8 +60,12 @@ class ContainerBuild:
         shop, confinement = self._shop, self._confinement
         limits = shop.limits
         written = WrittenLayers(shop.storage.home, confinement.cgroup)
-        bound = Bound(written, limits.image_mb, limits.wrote_too_much)
-        async with DiskGuard(shop.storage.home, limits.spare_mb, bound):
+        beside = await anyio.to_thread.run_sync(WrittenBeside, shop.storage, confinement.work)
+        bounds = (
+            Bound(written, limits.image_mb, limits.wrote_too_much),
+            Bound(beside, limits.beside_mb, limits.wrote_too_much_beside),
+        )
+        async with DiskGuard(shop.storage.home, limits.spare_mb, *bounds):
             status, output = await self._run(self._buildah(), confinement)
         if status:
             oom = confinement.cgroup.oom_kills() > 0

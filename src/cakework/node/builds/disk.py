@@ -1,12 +1,14 @@
-"""Keeps a build from filling the disk.
+"""Keeps a build from filling the disk, and from using up the files that there can be on it.
 
 A build writes into upper folders of overlays, which only it has mounted: they are found in
-the mount table of its processes, and what they hold is counted now and then. A build that is
-over its bound, or that goes on while the disk is nearly full, is ended.
+the mount table of its processes, and what they hold is counted now and then. So are its own
+folder and those of its working containers. A build that is over its bound, or that goes on
+while the disk is nearly full, is ended.
 """
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import time
@@ -18,12 +20,18 @@ from types import TracebackType
 import anyio.to_thread
 
 from cakework.node.builds.failure import BuildError
+from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup
 
 MIB = 2**20
 PERIOD_S = 0.2
 SHARE = 5
 """Counting takes at most one part in so many of the time."""
+ENTRY_BYTES = 4096
+"""What each file, folder or link counts as at least, for it takes an inode even if it is empty."""
+INODES_PER_MB = 64
+"""As a file system is commonly made: where so much is left free, so many inodes are, too."""
+TOO_DEEP = 1 << 62
 _UPPER = re.compile(r"upperdir=/b/storage/overlay/([0-9a-f]{64})/diff")
 _WRITTEN = re.compile(r"^write_bytes: (\d+)$", re.MULTILINE)
 
@@ -92,8 +100,12 @@ class DiskGuard:
 
     def _full(self) -> str | None:
         space = os.statvfs(self._home)
-        is_short = space.f_bavail * space.f_frsize < self._spare_mb * MIB
-        return "the disk for builds is full" if is_short else None
+        if space.f_bavail * space.f_frsize < self._spare_mb * MIB:
+            return "the disk for builds is full"
+        # Some file systems have no fixed number of inodes, and say that they have none at all.
+        if space.f_files and space.f_favail < self._spare_mb * INODES_PER_MB:
+            return "the disk for builds has no room for more files"
+        return None
 
     def _over(self) -> str | None:
         over = (each.fault for each in self._bounds if each.used() > each.limit_mb * MIB)
@@ -120,6 +132,22 @@ def _written_layers(cgroup: Cgroup) -> set[str]:
         with contextlib.suppress(OSError):
             found.update(_UPPER.findall((Path("/proc") / str(pid) / "mounts").read_text()))
     return found
+
+
+class WrittenBeside:
+    """Counts what a build has written beside layers since it began to: downloads, caches,
+    volumes, files of its context, layers on their way into the storage."""
+
+    def __init__(self, storage: BuildStorage, work: Path) -> None:
+        """Count from now on, in the work folder ``work``; blocks as long as that takes."""
+        self._storage = storage
+        self._work = work
+        self._before = bytes_below(work)
+
+    def __call__(self) -> int:
+        """Return the bytes on disk."""
+        folders = self._storage.container_folders(self._work.name)
+        return bytes_below(self._work) - self._before + sum(map(bytes_below, folders))
 
 
 class WrittenByCommands:
@@ -153,15 +181,28 @@ def _bytes_written(pid: int) -> int:
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the bytes on disk of the files in ``folder``; what goes away meanwhile is none."""
+    """Return the bytes on disk of all that is in ``folder``, each at least ENTRY_BYTES.
+
+    What goes away meanwhile is none. What lies deeper than a path can name cannot be counted: it
+    is more than any bound.
+    """
     total = 0
     folders = [str(folder)]
     while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    with contextlib.suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    total += _size(entry)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return TOO_DEEP
     return total
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return max(entry.stat(follow_symlinks=False).st_blocks * 512, ENTRY_BYTES)
+    except OSError as error:
+        return TOO_DEEP if error.errno == errno.ENAMETOOLONG else 0

@@ -60,6 +60,19 @@ class BuildLimits:
         """Return the sentence for a build that wrote more than an image may hold."""
         return f"the build wrote more than {self.image_mb} MB"
 
+    @property
+    def beside_mb(self) -> int:
+        """Return what a build may write beside layers: one is stored from a copy of a copy."""
+        return 2 * self.image_mb
+
+    @property
+    def wrote_too_much_beside(self) -> str:
+        """Return the sentence for a build that wrote more than that."""
+        return (
+            f"the build wrote more than {self.beside_mb} MB beside its layers: downloads, caches, "
+            "volumes"
+        )
+
     def base_too_large(self, reference: str) -> str:
         """Return the sentence for an image of a registry with which bases become too large."""
         return (

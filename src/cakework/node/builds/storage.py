@@ -7,14 +7,17 @@ builds/root/      where a sandbox's root is put together
 builds/work/<id>/ a build's context, scratch space and result
 """
 
+import asyncio
+import contextlib
 import json
-import shutil
+import subprocess
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from cakework.node.builds.identities import give
 from cakework.node.builds.registries import Registries
+from cakework.node.unbroken import unbroken
 
 RESOLVER = "127.0.0.1"
 """Where every network that is leased has a resolver."""
@@ -51,7 +54,7 @@ class BuildStorage:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.home.chmod(0o700)
         for name in ("run", "etc", "work"):
-            shutil.rmtree(self.home / name, ignore_errors=True)
+            _remove(self.home / name)
         for name in ("storage", "run", "etc", "work", "root"):
             (self.home / name).mkdir(exist_ok=True)
         for name in ("storage", "run"):
@@ -65,7 +68,7 @@ class BuildStorage:
     def make_work(self, work_id: str) -> Path:
         """Make the work folder ``work_id``, with room for temporary files."""
         work = self.work / work_id
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         for folder in (work, work / "tmp", work / "out", work / "sys" / "fs" / "cgroup"):
             folder.mkdir(parents=True)
         for folder in (work, *work.glob("**/")):
@@ -73,17 +76,26 @@ class BuildStorage:
         return work
 
     def remove_work(self, work_id: str) -> None:
-        """Remove the work folder; nothing may run in it."""
-        shutil.rmtree(self.work / work_id)
+        """Remove the work folder, in which nothing may run. Blocks as long as that takes."""
+        _remove(self.work / work_id)
+
+    async def clear_work(self, work_id: str) -> None:
+        """Remove the work folder while others go on."""
+        await unbroken(asyncio.to_thread(self.remove_work, work_id))
 
     def containers_of(self, work_id: str) -> list[str]:
         """Return the working containers that a build left, known by the volume it was given."""
+        return [folder.name for folder in self.container_folders(work_id)]
+
+    def container_folders(self, work_id: str) -> list[Path]:
+        """Return where those working containers have what is in no layer, such as volumes."""
         mark = f"/b/{work_id}/sys:"
-        return [
-            file.parent.parent.name
-            for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json")
-            if mark in file.read_text()
-        ]
+        found: list[Path] = []
+        for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json"):
+            with contextlib.suppress(FileNotFoundError):
+                if mark in file.read_text():
+                    found.append(file.parent.parent)
+        return found
 
     def layers_mb(self) -> int:
         """Return how much all layers hold together, in MiB."""
@@ -94,6 +106,12 @@ class BuildStorage:
         """Return the ids of images, those of finished steps too, without a name in ``kept``."""
         images = _entries(self.home / "storage" / "overlay-images" / "images.json")
         return [image["id"] for image in images if kept.isdisjoint(image.get("names") or ())]
+
+
+def _remove(folder: Path) -> None:
+    """Remove ``folder`` with whatever a build left in it: also folders in one another, so deep
+    that a function which calls itself for each comes to its end."""
+    subprocess.run(["rm", "-rf", "--", folder], check=True)
 
 
 def _entries(file: Path) -> list[dict[str, Any]]:
