@@ -13,7 +13,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cakework.node.builds.identities import give
 from cakework.node.builds.registries import Registries
@@ -99,23 +99,30 @@ class BuildStorage:
 
     def layers_mb(self) -> int:
         """Return how much all layers hold together, in MiB."""
-        layers = _entries(self.home / "storage" / "overlay-layers" / "layers.json")
-        return sum(int(layer.get("diff-size", 0)) for layer in layers) // 2**20
+        return sum(int(layer.get("diff-size", 0)) for layer in self._records("layers")) // 2**20
+
+    def has_unused_layers(self) -> bool:
+        """Say whether there are layers that no image or container has for its uppermost, and that
+        no other layer lies on."""
+        used = {layer.get("parent") for layer in self._records("layers")}
+        for user in (*self._records("images"), *self._records("containers")):
+            used |= {user.get("layer"), *(user.get("mapped-layers") or ())}
+        return any(layer["id"] not in used for layer in self._records("layers"))
 
     def images_besides(self, kept: Set[str]) -> list[str]:
         """Return the ids of images, those of finished steps too, without a name in ``kept``."""
-        images = _entries(self.home / "storage" / "overlay-images" / "images.json")
+        images = self._records("images")
         return [image["id"] for image in images if kept.isdisjoint(image.get("names") or ())]
+
+    def _records(self, kind: Literal["layers", "images", "containers"]) -> list[dict[str, Any]]:
+        file = self.home / "storage" / f"overlay-{kind}" / f"{kind}.json"
+        return json.loads(file.read_bytes()) if file.exists() else []
 
 
 def _remove(folder: Path) -> None:
     """Remove ``folder`` with whatever a build left in it: also folders in one another, so deep
     that a function which calls itself for each comes to its end."""
     subprocess.run(["rm", "-rf", "--", folder], check=True)
-
-
-def _entries(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_bytes()) if file.exists() else []
 
 
 def _configuration(registries: Registries) -> Iterator[tuple[str, str]]:
