@@ -108,7 +108,7 @@ class ContainerBuild:
             "--layers",
             "--pull=never",
             "--isolation=rootless",
-            "--runtime=/usr/sbin/runc",
+            "--runtime=/b/etc/runtime",
             # The network namespace that buildah itself is in: the build's own.
             "--network=host",
             # A container in a user namespace cannot mount sysfs of a network that it does not own.

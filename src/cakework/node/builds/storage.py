@@ -23,6 +23,7 @@ RESOLVER = "127.0.0.1"
 """Where every network that is leased has a resolver."""
 HOST_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 CA = "ca.pem"
+RUNTIME = Path(__file__).with_name("runtime.py")
 CAPABILITIES = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -61,6 +62,7 @@ class BuildStorage:
             give(self.home / name)
         for name, text in _configuration(registries):
             (self.home / "etc" / name).write_text(text)
+        (self.home / "etc" / "runtime").chmod(0o755)
         if extra_ca is not None:
             bundle = HOST_CA.read_bytes() if HOST_CA.exists() else b""
             (self.home / "etc" / CA).write_bytes(bundle + b"\n" + extra_ca.read_bytes())
@@ -131,6 +133,8 @@ def _configuration(registries: Registries) -> Iterator[tuple[str, str]]:
     yield "containers.conf", _containers()
     yield "policy.json", json.dumps({"default": [{"type": "insecureAcceptAnything"}]})
     yield "auth.json", "{}"
+    yield "runtime", RUNTIME.with_suffix(".sh").read_text()
+    yield "runtime.py", RUNTIME.read_text()
     yield "resolv.conf", f"nameserver {RESOLVER}\noptions ndots:1\n"
 
 
