@@ -184,7 +184,8 @@ class Settings(BaseSettings):
     min_free_disk_mb: int = Field(
         default=2048,
         ge=64,
-        description="Free space below which no VM starts; below half of it, the largest is ended.",
+        description="Free space below which no VM starts; below three quarters of it builds and "
+        "imports are ended, below half of it the largest VM.",
     )
     dns: Words = Field(
         default_factory=lambda: ["1.1.1.1", "8.8.8.8"],

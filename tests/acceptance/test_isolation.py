@@ -46,7 +46,21 @@ def tried(api: Api, python: str, targets: list[Target]) -> dict[Target, bool]:
     env = {"SCRIPT": guests.CONNECT, "TARGETS": json.dumps(targets)}
     with api.running(python, envVars=env) as vm:
         printed = api.wait_for_line(vm["id"], "tried all", 30 + 3 * len(targets))
-    outcome = dict(line.split(" ") for line in printed[:-1])
+    return outcome_in(printed, targets)
+
+
+def tried_by_build(api: Api, targets: list[Target]) -> dict[Target, bool]:
+    """Return which of ``targets`` a RUN of a build reaches."""
+    env = {"SCRIPT": guests.CONNECT, "TARGETS": json.dumps(targets)}
+    dockerfile = "FROM cakework/python\nCOPY . /\nRUN python3 /try.py"
+    build = api.build(dockerfile, {"try.py": with_environment(env)})
+    printed = api.messages(f"/v1/image/build/{build['buildId']}/logs")
+    assert "tried all" in printed, printed
+    return outcome_in(printed, targets)
+
+
+def outcome_in(printed: list[str], targets: list[Target]) -> dict[Target, bool]:
+    outcome = dict(line.split(" ") for line in printed if line.count(" ") == 1)
     return {(host, port): outcome[f"{host}:{port}"] == "reached" for host, port in targets}
 
 
@@ -57,6 +71,22 @@ def test_networks_beyond_the_host(api: Api, python: str, world: Outside) -> None
     for target in targets:
         socket.create_connection(target, 5).close()
     found = tried(api, python, targets)
+    assert {host for (host, _), yes in found.items() if yes} == set(reached)
+
+
+def test_what_a_build_reaches(platform: Platform, api: Api, world: Outside) -> None:
+    """By TCP, a RUN of a build reaches what a guest does: no private range but one that a setting
+    allows, no address for metadata, none that the host has, where all have a listener."""
+    reached = [PUBLIC, REACHED_BY_SETTING]
+    api_port = int(platform.url.rpartition(":")[2])
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        beyond = [(host, world.port) for host in (*reached, *WALLED_OFF)]
+        own = [(address, port) for address in (*host_addresses(), "127.0.0.1")]
+        targets = [*beyond, *own, ("127.0.0.1", api_port)]
+        for target in targets:
+            socket.create_connection(target, 5).close()
+        found = tried_by_build(api, targets)
     assert {host for (host, _), yes in found.items() if yes} == set(reached)
 
 

@@ -46,6 +46,10 @@ class Step(StrEnum):
     NODE_BUILD_TOLD = "node.build.told"
     NODE_BUILD_CANCELLED = "node.build.cancelled"
 
+    NODE_BUILDER_LEASED = "node.builder.leased"
+    NODE_BUILDER_FED = "node.builder.fed"
+    NODE_BUILDER_IMAGE_TAKEN = "node.builder.image_taken"
+
     NODE_IMAGE_WRITTEN = "node.image.written"
     NODE_IMAGE_NAMED = "node.image.named"
     NODE_IMAGE_SET_ASIDE = "node.image.set_aside"

@@ -151,13 +151,14 @@ class Parts:
     def part_of(self, step: Step) -> Part:
         return self.node if step.startswith("node.") else self.server
 
-    def revive(self, step: Step, within_s: float) -> float:
-        """Wait until a part has died at ``step``, and start it again; return how long that took."""
+    def revive(self, step: Step, within_s: float, **settings: str) -> float:
+        """Wait until a part has died at ``step``, and start it again, with ``settings`` that differ
+        this time; return how long that took."""
         part = self.part_of(step)
         until(lambda: part.ended is not None, within_s, f"the {part.name} reaches {step}")
         assert part.ended == -signal.SIGKILL, self.tail()
         began = time.monotonic()
-        part.start()
+        part.start(**settings)
         self._wait_until_ready()
         return time.monotonic() - began
 

@@ -22,6 +22,8 @@ from tests.integration.node.registries import Entry, Layout, Registry, tar_of
 from tests.integration.node.test_snapshots_crash import STEPS as SNAPSHOT_STEPS
 
 REACHED_S = 60.0
+BUILDER_REACHED_S = 150.0
+"""The first build in a machine has the file system and the template of such machines made."""
 ANSWERED_S = 60.0
 SETTINGS = {
     "ACCELERATOR": "tcg",
@@ -31,6 +33,7 @@ SETTINGS = {
     "MIN_FREE_DISK_MB": "64",
     "MEMORY_OVERCOMMIT": "0.2",
 }
+IN_MACHINES = {"BUILD_ISOLATION": "vm", "BUILD_MEMORY_MB": "256", "IMAGE_SIZE_MB": "512"}
 
 PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.REQUEST_RESERVED: (of.BUILD, of.START),
@@ -92,6 +95,7 @@ PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.NODE_VM_END_TOLD: (of.SHORT, of.STOP_CACHED),
 }
 POOLED = (Step.NODE_MACHINE_FORKED, Step.NODE_MACHINE_TAKEN)
+BUILDING = (Step.NODE_BUILDER_LEASED, Step.NODE_BUILDER_FED, Step.NODE_BUILDER_IMAGE_TAKEN)
 CASES = [
     (step, operation, "at_once") for step, passing in PASSED_BY.items() for operation in passing
 ]
@@ -140,7 +144,7 @@ def _push(registry: Registry, folder: Path) -> None:
 
 def test_no_step_is_missed_by_these_tests() -> None:
     """Every step there is, an operation goes past in the tests below."""
-    assert set(PASSED_BY) | set(POOLED) | set(SNAPSHOT_STEPS) == set(Step)
+    assert set(PASSED_BY) | {*POOLED, *BUILDING, *SNAPSHOT_STEPS} == set(Step)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +197,25 @@ def test_the_files_of_what_came_to_nothing_are_removed(world: World) -> None:
     """Images whose import or build was given up, while the node went on with it, go too."""
     world.parts.restart(world.parts.server)
     until(lambda: not images_of_nobody(world.parts), of.SETTLED_S, "the images are removed")
+    world.settle()
+
+
+def test_kill_with_a_build_in_a_machine(world: World) -> None:
+    """Each time the machine goes with its node, and the build is run again in another and gets
+    farther; after three times it has failed, and says why."""
+    world.mark()
+    world.parts.restart(world.parts.node, **IN_MACHINES)
+    for step in BUILDING:
+        world.parts.lay(step)
+    build = answered(world, of.BUILD.ask(world), secrets.token_hex(8)).json()
+    path = f"/v1/image/build/{build['buildId']}"
+    for step in BUILDING:
+        world.parts.revive(step, BUILDER_REACHED_S, **IN_MACHINES)
+    until(lambda: world.api.get(path)["status"] == "failed", of.SETTLED_S, "the build fails")
+    assert world.api.get(path)["error"] == "the node ended during the build, 3 times"
+    assert not world.new("images")
+    world.settle()
+    world.parts.restart(world.parts.node)
     world.settle()
 
 

@@ -1,6 +1,7 @@
 """What a build cannot do: reach out, take more than it may, outlive its end."""
 
 import asyncio
+import os
 import socket
 import threading
 from pathlib import Path
@@ -81,6 +82,70 @@ def test_the_disk_is_bounded(bench: Bench) -> None:
     step = "i=0; while true; do i=$((i+1)); dd if=/dev/zero of=/f$i bs=1M count=8; sleep 0.05; done"
     error = bench.error(order(f"{BASE}RUN {step}"), image_size_mb=64)
     assert error == "the build wrote more than 64 MB"
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "while true; do i=$((i+1)); mkdir /d$i; cd /d$i; seq 4000 | xargs mkdir; done",
+        "while true; do i=$((i+1)); mkdir /d$i; cd /d$i; seq 4000 | xargs touch; done",
+        "ln='ln -s \"$@\" .'; while true; do i=$((i+1)); mkdir /d$i; cd /d$i;"
+        ' seq 4000 | xargs sh -c "$ln" x; done',
+        "f=$(seq 200 | tr '\\n' /); while true; do mkdir -p $f && cd -P $f || sleep 1; done",
+    ],
+    ids=["folders", "empty files", "links", "folders in one another"],
+)
+def test_what_takes_no_block_is_bounded(bench: Bench, step: str) -> None:
+    """Folders, empty files and links are not made without end: each takes one of the disk's
+    inodes, and counts as a block."""
+    error = bench.error(order(f"{BASE}RUN {step}"), image_size_mb=64)
+    assert error == "the build wrote more than 64 MB"
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "RUN --mount=type=cache,target=/m {fill}",
+        "RUN --mount=type=cache,id=../up,target=/m {fill}",
+        "RUN --mount=type=bind,rw,source=.,target=/m {fill}",
+        "VOLUME /m\nRUN {fill}",
+    ],
+    ids=["cache", "cache elsewhere", "context", "volume"],
+)
+def test_what_is_written_beside_layers_is_bounded(bench: Bench, steps: str) -> None:
+    """A cache, the context, a volume: none of them is a way past the bound."""
+    fill = "while true; do i=$((i+1)); dd if=/dev/zero of=/m/$i bs=1M count=8; done"
+    wanted = order(BASE + steps.format(fill=fill), {"f": "of the context"})
+    assert bench.error(wanted, image_size_mb=64) == (
+        "the build wrote more than 128 MB beside its layers: downloads, caches, volumes"
+    )
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_layer_of_the_largest_size_is_within_the_bounds(bench: Bench) -> None:
+    """What buildah itself writes to store it does not count against the build."""
+    layer = "RUN head -c 50000000 /dev/urandom > /f; echo written"
+    wanted = order(f"{BASE}{layer}\nVOLUME /v\nRUN echo x > /v/x")
+    bench.image(wanted, image_size_mb=64)
+
+
+def test_folders_in_one_another_are_removed(bench: Bench) -> None:
+    """However deep they are that a build leaves beside its layers: nothing is left of them."""
+    deep = "f=$(seq 300 | sed s:.*:f/: | tr -d '\\n'); mkdir -p $f; cd -P $f"
+    steps = "; ".join(["cd /m", *[deep] * 5, "cd /"])
+    bench.image(order(f"{BASE}RUN --mount=type=cache,target=/m {steps}"))
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_build_leaves_the_disk_to_vms(bench: Bench) -> None:
+    """One that goes on while less than three quarters of min_free_disk_mb is free is ended, also
+    if the disk is not so full that a VM would be."""
+    disk = os.statvfs(bench.data_dir.parent)
+    free_mb = disk.f_bavail * disk.f_frsize >> 20
+    error = bench.error(order(f"{BASE}RUN sleep 1000"), min_free_disk_mb=free_mb * 3 // 2)
+    assert error == "the disk for builds is full"
     assert bench.leftovers() == NOTHING
 
 

@@ -1,5 +1,6 @@
 """FROM a registry: the real one of Debian, on a free port."""
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.node.build_bench import Bench, mounted, order
-from tests.integration.node.registries import Entry, Layout, tar_of
+from cakework.domain.facts import BuildFailed, BuildSucceeded
+from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
+from tests.integration.node.registries import Entry, Layout, serving, tar_of
 
 DEADLINE_S = 20
 
@@ -104,6 +106,67 @@ def test_a_private_registry_that_nobody_named_is_out_of_reach(bench: Bench, regi
     """A stranger's FROM goes over the build's network, not the host's."""
     error = bench.error(order(f"FROM {registry}/library/small:2"))
     assert error.startswith(f"base image {registry}/library/small:2 was not found")
+
+
+@pytest.mark.parametrize(
+    ("layers", "file_mb"), [(12, 30), (1, 100)], ids=["many layers", "a large file"]
+)
+def test_a_base_that_is_too_large_is_given_up(
+    bench: Bench, tmp_path: Path, layers: int, file_mb: int
+) -> None:
+    """An image that is small in its registry and large on the disk: the error names it, the bound
+    and the setting; nothing stays of it. One that is within the bound is built on."""
+    layer = tar_of([Entry("zeros", bytes(file_mb << 20))])
+    large, small = Layout(tmp_path / "large"), Layout(tmp_path / "small")
+    large.index(large.image([(layer, "zstd")] * layers))
+    small.index(small.image([(tar_of([Entry("zeros", bytes(30 << 20))]), "none")]))
+    with serving(tmp_path, password=False) as registry:
+        bomb = registry.push(large.folder, "team/large:1")
+        base = registry.push(small.folder, "team/small:1")
+        reach = {"fetch_allow": [registry.address], "extra_ca": registry.ca, "image_size_mb": 64}
+        wanted = order(f"FROM {base}\nFROM {bomb}")
+
+        async def run() -> BuildSucceeded | BuildFailed:
+            async with bench.open(**reach) as builds:
+                builds.submit(wanted)
+                end = await bench.ledger.ended(wanted.build_id)
+                async with asyncio.timeout(20):
+                    while bench.unused_layers():  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                return end
+
+        end = asyncio.run(run())
+        assert isinstance(end, BuildFailed)
+        assert end.error == (
+            f"base image {bomb} is too large: the images that a build fetches from registries may "
+            "hold 64 MB; build on a smaller one, or set CAKEWORK_IMAGE_SIZE_MB"
+        )
+        assert bench.leftovers() == NOTHING
+        bench.image(order(f"FROM {base}\nCOPY a /a", {"a": "x"}), **reach)
+
+
+def test_layers_of_a_pull_that_was_cut_off_go_at_the_next_start(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Nothing else would remove them: they belong to no image."""
+    layout = Layout(tmp_path / "layout")
+    layer = tar_of([Entry("zeros", bytes(30 << 20))])
+    layout.index(layout.image([(layer, "zstd")] * 12))
+    with serving(tmp_path, password=False) as registry:
+        wanted = order(f"FROM {registry.push(layout.folder, 'team/app:1')}\nRUN true")
+
+        async def run() -> None:
+            reach = {"fetch_allow": [registry.address], "extra_ca": registry.ca}
+            async with bench.open(**reach) as builds, asyncio.timeout(20):
+                builds.submit(wanted)
+                while len(bench.unused_layers()) < 3:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        asyncio.run(run())
+    assert bench.unused_layers() != set()
+    bench.error(wanted)
+    assert bench.unused_layers() == set()
+    assert bench.leftovers() == NOTHING
 
 
 def _push(layout: Path, destination: str) -> None:

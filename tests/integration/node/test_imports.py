@@ -156,6 +156,15 @@ def test_an_image_that_is_too_large_fails(imports: ImportBench, tmp_path: Path) 
     assert end.error == "the image is larger than 64 MB"
 
 
+def test_an_import_leaves_the_disk_to_vms(imports: ImportBench, app: str) -> None:
+    """It is ended, as a build is, while the disk is not so full that a VM would be."""
+    disk = os.statvfs(imports.registry.ca)
+    free_mb = disk.f_bavail * disk.f_frsize >> 20
+    end = imports.end(imports.order(app), min_free_disk_mb=free_mb * 3 // 2)
+    assert isinstance(end, ImportFailed)
+    assert end.error == "the disk for builds is full"
+
+
 def test_nothing_is_left_of_an_import(imports: ImportBench, app: str) -> None:
     """No folder, no layer, no process; and the password is in no file."""
     order = imports.order(app)

@@ -73,6 +73,10 @@ class Bases:
         """Look again for what is there, as after images were removed from the storage."""
         self._made.clear()
 
+    async def settle(self) -> None:
+        """Wait until none is being made, as one may be for a build that was cancelled."""
+        await asyncio.gather(*self._making.values(), return_exceptions=True)
+
     async def close(self) -> None:
         """End what is under way."""
         tasks = list(self._making.values())

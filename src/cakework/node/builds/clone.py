@@ -16,7 +16,7 @@ import structlog
 from cakework.domain.orders import GithubSource
 from cakework.node.builds.clone_failure import explain_clone, host_of, too_large
 from cakework.node.builds.context import MTIME_S
-from cakework.node.builds.disk import DiskGuard, bytes_below
+from cakework.node.builds.disk import Bound, DiskGuard, bytes_below
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.log import BuildLog, LineSplitter
 from cakework.node.builds.sandbox import Confinement, Sandbox
@@ -33,11 +33,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CloneLimits:
-    """Where repositories are, how long fetching one may take, what it may write to disk."""
+    """Where repositories are, how long fetching one may take, what it may write to disk, and what
+    it leaves free there."""
 
     address: str
     timeout_s: float
     size_mb: int
+    spare_mb: int
 
 
 class Clone:
@@ -64,7 +66,8 @@ class Clone:
         self._log.say(f"cloning {source.repository}, branch {source.branch}, of {limits.address}")
         confinement = replace(confinement, file_bytes=limits.size_mb * MIB)
         fault = too_large(source, limits.size_mb)
-        guard = DiskGuard(work, lambda: bytes_below(work), limits.size_mb, fault)
+        bound = Bound(lambda: bytes_below(work), limits.size_mb, fault)
+        guard = DiskGuard(work, limits.spare_mb, bound)
         try:
             async with asyncio.timeout(limits.timeout_s), guard:
                 report = await self._run(confinement)

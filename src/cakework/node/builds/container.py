@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import anyio.to_thread
+
 from cakework.domain.orders import BuildOrder
-from cakework.node.builds.disk import DiskGuard, WrittenLayers
-from cakework.node.builds.failure import BuildError, explain_build, explain_pull
+from cakework.node.builds.disk import (
+    Bound,
+    DiskGuard,
+    WrittenBeside,
+    WrittenByCommands,
+    WrittenLayers,
+)
+from cakework.node.builds.failure import TOO_LARGE, BuildError, explain_build, explain_pull
 from cakework.node.builds.log import BuildLog, LineSplitter, is_for_people
 from cakework.node.builds.made import explain_export, read_config, read_made
 from cakework.node.builds.recipes import Recipe
@@ -40,16 +48,24 @@ class ContainerBuild:
         for recipe in recipes:
             await self._shop.bases.ensure(recipe, self._log.say)
         if foreign:
+            written = WrittenByCommands(self._confinement.cgroup)
             async with self._shop.network.lease_fetching() as network:
                 for reference in foreign:
-                    await self._pull(reference, replace(self._confinement, network=network))
+                    confinement = replace(self._confinement, network=network)
+                    await self._pull(reference, confinement, written)
+                    written.begin_another()
 
     async def build(self) -> None:
         """Run ``buildah build``. Raises BuildError."""
         shop, confinement = self._shop, self._confinement
-        written = WrittenLayers(shop.storage.home, confinement.cgroup)
         limits = shop.limits
-        async with DiskGuard(shop.storage.home, written, limits.image_mb, limits.wrote_too_much):
+        written = WrittenLayers(shop.storage.home, confinement.cgroup)
+        beside = await anyio.to_thread.run_sync(WrittenBeside, shop.storage, confinement.work)
+        bounds = (
+            Bound(written, limits.image_mb, limits.wrote_too_much),
+            Bound(beside, limits.beside_mb, limits.wrote_too_much_beside),
+        )
+        async with DiskGuard(shop.storage.home, limits.spare_mb, *bounds):
             status, output = await self._run(self._buildah(), confinement)
         if status:
             oom = confinement.cgroup.oom_kills() > 0
@@ -60,16 +76,25 @@ class ContainerBuild:
         work = self._confinement.work
         image_id = read_made(work, "iid").decode(errors="replace")
         inside = f"/b/{work.name}"
-        status, _, output = await self._shop.sandbox.read(
-            ("sh", f"{inside}/{EXPORT.name}", image_id, f"{inside}/out"), self._confinement
-        )
+        limits = self._shop.limits
+        async with DiskGuard(work, limits.spare_mb):
+            status, _, output = await self._shop.sandbox.read(
+                ("sh", f"{inside}/{EXPORT.name}", image_id, f"{inside}/out"), self._confinement
+            )
         if status:
-            raise BuildError(explain_export(output, self._shop.limits.image_mb))
+            raise BuildError(explain_export(output, limits.image_mb))
         return work / "out" / "rootfs.erofs", read_config(read_made(work, "image.json"), image_id)
 
-    async def _pull(self, reference: str, confinement: Confinement) -> None:
-        command = (*PULL, *self._policy(), "--", reference)
-        status, output = await self._run(command, confinement)
+    async def _pull(
+        self, reference: str, confinement: Confinement, written: WrittenByCommands
+    ) -> None:
+        command, limits = (*PULL, *self._policy(), "--", reference), self._shop.limits
+        # Each layer is written as it comes, and again unpacked.
+        bound = Bound(written, 2 * limits.image_mb, limits.base_too_large(reference))
+        async with DiskGuard(self._shop.storage.home, limits.spare_mb, bound):
+            status, output = await self._run(command, confinement)
+        if status and TOO_LARGE in output.lower():
+            raise BuildError(limits.base_too_large(reference))
         if status:
             raise BuildError(explain_pull(reference, output))
 
@@ -83,7 +108,7 @@ class ContainerBuild:
             "--layers",
             "--pull=never",
             "--isolation=rootless",
-            "--runtime=/usr/sbin/runc",
+            "--runtime=/b/etc/runtime",
             # The network namespace that buildah itself is in: the build's own.
             "--network=host",
             # A container in a user namespace cannot mount sysfs of a network that it does not own.

@@ -1,52 +1,69 @@
-"""Keeps a build from filling the disk.
+"""Keeps a build from filling the disk, and from using up the files that there can be on it.
 
 A build writes into upper folders of overlays, which only it has mounted: they are found in
-the mount table of its processes, and what they hold is counted now and then. A build that is
-over its bound, or that goes on while the disk is nearly full, is ended.
+the mount table of its processes, and what they hold is counted now and then. So are its own
+folder and those of its working containers. A build that is over its bound, or that goes on
+while the disk is nearly full, is ended.
 """
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import anyio.to_thread
 
 from cakework.node.builds.failure import BuildError
+from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup
 
 MIB = 2**20
-SPARE_MB = 512
-"""Left free on the disk whatever a build wants: VMs and the journal write there too."""
-PERIOD_S = 0.5
+PERIOD_S = 0.2
 SHARE = 5
 """Counting takes at most one part in so many of the time."""
+ENTRY_BYTES = 4096
+"""What each file, folder or link counts as at least, for it takes an inode even if it is empty."""
+INODES_PER_MB = 64
+"""As a file system is commonly made: where so much is left free, so many inodes are, too."""
+TOO_DEEP = 1 << 62
 _UPPER = re.compile(r"upperdir=/b/storage/overlay/([0-9a-f]{64})/diff")
+_WRITTEN = re.compile(r"^write_bytes: (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """At most ``limit_mb`` may be ``used()``, in bytes; ``fault`` is the sentence for more."""
+
+    used: Callable[[], int]
+    limit_mb: int
+    fault: str
 
 
 class DiskGuard:
     """While entered, ends the enclosing task with a BuildError when the build writes too much."""
 
-    def __init__(self, home: Path, used: Callable[[], int], limit_mb: int, fault: str) -> None:
-        """Watch the file system of ``home``, and that ``used()``, in bytes, is within its limit.
-
-        ``fault`` is the sentence for when it is not.
-        """
+    def __init__(self, home: Path, spare_mb: int, *bounds: Bound) -> None:
+        """Watch that ``spare_mb`` are free on the file system of ``home``, and the ``bounds``."""
         self._home = home
-        self._used = used
-        self._limit_mb = limit_mb
-        self._sentence = fault
+        self._spare_mb = spare_mb
+        self._bounds = bounds
         self._fault: str | None = None
 
     async def __aenter__(self) -> None:
         owner = asyncio.current_task()
         if owner is None:
             raise RuntimeError("a disk guard guards a task")
-        self._watcher = asyncio.create_task(self._watch(owner))
+        # Apart: however long counting takes, the disk must not fill up meanwhile.
+        self._watchers = [
+            asyncio.create_task(self._watch(owner, self._full)),
+            asyncio.create_task(self._watch(owner, self._over)),
+        ]
 
     async def __aexit__(
         self,
@@ -54,29 +71,45 @@ class DiskGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watcher
+        for watcher in self._watchers:
+            watcher.cancel()
+        cancelled = isinstance(error, asyncio.CancelledError)
+        try:
+            ends = await asyncio.gather(*self._watchers, return_exceptions=True)
+        except asyncio.CancelledError:
+            if self._fault is None:
+                raise
+            cancelled, ends = True, ()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
         if self._fault is None:
             return
-        if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()):
+        if cancelled and (task := asyncio.current_task()):
             task.uncancel()
         raise BuildError(self._fault) from error
 
-    async def _watch(self, owner: asyncio.Task[object]) -> None:
-        while True:
+    async def _watch(self, owner: asyncio.Task[object], look: Callable[[], str | None]) -> None:
+        while self._fault is None:
             started = time.monotonic()
-            self._fault = await anyio.to_thread.run_sync(self._look)
-            if self._fault:
+            fault = await anyio.to_thread.run_sync(look)
+            if fault and self._fault is None:
+                self._fault = fault
                 owner.cancel()
-                return
             await asyncio.sleep(max(PERIOD_S, SHARE * (time.monotonic() - started)))
 
-    def _look(self) -> str | None:
+    def _full(self) -> str | None:
         space = os.statvfs(self._home)
-        if space.f_bavail * space.f_frsize < SPARE_MB * MIB:
+        if space.f_bavail * space.f_frsize < self._spare_mb * MIB:
             return "the disk for builds is full"
-        return self._sentence if self._used() > self._limit_mb * MIB else None
+        # Some file systems have no fixed number of inodes, and say that they have none at all.
+        if space.f_files and space.f_favail < self._spare_mb * INODES_PER_MB:
+            return "the disk for builds has no room for more files"
+        return None
+
+    def _over(self) -> str | None:
+        over = (each.fault for each in self._bounds if each.used() > each.limit_mb * MIB)
+        return next(over, None)
 
 
 class WrittenLayers:
@@ -101,16 +134,75 @@ def _written_layers(cgroup: Cgroup) -> set[str]:
     return found
 
 
+class WrittenBeside:
+    """Counts what a build has written beside layers since it began to: downloads, caches,
+    volumes, files of its context, layers on their way into the storage."""
+
+    def __init__(self, storage: BuildStorage, work: Path) -> None:
+        """Count from now on, in the work folder ``work``; blocks as long as that takes."""
+        self._storage = storage
+        self._work = work
+        self._before = bytes_below(work)
+
+    def __call__(self) -> int:
+        """Return the bytes on disk."""
+        folders = self._storage.container_folders(self._work.name)
+        return bytes_below(self._work) - self._before + sum(map(bytes_below, folders))
+
+
+class WrittenByCommands:
+    """Counts what commands in a cgroup have written, one after the other, wherever that was.
+
+    Images that are pulled are unpacked among the layers of all builds, and are in no mount table
+    meanwhile. The kernel counts for each process, and adds to it what its children had written
+    that it waited for.
+    """
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self._cgroup = cgroup
+        self._earlier = 0
+        self._most = 0
+
+    def __call__(self) -> int:
+        """Return the bytes."""
+        self._most = max(self._most, sum(map(_bytes_written, self._cgroup.pids())))
+        return self._earlier + self._most
+
+    def begin_another(self) -> None:
+        """Take it that the command before has ended, and another begins."""
+        self._earlier, self._most = self._earlier + self._most, 0
+
+
+def _bytes_written(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        found = _WRITTEN.search((Path("/proc") / str(pid) / "io").read_text())
+        return int(found[1]) if found else 0
+    return 0
+
+
 def bytes_below(folder: Path) -> int:
-    """Return the bytes on disk of the files in ``folder``; what goes away meanwhile is none."""
+    """Return the bytes on disk of all that is in ``folder``, each at least ENTRY_BYTES.
+
+    What goes away meanwhile is none. What lies deeper than a path can name cannot be counted: it
+    is more than any bound.
+    """
     total = 0
     folders = [str(folder)]
     while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    with contextlib.suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    total += _size(entry)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return TOO_DEEP
     return total
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return max(entry.stat(follow_symlinks=False).st_blocks * 512, ENTRY_BYTES)
+    except OSError as error:
+        return TOO_DEEP if error.errno == errno.ENAMETOOLONG else 0

@@ -26,6 +26,8 @@ _BASE_REASONS = (
 _COPIER = re.compile(r"error during bulk transfer for copier\.request\{.*\}: copier: get: ")
 STEP_SHOWN = 120
 NO_SPACE = "no space left on device"
+TOO_LARGE = "file too large"
+"""What is said of a file beyond the largest that may be written."""
 
 
 class BuildError(Exception):

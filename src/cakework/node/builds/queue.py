@@ -15,6 +15,8 @@ cut off with its token waits until its order is given again.
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Literal, Self
 
 import structlog
@@ -39,12 +41,17 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.shop import MIB, BuildLimits, BuildNetwork, Workshop
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import Image, ImageStore
 from cakework.settings import Settings
 
 QUEUE_MAX = 1000
 MAX_ATTEMPTS = 3
 CANCELLED = "the build was cancelled"
+UNUSED_LAYERS = Path(__file__).with_name("unused.py")
+UNUSED = ("/usr/bin/python3", "-I", f"/b/house/{UNUSED_LAYERS.name}", "/b/storage")
+OPENINGS_MAX = 16
+"""How often the storage is opened to have layers removed: each time about half of them go."""
 CLONE_SHARE = 2 / 3
 """Of a build's time, that fetching a repository may take."""
 
@@ -74,6 +81,7 @@ class Builds:
         self._storage = BuildStorage(home)
         self._records = BuildRecords(home / "records")
         self._slots = asyncio.Semaphore(settings.build_concurrency)
+        self._running = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
         self._tokens: dict[str, str] = {}
@@ -92,7 +100,8 @@ class Builds:
         self._storage.prepare(registries, self._settings.extra_ca)
         self._records.prepare()
         sandbox = Sandbox(self._storage.home, self._stack.enter_context(user_namespace()))
-        await self._keep_house(sandbox, "rm", "--all")
+        await self._keep_house(sandbox, "buildah", "rm", "--all")
+        await self._remove_unused_layers(sandbox)
         bases = Bases(self._storage, sandbox, self._cgroup_prefix)
         self._stack.push_async_callback(bases.close)
         self._shop = Workshop(
@@ -209,7 +218,7 @@ class Builds:
         log.info("build_ended", build_id=record.build_id, outcome=outcome.kind)
 
     async def _outcome(self, record: BuildRecord) -> Outcome:
-        async with self._slots:
+        async with self._slot():
             order = record.order().with_token(self._tokens.pop(record.build_id, ""))
             limit = self._settings.build_output_mb * MIB
             build_log = BuildLog(record.build_id, self._facts, limit)
@@ -233,35 +242,62 @@ class Builds:
             build_log.say("[cakework: the node was restarted; building again]", "stderr")
         return await BuildRun(self._shop, order, build_log).build()
 
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncGenerator[None]:
+        async with self._slots:
+            self._running += 1
+            try:
+                yield
+            finally:
+                self._running -= 1
+
     async def _trim(self) -> None:
-        """Whenever a build has ended, see to it that the layers kept are within their bound."""
+        """Whenever a build has ended, see to it that the layers kept are within their bound.
+
+        Those without an image need not wait until they are beyond it, where nothing is held up.
+        """
         while True:
             await self._build_ended.wait()
             self._build_ended.clear()
-            if self._storage.layers_mb() > self._settings.build_cache_mb:
-                await self._forget_layers()
+            over = self._storage.layers_mb() > self._settings.build_cache_mb
+            if over or (not self._running and self._storage.has_unused_layers()):
+                await self._forget_layers(all_of_builds=over)
 
-    async def _forget_layers(self) -> None:
-        """Remove all images but the base images of now, while no build runs."""
+    async def _forget_layers(self, *, all_of_builds: bool) -> None:
+        """Remove layers without an image, and all images but the base images of now if asked to,
+        while no build runs."""
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(self._settings.build_concurrency):
                 await stack.enter_async_context(self._slots)
+            await self._shop.bases.settle()
             before_mb = self._storage.layers_mb()
-            if images := self._storage.images_besides(BASE_TAGS):
-                await self._keep_house(self._shop.sandbox, "rmi", "--force", *images)
+            await self._remove_unused_layers(self._shop.sandbox)
+            if all_of_builds and (images := self._storage.images_besides(BASE_TAGS)):
+                await self._keep_house(self._shop.sandbox, "buildah", "rmi", "--force", *images)
             log.info("layers_removed", before_mb=before_mb, after_mb=self._storage.layers_mb())
 
+    async def _remove_unused_layers(self, sandbox: Sandbox) -> None:
+        """Remove layers without an image; nothing else may be at the storage."""
+        for _ in range(OPENINGS_MAX):
+            if not self._storage.has_unused_layers():
+                return
+            await self._keep_house(sandbox, *UNUSED)
+            await self._keep_house(sandbox, "buildah", "rm", "--all")
+        log.warning("layers_not_removed")
+
     async def _keep_house(self, sandbox: Sandbox, *command: str) -> None:
-        """Run a command of buildah's that is no build's."""
+        """Run a command on the storage that is no build's."""
         work = self._storage.make_work("house")
+        (work / UNUSED_LAYERS.name).write_bytes(UNUSED_LAYERS.read_bytes())
         cgroup = Cgroup.create(f"{self._cgroup_prefix}house", Limits())
         if not cgroup.usable:
             log.warning("no_cgroups", effect="builds have no bound on memory and processes")
         confinement = Confinement(work, self._storage.resolv_conf, cgroup, MIB * MIB)
         try:
-            status, _, stderr = await sandbox.read(("buildah", *command), confinement)
+            status, _, stderr = await sandbox.read(command, confinement)
             if status:
-                raise OSError(f"buildah {command[0]} does not work here: {stderr.strip()[-500:]}")
+                told = stderr.strip()[-500:]
+                raise OSError(f"{' '.join(command[:2])} does not work here: {told}")
         finally:
             await cgroup.end()
             self._storage.remove_work("house")
@@ -272,6 +308,7 @@ class Builds:
             address=settings.github_url,
             timeout_s=settings.build_timeout_s * CLONE_SHARE,
             size_mb=settings.repository_size_mb,
+            spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
 
 

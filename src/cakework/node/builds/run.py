@@ -94,7 +94,7 @@ class BuildRun:
         limits = Limits(memory_mb=shop.limits.memory_mb, pids_max=PIDS_MAX)
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
-            stack.callback(shop.storage.remove_work, work_id)
+            stack.push_async_callback(shop.storage.clear_work, work_id)
             stack.push_async_callback(remove_containers, shop, work_id)
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
             stack.push_async_callback(cgroup.end)

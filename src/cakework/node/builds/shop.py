@@ -13,6 +13,7 @@ from cakework.node.builds.clone import CloneLimits
 from cakework.node.builds.recipes import Recipe
 from cakework.node.builds.sandbox import Sandbox
 from cakework.node.builds.storage import BuildStorage
+from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import ImageStore, RunConfig
 from cakework.settings import Settings
 
@@ -40,6 +41,8 @@ class BuildLimits:
     memory_mb: int
     image_mb: int
     context_mb: int
+    spare_mb: int
+    """Left free on the disk whatever a build wants."""
 
     @classmethod
     def of(cls, settings: Settings) -> "BuildLimits":
@@ -49,12 +52,33 @@ class BuildLimits:
             memory_mb=settings.build_memory_mb,
             image_mb=settings.image_size_mb,
             context_mb=settings.max_body_mb,
+            spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
 
     @property
     def wrote_too_much(self) -> str:
         """Return the sentence for a build that wrote more than an image may hold."""
         return f"the build wrote more than {self.image_mb} MB"
+
+    @property
+    def beside_mb(self) -> int:
+        """Return what a build may write beside layers: one is stored from a copy of a copy."""
+        return 2 * self.image_mb
+
+    @property
+    def wrote_too_much_beside(self) -> str:
+        """Return the sentence for a build that wrote more than that."""
+        return (
+            f"the build wrote more than {self.beside_mb} MB beside its layers: downloads, caches, "
+            "volumes"
+        )
+
+    def base_too_large(self, reference: str) -> str:
+        """Return the sentence for an image of a registry with which bases become too large."""
+        return (
+            f"base image {reference} is too large: the images that a build fetches from registries "
+            f"may hold {self.image_mb} MB; build on a smaller one, or set CAKEWORK_IMAGE_SIZE_MB"
+        )
 
 
 @dataclass(frozen=True, slots=True)

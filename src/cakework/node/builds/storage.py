@@ -7,19 +7,23 @@ builds/root/      where a sandbox's root is put together
 builds/work/<id>/ a build's context, scratch space and result
 """
 
+import asyncio
+import contextlib
 import json
-import shutil
+import subprocess
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cakework.node.builds.identities import give
 from cakework.node.builds.registries import Registries
+from cakework.node.unbroken import unbroken
 
 RESOLVER = "127.0.0.1"
 """Where every network that is leased has a resolver."""
 HOST_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 CA = "ca.pem"
+RUNTIME = Path(__file__).with_name("runtime.py")
 CAPABILITIES = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -51,13 +55,14 @@ class BuildStorage:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.home.chmod(0o700)
         for name in ("run", "etc", "work"):
-            shutil.rmtree(self.home / name, ignore_errors=True)
+            _remove(self.home / name)
         for name in ("storage", "run", "etc", "work", "root"):
             (self.home / name).mkdir(exist_ok=True)
         for name in ("storage", "run"):
             give(self.home / name)
         for name, text in _configuration(registries):
             (self.home / "etc" / name).write_text(text)
+        (self.home / "etc" / "runtime").chmod(0o755)
         if extra_ca is not None:
             bundle = HOST_CA.read_bytes() if HOST_CA.exists() else b""
             (self.home / "etc" / CA).write_bytes(bundle + b"\n" + extra_ca.read_bytes())
@@ -65,7 +70,7 @@ class BuildStorage:
     def make_work(self, work_id: str) -> Path:
         """Make the work folder ``work_id``, with room for temporary files."""
         work = self.work / work_id
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         for folder in (work, work / "tmp", work / "out", work / "sys" / "fs" / "cgroup"):
             folder.mkdir(parents=True)
         for folder in (work, *work.glob("**/")):
@@ -73,31 +78,53 @@ class BuildStorage:
         return work
 
     def remove_work(self, work_id: str) -> None:
-        """Remove the work folder; nothing may run in it."""
-        shutil.rmtree(self.work / work_id)
+        """Remove the work folder, in which nothing may run. Blocks as long as that takes."""
+        _remove(self.work / work_id)
+
+    async def clear_work(self, work_id: str) -> None:
+        """Remove the work folder while others go on."""
+        await unbroken(asyncio.to_thread(self.remove_work, work_id))
 
     def containers_of(self, work_id: str) -> list[str]:
         """Return the working containers that a build left, known by the volume it was given."""
+        return [folder.name for folder in self.container_folders(work_id)]
+
+    def container_folders(self, work_id: str) -> list[Path]:
+        """Return where those working containers have what is in no layer, such as volumes."""
         mark = f"/b/{work_id}/sys:"
-        return [
-            file.parent.parent.name
-            for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json")
-            if mark in file.read_text()
-        ]
+        found: list[Path] = []
+        for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json"):
+            with contextlib.suppress(FileNotFoundError):
+                if mark in file.read_text():
+                    found.append(file.parent.parent)
+        return found
 
     def layers_mb(self) -> int:
         """Return how much all layers hold together, in MiB."""
-        layers = _entries(self.home / "storage" / "overlay-layers" / "layers.json")
-        return sum(int(layer.get("diff-size", 0)) for layer in layers) // 2**20
+        return sum(int(layer.get("diff-size", 0)) for layer in self._records("layers")) // 2**20
+
+    def has_unused_layers(self) -> bool:
+        """Say whether there are layers that no image or container has for its uppermost, and that
+        no other layer lies on."""
+        used = {layer.get("parent") for layer in self._records("layers")}
+        for user in (*self._records("images"), *self._records("containers")):
+            used |= {user.get("layer"), *(user.get("mapped-layers") or ())}
+        return any(layer["id"] not in used for layer in self._records("layers"))
 
     def images_besides(self, kept: Set[str]) -> list[str]:
         """Return the ids of images, those of finished steps too, without a name in ``kept``."""
-        images = _entries(self.home / "storage" / "overlay-images" / "images.json")
+        images = self._records("images")
         return [image["id"] for image in images if kept.isdisjoint(image.get("names") or ())]
 
+    def _records(self, kind: Literal["layers", "images", "containers"]) -> list[dict[str, Any]]:
+        file = self.home / "storage" / f"overlay-{kind}" / f"{kind}.json"
+        return json.loads(file.read_bytes()) if file.exists() else []
 
-def _entries(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_bytes()) if file.exists() else []
+
+def _remove(folder: Path) -> None:
+    """Remove ``folder`` with whatever a build left in it: also folders in one another, so deep
+    that a function which calls itself for each comes to its end."""
+    subprocess.run(["rm", "-rf", "--", folder], check=True)
 
 
 def _configuration(registries: Registries) -> Iterator[tuple[str, str]]:
@@ -106,6 +133,8 @@ def _configuration(registries: Registries) -> Iterator[tuple[str, str]]:
     yield "containers.conf", _containers()
     yield "policy.json", json.dumps({"default": [{"type": "insecureAcceptAnything"}]})
     yield "auth.json", "{}"
+    yield "runtime", RUNTIME.with_suffix(".sh").read_text()
+    yield "runtime.py", RUNTIME.read_text()
     yield "resolv.conf", f"nameserver {RESOLVER}\noptions ndots:1\n"
 
 

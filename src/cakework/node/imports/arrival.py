@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from cakework.node.builds.disk import DiskGuard, bytes_below
+from cakework.node.builds.disk import Bound, DiskGuard, bytes_below
 
 STALL_S = 60
 ARRIVED = "arrived"
@@ -13,9 +13,10 @@ ARRIVED = "arrived"
 class ArrivalGuard(DiskGuard):
     """A DiskGuard of an import's folder, which also ends it when nothing is added for STALL_S."""
 
-    def __init__(self, home: Path, work: Path, image_mb: int) -> None:
+    def __init__(self, work: Path, image_mb: int, spare_mb: int) -> None:
         """Watch ``work``, which holds layers, and what is on its way into them."""
-        super().__init__(home, self._bytes, 2 * image_mb, f"the image is larger than {image_mb} MB")
+        fault = f"the image is larger than {image_mb} MB"
+        super().__init__(work, spare_mb, Bound(self._bytes, 2 * image_mb, fault))
         self._work = work
         self._seen = -1
         self._grew_at = time.monotonic()
@@ -26,8 +27,8 @@ class ArrivalGuard(DiskGuard):
             self._seen, self._grew_at = found, time.monotonic()
         return found
 
-    def _look(self) -> str | None:
-        fault = super()._look()
+    def _over(self) -> str | None:
+        fault = super()._over()
         if fault or time.monotonic() - self._grew_at < STALL_S:
             return fault
         if (self._work / ARRIVED).exists():

@@ -92,12 +92,12 @@ class ImportRun:
             CakeworkError: it cannot be fetched.
             BuildError: it cannot be stored.
         """
-        timeout_s, image_mb = self._shop.limits.timeout_s, self._shop.limits.image_mb
+        limits = self._shop.limits
         try:
-            async with asyncio.timeout(timeout_s), self._workplace("pull") as confinement:
+            async with asyncio.timeout(limits.timeout_s), self._workplace("pull") as confinement:
                 work = confinement.work
                 begun = time.time()
-                async with ArrivalGuard(self._shop.storage.home, work, image_mb):
+                async with ArrivalGuard(work, limits.image_mb, limits.spare_mb):
                     await self._pull(confinement)
                 arrived, pulled = (work / ARRIVED).stat().st_mtime, time.time()
                 inspected = json.loads(read_made(work, "image.json"))
@@ -109,7 +109,7 @@ class ImportRun:
                 self._tell_phases(begun, arrived, pulled, time.time())
                 return image
         except TimeoutError as error:
-            raise BuildError(f"fetching it took longer than {timeout_s} s") from error
+            raise BuildError(f"fetching it took longer than {limits.timeout_s} s") from error
 
     async def _pull(self, confinement: Confinement) -> None:
         (confinement.work / "unpack.py").write_bytes(UNPACK.read_bytes())
@@ -158,7 +158,7 @@ class ImportRun:
         limits = Limits(memory_mb=shop.limits.memory_mb, pids_max=PIDS_MAX)
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
-            stack.callback(shop.storage.remove_work, work_id)
+            stack.push_async_callback(shop.storage.clear_work, work_id)
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
             stack.push_async_callback(cgroup.end)
             network = await stack.enter_async_context(shop.network.lease_fetching())

@@ -17,6 +17,7 @@ import structlog
 
 from cakework.domain.errors import NoRoom
 from cakework.domain.vms import Shape
+from cakework.node.free_space import least_for_vms_mb
 
 RETRY_AFTER_S = 5
 WATCH_EVERY_S = 2.0
@@ -102,11 +103,11 @@ class Room:
         disks: Callable[[], Mapping[str, Path]],
         end: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """For ever: while less than half the space to be kept is free, end the largest VM.
+        """For ever: while less is free than VMs may go on with, end the largest.
 
         ``disks`` gives the folder that holds each VM's disks; ``end`` takes a VM's id and why.
         """
-        shortage = Shortage(self.min_free_disk_mb // 2)
+        shortage = Shortage(least_for_vms_mb(self.min_free_disk_mb))
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             if not shortage.asks_for_one(self.free_disk_mb()):

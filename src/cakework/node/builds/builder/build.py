@@ -16,6 +16,8 @@ import structlog
 
 from cakework.domain.errors import CakeworkError
 from cakework.domain.orders import BuildOrder
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.node.builds.builder.exchange import Exchange, ExchangeError, TooLarge
 from cakework.node.builds.builder.input import BuilderInput
 from cakework.node.builds.builder.output import BuilderOutput
@@ -111,7 +113,7 @@ class VmBuild:
     def _spare_disk(self) -> DiskGuard:
         """Return what ends the build when the host's disk is nearly full; what the machine writes
         is bounded by the size of its disks, and counted in it."""
-        return DiskGuard(self._shop.storage.home, lambda: 0, 0, "")
+        return DiskGuard(self._shop.storage.home, self._shop.limits.spare_mb)
 
     async def _start(self) -> None:
         """Start a machine and its program, and connect to it. Raises CakeworkError."""
@@ -147,6 +149,7 @@ class VmBuild:
         await exchange.order(self._order.build_id, image_kb << 10, image_kb)
         await self._input.pour(exchange.feed)
         await exchange.end_input()
+        step(Step.NODE_BUILDER_FED)
         status, fault = await exchange.record("loaded", TEXT_BYTES)
         if status:
             raise BuildError(explain_loading(fault.decode(errors="replace"), limits.image_mb))
@@ -169,6 +172,7 @@ class VmBuild:
             await exchange.save("image", result, limits.image_mb * MIB)
         except TooLarge as error:
             raise BuildError(f"the image is larger than {limits.image_mb} MB") from error
+        step(Step.NODE_BUILDER_IMAGE_TAKEN)
         await self._listening
         return result, config
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cakework.node.builds.container import EXPORT
-from cakework.node.builds.disk import DiskGuard, bytes_below
+from cakework.node.builds.disk import Bound, DiskGuard, bytes_below
 from cakework.node.builds.failure import BuildError, explain_pull
 from cakework.node.builds.identities import give
 from cakework.node.builds.log import BuildLog
@@ -41,11 +41,12 @@ class BuilderInput:
 
     async def fetch(self, references: Sequence[str]) -> None:
         """Fetch images from registries. Raises BuildError."""
-        work, limit_mb = self._confinement.work, self._shop.limits.image_mb
-        fault = f"the images that it builds on are larger than {limit_mb} MB"
+        work, limits = self._confinement.work, self._shop.limits
+        fault = f"the images that it builds on are larger than {limits.image_mb} MB"
+        bound = Bound(lambda: bytes_below(work), limits.image_mb, fault)
         async with (
             self._shop.network.lease_fetching() as network,
-            DiskGuard(work, lambda: bytes_below(work), limit_mb, fault),
+            DiskGuard(work, limits.spare_mb, bound),
         ):
             confinement = replace(self._confinement, network=network)
             for number, reference in enumerate(references):

@@ -19,7 +19,9 @@ from pathlib import Path
 import structlog
 
 from cakework.domain.errors import NoRoom
+from cakework.domain.steps import Step
 from cakework.domain.vms import CPU_MAX, Shape
+from cakework.faults import step
 from cakework.node.builds.bases import Say
 from cakework.node.builds.failure import BuildError
 from cakework.node.guest.protocol import Identity, Run
@@ -74,6 +76,7 @@ class BuilderYard:
             stack.push_async_callback(machine.release)
             await self._give_disk(machine, disk_mb)
             await stack.enter_async_context(self.networks.names_for(machine.namespace.fd))
+            step(Step.NODE_BUILDER_LEASED)
             yield machine
 
     async def _give_disk(self, machine: Machine, disk_mb: int) -> None:

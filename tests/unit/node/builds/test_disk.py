@@ -1,0 +1,85 @@
+"""What is counted of what a build writes."""
+
+import asyncio
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cakework.node.builds.disk import ENTRY_BYTES, TOO_DEEP, Bound, DiskGuard, bytes_below
+from cakework.node.builds.failure import BuildError
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def test_everything_counts(tmp_path: Path) -> None:
+    """Folders, empty files and links as a block each, files by what they take; holes do not."""
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "folder" / "empty").touch()
+    (tmp_path / "link").symlink_to("/")
+    with (tmp_path / "sparse").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+        sparse.write(b"x" * 100_000)
+    counted = bytes_below(tmp_path)
+    assert 4 * ENTRY_BYTES + 100_000 <= counted < 8 * ENTRY_BYTES + 120_000
+    assert bytes_below(tmp_path / "gone") == 0
+
+
+def test_what_cannot_be_named_is_more_than_any_bound(tmp_path: Path) -> None:
+    """Neither a file whose name is too long where it lies, nor what is in a folder like that."""
+    deepest = tmp_path
+    while len(str(deepest)) < 3900:
+        deepest /= "f" * 100
+    deepest.mkdir(parents=True)
+    assert bytes_below(tmp_path) < TOO_DEEP
+    at = os.open(deepest, os.O_RDONLY)
+    try:
+        os.close(os.open("n" * 250, os.O_CREAT | os.O_WRONLY, dir_fd=at))
+        assert bytes_below(tmp_path) >= TOO_DEEP
+        os.unlink("n" * 250, dir_fd=at)
+        os.mkdir("n" * 250, dir_fd=at)
+        assert bytes_below(tmp_path) >= TOO_DEEP
+    finally:
+        os.close(at)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("inodes", "free", "goes_on"),
+    [(1_000_000, 6400, True), (1_000_000, 6399, False), (0, 0, True)],
+)
+async def test_inodes_are_left_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inodes: int, free: int, goes_on: bool
+) -> None:
+    """A build ends when few are left, unless the file system has no fixed number of them."""
+    disk = SimpleNamespace(f_bavail=1 << 30, f_frsize=4096, f_files=inodes, f_favail=free)
+
+    def statvfs(_: Path) -> SimpleNamespace:
+        return disk
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    try:
+        async with DiskGuard(tmp_path, 100):
+            await asyncio.sleep(0.1)
+    except BuildError as error:
+        assert not goes_on
+        assert str(error) == "the disk for builds has no room for more files"
+    else:
+        assert goes_on
+
+
+@pytest.mark.anyio
+async def test_a_bound_that_is_passed_ends_the_build(tmp_path: Path) -> None:
+    """With the sentence of that bound, and no other task is cancelled."""
+    within = Bound(lambda: 1 << 20, 1, "one")
+    over = Bound(lambda: (2 << 20) + 1, 2, "two")
+    with pytest.raises(BuildError, match=r"^two$"):
+        async with DiskGuard(tmp_path, 0, within, over):
+            await asyncio.sleep(10)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
