@@ -7,7 +7,9 @@ import pytest
 
 from cakework.domain.ids import AccountId, ImageId
 from cakework.domain.orders import ImportOrder, NodeProblem
+from cakework.node.imports.imports import CHECKS_AT_ONCE
 from cakework.server.loops.imports import LOST
+from cakework.server.services import imports as imports_module
 from cakework.server.store.models import ImageRow
 
 from .fake_node import FakeNode
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.anyio
 PATH = "/v1/image/import"
 URI = "123456789012.dkr.ecr.us-west-2.amazonaws.com/team/app:1.2"
 BODY: Json = {"imageUri": URI, "password": "of the registry"}
+SILENT = "silent.example/app:1"
 
 
 async def imported(rig: Rig, **fields: Any) -> str:
@@ -157,6 +160,30 @@ async def test_an_account_has_so_many_imports(rig: Rig, monkeypatch: pytest.Monk
     await rig.node.imported(image_id)
     await until_ready(rig, image_id)
     await imported(rig)
+
+
+async def test_an_account_has_few_registries_asked_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that hang hold up nobody else's imports, and its own for a moment only: then it is
+    told when to come again, and nothing is made of it."""
+    monkeypatch.setattr(imports_module, "TURN_S", 0.1)
+    assert imports_module.ASKED_AT_ONCE * 4 <= CHECKS_AT_ONCE
+    rig.node.silent.add(SILENT)
+    hanging = [
+        asyncio.create_task(imported(rig, imageUri=SILENT))
+        for _ in range(imports_module.ASKED_AT_ONCE)
+    ]
+    await until(lambda: len(rig.node.import_orders) == len(hanging), "the node has the orders")
+    problem = await rig.refused(429, "POST", PATH, json=BODY)
+    assert problem["code"] == "quota_exceeded"
+    async with await rig.other_account() as other:
+        assert (await other.post(PATH, json=BODY)).status_code == 200
+    rig.node.may_speak.set()
+    ids = {await each for each in hanging}
+    ids.add(await imported(rig))
+    listed = (await rig.ok("GET", "/v1/images"))["images"]
+    assert {image["imageId"] for image in listed} == ids
 
 
 async def test_an_import_the_node_does_not_know_ends(
