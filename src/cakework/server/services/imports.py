@@ -44,8 +44,10 @@ ASKED_AT_ONCE = 2
 TURN_S = 5.0
 """Longest that one more waits for an answer to those."""
 TURN_RETRY_S = 10
-WAIT_S = 30.0
+WAIT_S = 50.0
 """Longest that a start waits for an image; its caller goes away after a minute."""
+WAIT_RETRY_S = 10
+"""More than is left of that minute: whoever waits no longer is told why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +97,17 @@ class Imports:
         """Return when the image is there, if it is one that is imported.
 
         Raises:
-            Conflict: it is still being imported after a while, or it could not be.
+            Conflict: it could not be imported.
+            Unavailable: it is still being imported after a while.
         """
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(WAIT_S):
                 await self._ended(account, image_id)
-                return
-        raise Conflict(f"Image {image_id} is still being imported; start the VM in a while.")
+        except TimeoutError as error:
+            raise Unavailable(
+                f"Image {image_id} is still being imported. Ask again: the call waits for it.",
+                retry_after_s=WAIT_RETRY_S,
+            ) from error
 
     @contextlib.asynccontextmanager
     async def _turn(self, account: AccountId) -> AsyncGenerator[None]:
