@@ -102,6 +102,11 @@ class Settings(BaseSettings):
     retain_logs_days: int = Field(
         default=14, ge=0, description="Days that lines of logs are kept; 0: for ever."
     )
+    retain_stopped_vms_days: int = Field(
+        default=7,
+        ge=0,
+        description="Days after which one-time VMs whose program ended are destroyed; 0: never.",
+    )
     retain_vms_days: int = Field(
         default=30,
         ge=0,

@@ -131,10 +131,10 @@ class Api:
         )
         return self.printed(vm_id)
 
-    def follow(self, path: str, after: int = 0) -> Iterator[Json]:
+    def follow(self, path: str, after: int = 0, /, **query: str) -> Iterator[Json]:
         """Yield a log's lines behind that with id ``after`` as they are pushed, to its end."""
         headers = {"Last-Event-ID": str(after)}
-        with self.http.sse(path, params={"follow": "true"}, headers=headers) as events:
+        with self.http.sse(path, params={"follow": "true", **query}, headers=headers) as events:
             assert events.response.is_success
             for event in events:
                 if event.event == "end":

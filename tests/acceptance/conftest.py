@@ -28,6 +28,7 @@ SETTINGS = {
     "POOL_SIZE": "2",
     "WEBHOOK_ALLOW": HOOKS,
     "MAX_CACHED_VMS_PER_ACCOUNT": "101",
+    "LOG_LEVEL": "debug",
 }
 
 

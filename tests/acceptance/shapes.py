@@ -40,6 +40,12 @@ def is_time(value: Any) -> datetime:
     return at
 
 
+def time_of(line: Json) -> str:
+    """Return when a line was printed, as the API writes times."""
+    at = datetime.fromtimestamp(line["timestamp"] / 1000, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def has_times(body: Json) -> None:
     """Hold a body to having been created, and changed not before that."""
     assert is_time(body["createdAt"]) <= is_time(body["updatedAt"])

@@ -6,8 +6,9 @@ from uuid import uuid4
 import pytest
 
 from tests.acceptance.api import Api, Json
-from tests.acceptance.shapes import are_lines, is_build
+from tests.acceptance.shapes import are_lines, is_build, time_of
 from tests.acceptance.waiting import until
+from tests.integration.node.repositories import TOKEN, GitServer
 
 DOCKERFILE = "FROM cakework/busybox\nCOPY . /c\nRUN cat /c/a/b/text /c/raw | md5sum; echo e >&2\n"
 RAW = bytes(range(256))
@@ -62,6 +63,24 @@ def test_a_build_from_github_is_answered_at_once(api: Api) -> None:
         is_build(failed, "failed", "error")
 
 
+@pytest.mark.contract("buildImageFromGithub", "getBuild")
+def test_a_build_from_github_succeeds(api: Api, git_host: GitServer) -> None:
+    """As any other: `succeeded` with the id of an image that is there."""
+    git_host.make("team/contract", {"text": "yes"})
+    wanted = {"token": TOKEN, "repository": "team/contract", "branch": "main"}
+    body: Json = {"dockerfile": "FROM cakework/busybox\nCOPY . /c\n", **wanted}
+    build = api.post(f"{FOLDER}/github", body)
+    is_build(build, "created")
+    later = until(lambda: ended(api, build["buildId"]), 120, "the build ends")
+    is_build(later, "succeeded", "imageId")
+    assert [later[name] for name in ("buildId", "createdAt")] == [
+        build["buildId"],
+        build["createdAt"],
+    ]
+    image = api.get(f"/v1/image/{later['imageId']}")
+    assert (image["source"], image["buildId"]) == ("github", build["buildId"])
+
+
 @pytest.mark.contract("getBuild", "getBuildByPost")
 def test_a_build_is_looked_at_by_get_and_by_post(api: Api, built: Json) -> None:
     """Both give the same answer, with a body, with an empty one, with none at all."""
@@ -103,3 +122,18 @@ def test_the_log_of_a_build_under_both_names(api: Api, built: Json) -> None:
     are_lines(page["lines"])
     assert "291ce8b0a7c3d226ed0355e52445df0b  -" in [line["message"] for line in page["lines"]]
     assert api.get(f"/v1/{path.replace('image', 'function')}") == page
+
+
+@pytest.mark.contract("getBuildLogs", "getFunctionBuildLogs")
+def test_what_is_followed_of_a_build_is_narrowed(api: Api, built: Json) -> None:
+    """By query and by range, under both names, as a page is."""
+    path = f"/v1/image/build/{built['buildId']}/logs"
+    lines = api.get(path)["lines"]
+    at = time_of(lines[-1])
+    for query in ({"query": "MD5SUM"}, {"from": at}, {"query": "step", "to": at}):
+        page = api.get(path, **query)["lines"]
+        assert page
+        assert list(api.follow(path, **query)) == page
+        assert list(api.follow(path.replace("image", "function"), **query)) == page
+    assert len(api.get(path, query="MD5SUM")["lines"]) < len(lines)
+    assert list(api.follow(path, query="not in any line")) == []

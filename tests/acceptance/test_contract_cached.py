@@ -57,6 +57,17 @@ def test_a_volume_is_asked_for_by_either_name(
     assert api.post(f"/v1/vm/cached/{vm['id']}/destroy") == destroyed
 
 
+@pytest.mark.contract("cacheVM")
+def test_the_upper_bounds_are_taken(api: Api, busybox: str) -> None:
+    """The largest VM that may be asked for; whether there is room is seen when it is started."""
+    most = {"cpu": 8, "memory": 16384, "port": 65535, "volumeGB": 500}
+    vm = api.post(CACHE, {"imageId": busybox, **most})
+    is_vm(vm, "stopped", "port", "url", imageId=busybox, **most)
+    answer = api.http.post(f"/v1/vm/cached/{vm['id']}/start")
+    is_problem(answer, 503, "no_room")
+    api.post(f"/v1/vm/{vm['id']}/destroy")
+
+
 @pytest.mark.parametrize(
     ("size", "field"),
     [

@@ -4,6 +4,7 @@ What an error of each call looks like is held to the document by the client of t
 """
 
 import json
+from pathlib import Path
 from uuid import uuid4
 
 import httpx2
@@ -15,7 +16,7 @@ from tests.acceptance.conftest import VMS_MB
 from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
 from tests.acceptance.shapes import is_problem
-from tests.integration.node.registries import PASSWORD, Registry
+from tests.integration.node.registries import PASSWORD, Entry, Layout, Registry, tar_of
 
 NO_IMAGE = "0" * 26
 START, BUILD, IMPORT = "/v1/vm/start", "/v1/image/build/files", "/v1/image/import"
@@ -103,14 +104,28 @@ def test_503_when_the_host_has_no_room(api: Api, busybox: str) -> None:
     assert [vm for vm in api.vms() if vm not in before and vm["state"] != "destroyed"] == []
 
 
-def test_what_a_registry_says_is_passed_on(api: Api, registry: Registry, shell: str) -> None:
-    """A wrong password, a name that is not there, an address that must not be reached."""
+@pytest.fixture
+def foreign(registry: Registry, tmp_path: Path) -> str:
+    """An image in the registry that is not for linux/amd64; its reference."""
+    layout = Layout(tmp_path / "layout")
+    image = layout.image([(tar_of([Entry("here", b"yes")]), "gzip")], "arm64")
+    return registry.push(layout.index(image), "team/foreign:1")
+
+
+def test_what_a_registry_says_is_passed_on(
+    api: Api, registry: Registry, shell: str, foreign: str
+) -> None:
+    """A wrong password, a name that is not there, an image for other machines, an address that
+    must not be reached."""
     wrong: Json = {"imageUri": shell, "password": "wrong"}
     answer = api.http.post(IMPORT, json=wrong)
     is_problem(answer, 400, "registry_denied", "username", "password")
     for name in ("team/none:1", "team/shell:2"):
         body = {"imageUri": f"{registry.address}/{name}", "password": PASSWORD}
         is_problem(api.http.post(IMPORT, json=body), 404, "image_not_in_registry")
+    body = {"imageUri": foreign, "password": PASSWORD}
+    problem = is_problem(api.http.post(IMPORT, json=body), 400, "wrong_platform", "imageUri")
+    assert "linux/arm64" in problem["detail"]
     unreachable = {"imageUri": "127.0.0.1:1/team/app:1", "password": PASSWORD}
     answer = api.http.post(IMPORT, json=unreachable)
     is_problem(answer, 400, "registry_unreachable", "imageUri")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.acceptance.api import Api, Json
-from tests.acceptance.shapes import are_lines, is_problem, is_time
+from tests.acceptance.shapes import are_lines, is_problem, is_time, time_of
 
 NUMBERS = 130
 WORDS = ("Äpfel", "ΣΊΣΥΦΟΣ", "İstanbul", "STRASSE 100%_")
@@ -161,3 +161,15 @@ def test_a_followed_log_has_the_same_lines(api: Api, log: str, lines: list[Json]
         assert events.response.headers["content-type"].startswith("text/event-stream")
         found = [(event.id, event.json()) for event in events if event.event == "message"]
     assert found == [(str(line["id"]), line) for line in lines[-2:]]
+
+
+@pytest.mark.contract("getVMLogs")
+def test_what_is_followed_is_narrowed(api: Api, log: str, lines: list[Json]) -> None:
+    """By query, by range and by both, as a page is; from the line named last on."""
+    at = time_of(next(line for line in lines if line["message"] == "line 61"))
+    for query in ({"query": "LINE 1"}, {"from": at}, {"to": at}, {"query": "line", "from": at}):
+        page = api.get(log, batch=1000, **query)["lines"]
+        assert 1 < len(page) < len(lines)
+        assert list(api.follow(log, **query)) == page
+        assert list(api.follow(log, page[0]["id"], **query)) == page[1:]
+    assert list(api.follow(log, query="not in any line")) == []

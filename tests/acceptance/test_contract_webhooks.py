@@ -6,10 +6,12 @@ import httpx2
 import pytest
 
 from tests.acceptance.api import Api, Json
+from tests.acceptance.conftest import HOOKS
 from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
 from tests.acceptance.shapes import has_times, is_id, is_time
 from tests.acceptance.waiting import until
+from tests.integration.server.receiver import receiving
 
 FOLDER = "/v1/webhooks"
 NOWHERE = "https://nobody.invalid/hook"
@@ -94,6 +96,31 @@ def test_deliveries_say_how_they_went(api: Api, webhook: Json) -> None:
             is_time(each[name])
         assert is_time(each["nextAttemptAt"]) > is_time(each["attemptedAt"])
     assert api.get(log, status="succeeded") == {"deliveries": []}
+
+
+@pytest.mark.contract("testWebhook", "listWebhookDeliveries")
+def test_deliveries_say_what_was_answered(api: Api) -> None:
+    """Status and beginning of the body, of a refusal that is to be tried again and of a success."""
+    with receiving(host=HOOKS) as receiver:
+        receiver.statuses = [500, 200]
+        receiver.answer = "Grüße".encode()
+        webhook = api.post(FOLDER, {"url": receiver.url, "events": ["webhook.test"]})
+        path = f"{FOLDER}/{webhook['id']}"
+        for status, state, more in ((500, "pending", ["nextAttemptAt"]), (200, "succeeded", [])):
+            delivery = api.post(f"{path}/test")
+
+            def answered(delivery_id: str = delivery["id"]) -> Json | None:
+                found = api.get(f"{path}/deliveries")["deliveries"][0]
+                assert found["id"] == delivery_id
+                return found if "responseStatus" in found else None
+
+            found = until(answered, 30, "the webhook is answered")
+            answer = {"responseStatus", "responseBody", "attemptedAt"}
+            assert set(found) == {*DELIVERY, *answer, *more}
+            assert (found["status"], found["attempts"]) == (state, 1)
+            assert type(found["responseStatus"]) is int
+            assert (found["responseStatus"], found["responseBody"]) == (status, "Grüße")
+        api.http.delete(path).raise_for_status()
 
 
 @pytest.mark.contract("healthz", "readyz")

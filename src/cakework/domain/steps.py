@@ -36,6 +36,9 @@ class Step(StrEnum):
     FACTS_LINES_STORED = "server.facts.lines_stored"
     FACTS_STORED = "server.facts.stored"
 
+    WEBHOOK_CLAIMED = "server.webhook.claimed"
+    WEBHOOK_ANSWERED = "server.webhook.answered"
+
     NODE_BUILD_RECORDED = "node.build.recorded"
     NODE_BUILD_BEGUN = "node.build.begun"
     NODE_BUILD_WORKPLACE_MADE = "node.build.workplace_made"

@@ -189,11 +189,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     )
     days = KeptDays(
         logs=settings.retain_logs_days,
+        stopped=settings.retain_stopped_vms_days,
         vms=settings.retain_vms_days,
         builds=settings.retain_builds_days,
         deliveries=settings.webhook_log_days,
     )
-    retention_pass = RetentionLoop(database, log_store, node, days, clock).one_pass
+    retention_pass = RetentionLoop(database, log_store, node, vms, days, clock).one_pass
     retention = Loop("retention", retention_pass, RETENTION_PERIOD_S)
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(

@@ -11,6 +11,7 @@ from tests.acceptance.waiting import until
 from tests.integration.faults.agreement import Row, disagreements, rows
 from tests.integration.faults.parts import Parts
 from tests.integration.node.repositories import TOKEN
+from tests.integration.server.receiver import Receiver
 
 Json = dict[str, Any]
 SETTLED_S = 90.0
@@ -32,6 +33,8 @@ class World:
     """A reference without its tag; there is ``:there`` and no ``:missing``."""
     repository: str
     """A private one, that TOKEN opens."""
+    receiver: Receiver
+    """Where webhooks may go."""
     _known: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
 
     def settle(self) -> None:
@@ -64,12 +67,14 @@ TABLES = ("vms", "builds", "imports", "images")
 
 @dataclass(frozen=True)
 class Ask:
-    """A request; ``vm_id`` is whose it is, if it is about one that was there before."""
+    """A request; ``vm_id`` is whose it is, if it is about one that was there before, ``secret``
+    the webhook's that it is about."""
 
     path: str
     body: Json = field(default_factory=dict[str, Any])
     vm_id: str = ""
     method: str = "POST"
+    secret: str = ""
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,51 @@ def check_destroy(world: World, ask: Ask, answer: httpx2.Response) -> None:
     assert world.api.printed(ask.vm_id) == ["1"]
 
 
+def _ask_of_webhook(verb: str) -> Callable[[World], Ask]:
+    def ask(world: World) -> Ask:
+        world.receiver.received.clear()
+        body = {"url": world.receiver.url, "events": ["webhook.test"]}
+        webhook = world.api.post("/v1/webhooks", body)
+        return Ask(f"/v1/webhooks/{webhook['id']}/{verb}", secret=webhook["secret"])
+
+    return ask
+
+
+def check_test(world: World, ask: Ask, answer: httpx2.Response) -> None:
+    delivery = _good(answer)
+    ended = _delivered(world, ask, delivery["id"])
+    came = world.receiver.received
+    assert {each.id for each in came} == {delivery["eventId"]}
+    assert len({each.body for each in came}) == 1
+    assert all(each.verified(ask.secret)["type"] == "webhook.test" for each in came)
+    assert ended["attempts"] == 2
+
+
+def check_rotate(world: World, ask: Ask, answer: httpx2.Response) -> None:
+    secret = _good(answer)["secret"]
+    delivery = world.api.post(f"{_webhook_of(ask)}/test")
+    _delivered(world, ask, delivery["id"])
+    (came,) = world.receiver.received
+    assert len(came.headers["webhook-signature"].split()) == 2
+    for each in (secret, ask.secret):
+        came.verified(each)
+
+
+def _webhook_of(ask: Ask) -> str:
+    return ask.path.rpartition("/")[0]
+
+
+def _delivered(world: World, ask: Ask, delivery_id: str) -> Json:
+    """Return the one delivery of a webhook once it has succeeded."""
+
+    def succeeded() -> Json | None:
+        (found,) = world.api.get(f"{_webhook_of(ask)}/deliveries")["deliveries"]
+        assert found["id"] == delivery_id
+        return found if found["status"] == "succeeded" else None
+
+    return until(succeeded, SETTLED_S, "the event is delivered")
+
+
 def _good(answer: httpx2.Response) -> Json:
     assert answer.is_success, f"{answer.status_code} {answer.text}"
     return answer.json()
@@ -286,4 +336,6 @@ STOP = Operation("stop", ask_stop, check_stop)
 CACHE = Operation("cache", ask_cache, check_cache)
 START_CACHED = Operation("start a cached VM", ask_start_cached, check_start_cached)
 STOP_CACHED = Operation("stop a cached VM", _ask_of_running("stop"), check_stop_cached)
+TEST = Operation("test a webhook", _ask_of_webhook("test"), check_test)
+ROTATE = Operation("rotate a secret", _ask_of_webhook("rotate"), check_rotate)
 DESTROY = Operation("destroy", _ask_of_running("destroy"), check_destroy)

@@ -20,6 +20,7 @@ from tests.integration.faults.parts import KEY, Parts
 from tests.integration.node import registries, repositories
 from tests.integration.node.registries import Entry, Layout, Registry, tar_of
 from tests.integration.node.test_snapshots_crash import STEPS as SNAPSHOT_STEPS
+from tests.integration.server.receiver import receiving
 
 REACHED_S = 60.0
 BUILDER_REACHED_S = 150.0
@@ -37,7 +38,7 @@ IN_MACHINES = {"BUILD_ISOLATION": "vm", "BUILD_MEMORY_MB": "256", "IMAGE_SIZE_MB
 
 PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.REQUEST_RESERVED: (of.BUILD, of.START),
-    Step.REQUEST_DONE: (of.START, of.BUILD, of.IMPORT, of.CACHE, of.START_CACHED),
+    Step.REQUEST_DONE: (of.START, of.BUILD, of.IMPORT, of.CACHE, of.START_CACHED, of.ROTATE),
     Step.REQUEST_KEPT: (of.BUILD, of.START),
     Step.BUILD_SPOOLED: (of.BUILD,),
     Step.BUILD_RECORDED: (of.BUILD,),
@@ -56,6 +57,8 @@ PASSED_BY: dict[Step, tuple[Operation, ...]] = {
     Step.VM_VOLUME_FREED: (of.DESTROY,),
     Step.FACTS_LINES_STORED: (of.BUILD, of.SHORT),
     Step.FACTS_STORED: (of.IMPORT, of.SHORT),
+    Step.WEBHOOK_CLAIMED: (of.TEST,),
+    Step.WEBHOOK_ANSWERED: (of.TEST,),
     Step.NODE_BUILD_RECORDED: (of.BUILD, of.GITHUB),
     Step.NODE_BUILD_BEGUN: (of.BUILD, of.GITHUB),
     Step.NODE_BUILD_WORKPLACE_MADE: (of.BUILD,),
@@ -114,6 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made = tmp_path_factory.mktemp("registry")
         registry = stack.enter_context(registries.serving(made, password=False))
         host = stack.enter_context(repositories.serving(tmp_path_factory.mktemp("git")))
+        receiver = stack.enter_context(receiving())
         authorities = folder / "authorities.pem"
         authorities.write_bytes(registry.ca.read_bytes() + host.ca.read_bytes())
         parts = Parts(
@@ -122,6 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             FETCH_ALLOW=f"{registry.address},{host.address}",
             EXTRA_CA=str(authorities),
             GITHUB_URL=host.url,
+            WEBHOOK_ALLOW=f"127.0.0.1:{receiver.port}",
         )
         stack.callback(parts.close)
         parts.start()
@@ -129,7 +134,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         _push(registry, tmp_path_factory.mktemp("there"))
         api = stack.enter_context(Api(parts.url, parts.router, KEY))
         image = api.image(of.BUSYBOX)
-        world = World(parts, api, image, f"{registry.address}/team/app", "team/app")
+        world = World(parts, api, image, f"{registry.address}/team/app", "team/app", receiver)
         world.settle()
         yield world
         parts.stop()

@@ -83,12 +83,18 @@ class NetworkOfNothing:
 
     @contextlib.asynccontextmanager
     async def lease_fetching(self) -> AsyncGenerator[str]:
+        async with self.reaching():
+            yield self.path
+
+    @contextlib.asynccontextmanager
+    async def reaching(self) -> AsyncGenerator[None]:
+        """Have what ``reach`` names there."""
         async with contextlib.AsyncExitStack() as stack:
             fd = os.open(self.path, os.O_RDONLY)
             stack.callback(os.close, fd)
             for address in self.reach.loopback:
                 await stack.enter_async_context(relay(fd, address))
-            yield self.path
+            yield
 
 
 def reach_of(settings: Settings) -> Reach:

@@ -43,6 +43,15 @@ class ImportLedger:
                 await self._grown.wait()
 
 
+@dataclass(frozen=True)
+class SharedNetwork(NetworkOfNothing):
+    """One that several fetch in at once: what they reach is there all the time."""
+
+    @contextlib.asynccontextmanager
+    async def lease_fetching(self) -> AsyncGenerator[str]:
+        yield self.path
+
+
 @dataclass
 class ImportBench:
     """Imports in a data folder of their own, from one registry."""
@@ -74,8 +83,11 @@ class ImportBench:
     async def open(self, **changes: object) -> AsyncGenerator[Imports]:
         self.ledger = ImportLedger()
         settings = self.settings(**changes)
-        network = NetworkOfNothing(self.netns, reach_of(settings))
-        async with Imports(settings, self.images(), network, self.ledger) as imports:
+        network = SharedNetwork(self.netns, reach_of(settings))
+        async with (
+            network.reaching(),
+            Imports(settings, self.images(), network, self.ledger) as imports,
+        ):
             yield imports
 
     def end(self, order: ImportOrder, **changes: object) -> ImportSucceeded | ImportFailed:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import ssl
+import subprocess
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -12,15 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.errors import CakeworkError, WrongPlatform
+from cakework.domain.errors import CakeworkError, ImageNotInRegistry, WrongPlatform
 from cakework.domain.facts import ImportFailed
 from tests.integration.node.build_bench import Bench, mounted
 from tests.integration.node.import_bench import ImportBench
-from tests.integration.node.registries import OCI, Entry, Json, Layout, serving, tar_of
+from tests.integration.node.registries import (
+    DOCKER,
+    OCI,
+    PASSWORD,
+    USERNAME,
+    Entry,
+    Json,
+    Layout,
+    serving,
+    tar_of,
+)
 from tests.integration.node.registry_front import BASIC
 
 MIB = 2**20
 INDEX = f"{OCI}.index.v1+json"
+MANIFEST_LIST = f"{DOCKER}.distribution.manifest.list.v2+json"
 CAPABILITY = "\x01\x00\x00\x02\x00\x20\x00\x00" + "\x00" * 12
 """cap_net_raw=ep, as the attribute holds it (struct vfs_cap_data)."""
 PLAIN = tar_of([Entry("here", b"yes")])
@@ -164,6 +176,17 @@ def put(imports: ImportBench, name: str, manifest: Json, media_type: str) -> str
         return f"{imports.registry.address}/{name}:1"
 
 
+def of_registry(imports: ImportBench, name: str, tag: str) -> Json:
+    """Return a manifest as the registry has it."""
+    request = urllib.request.Request(
+        f"https://{imports.registry.address}/v2/{name}/manifests/{tag}",
+        headers={"Accept": f"{MANIFEST_LIST}, {INDEX}", "Authorization": BASIC},
+    )
+    context = ssl.create_default_context(cafile=str(imports.registry.ca))
+    with urllib.request.urlopen(request, context=context) as answer:
+        return json.load(answer)
+
+
 def index_of(*manifests: Json) -> Json:
     return {"schemaVersion": 2, "mediaType": INDEX, "manifests": list(manifests)}
 
@@ -193,6 +216,59 @@ def test_an_index_with_attestations(imports: ImportBench, tmp_path: Path) -> Non
     reference = imports.registry.push(layout.index(attestation, ours), "team/attested:1")
     with mounted(imports.image(imports.order(reference)), tmp_path / "rootfs") as root:
         assert [path.name for path in root.iterdir()] == ["here"]
+
+
+def test_a_manifest_list_of_dockers(imports: ImportBench, tmp_path: Path) -> None:
+    """What `docker manifest` and older builders make: our platform's image is taken of it."""
+    layout = Layout(tmp_path / "layout")
+    ours = layout.image([(PLAIN, "gzip")])
+    theirs = layout.image([(tar_of([Entry("other", b"arm")]), "gzip")], "arm64")
+    reference = f"{imports.registry.address}/team/list:1"
+    command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--format=v2s2"]
+    command += ["--dest-tls-verify=0", f"--dest-creds={USERNAME}:{PASSWORD}"]
+    command += [f"oci:{layout.index(theirs, ours)}", f"docker://{reference}"]
+    subprocess.run(command, check=True)
+    assert of_registry(imports, "team/list", "1")["mediaType"] == MANIFEST_LIST
+    with mounted(imports.image(imports.order(reference)), tmp_path / "rootfs") as root:
+        assert [path.name for path in root.iterdir()] == ["here"]
+
+
+def test_an_image_named_by_its_digest(imports: ImportBench, tmp_path: Path) -> None:
+    """It is that one, whatever its tag names by now; of an index, our platform's; and one that
+    the registry does not have is told at once."""
+    layout = Layout(tmp_path / "layout")
+    ours, theirs = (layout.image([(PLAIN, "gzip")], arch) for arch in ("amd64", "arm64"))
+    reference = imports.registry.push(layout.index(ours, theirs), "team/digest:1")
+    name = reference.removesuffix(":1")
+    (index,) = json.loads((layout.folder / "index.json").read_bytes())["manifests"]
+    of_layers(imports, tmp_path / "later", "digest", tar_of([Entry("later", b"yes")]))
+    for number, digest in enumerate((index["digest"], ours["digest"])):
+        image = imports.image(imports.order(f"{name}@{digest}"))
+        with mounted(image, tmp_path / f"rootfs{number}") as root:
+            assert [path.name for path in root.iterdir()] == ["here"]
+    assert isinstance(refusal(imports, f"{name}@{theirs['digest']}"), WrongPlatform)
+    missing = refusal(imports, f"{name}@sha256:{'0' * 64}")
+    assert isinstance(missing, ImageNotInRegistry)
+
+
+@pytest.mark.parametrize("first", ["mark", "folder"])
+def test_a_folder_that_is_taken_away(imports: ImportBench, tmp_path: Path, first: str) -> None:
+    """Nothing that it held is there; of one that the same layer makes anew there is what that
+    layer puts into it, wherever in the layer the mark stands."""
+    below = tar_of(
+        [
+            *(Entry(name, folder=True) for name in ("kept", "gone", "gone/deep", "anew")),
+            *(Entry(f"{name}/old", b"below") for name in ("kept", "gone", "gone/deep", "anew")),
+        ]
+    )
+    anew = [Entry("anew", folder=True), Entry("anew/new", b"above")]
+    marks = [Entry(".wh.gone"), Entry(".wh.anew")]
+    above = tar_of([*marks, *anew] if first == "mark" else [*anew, *marks])
+    reference = of_layers(imports, tmp_path, f"taken-{first}", below, above)
+    with mounted(imports.image(imports.order(reference)), tmp_path / "rootfs") as root:
+        assert sorted(path.name for path in root.iterdir()) == ["anew", "kept"]
+        assert [path.name for path in (root / "anew").iterdir()] == ["new"]
+        assert [path.name for path in (root / "kept").iterdir()] == ["old"]
 
 
 def test_an_index_without_our_platform(imports: ImportBench, tmp_path: Path) -> None:

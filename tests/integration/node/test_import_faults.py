@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.errors import CakeworkError, RegistryUnreachable
+from cakework.domain.errors import CakeworkError, NoRoom, RegistryUnreachable
 from cakework.domain.facts import ImportFailed
-from cakework.node.imports import run
+from cakework.node.imports import imports as imports_module
 from tests.integration.node.build_bench import Bench
 from tests.integration.node.import_bench import ImportBench
 from tests.integration.node.registries import PASSWORD, Entry, Layout, serving, tar_of
@@ -63,8 +63,8 @@ def test_a_registry_that_hangs_is_answered_for_in_time(
     imports: ImportBench, front: Front, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Well before a caller goes away, whether it takes the connection or not even that."""
-    assert run.CHECK_S < CALLER_S - 10
-    monkeypatch.setattr(run, "CHECK_S", 2)
+    assert imports_module.CHECK_S < CALLER_S - 10
+    monkeypatch.setattr(imports_module, "CHECK_S", 2)
 
     def hanging(front: Front, _: BaseHTTPRequestHandler) -> bool:
         return front.over.wait()
@@ -82,6 +82,65 @@ async def refused(imports: ImportBench, address: str) -> CakeworkError:
         with pytest.raises(CakeworkError) as caught:
             await opened.take(imports.order(f"{address}/team/app:1"))
         return caught.value
+
+
+def test_registries_that_hang_do_not_hold_up_others(
+    imports: ImportBench, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is a turn left, an import beside them is taken at once. When there is none it
+    is told so early, and to come again; what is left of its time is the registry's."""
+    assert imports_module.TURN_S < imports_module.CHECK_S / 2
+    monkeypatch.setattr(imports_module, "CHECKS_AT_ONCE", 3)
+    monkeypatch.setattr(imports_module, "TURN_S", 0.2)
+
+    async def run(address: str) -> None:
+        reach = [address, imports.registry.address]
+        async with imports.open(fetch_allow=reach) as opened, asyncio.TaskGroup() as tasks:
+
+            def hang() -> asyncio.Task[None]:
+                order = imports.order(f"{address}/team/app:1")
+                return tasks.create_task(opened.take(order))
+
+            hanging = [hang(), hang()]
+            order = imports.order(app)
+            await opened.take(order)
+            assert not any(task.done() for task in hanging)
+            await imports.ledger.ended(order.image_id)
+            hanging.append(hang())
+            await asyncio.sleep(0)
+            began = time.monotonic()
+            with pytest.raises(NoRoom) as refused:
+                await opened.take(imports.order(app))
+            assert time.monotonic() - began < 5
+            assert refused.value.retry_after_s
+            hanging.pop().cancel()
+            monkeypatch.setattr(imports_module, "TURN_S", 30)
+            await opened.take(imports.order(app))
+            for task in hanging:
+                task.cancel()
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        asyncio.run(run(f"127.0.0.1:{mute.getsockname()[1]}"))
+
+
+def test_the_wait_for_a_turn_is_of_the_same_time(
+    imports: ImportBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long an order waited, it is answered by the time at which any is."""
+    monkeypatch.setattr(imports_module, "CHECKS_AT_ONCE", 1)
+    monkeypatch.setattr(imports_module, "CHECK_S", 3)
+
+    async def run(reference: str, address: str) -> None:
+        async with imports.open(fetch_allow=[address]) as opened:
+            began = time.monotonic()
+            orders = [imports.order(reference) for _ in range(2)]
+            ends = await asyncio.gather(*map(opened.take, orders), return_exceptions=True)
+            assert [type(end) for end in ends] == [RegistryUnreachable] * 2
+            assert 2.5 < time.monotonic() - began < 5
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        asyncio.run(run(f"{address}/team/app:1", address))
 
 
 def test_a_registry_that_stalls_is_given_up(

@@ -76,6 +76,9 @@ class FakeNode:
         self.import_orders: list[ImportOrder] = []
         self.imports: set[str] = set()
         self.imports_at_once = False
+        self.silent: set[str] = set()
+        """References whose registries do not answer until ``may_speak`` is set."""
+        self.may_speak = asyncio.Event()
         self.facts: list[AnyFact] = []
         self.refusal: tuple[int, NodeProblem] | None = None
         self.ends_at_once = False
@@ -342,6 +345,8 @@ class FakeNode:
 
     async def _import(self, image_id: str, order: ImportOrder) -> Response:
         self.import_orders.append(order)
+        if order.image_uri in self.silent:
+            await self.may_speak.wait()
         await self.may_answer.wait()
         if self.refusal is not None:
             return _refuse(*self.refusal)

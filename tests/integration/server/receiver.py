@@ -39,6 +39,7 @@ class Received:
 class Receiver:
     """What came, and what is answered: ``statuses`` in turn, then 204."""
 
+    host: str = "127.0.0.1"
     port: int = 0
     received: list[Received] = field(default_factory=list[Received])
     statuses: list[int] = field(default_factory=list[int])
@@ -49,13 +50,13 @@ class Receiver:
     @property
     def url(self) -> str:
         """Its address without TLS."""
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http://{self.host}:{self.port}/hook"
 
 
 @contextlib.contextmanager
-def receiving(tls: ssl.SSLContext | None = None) -> Generator[Receiver]:
-    """Serve on a free port of the loopback while the block runs."""
-    receiver = Receiver()
+def receiving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Generator[Receiver]:
+    """Serve on a free port of an address of the loopback while the block runs."""
+    receiver = Receiver(host)
     receiver.may_answer.set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,7 +83,7 @@ def receiving(tls: ssl.SSLContext | None = None) -> Generator[Receiver]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server((host, 0), Handler) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         receiver.port = server.server_address[1]

@@ -111,7 +111,9 @@ class Rig:
     async def retain(self, days: KeptDays, at_ms: int) -> None:
         """Have a pass of the retention loop, as if it were ``at_ms``."""
         parts = self.server
-        loop = RetentionLoop(parts.database, parts.log_store, parts.node, days, lambda: at_ms)
+        loop = RetentionLoop(
+            parts.database, parts.log_store, parts.node, parts.vms, days, lambda: at_ms
+        )
         await loop.one_pass()
 
     async def other_account(self) -> httpx2.AsyncClient:

@@ -141,6 +141,6 @@ async def test_after_a_day_the_key_is_free(folder: Path, node: FakeNode) -> None
         at_ms += 1
         assert (await rig.ok("POST", START, json=body, headers=once()))["id"] != first["id"]
         at_ms += KEPT_MS + 1
-        await rig.retain(KeptDays(logs=0, vms=0, builds=0, deliveries=0), at_ms)
+        await rig.retain(KeptDays(logs=0, stopped=0, vms=0, builds=0, deliveries=0), at_ms)
         async with rig.server.database.reading() as session:
             assert await session.scalar(select(func.count()).select_from(IdempotencyRow)) == 0

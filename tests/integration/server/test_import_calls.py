@@ -7,16 +7,21 @@ import pytest
 
 from cakework.domain.ids import AccountId, ImageId
 from cakework.domain.orders import ImportOrder, NodeProblem
+from cakework.node.imports.imports import CHECKS_AT_ONCE
 from cakework.server.loops.imports import LOST
+from cakework.server.services import imports as imports_module
 from cakework.server.store.models import ImageRow
 
 from .fake_node import FakeNode
-from .rig import Json, Rig, running, settings_for, until
+from .rig import Json, Rig, as_problem, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/image/import"
 URI = "123456789012.dkr.ecr.us-west-2.amazonaws.com/team/app:1.2"
 BODY: Json = {"imageUri": URI, "password": "of the registry"}
+SILENT = "silent.example/app:1"
+CALLER_S = 60
+"""How long clients wait for an answer."""
 
 
 async def imported(rig: Rig, **fields: Any) -> str:
@@ -102,15 +107,25 @@ async def test_a_start_waits_for_its_image(rig: Rig) -> None:
 
 
 async def test_a_start_waits_only_so_long(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before its caller goes away it is refused, and may be asked again."""
-    monkeypatch.setattr("cakework.server.services.imports.WAIT_S", 0.05)
+    """Before its caller goes away it is refused as what is to be asked again, and nothing is
+    made; with the same key it is then started."""
+    assert 40 < imports_module.WAIT_S < CALLER_S
+    assert imports_module.WAIT_S + imports_module.WAIT_RETRY_S >= CALLER_S
+    monkeypatch.setattr(imports_module, "WAIT_S", 0.05)
     image_id = await imported(rig)
-    problem = await rig.refused(409, "POST", "/v1/vm/start", json={"imageId": image_id})
-    assert "still being imported" in problem["detail"]
+    key = {"Idempotency-Key": "one"}
+    for path in ("/v1/vm/start", "/v1/vm/cache"):
+        answer = await rig.client.post(path, json={"imageId": image_id}, headers=key)
+        assert as_problem(answer)["code"] == "unavailable"
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == f"{imports_module.WAIT_RETRY_S}"
+        assert "still being imported" in answer.json()["detail"]
+    assert await rig.ok("GET", "/v1/vms") == {"vms": []}
     monkeypatch.undo()
     await rig.node.imported(image_id)
     await until_ready(rig, image_id)
-    assert (await rig.vm(image_id))["imageId"] == image_id
+    vm = await rig.ok("POST", "/v1/vm/start", json={"imageId": image_id}, headers=key)
+    assert vm["imageId"] == image_id
 
 
 async def test_a_start_from_what_could_not_be_imported(rig: Rig) -> None:
@@ -157,6 +172,30 @@ async def test_an_account_has_so_many_imports(rig: Rig, monkeypatch: pytest.Monk
     await rig.node.imported(image_id)
     await until_ready(rig, image_id)
     await imported(rig)
+
+
+async def test_an_account_has_few_registries_asked_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that hang hold up nobody else's imports, and its own for a moment only: then it is
+    told when to come again, and nothing is made of it."""
+    monkeypatch.setattr(imports_module, "TURN_S", 0.1)
+    assert imports_module.ASKED_AT_ONCE * 4 <= CHECKS_AT_ONCE
+    rig.node.silent.add(SILENT)
+    hanging = [
+        asyncio.create_task(imported(rig, imageUri=SILENT))
+        for _ in range(imports_module.ASKED_AT_ONCE)
+    ]
+    await until(lambda: len(rig.node.import_orders) == len(hanging), "the node has the orders")
+    problem = await rig.refused(429, "POST", PATH, json=BODY)
+    assert problem["code"] == "quota_exceeded"
+    async with await rig.other_account() as other:
+        assert (await other.post(PATH, json=BODY)).status_code == 200
+    rig.node.may_speak.set()
+    ids = {await each for each in hanging}
+    ids.add(await imported(rig))
+    listed = (await rig.ok("GET", "/v1/images"))["images"]
+    assert {image["imageId"] for image in listed} == ids
 
 
 async def test_an_import_the_node_does_not_know_ends(

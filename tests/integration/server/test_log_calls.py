@@ -1,9 +1,11 @@
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cakework.domain.facts import BuildLine
 from cakework.domain.ids import VmId
 from cakework.server.api.times import rfc3339
 from cakework.server.logs.lines import LineQuery, vm_source
@@ -140,11 +142,14 @@ async def test_the_newest_lines_are_kept(folder: Path, node: FakeNode) -> None:
         assert [line["id"] for line in page["lines"]] == list(range(1501, 2501))
 
 
-async def followed(rig: Rig, path: str, count: int, last: str | None = None) -> list[Event]:
+async def followed(
+    rig: Rig, path: str, count: int, last: str | None = None, **query: str
+) -> list[Event]:
     """Follow a log; returns its first events, heartbeats left out."""
     headers = {"Last-Event-ID": last} if last else {}
+    params = {"follow": "true", **query}
     found: list[Event] = []
-    async with rig.client.stream("GET", path, params={"follow": "true"}, headers=headers) as stream:
+    async with rig.client.stream("GET", path, params=params, headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         async for event in events(stream):
             if event.name != "comment":
@@ -187,6 +192,55 @@ async def test_following_goes_on_behind_the_last_event(rig: Rig) -> None:
     assert [event.message for event in found] == ["three"]
     headers = {"Last-Event-ID": "x"}
     await rig.refused(400, "GET", path, params={"follow": "true"}, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ({"query": "KEEP"}, [1, 3, 5, 6, 8]),
+        ({"from": rfc3339(START_MS + 3)}, [3, 4, 5, 6, 7, 8]),
+        ({"to": rfc3339(START_MS + 6)}, [1, 2, 3, 4, 5, 6]),
+        ({"query": "keep", "from": rfc3339(START_MS + 3), "to": rfc3339(START_MS + 6)}, [3, 5, 6]),
+        ({"query": "not in any line"}, []),
+    ],
+)
+async def test_what_is_followed_is_narrowed_as_a_page_is(
+    folder: Path, node: FakeNode, query: dict[str, str], wanted: list[int]
+) -> None:
+    """What was there and what comes meanwhile, of VM and build; ``end`` comes in any case."""
+    texts = ("keep", "drop", "Keep", "drop", "keep", "keep", "drop", "keep")
+    async with running(settings_for(folder, None), node) as rig:
+        vm_id, build_id = (await rig.vm())["id"], (await rig.build())["buildId"]
+        await until(lambda: build_id in node.builds, "the node has the build")
+        lines = [node.line(vm_id, text) for text in texts]
+        built = [
+            BuildLine(build_id=build_id, seq=line.seq, stream="stdout", text=text, at_ms=line.at_ms)
+            for line, text in zip(lines, texts, strict=True)
+        ]
+        await node.push(*lines[:4], *built[:4])
+        paths = [f"/v1/vm/{vm_id}/logs", f"/v1/image/build/{build_id}/logs"]
+        for path in paths:
+            await rig.messages(path, 4)
+        count = len(wanted) + 1
+        following = [asyncio.create_task(followed(rig, path, count, **query)) for path in paths]
+        await until(lambda: len(followers_of(rig)) == 2, "both logs are followed")
+        await node.push(*lines[4:], *built[4:])
+        await node.stopped(vm_id, "The program ended.", 0)
+        await node.succeed(build_id)
+        for path, task in zip(paths, following, strict=True):
+            *found, last = await task
+            assert [int(event.id or 0) for event in found] == wanted
+            assert last.name == "end"
+            page = await rig.ok("GET", path, params=query)
+            assert [json.loads(event.data) for event in found] == page["lines"]
+            behind = await followed(
+                rig, path, len(wanted) or 1, str(wanted[0] if wanted else 1), **query
+            )
+            assert [event.id for event in behind[:-1]] == [str(seq) for seq in wanted[1:]]
+
+
+def followers_of(rig: Rig) -> dict[Any, Any]:
+    return vars(rig.server.followers)["_waiting"]
 
 
 async def test_a_log_that_is_whole_is_streamed_to_its_end(rig: Rig) -> None:
@@ -237,5 +291,4 @@ async def test_many_followers_cost_no_memory_when_they_do_not_read(rig: Rig) -> 
         await until(lambda: rig.node.acks and not rig.node.facts, "every line is stored")
         found = await followed(rig, path, 3001)
         assert len(found) == 3001
-    waiting: dict[Any, Any] = vars(rig.server.followers)["_waiting"]
-    await until(lambda: not waiting, "nobody follows")
+    await until(lambda: not followers_of(rig), "nobody follows")

@@ -15,11 +15,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from cakework.domain.orders import NodeProblem
 from cakework.server.app import build_server
 from cakework.settings import Settings
 
 from .fake_node import FakeNode
-from .rig import DEADLINE_S, KEY, Rig, events, eventually, settings_for, until
+from .rig import DEADLINE_S, DOCKERFILE, KEY, Rig, events, eventually, settings_for, until
 
 pytestmark = pytest.mark.anyio
 
@@ -212,13 +213,14 @@ async def test_sigterm_ends_it_in_order(folder: Path, node: FakeNode) -> None:
 
 
 async def test_nothing_secret_is_logged(folder: Path, node: FakeNode) -> None:
-    """At the most talkative level neither keys nor environment nor sources are in the log, not
-    even when a request fails inside."""
+    """At the most talkative level neither keys nor environment nor sources nor credentials are in
+    the log, not even when a request fails inside."""
     settings = settings_for(folder, None)
     async with serving(settings, node) as server:
         await server.rig.build(dockerfile="FROM x\nENV A=hush-dockerfile\n")
         files = [{"dir": ".", "name": "a", "content": "hush-content"}]
         await server.rig.build(files=files)
+        await ask_with_credentials(server.rig)
         vm = await server.rig.vm(envVars={"TOKEN": "hush-value"})
         bad = {"imageId": vm["imageId"], "envVars": {"TOKEN": ["hush-list"]}}
         await server.rig.refused(400, "POST", "/v1/vm/start", json=bad)
@@ -232,6 +234,20 @@ async def test_nothing_secret_is_logged(folder: Path, node: FakeNode) -> None:
         assert "request.failed" in log
         assert "hush" not in log
         assert KEY not in log
+
+
+async def ask_with_credentials(rig: Rig) -> None:
+    """Import and build from GitHub with what is secret: taken, refused, failing inside."""
+    image = {"imageUri": "registry.example/app:1", "username": "me", "password": "hush-password"}
+    source = {"repository": "org/repo", "branch": "main", "token": "hush-token"}
+    build = {"dockerfile": DOCKERFILE, **source}
+    for path, body in (("/v1/image/import", image), ("/v1/image/build/github", build)):
+        await rig.ok("POST", path, json=body, headers={"Idempotency-Key": f"hush{path}"})
+        await rig.refused(400, "POST", path, json={**body, "password": ["hush"], "token": ["hush"]})
+    for code, status in (("registry_denied", 400), ("unavailable", 503), ("internal_error", 500)):
+        rig.node.refusal = (status, NodeProblem(code=code, detail="as the test says"))
+        await rig.refused(status, "POST", "/v1/image/import", json=image)
+    rig.node.refusal = None
 
 
 async def test_an_address_that_is_taken_ends_it_with_an_error(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What is over goes: lines, records of VMs, builds and images; and what is not over stays."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from .fake_node import START_MS, FakeNode
 from .rig import Rig, events, eventually, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
-FOR_EVER = KeptDays(logs=0, vms=0, builds=0, deliveries=0)
-EVERYTHING = KeptDays(logs=14, vms=30, builds=30, deliveries=30)
+FOR_EVER = KeptDays(logs=0, stopped=0, vms=0, builds=0, deliveries=0)
+EVERYTHING = KeptDays(logs=14, stopped=0, vms=30, builds=30, deliveries=30)
 LONG = 31 * DAY_MS
 
 
@@ -52,6 +53,43 @@ async def test_destroyed_vms_go_with_their_logs(rig: Rig) -> None:
     rig.node.volumes.clear()
     await rig.retain(EVERYTHING, now_ms() + LONG)
     await rig.refused(404, "GET", f"/v1/vm/{held}")
+
+
+async def test_vms_whose_program_ended_are_destroyed(rig: Rig) -> None:
+    """After so many days and not before, by the same event as stopVM; how they ended stays. Those
+    that run and those that are cached stay as they are. Then the image can be deleted."""
+    image_id = await rig.image()
+    webhook = await rig.ok("POST", "/v1/webhooks", json={"url": "https://nowhere.invalid/"})
+    ended, cached = await rig.vm(image_id), await started_and_stopped(rig, image_id)
+    await rig.node.stopped(ended["id"], "The program ended.", 7)
+    stopped = await rig.eventually(f"/v1/vm/{ended['id']}", state="stopped")
+    runs = await rig.vm(image_id)
+    days = replace(FOR_EVER, stopped=7)
+    for kept, at_ms in ((FOR_EVER, 1000 * LONG), (days, 6 * DAY_MS)):
+        await rig.retain(kept, now_ms() + at_ms)
+        assert await rig.ok("GET", f"/v1/vm/{ended['id']}") == stopped
+    await rig.refused(409, "DELETE", f"/v1/image/{image_id}")
+    for _ in range(2):
+        await rig.retain(days, now_ms() + 8 * DAY_MS)
+    destroyed = await rig.ok("GET", f"/v1/vm/{ended['id']}")
+    assert destroyed["updatedAt"] >= stopped["updatedAt"]
+    assert destroyed == stopped | {"state": "destroyed", "updatedAt": destroyed["updatedAt"]}
+    log = await rig.ok("GET", f"/v1/webhooks/{webhook['id']}/deliveries")
+    told = [each["eventType"] for each in log["deliveries"]]
+    assert told.count("vm.destroyed") == 1
+    assert (await rig.ok("GET", f"/v1/vm/{cached}"))["state"] == "stopped"
+    assert (await rig.ok("GET", f"/v1/vm/{runs['id']}"))["state"] == "started"
+    for vm_id in (cached, runs["id"]):
+        await rig.ok("POST", f"/v1/vm/{vm_id}/destroy")
+    assert (await rig.ok("DELETE", f"/v1/image/{image_id}"))["state"] == "deleted"
+
+
+async def started_and_stopped(rig: Rig, image_id: str) -> str:
+    """Have a cached VM that ran; return its id."""
+    vm_id = (await rig.ok("POST", "/v1/vm/cache", json={"imageId": image_id}))["id"]
+    for step in ("start", "stop"):
+        await rig.ok("POST", f"/v1/vm/cached/{vm_id}/{step}")
+    return vm_id
 
 
 async def test_more_than_one_part_goes(rig: Rig) -> None:
@@ -102,7 +140,7 @@ async def test_deleted_images_go_when_no_record_has_them(rig: Rig) -> None:
     vm_id = await destroyed(rig, image_id, "x")
     await rig.ok("DELETE", f"/v1/image/{image_id}")
     await until(lambda: image_id not in rig.node.images, "the file is gone")
-    builds = KeptDays(logs=0, vms=0, builds=30, deliveries=0)
+    builds = KeptDays(logs=0, stopped=0, vms=0, builds=30, deliveries=0)
     await rig.retain(builds, now_ms() + LONG)
     assert (await rig.ok("GET", f"/v1/image/{image_id}"))["state"] == "deleted"
     await rig.retain(EVERYTHING, now_ms() + LONG)
@@ -153,7 +191,7 @@ async def test_ended_deliveries_go_with_their_events(rig: Rig) -> None:
     path = f"/v1/webhooks/{webhook['id']}/deliveries"
     await rig.retain(FOR_EVER, now_ms())
     assert len((await rig.ok("GET", path))["deliveries"]) == 2
-    await rig.retain(KeptDays(logs=0, vms=0, builds=0, deliveries=30), now_ms())
+    await rig.retain(KeptDays(logs=0, stopped=0, vms=0, builds=0, deliveries=30), now_ms())
     assert [each["id"] for each in (await rig.ok("GET", path))["deliveries"]] == [pending]
     async with rig.server.database.reading() as session:
         assert list(await session.scalars(select(WebhookEventRow.id))) == ["evt1"]
@@ -174,7 +212,7 @@ async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) ->
             page = await rig.ok("GET", path, params={"batch": 50})
             params = {"batch": 50, "order": "newest_first"}
             newest = await rig.ok("GET", path, params=params)
-        days = KeptDays(logs=14, vms=30, builds=30, deliveries=30)
+        days = KeptDays(logs=14, stopped=0, vms=30, builds=30, deliveries=30)
         with pytest.raises(Exception, match="does not answer"):
             await rig.retain(days, START_MS + 15 * DAY_MS)
         again = {"pagination": page["pagination"], "from": page["from"], "to": page["to"]}
@@ -198,15 +236,19 @@ async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) ->
 
 async def test_the_settings_say_how_long(folder: Path, node: FakeNode) -> None:
     """The loop of a server that starts later removes by its settings and its clock."""
-    settings = settings_for(folder, None, retain_vms_days=3)
+    settings = settings_for(folder, None, retain_vms_days=3, retain_stopped_vms_days=2)
     async with running(settings, node) as rig:
         vm_id = await destroyed(rig, await rig.image(), "x")
+        ended = (await rig.vm())["id"]
+        await node.stopped(ended, "The program ended.", 0)
+        await rig.eventually(f"/v1/vm/{ended}", state="stopped")
     async with running(settings, node, lambda: now_ms() + 4 * DAY_MS) as rig:
 
         async def is_gone() -> bool:
             return (await rig.client.get(f"/v1/vm/{vm_id}")).status_code == 404
 
         await eventually(is_gone, "the VM's record goes")
+        await rig.eventually(f"/v1/vm/{ended}", state="destroyed")
 
 
 def row_of(vm_id: str, image_id: str) -> VmRow:

@@ -50,6 +50,28 @@ async def test_what_is_not_given_gets_its_default(rig: Rig) -> None:
     assert "url" not in vm
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cpu": 8, "memory": 16384, "port": 65535, "volumeGB": 500},
+        {"cpu": 1, "memory": 256, "port": 1, "volumeGB": 1},
+    ],
+)
+async def test_the_bounds_themselves_are_taken(
+    folder: Path, node: FakeNode, fields: dict[str, int]
+) -> None:
+    """By startVM and by cacheVM, and they are what the node is asked for."""
+    async with running(settings_for(folder, None), node) as rig:
+        image_id = await rig.image()
+        vm = await rig.vm(image_id, **fields)
+        cached = await rig.ok("POST", "/v1/vm/cache", json={"imageId": image_id, **fields})
+        await rig.ok("POST", f"/v1/vm/cached/{cached['id']}/start")
+        for each, order in zip((vm, cached), node.vm_orders, strict=True):
+            assert each | fields == each
+            assert order.shape == Shape(cpu=fields["cpu"], memory_mb=fields["memory"])
+            assert (order.port, order.volume_gb) == (fields["port"], fields["volumeGB"])
+
+
 BAD_FIELDS: list[dict[str, Any]] = [
     *({"cpu": bad} for bad in (0, 9, "1", True, 1.5)),
     *({"memory": bad} for bad in (255, 16385, "256")),

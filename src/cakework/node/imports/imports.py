@@ -11,6 +11,7 @@ fails, and says that it has to be asked for again.
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import AsyncGenerator
 from typing import Self
 
 import structlog
@@ -36,6 +37,11 @@ from cakework.settings import Settings
 MOST = 200
 """Imports that may wait."""
 CHECKS_AT_ONCE = 8
+"""Registries that are asked at once."""
+CHECK_S = 40.0
+"""Longest that an order is not answered: its caller waits, and goes away after a minute."""
+TURN_S = 10.0
+"""How much of that may be over before its registry is asked."""
 MAX_ATTEMPTS = 3
 CUT_OFF = "the host was restarted meanwhile and the password is gone; import the image again"
 
@@ -91,14 +97,15 @@ class Imports:
         Raises:
             RegistryDenied, RegistryUnreachable, WrongPlatform, ImageNotInRegistry: it cannot
                 be imported.
-            NoRoom: too many imports wait.
+            NoRoom: too many imports wait, or too many registries are being asked.
         """
         if self._records.get(order.image_id):
             return
         if len(self._tasks) >= MOST:
             raise NoRoom(f"{MOST} imports are waiting", retry_after_s=30)
-        async with self._checks:
-            await ImportRun(self._shop, order).check()
+        answered_by = asyncio.get_running_loop().time() + CHECK_S
+        async with self._turn():
+            await ImportRun(self._shop, order).check(answered_by)
         step(Step.NODE_IMPORT_CHECKED)
         if record := self._records.add(order):
             step(Step.NODE_IMPORT_RECORDED)
@@ -114,6 +121,22 @@ class Imports:
     def forget_old(self) -> None:
         """Forget imports that ended long ago. Blocks for a moment."""
         self._records.forget_old()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """Wait for a turn to ask a registry, and hold it. Raises NoRoom."""
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._checks.acquire()
+        except TimeoutError as error:
+            raise NoRoom(
+                f"{CHECKS_AT_ONCE} registries are being asked and have not answered yet",
+                retry_after_s=10,
+            ) from error
+        try:
+            yield
+        finally:
+            self._checks.release()
 
     def _start(self, record: ImportRecord, order: ImportOrder | None) -> None:
         task = asyncio.create_task(self._carry_out(record, order), name=f"import {record.image_id}")

@@ -39,8 +39,6 @@ from cakework.node.imports.failure import (
 
 SCRIPT = Path(__file__).with_name("fetch.sh")
 UNPACK = Path(__file__).with_name("unpack.py")
-CHECK_S = 40
-"""Longest time a registry has to answer: the caller waits, and goes away after a minute."""
 PULLS = 3
 """How often an image is fetched of which the registry breaks off; layers that came stay."""
 PLATFORM = ("linux", "amd64")
@@ -67,8 +65,10 @@ class ImportRun:
         self._shop = shop
         self._order = order
 
-    async def check(self) -> None:
+    async def check(self, answered_by: float) -> None:
         """Ask the registry for the image's configuration, and nothing else.
+
+        ``answered_by`` is when it has to have answered, on the clock of the event loop.
 
         Raises:
             RegistryDenied, RegistryUnreachable, WrongPlatform, ImageNotInRegistry: it cannot
@@ -76,7 +76,7 @@ class ImportRun:
         """
         reference = self._order.image_uri
         try:
-            async with asyncio.timeout(CHECK_S), self._workplace("check") as confinement:
+            async with asyncio.timeout_at(answered_by), self._workplace("check") as confinement:
                 status, stdout, stderr = await self._run(confinement, "check")
         except TimeoutError as error:
             raise too_slow(reference) from error

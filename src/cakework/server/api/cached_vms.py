@@ -78,14 +78,15 @@ class CachedVmRoutes:
         """Return the calls, each entered through ``door``."""
         router = APIRouter(tags=["Cached VMs"], route_class=door.route_class())
         always = (Unauthenticated, InvalidRequest, CakeworkError, NotFound, Conflict, TooLarge)
-        started = (*always, Unavailable, QuotaExceeded, NoRoom)
+        cached = (*always, Unavailable, QuotaExceeded)
+        started = (*cached, NoRoom)
         one = "/v1/vm/cached/{vmId}"
         cached_only = "Make a VM that can be started again and again"
         start = "Start a cached VM; one that runs is left as it is"
         stop = "Stop a cached VM; one that is stopped is left as it is"
         destroy = "End a VM for good, its volume too; doing it again changes nothing"
         for path, endpoint, name, summary, errors in (
-            ("/v1/vm/cache", self.cache, "cacheVM", cached_only, (*always, QuotaExceeded)),
+            ("/v1/vm/cache", self.cache, "cacheVM", cached_only, cached),
             (f"{one}/start", self.start, "startCachedVM", start, started),
             (f"{one}/stop", self.stop, "stopCachedVM", stop, (*always, Unavailable, NoRoom)),
             (f"{one}/destroy", self.destroy, "destroyCachedVM", destroy, (*always, Unavailable)),

@@ -261,11 +261,11 @@ class WebhookRoutes:
         return _webhook(await self.endpoints.delete(account, webhook_id))
 
     async def rotate(
-        self, account: Account, _token: Token, webhook_id: EndpointIdPath
+        self, account: Account, token: Token, webhook_id: EndpointIdPath
     ) -> WebhookWithSecret:
         """Make a new secret, shown this once. For 24 hours deliveries carry the signature of the
         one before as well."""
-        return _with_secret(await self.endpoints.rotate(account, webhook_id))
+        return _with_secret(await self.endpoints.rotate(account, webhook_id, token))
 
     async def test(
         self, account: Account, token: Token, webhook_id: EndpointIdPath

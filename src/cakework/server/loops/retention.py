@@ -1,5 +1,6 @@
 """The retention loop: forgets what is kept for a time only.
 
+VMs that were started once and whose program ended are destroyed after a while, as stopVM does it.
 Records go when nothing can need them any more: VMs that are destroyed, builds and imports that
 ended, images that are deleted. Images that are not deleted stay, whatever becomes of the build
 that made them. A record by which the leftover loop knows that a file is nobody's stays as long
@@ -15,13 +16,15 @@ from sqlalchemy import ColumnElement, Row, Select, delete, exists, select, updat
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cakework.domain.builds import BuildStatus
+from cakework.domain.ids import AccountId, VmId
 from cakework.domain.imports import ImportStatus
-from cakework.domain.vms import VmState
+from cakework.domain.vms import VmRequest, VmState
 from cakework.server.clock import Clock
 from cakework.server.logs.lines import build_source, vm_source
 from cakework.server.logs.store import LogStore
 from cakework.server.node.client import NodeClient
 from cakework.server.services.idempotency import KEPT_MS
+from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
 from cakework.server.store.models import Base, BuildRow, IdempotencyRow, ImageRow, ImportRow, VmRow
 from cakework.server.store.webhook_models import (
@@ -38,24 +41,38 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeptDays:
-    """Days that things are kept after their end, lines after they were printed; 0: for ever."""
+    """Days that things are kept after their end, lines after they were printed; 0: for ever.
+
+    ``stopped`` is for VMs whose program ended and that are not destroyed, ``vms`` for records.
+    """
 
     logs: int
+    stopped: int
     vms: int
     builds: int
     deliveries: int
 
 
 class RetentionLoop:
-    """Removes what is over: answers, deliveries, lines, records of VMs, builds and images."""
+    """Ends and removes what is over: VMs, answers, deliveries, lines, and all that is on record."""
 
     def __init__(
-        self, database: Database, logs: LogStore, node: NodeClient, days: KeptDays, clock: Clock
+        self,
+        database: Database,
+        logs: LogStore,
+        node: NodeClient,
+        vms: Vms,
+        days: KeptDays,
+        clock: Clock,
     ) -> None:
-        """Remove from ``database`` and ``logs`` what is older than ``days``; look at ``node``."""
+        """Remove from ``database`` and ``logs`` what is older than ``days``; look at ``node``.
+
+        VMs that stopped so long ago are ended through ``vms``.
+        """
         self._database = database
         self._logs = logs
         self._node = node
+        self._vms = vms
         self._days = days
         self._clock = clock
 
@@ -67,6 +84,8 @@ class RetentionLoop:
         if before := self._before(self._days.logs):
             await self._logs.remove_before(before)
         await self._logs.give_back()
+        if before := self._before(self._days.stopped):
+            await self._destroy_vms(before)
         if before := self._before(self._days.vms):
             await self._remove_vms(before)
         if before := self._before(self._days.builds):
@@ -96,6 +115,16 @@ class RetentionLoop:
         for some in _parts([one for (one,) in await self._found(select(key).where(over))]):
             async with self._database.writing() as session:
                 await session.execute(delete(table).where(key.in_(some), over))
+
+    async def _destroy_vms(self, before: int) -> None:
+        """End VMs that nobody can start again and that nobody ended."""
+        stopped = (VmRow.state == VmState.STOPPED) & ~VmRow.cached
+        over = stopped & (VmRow.updated_ms < before)
+        found = await self._found(select(VmRow.account_id, VmRow.id).where(over))
+        for account_id, vm_id in found:
+            await self._vms.end(AccountId(account_id), VmId(vm_id), VmRequest.STOP)
+        if found:
+            _log.info("retention.destroyed", count=len(found))
 
     async def _remove_vms(self, before: int) -> None:
         held = {*await self._node.volumes(), *await self._node.snapshots()}

@@ -16,7 +16,7 @@ async def forked_from(session: AsyncSession, ids: Collection[str]) -> set[str]:
 
 
 async def made_together(session: AsyncSession, batch: str) -> list[VmRow]:
-    """Return the forks of one request that are on record."""
+    """Return the forks of one request that are on record, by id."""
     query = select(VmRow).where(VmRow.fork_batch == batch).order_by(VmRow.id)
     return list(await session.scalars(query))
 

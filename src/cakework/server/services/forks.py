@@ -68,9 +68,9 @@ class Forks:
         """
         batch = token or secrets.token_hex(16)
         made = await self._made(batch)
-        ids = [VmId(row.id) for row in made] or [new_vm_id() for _ in range(count)]
+        ids = [VmId(row.id) for row in made] or sorted(new_vm_id() for _ in range(count))
         async with AsyncExitStack() as stack:
-            for vm_id in sorted(ids):
+            for vm_id in ids:
                 await stack.enter_async_context(self._vms.claims.hold(vm_id))
             rows = await (self._made(batch) if made else self._record(account, parent, ids, batch))
             step(Step.VM_RECORDED)

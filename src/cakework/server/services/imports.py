@@ -8,6 +8,7 @@ the same request carries on with it, and the reconciling loop ends it when none 
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from sqlalchemy import delete, func, select
@@ -38,8 +39,15 @@ from cakework.server.store.models import AccountRow, ImportRow
 MOST_UNFINISHED = 20
 UNANSWERED = "the host did not answer; import the image again"
 RETRY_AFTER_S = 30
-WAIT_S = 30.0
+ASKED_AT_ONCE = 2
+"""Imports of one account whose registries are asked at once: a quarter of what the node does."""
+TURN_S = 5.0
+"""Longest that one more waits for an answer to those."""
+TURN_RETRY_S = 10
+WAIT_S = 50.0
 """Longest that a start waits for an image; its caller goes away after a minute."""
+WAIT_RETRY_S = 10
+"""More than is left of that minute: whoever waits no longer is told why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class Imports:
         self._states = states
         self._clock = clock
         self.claims: Claims[ImageId] = Claims()
+        self._turns: Claims[AccountId] = Claims(ASKED_AT_ONCE)
 
     async def create(self, account: AccountId, new: NewImport, token: str | None = None) -> ImageId:
         """Take an import; returns the id of its image once the registry agreed to give it.
@@ -70,13 +79,14 @@ class Imports:
         ``token`` names an idempotent request: what it made before is taken up again.
 
         Raises:
-            QuotaExceeded: the account has as many unfinished imports as it may.
+            QuotaExceeded: the account has as many unfinished imports as it may, or as many whose
+                registries have not answered.
             RegistryDenied, RegistryUnreachable, WrongPlatform, ImageNotInRegistry: no image
                 comes of it; nothing is left of it.
             NoRoom, Unavailable: the node cannot take it now.
         """
         image_id = await self._made_by(token) or new_image_id()
-        async with self.claims.hold(image_id):
+        async with self._turn(account), self.claims.hold(image_id):
             row = await self._record(account, image_id, new, token)
             step(Step.IMPORT_RECORDED)
             if row.status == ImportStatus.IMPORTING:
@@ -87,13 +97,36 @@ class Imports:
         """Return when the image is there, if it is one that is imported.
 
         Raises:
-            Conflict: it is still being imported after a while, or it could not be.
+            Conflict: it could not be imported.
+            Unavailable: it is still being imported after a while.
         """
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(WAIT_S):
                 await self._ended(account, image_id)
-                return
-        raise Conflict(f"Image {image_id} is still being imported; start the VM in a while.")
+        except TimeoutError as error:
+            raise Unavailable(
+                f"Image {image_id} is still being imported. Ask again: the call waits for it.",
+                retry_after_s=WAIT_RETRY_S,
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, account: AccountId) -> AsyncGenerator[None]:
+        """Wait for a turn of the account to have a registry asked, and hold it.
+
+        Raises:
+            QuotaExceeded: none came in time.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(TURN_S):
+                    await stack.enter_async_context(self._turns.hold(account))
+            except TimeoutError as error:
+                raise QuotaExceeded(
+                    f"The account has {ASKED_AT_ONCE} imports whose registries have not answered "
+                    "yet, which is as many as it may.",
+                    retry_after_s=TURN_RETRY_S,
+                ) from error
+            yield
 
     async def _ended(self, account: AccountId, image_id: ImageId) -> None:
         with self._states.followers.follow(import_source(image_id)) as changed:

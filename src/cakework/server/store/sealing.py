@@ -9,7 +9,8 @@ The key is the file ``secret.key`` (32 bytes, mode 0600), made at first start. W
 was sealed cannot be read again, so it belongs in backups, apart from the store's.
 
 What need only be known again, and not read, is kept as a mark: HMAC-SHA256 with a key of its
-own, derived from that one (HKDF), so that nobody who has the store alone can try guesses.
+own, derived from that one (HKDF), so that nobody who has the store alone can try guesses. What
+has to come out the same when a request is carried out again is drawn in the same way.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 VERSION = b"\x01"
 MARKS = b"cakework: marks"
+DRAWS = b"cakework: draws"
 
 
 class Sealer:
@@ -39,6 +41,7 @@ class Sealer:
         self._key_file = key_file
         self._cipher: AESGCM | None = None
         self._marking_key = b""
+        self._drawing_key = b""
 
     def open_key(self) -> None:
         """Read the key, making one if there is none.
@@ -53,6 +56,7 @@ class Sealer:
             raise CakeworkError(f"{self._key_file} is not a key of {KEY_BYTES} bytes.")
         self._cipher = AESGCM(key)
         self._marking_key = HKDF(SHA256(), KEY_BYTES, salt=None, info=MARKS).derive(key)
+        self._drawing_key = HKDF(SHA256(), KEY_BYTES, salt=None, info=DRAWS).derive(key)
 
     def seal(self, secret: bytes, belongs_to: str) -> bytes:
         """Return ``secret`` so that only ``unseal`` with the same ``belongs_to`` gives it back."""
@@ -80,6 +84,12 @@ class Sealer:
         if not self._marking_key:
             raise CakeworkError("The key was not opened.")
         return hmac.digest(self._marking_key, belongs_to.encode() + b"\0" + secret, "sha256")
+
+    def draw(self, name: str) -> bytes:
+        """Return 32 bytes that cannot be guessed, the same ones whenever ``name`` is."""
+        if not self._drawing_key:
+            raise CakeworkError("The key was not opened.")
+        return hmac.digest(self._drawing_key, name.encode(), "sha256")
 
     @property
     def _open_cipher(self) -> AESGCM:

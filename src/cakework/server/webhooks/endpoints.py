@@ -120,15 +120,19 @@ class Endpoints:
                 await give_up(session, endpoint_id, row.disabled_reason)
         return row
 
-    async def rotate(self, account: AccountId, endpoint_id: str) -> Shown:
+    async def rotate(self, account: AccountId, endpoint_id: str, token: str | None) -> Shown:
         """Give the endpoint a new secret; the one before goes on signing for a day.
+
+        ``token`` names an idempotent request: its secret is the same whenever it is carried out.
 
         Raises:
             NotFound: the account has no such endpoint.
         """
-        secret = new_secret()
         async with self._database.writing() as session:
             row = await owned(session, account, endpoint_id, lock=True)
+            secret = new_secret() if token is None else self._secret_for(endpoint_id, token)
+            if secret in self.secrets_of(row):
+                return Shown(row, secret)
             row.former_sealed = self._seal_former(row)
             row.secret_sealed = self._seal(endpoint_id, secret)
             row.updated_ms = max(row.updated_ms, self._clock())
@@ -161,6 +165,9 @@ class Endpoints:
             created_ms=now,
             updated_ms=now,
         )
+
+    def _secret_for(self, endpoint_id: str, token: str) -> str:
+        return _spelled(self._sealer.draw(f"webhook secret {endpoint_id} {token}"))
 
     def _seal(self, endpoint_id: str, secret: str) -> bytes:
         return self._sealer.seal(secret.encode(), endpoint_id)
@@ -213,7 +220,7 @@ class Endpoints:
 
 def new_secret() -> str:
     """Return a random secret of 256 bits in the standard's form."""
-    return f"whsec_{base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()}"
+    return _spelled(secrets.token_bytes(SECRET_BYTES))
 
 
 def parse_url(url: str) -> tuple[str, int, bool]:
@@ -267,6 +274,10 @@ async def give_up(session: AsyncSession, endpoint_id: str, reason: str) -> None:
 async def _made_by(session: AsyncSession, token: str) -> WebhookEndpointRow | None:
     query = select(WebhookEndpointRow).where(WebhookEndpointRow.request_token == token)
     return await session.scalar(query)
+
+
+def _spelled(secret: bytes) -> str:
+    return f"whsec_{base64.b64encode(secret).decode()}"
 
 
 def _refused(detail: str) -> InvalidRequest:

@@ -18,6 +18,8 @@ import structlog
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cakework.domain.steps import Step
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.store.database import Database
 from cakework.server.store.webhook_models import (
@@ -153,8 +155,10 @@ class DeliveryLoop:
         return _Claimed(row.id, endpoint.id, token, row.attempts, message)
 
     async def _attempt(self, claimed: _Claimed) -> None:
+        step(Step.WEBHOOK_CLAIMED)
         try:
             outcome = await self._sender.send(claimed.message, self._clock())
+            step(Step.WEBHOOK_ANSWERED)
             await self._record(claimed, outcome)
             _log.info(
                 "webhook.attempted",

@@ -1,11 +1,14 @@
 import asyncio
 
+import pytest
+
 from cakework.server.services.claims import Claims
 
 
-def test_a_claim_is_held_by_one_at_a_time_and_then_gone() -> None:
-    """However many want the same thing, one is at work; when all are done nothing is kept."""
-    claims: Claims[str] = Claims()
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_claim_is_held_by_so_many_at_a_time_and_then_gone(at_once: int) -> None:
+    """However many want the same thing, so many are at work; when all are done nothing is kept."""
+    claims: Claims[str] = Claims(at_once)
     at_work: list[int] = []
     most = 0
 
@@ -28,4 +31,4 @@ def test_a_claim_is_held_by_one_at_a_time_and_then_gone() -> None:
         assert not claims.held("b")
 
     asyncio.run(all_of_them())
-    assert most == 1
+    assert most == at_once

@@ -26,6 +26,19 @@ def test_a_mark_is_known_again(tmp_path: Path) -> None:
         Sealer(tmp_path / "key").mark(SECRET, "a")
 
 
+def test_what_is_drawn_comes_out_the_same(tmp_path: Path) -> None:
+    """For one name, after a restart too; not for another, not with another key, and no mark is
+    like it."""
+    drawn = opened(tmp_path / "key").draw("a")
+    again = opened(tmp_path / "key")
+    assert again.draw("a") == drawn
+    assert len(drawn) == 32
+    others = {again.draw("b"), again.mark(b"", "a"), again.mark(b"a", ""), again.draw("a\0")}
+    assert drawn not in others | {opened(tmp_path / "other").draw("a")}
+    with pytest.raises(CakeworkError):
+        Sealer(tmp_path / "key").draw("a")
+
+
 def test_what_is_sealed_opens_only_where_it_belongs(tmp_path: Path) -> None:
     """Not for something else, not with another key, not when a bit of it was changed."""
     sealer = opened(tmp_path / "key")

@@ -1,6 +1,8 @@
 """Which addresses webhooks may go to."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,25 @@ from hypothesis import strategies as st
 
 from cakework.server.webhooks.addresses import Guard, NotAllowed, is_own, parse_allowed, plain
 from cakework.server.webhooks.loop import WAITS_S, wait_ms
+
+OF_A_HOST = """
+ip link add outward type veth peer name inward
+ip link set inward up
+ip link set outward up
+ip address add 9.9.9.9/32 dev outward
+ip address add 2620:fe::fe/128 dev outward nodad
+exec "$@"
+"""
+"""Becomes a host that has two public addresses, in a network namespace of its own."""
+CHECKED = """
+from cakework.server.webhooks.addresses import Guard, NotAllowed
+for address in ("9.9.9.9", "9.9.9.10", "::ffff:9.9.9.9", "1.1.1.1", "2620:fe::fe", "2620:fe::9"):
+    try:
+        Guard().check(address, 443, encrypted=True)
+        print("passes")
+    except NotAllowed:
+        print("own")
+"""
 
 
 @given(address=st.ip_addresses())
@@ -36,6 +57,17 @@ def test_the_hosts_own_addresses_are_known() -> None:
     for found in socket.getaddrinfo("localhost", None):
         assert is_own(plain(str(found[4][0])))
     assert not is_own(plain("192.0.2.1"))
+
+
+def test_public_addresses_of_the_host_are_refused() -> None:
+    """Those of any interface, in either family; the next ones to them pass."""
+    told = subprocess.run(
+        ["unshare", "--net", "sh", "-euc", OF_A_HOST, "sh", sys.executable, "-c", CHECKED],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["own", "passes", "own", "passes", "own", "passes"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""Every POST repeated with its Idempotency-Key, computed from the OpenAPI document: a new call
+cannot be forgotten."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import httpx2
+import pytest
+from sqlalchemy import func, select, update
+
+from cakework.server.store.models import Base, BuildRow, IdempotencyRow, VmRow
+from cakework.server.store.webhook_models import WebhookEndpointRow
+
+from .rig import DOCKERFILE, Json, Rig, as_problem
+from .test_access import CALLS, DOCUMENT
+
+pytestmark = pytest.mark.anyio
+POSTS = [(name, path) for name, method, path in CALLS if method == "POST"]
+NOWHERE = "https://nowhere.invalid/"
+GITHUB: Json = {"token": "t", "repository": "org/repo", "branch": "main"}
+BODIES: dict[str, Json] = {
+    "importImage": {"imageUri": "registry.example/app:1", "password": ""},
+    "buildImageFromFiles": {"dockerfile": DOCKERFILE, "files": []},
+    "buildImageFromGithub": {"dockerfile": DOCKERFILE, **GITHUB},
+    "startVM": {},
+    "cacheVM": {},
+    "forkCachedVM": {"count": 2},
+    "createWebhook": {"url": NOWHERE, "events": ["webhook.test"]},
+}
+MOVING = {
+    *("status", "updatedAt"),
+    *("attempts", "attemptedAt", "nextAttemptAt", "error"),
+}
+"""What work in the background changes of builds and of deliveries."""
+
+
+async def a_build(rig: Rig, _image_id: str) -> Json:
+    return {"buildId": (await rig.build())["buildId"]}
+
+
+async def a_vm(rig: Rig, image_id: str) -> Json:
+    return {"vmId": (await rig.vm(image_id))["id"]}
+
+
+async def a_cached_vm(rig: Rig, image_id: str) -> Json:
+    vm = await rig.ok("POST", "/v1/vm/cache", json={"imageId": image_id})
+    return {"vmId": vm["id"]}
+
+
+async def one_that_runs(rig: Rig, image_id: str) -> Json:
+    ids = await a_cached_vm(rig, image_id)
+    await rig.ok("POST", f"/v1/vm/cached/{ids['vmId']}/start")
+    return ids
+
+
+async def one_with_a_snapshot(rig: Rig, image_id: str) -> Json:
+    body = {"imageId": image_id, "snapshot": "ready"}
+    vm_id = (await rig.ok("POST", "/v1/vm/cache", json=body))["id"]
+    await rig.node.snapshot_made(vm_id)
+    await rig.eventually(f"/v1/vm/{vm_id}", snapshot={"kind": "ready", "state": "made"})
+    return {"vmId": vm_id}
+
+
+async def a_webhook(rig: Rig, _image_id: str) -> Json:
+    body = {"url": NOWHERE, "events": ["webhook.test"]}
+    webhook = await rig.ok("POST", "/v1/webhooks", json=body)
+    delivery = await rig.ok("POST", f"/v1/webhooks/{webhook['id']}/test")
+    return {"webhookId": webhook["id"], "deliveryId": delivery["id"]}
+
+
+Make = Callable[[Rig, str], Awaitable[Json]]
+MADE_FOR: dict[str, Make] = {
+    "startCachedVM": a_cached_vm,
+    "stopCachedVM": one_that_runs,
+    "destroyCachedVM": one_that_runs,
+    "forkCachedVM": one_with_a_snapshot,
+}
+NAMED_IN: dict[str, Make] = {
+    "{buildId}": a_build,
+    "{vmId}": a_vm,
+    "{webhookId}": a_webhook,
+}
+"""What a call is about, by its name, else by what its path names."""
+
+
+async def address_of(rig: Rig, name: str, path: str, image_id: str) -> str:
+    """Return the path of a call about something that was made for it."""
+    for place, make in NAMED_IN.items():
+        if place in path:
+            return path.format(**await MADE_FOR.get(name, make)(rig, image_id))
+    return path
+
+
+async def work_of(rig: Rig) -> Json:
+    """Return what is on record, what was asked of the node, and the secrets of webhooks.
+
+    The node carries an order out once, however often it is given.
+    """
+    node, endpoints = rig.node, rig.server.webhooks.endpoints
+    found: Json = {
+        "runs": {(order.vm_id, order.run) for order in node.vm_orders},
+        "imports": {order.image_id for order in node.import_orders},
+        "stops": len(node.stops),
+    }
+    async with rig.server.database.reading() as session:
+        for table in set(Base.metadata.sorted_tables) - {IdempotencyRow.__table__}:
+            found[table.name] = await session.scalar(select(func.count()).select_from(table))
+        states = select(VmRow.id, VmRow.state, VmRow.run)
+        found["states"] = {*await session.execute(states)}
+        found["ends"] = {*await session.execute(select(BuildRow.id, BuildRow.status))}
+        rows = await session.scalars(select(WebhookEndpointRow))
+        found["secrets"] = {row.id: endpoints.secrets_of(row) for row in rows}
+    return found
+
+
+async def forget_answers(rig: Rig) -> None:
+    """Leave what a crash between the work and its answer leaves."""
+    async with rig.server.database.writing() as session:
+        forgotten = {"status": None, "content_type": None, "body": None}
+        await session.execute(update(IdempotencyRow).values(**forgotten))
+
+
+def lasting(answer: object) -> Any:
+    """Return an answer without what changes by itself."""
+    if isinstance(answer, list):
+        return [lasting(each) for each in cast("list[object]", answer)]
+    if not isinstance(answer, dict):
+        return answer
+    fields = cast("Json", answer).items()
+    return {name: lasting(value) for name, value in fields if name not in MOVING}
+
+
+def test_every_post_takes_a_key() -> None:
+    """The document says so, and that another request with the key is refused."""
+    for name, path in POSTS:
+        operation = DOCUMENT["paths"][path]["post"]
+        headers = {each["name"] for each in operation["parameters"] if each["in"] == "header"}
+        assert "Idempotency-Key" in headers, name
+        assert "409" in operation["responses"], name
+
+
+async def test_every_post_does_its_work_once_for_a_key(rig: Rig) -> None:
+    """Repeated it is answered to the byte as before; when that answer was lost in a crash it is
+    given again; with another body it is refused. None of that makes, asks or changes anything."""
+    image_id = await rig.image()
+    for name, path in POSTS:
+        address = await address_of(rig, name, path, image_id)
+        body = BODIES.get(name)
+        if name in ("startVM", "cacheVM"):
+            body = {"imageId": image_id}
+        key = {"Idempotency-Key": name}
+
+        async def send(
+            asked: Json | None, address: str = address, key: dict[str, str] = key
+        ) -> httpx2.Response:
+            return await rig.client.post(address, json=asked, headers=key)
+
+        before = await work_of(rig)
+        first = await send(body)
+        assert first.status_code == 200, (name, first.text)
+        done = await work_of(rig)
+        assert (done == before) == (name == "getBuildByPost"), name
+        again = await send(body)
+        assert (again.status_code, again.content) == (200, first.content), name
+        await forget_answers(rig)
+        given_again = await send(body)
+        assert given_again.status_code == 200, (name, given_again.text)
+        assert lasting(given_again.json()) == lasting(first.json()), name
+        other = await send({**(body or {}), "other": 1})
+        assert (other.status_code, as_problem(other)["code"]) == (409, "conflict"), name
+        assert await work_of(rig) == done, name
