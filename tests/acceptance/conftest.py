@@ -17,7 +17,7 @@ from tests.integration.node.registries import Entry, Layout, Registry, serving, 
 from tests.integration.node.repositories import GitServer
 
 BUSYBOX = Path("/bin/busybox")
-VMS_MB = 8192
+VMS_MB = 10_240
 """Memory that may be promised to VMs at once."""
 HOOKS = "127.77.0.1"
 """An address of the host where webhooks may go."""
