@@ -30,7 +30,7 @@ CASES: dict[str, Case] = {
     "import": imports.imported,
     "python-import": python_sdk.python_import,
 }
-NO_POOL: dict[str, str] = {"POOL_SIZE": "0", "POOL_SNAPSHOTS": "0"}
+NO_POOL: dict[str, str] = {"POOL_SIZE": "0", "POOL_SNAPSHOTS": "0", "POOL_NETWORKS": "0"}
 ON_DEMAND = ("start", "cached-boot", "ready", "wake", "burst")
 """Cases that are measured once more with no machine made ahead of time."""
 MEMORY = "memory"
