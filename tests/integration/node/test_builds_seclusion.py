@@ -161,6 +161,8 @@ def test_the_nodes_sockets_and_data_are_out_of_reach(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         settings.run_dir.mkdir(exist_ok=True)
         for path in paths:
+            # A node of another test in this folder, which was killed, leaves its own.
+            path.unlink(missing_ok=True)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(os.path.relpath(path))
             stack.callback(path.unlink)
