@@ -45,7 +45,7 @@ from cakework.node.sockets import listen
 from cakework.node.territory import Territory, lease_territory
 from cakework.node.vms.accelerator import choose_accelerator
 from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.making import Patience
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.registry import Vms

@@ -7,8 +7,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ from cakework.node.network.namespaces import GUEST_ADDRESS, run_inside
 from cakework.node.territory import SLOTS
 from cakework.node.vms.making import Patience
 from cakework.node.vms.manifest import NAME
-from tests.integration.node.vm_site import Site, Yard, filling, site, until
+from tests.integration.node.vm_site import Site, Yard, filling, kept_full, site, until
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +45,14 @@ async def made(s: Site, order: VmOrder) -> AnyFact:
     s.vms.snapshot(order.model_copy(update={"run": 0}))
     await until(lambda: len(told()) > count, 60)
     return told()[-1]
+
+
+async def made_busy(s: Site, order: VmOrder) -> None:
+    """Have a snapshot made that has been started twice."""
+    await made(s, order)
+    for run in (1, 2):
+        await s.vms.start(order.model_copy(update={"run": run}))
+        await s.vms.stop(order.vm_id, 0)
 
 
 async def grown(s: Site, vm_id: str, count: int) -> list[str]:
@@ -353,10 +359,7 @@ async def test_busy_snapshots_wait_in_the_pool(yard: Yard, tmp_path: Path) -> No
     removed has none."""
     async with site(yard, tmp_path, pool_snapshots=1) as s:
         order = await s.order(COUNTER, port=PORT, snapshot="ready")
-        await made(s, order)
-        for run in (1, 2):
-            await s.vms.start(order.model_copy(update={"run": run}))
-            await s.vms.stop(order.vm_id, 0)
+        await made_busy(s, order)
         assert s.pool.ready == 0
         async with filling(s.pool):
             report = await s.vms.start(order.model_copy(update={"run": 3}))
@@ -373,7 +376,7 @@ async def test_busy_snapshots_wait_in_the_pool(yard: Yard, tmp_path: Path) -> No
 
 async def test_busy_shapes_wait_in_the_pool(yard: Yard, tmp_path: Path) -> None:
     """A shape that is started again and again has a machine ready, until others are busier."""
-    async with site(yard, tmp_path, pool_snapshots=1) as s, filling_with(s):
+    async with site(yard, tmp_path, pool_snapshots=1) as s, kept_full(s.pool):
         order = await s.order("exec sleep 600", shape=Shape(memory_mb=192))
         other = await s.order("exec sleep 600", shape=Shape(memory_mb=320))
         for _ in range(2):
@@ -393,17 +396,6 @@ async def start_and_stop(s: Site, order: VmOrder) -> VmReport:
     report = await s.vms.start(vm)
     await s.vms.stop(vm.vm_id, 0)
     return report
-
-
-@asynccontextmanager
-async def filling_with(s: Site) -> AsyncGenerator[None]:
-    """Have the pool filled with what is asked for meanwhile."""
-    task = asyncio.create_task(s.pool.fill())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_stop_while_kept_memory_is_taken_leaves_nothing(
@@ -430,10 +422,7 @@ async def test_a_stop_while_a_pooled_machine_goes_on_leaves_nothing(
     """One that was taken from the pool is released if its start is given up."""
     async with site(yard, tmp_path, pool_snapshots=1) as s:
         order = await s.order(COUNTER, port=PORT, snapshot="ready")
-        await made(s, order)
-        for run in (1, 2):
-            await s.vms.start(order.model_copy(update={"run": run}))
-            await s.vms.stop(order.vm_id, 0)
+        await made_busy(s, order)
         async with filling(s.pool):
             pass
         (machine,) = s.pool._asked[ready_folder(s, order)].ready  # pyright: ignore[reportPrivateUsage]

@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,19 +14,9 @@ from cakework.node.network.spares import Spares
 from cakework.node.quiet import Quiet
 from cakework.node.territory import SLOTS
 from cakework.node.vms.machines import Machine
-from tests.integration.node.vm_site import Yard, site, until
+from tests.integration.node.vm_site import Yard, kept_full, site, until
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def filling(ready: Spares) -> AsyncGenerator[None]:
-    task = asyncio.create_task(ready.fill())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def free(slots: Slots) -> int:
@@ -50,7 +38,7 @@ async def test_machines_get_what_was_made_ahead(yard: Yard, tmp_path: Path) -> N
     Nothing is left of either at the end."""
     async with site(yard, tmp_path, networks=2) as s:
         assert s.host.spares.ready == 0
-        async with filling(s.host.spares):
+        async with kept_full(s.host.spares):
             await until(lambda: s.host.spares.ready == 2)
             machine = await Machine.restore(s.host, await s.template())
             links = [name for name in s.leftovers() if name.startswith("cw")]
@@ -67,7 +55,7 @@ async def test_a_vm_of_a_spare_network_has_its_address_and_its_route(
 ) -> None:
     """A program in it finds what it finds in a network that was made for it."""
     async with site(yard, tmp_path, networks=1) as s:
-        async with filling(s.host.spares):
+        async with kept_full(s.host.spares):
             await until(lambda: s.host.spares.ready == 1)
         order = await s.order("ip -4 -o addr show dev eth0; ip route")
         made = s.host.spares.ready
@@ -82,14 +70,22 @@ async def test_a_vm_of_a_spare_network_has_its_address_and_its_route(
 
 async def test_none_is_made_while_a_start_is_under_way() -> None:
     """They wait for quiet, and are made then."""
-    slots, quiet = Slots(), Quiet()
-    ready = Spares(make_bare_namespace, slots, quiet, 3)
+    slots, quiet, noise, made_in_noise = Slots(), Quiet(), True, list[bool]()
+
+    def make(slot: int) -> Namespace:
+        made_in_noise.append(noise)
+        return make_bare_namespace(slot)
+
+    ready = Spares(make, slots, quiet, 3)
     with quiet.disturbed():
-        async with filling(ready):
-            await asyncio.sleep(0.2)
-            assert ready.ready == 0
-    async with filling(ready):
-        await until(lambda: ready.ready == 3)
+        filling = asyncio.create_task(ready.fill())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        noise = False
+    await until(lambda: ready.ready == 3)
+    filling.cancel()
+    await asyncio.gather(filling, return_exceptions=True)
+    assert made_in_noise == [False] * 3
     taken = ready.take()
     assert taken is not None
     taken.close()
@@ -100,16 +96,18 @@ async def test_none_is_made_while_a_start_is_under_way() -> None:
 
 async def test_one_that_is_being_made_when_filling_ends_is_not_lost() -> None:
     """It is held, and let go of with the others."""
-    slots, go, made = Slots(), threading.Event(), list[Namespace]()
+    slots, made = Slots(), list[Namespace]()
+    began, go = threading.Event(), threading.Event()
 
     def slowly(slot: int) -> Namespace:
+        began.set()
         go.wait(10)
         made.append(make_bare_namespace(slot))
         return made[-1]
 
     ready = Spares(slowly, slots, Quiet(), 3)
     task = asyncio.create_task(ready.fill())
-    await asyncio.sleep(0.05)
+    await until(began.is_set)
     task.cancel()
     await asyncio.sleep(0)
     go.set()
@@ -126,7 +124,7 @@ async def test_spares_give_way_to_what_needs_a_slot() -> None:
     """Where all slots are taken, builds and machines without a network get those of spares."""
     slots = Slots()
     ready = Spares(make_bare_namespace, slots, Quiet(), 2)
-    async with filling(ready):
+    async with kept_full(ready):
         await until(lambda: ready.ready == 2)
         taken = [slots.take() for _ in range(SLOTS - 2)]
         taken.append(slots.take())
@@ -150,7 +148,7 @@ async def test_after_a_fault_they_are_made_again(monkeypatch: pytest.MonkeyPatch
         return make_bare_namespace(slot)
 
     ready = Spares(make, slots, Quiet(), 2)
-    async with filling(ready):
+    async with kept_full(ready):
         await until(lambda: ready.ready == 2)
     ready.close()
     assert free(slots) == SLOTS
@@ -162,7 +160,7 @@ async def test_a_machine_that_is_not_made_lets_go_of_its_network(
     """One that fails before it is wired gives back the spare it had, and the slot."""
     async with site(yard, tmp_path, networks=1) as s:
         template = await s.template()
-        async with filling(s.host.spares):
+        async with kept_full(s.host.spares):
             await until(lambda: s.host.spares.ready == 1)
         s.host.machines_dir.rename(tmp_path / "away")
         with pytest.raises(Exception, match="could not be made"):

@@ -18,9 +18,10 @@ from cakework.node.images import ImageStore
 from cakework.node.images.store import RunConfig
 from cakework.node.journal import Journal
 from cakework.node.network.rules import Egress
+from cakework.node.network.spares import Spares
 from cakework.node.territory import Territory
 from cakework.node.vms.artifacts import Artifacts
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.making import Patience
 from cakework.node.vms.pool import Pool
@@ -162,15 +163,22 @@ async def site(
 
 
 @asynccontextmanager
-async def filling(pool: Pool) -> AsyncGenerator[None]:
-    """Have the pool filled; it is full when this begins."""
-    task = asyncio.create_task(pool.fill())
+async def kept_full(stock: Pool | Spares) -> AsyncGenerator[None]:
+    """Have it filled meanwhile."""
+    task = asyncio.create_task(stock.fill())
     try:
-        await until(lambda: pool.full and pool.ready > 0)
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def filling(pool: Pool) -> AsyncGenerator[None]:
+    """Have the pool filled; it is full when this begins."""
+    async with kept_full(pool):
+        await until(lambda: pool.full and pool.ready > 0)
+        yield
 
 
 async def until(reached: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:

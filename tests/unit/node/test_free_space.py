@@ -1,9 +1,7 @@
 """Who gives way when the disk fills up: builds and imports before anybody's VM."""
 
 import asyncio
-import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +12,7 @@ from cakework.node.builds.shop import BuildLimits
 from cakework.node.free_space import least_for_vms_mb
 from cakework.node.vms.room import Room, Shortage
 from cakework.settings import Settings
+from tests.unit.node.fake_disk import FakeDisk
 
 MB = 1 << 20
 
@@ -23,21 +22,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def free(monkeypatch: pytest.MonkeyPatch, mb: int) -> None:
-    """Have every disk look as if ``mb`` were free on it."""
-    disk = SimpleNamespace(f_bavail=mb * 256, f_frsize=4096, f_files=0)
-
-    def statvfs(_: Path) -> SimpleNamespace:
-        return disk
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
-
-
-async def build_goes_on(folder: Path, spare_mb: int, *bounds: Bound) -> bool:
-    """Return whether a build that takes a while comes to its end."""
+async def build_goes_on(disk: FakeDisk, folder: Path, spare_mb: int) -> bool:
+    """Return whether a build goes on after the disk was looked at."""
     try:
-        async with DiskGuard(folder, spare_mb, *bounds):
-            await asyncio.sleep(0.1)
+        async with DiskGuard(folder, spare_mb):
+            await disk.found_enough()
     except BuildError as error:
         assert str(error) == "the disk for builds is full"
         return False
@@ -65,17 +54,17 @@ async def test_builds_give_way_before_a_vm_does(
     runs: bool,
 ) -> None:
     """With less and less free: no VM starts, builds and imports are ended, the largest VM is."""
-    free(monkeypatch, free_mb)
     settings = Settings(data_dir=tmp_path)
     room = Room(tmp_path, 0, settings.min_free_disk_mb)
     limits = BuildLimits.of(settings)
+    disk = FakeDisk(monkeypatch, free_mb=free_mb)
+    assert await build_goes_on(disk, tmp_path, limits.spare_mb) is builds
     try:
         room.check_disk()
     except NoRoom:
         assert not starts
     else:
         assert starts
-    assert await build_goes_on(tmp_path, limits.spare_mb) is builds
     shortage = Shortage(least_for_vms_mb(settings.min_free_disk_mb))
     assert shortage.asks_for_one(room.free_disk_mb()) is not runs
 
@@ -85,7 +74,7 @@ async def test_a_full_disk_is_seen_while_a_build_is_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Counting a large tree takes long; the disk is looked at meanwhile."""
-    free(monkeypatch, 10)
+    FakeDisk(monkeypatch, free_mb=10)
 
     def counted() -> int:
         loop.call_soon_threadsafe(begun.set)
@@ -98,6 +87,6 @@ async def test_a_full_disk_is_seen_while_a_build_is_counted(
         async with guarded:
             await begun.wait()
             try:
-                await asyncio.sleep(10)
+                await asyncio.Event().wait()
             finally:
                 ended.set()

@@ -7,7 +7,6 @@ is in a spare one: it lives by the node's descriptor alone, and is gone with the
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
@@ -30,7 +29,7 @@ class Spares:
     def __init__(
         self, make: Callable[[int], Namespace], slots: Slots, quiet: Quiet, size: int = 0
     ) -> None:
-        self._make = make
+        self.make = make
         self._slots = slots
         self._quiet = quiet
         self._size = size
@@ -82,7 +81,7 @@ class Spares:
     async def _add(self) -> None:
         slot = self._slots.take_free()
         try:
-            spare = await asyncio.to_thread(partial(self._make, slot))
+            spare = await asyncio.to_thread(self.make, slot)
         except BaseException:
             self._slots.give_back(slot)
             raise

@@ -14,7 +14,7 @@ import structlog
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.vms import Shape
 from cakework.node.vms.artifacts import qemu_version
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.workshop import Workshop
 
 KVM = Path("/dev/kvm")

@@ -18,8 +18,6 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -37,22 +35,15 @@ from cakework.node.network.namespaces import (
     Namespace,
     adopt_namespace,
     make_bare_namespace,
-    make_vm_namespace,
     unplug,
 )
-from cakework.node.network.rules import Egress
-from cakework.node.network.slots import Slots
-from cakework.node.network.spares import Spares
-from cakework.node.quiet import Quiet
 from cakework.node.sockets import listen
-from cakework.node.territory import Territory
 from cakework.node.unbroken import unbroken
-from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.forking import Forkable, ForkSocket
+from cakework.node.vms.host import Host
 from cakework.node.vms.monitor import Monitor
 from cakework.node.vms.processes import Jail, Process, reap_strays
 from cakework.node.vms.qemu import Descriptors
-from cakework.node.vms.room import Footprint
 
 QEMU_THREADS = 64
 """For a QEMU of 8 processors with all its workers, and those of a fork that is just being made."""
@@ -107,40 +98,6 @@ class MachineRecord(BaseModel):
     lines_saved: int = 0
     began: Began = "boot"
     ending: Ending | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What all machines of a node share."""
-
-    machines_dir: Path
-    artifacts: Artifacts
-    territory: Territory
-    slots: Slots
-    egress: Egress
-    dns: tuple[str, ...]
-    quiet: Quiet
-    spares: Spares
-    footprint: Footprint
-
-    @classmethod
-    def assemble(
-        cls,
-        machines_dir: Path,
-        artifacts: Artifacts,
-        territory: Territory,
-        egress: Egress,
-        dns: tuple[str, ...],
-        spare_networks: int = 0,
-    ) -> "Host":
-        """Return a host of which no slot is taken, with ``spare_networks`` made ahead when its
-        spares are filled."""
-        slots, quiet = Slots(), Quiet()
-        make = partial(make_vm_namespace, territory, egress=egress)
-        spares = Spares(make, slots, quiet, spare_networks)
-        return cls(
-            machines_dir, artifacts, territory, slots, egress, dns, quiet, spares, Footprint()
-        )
 
 
 class Holdings:
@@ -249,11 +206,9 @@ class Holdings:
         slot = self.record.slot
         if self._spare is not None:
             self._hold_namespace(self._spare)
-        elif bare:
-            self._hold_namespace(await asyncio.to_thread(make_bare_namespace, slot))
         else:
-            make = partial(make_vm_namespace, self._host.territory, slot, self._host.egress)
-            self._hold_namespace(await asyncio.to_thread(make))
+            make = make_bare_namespace if bare else self._host.spares.make
+            self._hold_namespace(await asyncio.to_thread(make, slot))
 
     async def _let_go(self) -> None:
         self._held.pop_all()

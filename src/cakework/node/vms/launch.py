@@ -19,7 +19,8 @@ from cakework.faults import step
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
-from cakework.node.vms.holdings import Began, Host
+from cakework.node.vms.holdings import Began
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.runs import run_order

@@ -27,7 +27,8 @@ from cakework.node.guest.protocol import GuestError, GuestFrame, HostFrame, Rehe
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import clone_sparse
 from cakework.node.vms.forking import Forkable, NotForked, Places, event_fd, find_places
-from cakework.node.vms.holdings import OUTPUT, Began, Ending, Holdings, Host, MachineRecord
+from cakework.node.vms.holdings import OUTPUT, Began, Ending, Holdings, MachineRecord
+from cakework.node.vms.host import Host
 from cakework.node.vms.memory import save_memory
 from cakework.node.vms.processes import Process
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command

@@ -24,7 +24,7 @@ from cakework.node.guest.protocol import (
 )
 from cakework.node.images import Image
 from cakework.node.journal import Journal
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.manifest import Needs
 from cakework.node.vms.pool import Pool

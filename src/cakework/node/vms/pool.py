@@ -19,7 +19,7 @@ import structlog
 
 from cakework.domain.errors import CakeworkError
 from cakework.domain.vms import Shape
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.releases import Releases
 from cakework.node.vms.saved import Saved

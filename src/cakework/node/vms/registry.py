@@ -17,7 +17,8 @@ from cakework.domain.vms import Shape
 from cakework.node.cgroups import Cgroup
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
-from cakework.node.vms.holdings import RECORD, Ending, Host, MachineRecord
+from cakework.node.vms.holdings import RECORD, Ending, MachineRecord
+from cakework.node.vms.host import Host
 from cakework.node.vms.launch import Launcher, Phases
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.pool import Pool

@@ -25,7 +25,7 @@ from cakework.faults import step
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
 from cakework.node.unbroken import unbroken
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.making import Making, Patience
 from cakework.node.vms.manifest import Kind, Needs, Seal, stamp

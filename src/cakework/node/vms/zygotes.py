@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from cakework.domain.errors import CakeworkError, NoRoom
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine, Resting
 from cakework.node.vms.releases import Releases
 from cakework.node.vms.saved import Saved

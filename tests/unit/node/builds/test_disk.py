@@ -3,12 +3,12 @@
 import asyncio
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from cakework.node.builds.disk import ENTRY_BYTES, TOO_DEEP, Bound, DiskGuard, bytes_below
 from cakework.node.builds.failure import BuildError
+from tests.unit.node.fake_disk import FakeDisk
 
 
 @pytest.fixture
@@ -56,15 +56,10 @@ async def test_inodes_are_left_free(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inodes: int, free: int, goes_on: bool
 ) -> None:
     """A build ends when few are left, unless the file system has no fixed number of them."""
-    disk = SimpleNamespace(f_bavail=1 << 30, f_frsize=4096, f_files=inodes, f_favail=free)
-
-    def statvfs(_: Path) -> SimpleNamespace:
-        return disk
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
+    disk = FakeDisk(monkeypatch, free_mb=1 << 20, inodes=inodes, free_inodes=free)
     try:
         async with DiskGuard(tmp_path, 100):
-            await asyncio.sleep(0.1)
+            await disk.found_enough()
     except BuildError as error:
         assert not goes_on
         assert str(error) == "the disk for builds has no room for more files"
@@ -79,7 +74,7 @@ async def test_a_bound_that_is_passed_ends_the_build(tmp_path: Path) -> None:
     over = Bound(lambda: (2 << 20) + 1, 2, "two")
     with pytest.raises(BuildError, match=r"^two$"):
         async with DiskGuard(tmp_path, 0, within, over):
-            await asyncio.sleep(10)
+            await asyncio.Event().wait()
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()

@@ -7,16 +7,16 @@ from cakework.node.builds.runtime import is_own, parse_mounts
 WORK = "/b/0a1b2c3d-0000-4000-8000-000000000000"
 TABLE = f"""\
 1 0 0:40 / / rw,nosuid - tmpfs sandbox rw
-2 1 254:0 /data/builds/storage /b/storage rw - ext4 /dev/vda rw
-3 1 254:0 /data/builds/work/{WORK[3:]} {WORK} rw shared:4 - ext4 /dev/vda rw
+2 1 254:0 /data/builds/storage /b/storage rw - ext4 /dev/disk rw
+3 1 254:0 /data/builds/w/{WORK[3:]} {WORK} rw shared:4 - ext4 /dev/disk rw
 4 1 0:50 / /b/storage/overlay/aa/merged rw - overlay overlay rw,upperdir=/b/storage/o/diff
-5 1 254:0 /data/builds/work/{WORK[3:]}/tmp/cache {WORK}/tmp/bundle/mnt/own rw - ext4 /dev/vda rw
+5 1 254:0 /data/builds/w/{WORK[3:]}/tmp/cache {WORK}/tmp/bundle/mnt/own rw - ext4 /dev/disk rw
 6 1 0:50 /src {WORK}/tmp/bundle/mnt/stage rw - overlay overlay rw,upperdir=/b/storage/o/diff
-7 1 254:0 /data/builds/storage {WORK}/tmp/bundle/mnt/storage rw - ext4 /dev/vda rw
-8 1 254:0 /data/builds/work/{WORK[3:]}-other {WORK}/tmp/bundle/mnt/beside rw - ext4 /dev/vda rw
+7 1 254:0 /data/builds/storage {WORK}/tmp/bundle/mnt/storage rw - ext4 /dev/disk rw
+8 1 254:0 /data/builds/w/{WORK[3:]}-other {WORK}/tmp/bundle/mnt/beside rw - ext4 /dev/disk rw
 9 1 0:40 / {WORK}/tmp/bundle/mnt/sandbox rw - tmpfs sandbox rw
-10 1 254:0 /data/builds/work/{WORK[3:]}/tmp {WORK}/tmp/bundle/mnt/covered rw - ext4 /dev/vda rw
-11 1 254:0 /usr {WORK}/tmp/bundle/mnt/covered rw - ext4 /dev/vda rw
+10 1 254:0 /data/builds/w/{WORK[3:]}/tmp {WORK}/tmp/bundle/mnt/covered rw - ext4 /dev/disk rw
+11 1 254:0 /usr {WORK}/tmp/bundle/mnt/covered rw - ext4 /dev/disk rw
 """
 
 

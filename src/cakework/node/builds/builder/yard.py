@@ -29,7 +29,7 @@ from cakework.node.network.builds import BuildNetworks
 from cakework.node.network.namespaces import GATEWAY
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
-from cakework.node.vms.holdings import Host
+from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Room
 from cakework.node.vms.workshop import Workshop
