@@ -3,7 +3,7 @@
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cakework.node.builds import Builds
 from cakework.node.builds.builder.yard import builder_yard
@@ -53,7 +53,7 @@ class BuilderBench(Bench):
         settings = self.settings(**changes)
         reach = reach_of(settings)
         egress = Egress(settings.egress, tuple(settings.egress_allow))
-        host = replace(self.yard.host(settings.node_dir), egress=egress)
+        host = self.yard.host(settings.node_dir, egress=egress)
         set_host_rules(outer_rules(egress, self.territory, reach.ranges))
         enable_forwarding()
         networks = BuildNetworks(self.territory, host.slots, egress, reach, Names(self.names))

@@ -54,13 +54,17 @@ class Yard:
     def rootfs(self) -> Path:
         return self.folder / "busybox"
 
-    def host(self, folder: Path, artifacts: Artifacts = ARTIFACTS, networks: int = 0) -> Host:
+    def host(
+        self,
+        folder: Path,
+        artifacts: Artifacts = ARTIFACTS,
+        networks: int = 0,
+        egress: Egress = Egress(),  # noqa: B008 - it is frozen
+    ) -> Host:
         """Return a host whose machines lie in ``folder``."""
         machines = folder / "machines"
         machines.mkdir(parents=True, exist_ok=True)
-        return Host.assemble(
-            machines, artifacts, self.territory, Egress(), ("192.0.2.1",), networks
-        )
+        return Host.assemble(machines, artifacts, self.territory, egress, ("192.0.2.1",), networks)
 
     def workshop(self, host: Host) -> Workshop:
         return Workshop(self.templates, host, "tcg", disk_gb=DISK_GB, most=8)

@@ -87,9 +87,12 @@ class Process:
                 that it is none that was asked for.
         """
         process = cls._watch(pid, None)
-        if _parent_and_user(pid) != (os.getpid(), uid):
+        try:
+            if _parent_and_user(pid) != (os.getpid(), uid):
+                raise ProcessLookupError(f"process {pid} is no fork of user {uid}")
+        except BaseException:
             process.close()
-            raise ProcessLookupError(f"process {pid} is no fork of user {uid}")
+            raise
         process._forked = True
         return process
 
