@@ -9,7 +9,7 @@ import pytest
 from tests.acceptance import guests
 from tests.acceptance.api import Api
 from tests.acceptance.document import Document
-from tests.acceptance.footprint import Footprint, at_rest, footprint, grown
+from tests.acceptance.footprint import Footprint, at_rest, file_names, footprint, grown
 from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
 from tests.integration.node import repositories
@@ -126,13 +126,17 @@ def shell(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
     """Holds a test to leaving the host as it found it, once the platform has come to rest."""
-    before = at_rest(platform)
+    before, files = at_rest(platform), file_names(platform)
     yield before
 
     def left() -> dict[str, int]:
         return grown(before, footprint(platform))
 
-    until(lambda: not left(), 20, lambda: f"nothing is left; there are {left()} beyond {before}")
+    def told() -> str:
+        more = dict(file_names(platform) - files)
+        return f"nothing is left; there are {left()} beyond {before}, files {more}"
+
+    until(lambda: not left(), 20, told)
 
 
 def host_memory_mb() -> float:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,6 +87,11 @@ def _files(folder: Path) -> Iterator[Path]:
     for below, names, files in os.walk(folder):
         names[:] = [name for name in names if name not in GROWS]
         yield from (Path(below, name) for name in files if not name.startswith(GROWS))
+
+
+def file_names(platform: Platform) -> Counter[str]:
+    """Count the files in the node's folder by their names."""
+    return Counter(file.name for file in _files(platform.settings.node_dir))
 
 
 def grown(before: Footprint, after: Footprint) -> dict[str, int]:

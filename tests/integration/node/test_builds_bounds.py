@@ -237,6 +237,21 @@ def test_cancelling_leaves_nothing(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
+def test_a_build_cancelled_before_it_has_begun_fails(bench: Bench) -> None:
+    """At once, in the moment when it is taken and its task has not run; it is not run later."""
+    wanted = order(f"{BASE}RUN echo runs")
+
+    async def run() -> None:
+        async with bench.open() as builds:
+            builds.submit(wanted)
+            await builds.cancel(wanted.build_id)
+        async with bench.open() as builds:
+            assert builds.known() == []
+
+    asyncio.run(run())
+    assert bench.leftovers() == NOTHING
+
+
 def test_a_build_cancelled_while_its_files_are_written_leaves_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,20 @@ async def test_stopped_while_it_starts(yard: Yard, tmp_path: Path, moment_s: flo
         await s.clean()
 
 
+async def test_stopped_before_its_start_has_begun(yard: Yard, tmp_path: Path) -> None:
+    """In the moment when it is taken and its task has not run: it is over, told, and forgotten."""
+    async with site(yard, tmp_path) as s:
+        order = await s.order("exec sleep 600")
+        starting = asyncio.create_task(s.vms.start(order))
+        await asyncio.sleep(0)
+        assert (await s.vms.stop(order.vm_id, 0)).state == "stopped"
+        assert (await asyncio.wait_for(starting, 30)).state == "stopped"
+        assert [fact.reason for fact in s.facts() if isinstance(fact, VmStopped)] == [
+            "stopped on request"
+        ]
+        await s.clean()
+
+
 async def test_a_killed_qemu_is_noticed_within_a_second(yard: Yard, tmp_path: Path) -> None:
     """kill -9: the VM has stopped, with the reason; no exception is left for the collector."""
     complaints: list[dict[str, object]] = []

@@ -188,26 +188,29 @@ class Builds:
     def _start(self, record: BuildRecord) -> None:
         task = asyncio.create_task(self._carry_out(record), name=f"build {record.build_id}")
         self._tasks[record.build_id] = task
-        task.add_done_callback(lambda task: self._ended(record.build_id, task))
+        task.add_done_callback(lambda task: self._ended(record, task))
 
-    def _ended(self, build_id: str, task: asyncio.Task[None]) -> None:
+    def _ended(self, record: BuildRecord, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled may not even have begun, so its end is written here."""
+        build_id = record.build_id
         del self._tasks[build_id]
         self._tokens.pop(build_id, None)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("build_not_told", build_id=build_id, exc_info=error)
+        try:
+            if not task.cancelled():
+                task.result()
+            elif build_id in self._cancelled:
+                step(Step.NODE_BUILD_CANCELLED)
+                self._end(record, _failed(build_id, CANCELLED))
+        except Exception:
+            log.exception("build_not_told", build_id=build_id)
 
     async def _carry_out(self, record: BuildRecord) -> None:
-        try:
-            outcome = record.outcome() or await self._outcome(record)
-        except asyncio.CancelledError:
-            if record.build_id not in self._cancelled:
-                raise
-            step(Step.NODE_BUILD_CANCELLED)
-            outcome = _failed(record.build_id, CANCELLED)
-        self._end(record, outcome)
+        self._end(record, record.outcome() or await self._outcome(record))
 
     def _end(self, record: BuildRecord, outcome: Outcome) -> None:
-        if record.outcome() is None:
+        if earlier := record.outcome():
+            outcome = earlier
+        else:
             record.end(outcome)
         step(Step.NODE_BUILD_ENDED)
         self._facts.append(outcome)

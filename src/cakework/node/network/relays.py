@@ -57,12 +57,13 @@ class _Relay:
         if task := asyncio.current_task():
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await _pass_on(reader, writer, self._address)
+        await pass_on(reader, writer, self._address)
 
 
-async def _pass_on(
+async def pass_on(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: Address
 ) -> None:
+    """Connect to ``address`` and pass bytes both ways until both have ended, or one is lost."""
     with contextlib.closing(writer), contextlib.suppress(OSError):
         far_reader, far_writer = await asyncio.open_connection(*address)
         with contextlib.closing(far_writer):
@@ -73,5 +74,5 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while chunk := await reader.read(READ_BYTES):
         writer.write(chunk)
         await writer.drain()
-    if writer.can_write_eof():
+    if writer.can_write_eof() and not writer.is_closing():
         writer.write_eof()

@@ -130,6 +130,8 @@ class Vms:
             return self._ended_report(vm_id)
         if keep_memory:
             return await self._stop_and_keep(vm)
+        # Let a launch begin: a task that is cancelled before that never hears of it.
+        await asyncio.sleep(0)
         if vm.machine is None and vm.launch is not None:
             vm.asked_to_stop = True
             vm.launch.cancel()
