@@ -140,10 +140,11 @@ class Settings(BaseSettings):
         default="auto", description="auto, kvm or tcg; auto boots a VM to find out."
     )
     pool_size: int = Field(
-        default=2,
+        default=64,
         ge=0,
-        description="Machines kept ready ahead of demand, of the default shape. Under emulation "
-        "one more is kept that machines are forked from.",
+        description="Machines kept ready ahead of demand, of the default shape; they go when VMs "
+        "need the memory. Under emulation each takes some 2 MB, and one more is kept that they "
+        "are forked from.",
     )
     pool_networks: int = Field(
         default=32,

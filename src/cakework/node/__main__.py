@@ -11,6 +11,7 @@ from cakework.domain.errors import CakeworkError
 from cakework.logging import configure
 from cakework.node.app import run_node
 from cakework.node.vms.artifacts import Artifacts
+from cakework.open_files import allow_most
 from cakework.settings import Settings
 
 
@@ -18,6 +19,8 @@ def main() -> int:
     """Run the node; return the exit status."""
     settings = Settings()
     configure(settings.log_level, settings.log_format)
+    # Each machine takes about ten, those that wait too.
+    allow_most()
     os.umask(0o022)
     try:
         uvloop.run(_main(settings))

@@ -6,7 +6,6 @@ work finished, the router and the stores closed.
 
 import asyncio
 import contextlib
-import resource
 import signal
 from collections.abc import Generator
 
@@ -15,6 +14,7 @@ import uvicorn
 import uvloop
 
 from cakework.logging import configure
+from cakework.open_files import allow_most
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.proxy.dialer import NodeDialer
 from cakework.server.proxy.router import Router
@@ -98,9 +98,8 @@ def main() -> None:
     """Run the server with the settings of the environment."""
     settings = Settings()  # pyright: ignore[reportCallIssue]
     configure(settings.log_level, settings.log_format)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Each connection through the router takes two, and each VM may have hundreds.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_most()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
 

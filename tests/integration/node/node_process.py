@@ -47,6 +47,11 @@ class NodeProcess:
     def territory(self) -> Territory:
         return Territory(int((self.folder / "node" / "territory").read_text()))
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     async def start(self) -> None:
         """Start the process; returns when it is ready."""
         self._process = self._spawn()

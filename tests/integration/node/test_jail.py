@@ -126,6 +126,7 @@ def test_it_has_no_rights(folder: Path) -> None:
     assert session == process.pid
     assert environment == b"LC_ALL=C\0"
     assert next(line for line in limits.splitlines() if "core" in line).split()[4] == "0"
+    assert next(line for line in limits.splitlines() if "open files" in line).split()[3] == "1024"
 
 
 def test_descriptors_it_was_given_stay_open(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import socket
 import stat
 import time
@@ -198,3 +199,18 @@ async def test_a_second_node_on_the_same_data_is_refused(node: NodeProcess, yard
     assert NodeProcess(yard, node.folder).run_to_end() == 1
     assert "another node already runs" in node.log()
     assert node.call("GET", "/v1/health")[0] == 200
+
+
+async def test_as_many_files_as_allowed_may_be_open(yard: Yard, tmp_path: Path) -> None:
+    """The usual soft limit of 1,024 would end where some hundred machines do not."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    node = NodeProcess(yard, tmp_path / "data")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
+    try:
+        await node.start()
+        limits = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    node.stop()
+    node.remove()
+    assert limits == (most, most)

@@ -92,6 +92,6 @@ inside)
     if [ "$PPID" != "$CW_PARENT" ]; then exit 125; fi
     unset CW_CGROUPS CW_PARENT CW_IDS_FD CW_ROOT_ID CW_HOME CW_WORK CW_RESOLV CW_APT
     exec unshare --mount --pid --ipc --uts --fork --kill-child=KILL --mount-proc -- \
-        prlimit --fsize="$CW_FILE_BYTES" --core=0 -- "$@"
+        prlimit --fsize="$CW_FILE_BYTES" --core=0 --nofile=1024: -- "$@"
     ;;
 esac

@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #define MOST 16
+#define OPEN_FILES 1024
 #define USER_RIGHTS (1u << 6 | 1u << 7) /* CAP_SETGID, CAP_SETUID */
 #define CAPABILITY_VERSION 0x20080522
 #define PRELOAD "/preload.so"
@@ -239,7 +240,13 @@ static void keep_user_rights(void)
 static void drop_rights(uid_t uid, int keep)
 {
     static const struct rlimit none = { 0, 0 };
+    struct rlimit files;
     setrlimit(RLIMIT_CORE, &none);
+    /* The node has as many open files as it may; what it starts gets what is usual. */
+    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur > OPEN_FILES) {
+        files.rlim_cur = OPEN_FILES;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
         if (!(keep && cap < 32 && USER_RIGHTS & 1u << cap) && prctl(PR_CAPBSET_DROP, cap))

@@ -22,6 +22,7 @@ from cakework.domain.vms import Shape
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.releases import Releases
+from cakework.node.vms.room import WAITING_MB
 from cakework.node.vms.saved import Saved
 from cakework.node.vms.workshop import Workshop
 from cakework.node.vms.zygotes import Zygotes
@@ -72,11 +73,8 @@ class Pool:
 
     @property
     def memory_mb(self) -> int:
-        """What the waiting machines may come to use, and those that they are forked from."""
-        return (
-            sum(self._host.footprint.mb(s.shape) * len(s.ready) for s in self._stocks())
-            + self._zygotes.memory_mb
-        )
+        """What the waiting machines use, and those that they are forked from may."""
+        return WAITING_MB * self.ready + self._zygotes.memory_mb
 
     @property
     def full(self) -> bool:
@@ -84,7 +82,7 @@ class Pool:
         return self._missing() is None
 
     def allow(self, memory_mb: int) -> None:
-        """Say how much memory waiting machines may come to use; what is beyond is released,
+        """Say how much memory there is for waiting machines; what is beyond is released,
         those that are there for what was asked for first, what others are forked from last."""
         self._allowed_mb = memory_mb
         for stock in [*self._asked.values(), *self._always.values()]:
@@ -115,13 +113,13 @@ class Pool:
 
         Raises NoRoom if this host has none for a machine.
         """
-        if make and not self._zygotes.has(saved) and self._fits(saved.spec.shape):
+        if make and not self._zygotes.has(saved) and self._has_room(self._zygote_mb(saved)):
             await self._zygotes.make(saved)
         return await self._zygotes.fork(saved, image, forkable=forkable)
 
     async def offer(self, saved: Saved, machine: Machine) -> None:
         """Take a machine that is just what ``saved`` is as its zygote, or release it."""
-        if machine.fork_socket is not None and self._fits(saved.spec.shape):
+        if machine.fork_socket is not None and self._has_room(self._zygote_mb(saved)):
             await self._zygotes.offer(saved, machine)
         else:
             self._zygotes.forget(saved.folder)
@@ -191,12 +189,15 @@ class Pool:
         short = (
             stock
             for stock in (*self._always.values(), *self._busy())
-            if len(stock.ready) < stock.size and self._fits(stock.shape)
+            if len(stock.ready) < stock.size and self._has_room(WAITING_MB)
         )
         return next(short, None)
 
-    def _fits(self, shape: Shape, count: int = 1) -> bool:
-        return self.memory_mb + count * self._host.footprint.mb(shape) <= self._allowed_mb
+    def _has_room(self, memory_mb: int) -> bool:
+        return self.memory_mb + memory_mb <= self._allowed_mb
+
+    def _zygote_mb(self, saved: Saved) -> int:
+        return self._host.footprint.mb(saved.spec.shape)
 
     def _busy(self) -> list[Stock]:
         """Return what is worth a machine besides, what was asked for last first."""
@@ -207,7 +208,8 @@ class Pool:
     async def _add(self, stock: Stock) -> None:
         saved = stock.snapshot or await self._workshop.template(stock.shape)
         stock.template = saved.folder if stock.snapshot is None else None
-        machine = await self.fork(saved, make=self._fits(stock.shape, 2))
+        roomy = self._has_room(self._zygote_mb(saved) + WAITING_MB)
+        machine = await self.fork(saved, make=roomy)
         rehearsed = machine is not None or stock.snapshot is not None
         machine = machine or await Machine.restore(self._host, saved)
         try:
@@ -217,7 +219,7 @@ class Pool:
         except BaseException:
             await machine.release()
             raise
-        if stock not in self._stocks() or not self._fits(stock.shape):
+        if stock not in self._stocks() or not self._has_room(WAITING_MB):
             await machine.release()
             return
         stock.ready.append(machine)
