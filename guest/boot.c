@@ -93,12 +93,15 @@ static bool protect(struct failure *f)
 }
 
 /* Programs may listen on any port as any user, as under OCI's runtimes. What the kernel says
- * of a program's doings goes to no console, which is the host's. */
+ * of a program's doings goes to no console, which is the host's. It does less by itself that wakes
+ * an idle machine: memory is put together when a large piece is asked for, statistics every 10 s. */
 static bool set_switches(struct failure *f)
 {
     if (!switch_write(VM_PROC "/sys/kernel/printk", "1") ||
         !switch_write(VM_PROC "/sys/net/ipv4/ip_unprivileged_port_start", "0") ||
-        !switch_write(VM_PROC "/sys/net/ipv4/ping_group_range", "0 2147483647"))
+        !switch_write(VM_PROC "/sys/net/ipv4/ping_group_range", "0 2147483647") ||
+        !switch_write(VM_PROC "/sys/vm/compaction_proactiveness", "0") ||
+        !switch_write(VM_PROC "/sys/vm/stat_interval", "10"))
         return fail(f, errno, "setting the kernel's switches", NULL);
     return true;
 }
@@ -108,7 +111,7 @@ static bool mount_scratch(struct disks *disks, struct failure *f)
     if (!disks->scratch.device[0])
         return fail(f, ENODEV, "finding the disk", disks->scratch.serial);
     if (!folder_make(VM_SCRATCH, 0700) ||
-        mount(disks->scratch.node, VM_SCRATCH, "ext4", MS_NODEV | MS_NOATIME, NULL))
+        mount(disks->scratch.node, VM_SCRATCH, "ext4", MS_NODEV | MS_NOATIME, EXT4_OPTIONS))
         return fail(f, errno, "mounting the disk", disks->scratch.serial);
     return true;
 }

@@ -122,7 +122,7 @@ static bool mount_overlay(const struct disk *image, struct failure *f)
 static bool mount_volume(const struct disk *volume, struct failure *f)
 {
     if (!folder_make(NEW_ROOT "/data", 0755) ||
-        mount(volume->node, NEW_ROOT "/data", "ext4", MS_NODEV | MS_NOATIME, NULL))
+        mount(volume->node, NEW_ROOT "/data", "ext4", MS_NODEV | MS_NOATIME, EXT4_OPTIONS))
         return fail(f, errno, "mounting the volume", NULL);
     return true;
 }

@@ -71,7 +71,7 @@ class MachineSpec:
         return (
             "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr "
             f"tsc_early_khz={self.tsc_khz} tsc=reliable init_on_alloc=0 mitigations=off "
-            "random.trust_cpu=on rcupdate.rcu_expedited=1 "
+            "random.trust_cpu=on rcupdate.rcu_expedited=1 nowatchdog psi=0 "
             f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}{role}"
         )
 
