@@ -19,16 +19,6 @@ from tests.integration.node.vm_site import Yard, kept_full, site, until
 pytestmark = pytest.mark.anyio
 
 
-def free(slots: Slots) -> int:
-    """Return how many slots are free; none is afterwards."""
-    for taken in range(SLOTS):
-        try:
-            slots.take_free()
-        except NoRoom:
-            return taken
-    return SLOTS
-
-
 def is_open(namespace: Namespace) -> bool:
     return namespace.fd >= 0 and Path(f"/proc/self/fd/{namespace.fd}").exists()
 
@@ -91,7 +81,7 @@ async def test_none_is_made_while_a_start_is_under_way() -> None:
     taken.close()
     slots.give_back(taken.slot)
     ready.close()
-    assert free(slots) == SLOTS
+    assert slots.free == SLOTS
 
 
 async def test_one_that_is_being_made_when_filling_ends_is_not_lost() -> None:
@@ -117,7 +107,7 @@ async def test_one_that_is_being_made_when_filling_ends_is_not_lost() -> None:
     ready.close()
     assert [is_open(namespace) for namespace in made] == [False]
     assert ready.take() is None
-    assert free(slots) == SLOTS
+    assert slots.free == SLOTS
 
 
 async def test_spares_give_way_to_what_needs_a_slot() -> None:
@@ -151,7 +141,7 @@ async def test_after_a_fault_they_are_made_again(monkeypatch: pytest.MonkeyPatch
     async with kept_full(ready):
         await until(lambda: ready.ready == 2)
     ready.close()
-    assert free(slots) == SLOTS
+    assert slots.free == SLOTS
 
 
 async def test_a_machine_that_is_not_made_lets_go_of_its_network(
@@ -168,4 +158,4 @@ async def test_a_machine_that_is_not_made_lets_go_of_its_network(
         (tmp_path / "away").rename(s.host.machines_dir)
         assert s.host.spares.ready == 0
         await s.clean()
-        assert free(s.host.slots) == SLOTS
+        assert s.host.slots.free == SLOTS

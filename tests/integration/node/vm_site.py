@@ -19,7 +19,7 @@ from cakework.node.images.store import RunConfig
 from cakework.node.journal import Journal
 from cakework.node.network.rules import Egress
 from cakework.node.network.spares import Spares
-from cakework.node.territory import Territory
+from cakework.node.territory import SLOTS, Territory
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
@@ -122,7 +122,8 @@ class Site:
         links = [name for _, name in socket.if_nameindex() if name.startswith(prefix)]
         cgroups = [group.name for group in Cgroup.existing(f"{self.host.territory.name}-")]
         folders = [path.name for path in self.host.machines_dir.iterdir()]
-        return [*links, *cgroups, *folders, *map(str, processes_of(self.host.territory))]
+        slots = ["slots"] * (SLOTS - self.host.slots.free)
+        return [*links, *cgroups, *folders, *slots, *map(str, processes_of(self.host.territory))]
 
     async def clean(self) -> None:
         """Wait until nothing is left: the kernel takes network namespaces a moment later."""

@@ -19,6 +19,11 @@ class Slots:
         self._free = dict.fromkeys(range(SLOTS))
         self._holders: Counter[int] = Counter()
 
+    @property
+    def free(self) -> int:
+        """How many nobody has."""
+        return len(self._free)
+
     def take(self) -> int:
         """Take a slot. Raises NoRoom when all are taken."""
         if not self._free:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from cakework.domain.errors import Unavailable
 from cakework.domain.facts import FACT, AnyFact
+from cakework.server.loops.gathering import gathered
 from cakework.server.loops.loop import retry_wait_s
 from cakework.server.node.client import NodeClient
 from cakework.server.services.facts import Facts
@@ -46,11 +47,11 @@ class JournalReader:
     async def _read(self) -> None:
         node_id = (await self._node.health()).node_id
         after = await self._facts.cursor(node_id)
-        async with self._node.journal(after) as chunks:
+        async with self._node.journal(after) as chunks, gathered(chunks) as batches:
             if (await self._node.health()).node_id != node_id:
                 raise Unavailable("The node's data folder was exchanged just now.")
             _log.info("journal.reading", node_id=node_id, after=after)
-            async for lines in whole_lines(chunks):
+            async for lines in whole_lines(batches):
                 self._failures = 0
                 await self._take(node_id, lines)
         raise Unavailable("The node ended its journal.")

@@ -1,0 +1,95 @@
+"""How a journal's chunks are gathered: none late, none lost, few when there are many."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cakework.domain.errors import Unavailable
+from cakework.server.loops.gathering import BATCH_BYTES, MOST_WAITING, Pace, gathered
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Chunks:
+    """Gives what is put in; ``read`` counts what was taken."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self._coming: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+
+    def come(self, *chunks: bytes | Exception | None) -> None:
+        for chunk in chunks:
+            self._coming.put_nowait(chunk)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (chunk := await self._coming.get()) is not None:
+            self.read += 1
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+
+async def rest() -> None:
+    for _ in range(2 * MOST_WAITING):
+        await asyncio.sleep(0)
+
+
+async def test_a_chunk_alone_comes_at_once_and_those_that_came_meanwhile_together() -> None:
+    chunks = Chunks()
+    async with gathered(aiter(chunks)) as batches:
+        chunks.come(b"one\n")
+        assert await anext(batches) == b"one\n"
+        chunks.come(b"two\n", b"three\n", b"fo", b"ur\n", None)
+        await rest()
+        assert [batch async for batch in batches] == [b"two\nthree\nfour\n"]
+
+
+async def test_what_ends_it_is_raised_after_all_that_came_before() -> None:
+    chunks = Chunks()
+    chunks.come(b"last\n", Unavailable("The node is gone."))
+    async with gathered(aiter(chunks)) as batches:
+        await rest()
+        assert await anext(batches) == b"last\n"
+        with pytest.raises(Unavailable):
+            await anext(batches)
+
+
+async def test_no_more_is_read_ahead_than_is_said_and_batches_are_bounded() -> None:
+    chunks = Chunks()
+    large = b"x" * (BATCH_BYTES // 2)
+    chunks.come(*[large] * 40, None)
+    async with gathered(aiter(chunks)) as batches:
+        await rest()
+        assert chunks.read == MOST_WAITING + 1
+        assert len(await anext(batches)) == BATCH_BYTES
+
+
+async def test_leaving_it_ends_the_reading() -> None:
+    """Also while it waits for its chunks to be taken."""
+    before = asyncio.all_tasks()
+    chunks = Chunks()
+    chunks.come(*[b"x"] * 40)
+    async with gathered(aiter(chunks)):
+        await rest()
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_pace_lets_the_first_go_by_and_then_one_at_a_time() -> None:
+    """So many of them in the time that it says, whoever asks, and afresh after a rest."""
+    every_s = 0.02
+    pace, loop = Pace(3, every_s), asyncio.get_running_loop()
+    for _ in range(2):
+        begun = loop.time()
+        for _ in range(3):
+            await pace.wait()
+        assert loop.time() - begun < every_s
+        for _ in range(5):
+            await pace.wait()
+        assert loop.time() - begun >= 4.9 * every_s
+        await asyncio.sleep(4 * every_s)
