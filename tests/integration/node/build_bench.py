@@ -62,9 +62,13 @@ class Ledger:
         return end
 
     async def printed(self, build_id: str, text: str) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while text not in self.texts(build_id):
-                await self._grown.wait()
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while text not in self.texts(build_id):
+                    await self._grown.wait()
+        except TimeoutError as error:
+            facts = [fact for fact in self.facts if isinstance(fact, BuildLine)]
+            raise AssertionError(f"{text!r} was not printed, but {facts}") from error
 
 
 @dataclass(frozen=True)
