@@ -39,6 +39,7 @@ struct guest {
     struct hooking hooking;
     enum guest_state state;
     bool rehearsing;
+    bool emulated;       /* the processor is one that QEMU translates for */
     pid_t pid;           /* of the user's process; 0 when none runs */
     struct ending ending;
     struct failure failure;

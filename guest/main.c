@@ -27,6 +27,7 @@ static bool begin(struct failure *f)
     int port;
     const char *role = getenv("CW_ROLE");
     bool builder = role && !strcmp(role, "builder");
+    guest.emulated = getenv("CW_EMULATED");
     guest.network = (struct network){getenv("CW_ADDRESS"), getenv("CW_GATEWAY")};
     if (!boot(&guest.disks, &guest.network, builder, &port, f) || !close_input(f))
         return false;

@@ -14,6 +14,7 @@ from cakework.node.builds.context import write_files
 from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.storage import BuildStorage
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
+from tests.integration.open_files import open_files
 
 BASE = "FROM cakework/busybox\n"
 
@@ -222,7 +223,8 @@ def test_a_step_sees_no_other_process(bench: Bench) -> None:
 def test_a_step_may_open_as_many_files_as_is_usual(bench: Bench) -> None:
     """Not as many as the node, maybe a million: there is software that counts to the limit."""
     wanted = order(f"{BASE}RUN ulimit -n")
-    bench.image(wanted)
+    with open_files(4096):
+        bench.image(wanted)
     assert "1024" in bench.ledger.texts(wanted.build_id)
 
 
@@ -253,6 +255,8 @@ def test_a_build_cancelled_before_it_has_begun_fails(bench: Bench) -> None:
         async with bench.open() as builds:
             builds.submit(wanted)
             await builds.cancel(wanted.build_id)
+            ends = [fact for fact in bench.ledger.facts if isinstance(fact, BuildFailed)]
+            assert [end.error for end in ends] == ["the build was cancelled"]
         async with bench.open() as builds:
             assert builds.known() == []
 

@@ -13,6 +13,7 @@ from cakework.node.network.namespaces import make_vm_namespace
 from cakework.node.network.rules import Egress
 from cakework.node.vms.processes import Jail
 from tests.integration.node.vm_site import ARTIFACTS, Yard
+from tests.integration.open_files import open_files
 
 UID = 1_499_999
 STATUS_FIELDS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -99,7 +100,7 @@ def test_nothing_it_writes_can_be_run(folder: Path) -> None:
 
 def test_it_has_no_rights(folder: Path) -> None:
     """Its own user and group, no capability in any set, no way to gain one, its own namespaces."""
-    with own_network() as fd:
+    with own_network() as fd, open_files(4096):
         command = jail(folder, fd).command(["/bin/busybox", "cat"])
         pipe = subprocess.PIPE
         with subprocess.Popen(command, pass_fds=(fd,), stdin=pipe, stdout=pipe) as process:
@@ -112,7 +113,7 @@ def test_it_has_no_rights(folder: Path) -> None:
             text = (proc / "status").read_text()
             status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
             spaces = {name: (proc / "ns" / name).readlink() for name in ("mnt", "ipc", "uts")}
-            open_files = {int(path.name) for path in (proc / "fd").iterdir()}
+            descriptors = {int(path.name) for path in (proc / "fd").iterdir()}
             limits = (proc / "limits").read_text()
             session = os.getsid(process.pid)
             environment = (proc / "environ").read_bytes()
@@ -122,7 +123,7 @@ def test_it_has_no_rights(folder: Path) -> None:
     assert status["Groups"].strip() == ""
     assert status["NoNewPrivs"].strip() == "1"
     assert all(space != Path(f"/proc/self/ns/{name}").readlink() for name, space in spaces.items())
-    assert open_files == {0, 1, 2}
+    assert descriptors == {0, 1, 2}
     assert session == process.pid
     assert environment == b"LC_ALL=C\0"
     assert next(line for line in limits.splitlines() if "core" in line).split()[4] == "0"

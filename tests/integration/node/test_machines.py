@@ -268,7 +268,7 @@ async def test_stopped_before_its_start_has_begun(yard: Yard, tmp_path: Path) ->
         order = await s.order("exec sleep 600")
         starting = asyncio.create_task(s.vms.start(order))
         await asyncio.sleep(0)
-        assert (await s.vms.stop(order.vm_id, 0)).state == "stopped"
+        assert (await asyncio.wait_for(s.vms.stop(order.vm_id, 0), 30)).state == "stopped"
         assert (await asyncio.wait_for(starting, 30)).state == "stopped"
         assert [fact.reason for fact in s.facts() if isinstance(fact, VmStopped)] == [
             "stopped on request"

@@ -17,6 +17,7 @@ from cakework.domain.orders import DialAnswer, VmOrder
 from cakework.node.sockets import connect
 from tests.integration.node.node_process import NodeProcess
 from tests.integration.node.vm_site import Yard, until
+from tests.integration.open_files import open_files
 
 pytestmark = pytest.mark.anyio
 
@@ -203,14 +204,11 @@ async def test_a_second_node_on_the_same_data_is_refused(node: NodeProcess, yard
 
 async def test_as_many_files_as_allowed_may_be_open(yard: Yard, tmp_path: Path) -> None:
     """The usual soft limit of 1,024 would end where some hundred machines do not."""
-    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     node = NodeProcess(yard, tmp_path / "data")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
-    try:
-        await node.start()
-        limits = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
-    node.stop()
-    node.remove()
+    with open_files(512) as most:
+        try:
+            await node.start()
+            limits = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
+        finally:
+            node.remove()
     assert limits == (most, most)

@@ -156,6 +156,8 @@ async def test_a_fork_outlives_its_zygote_and_its_node(yard: Yard, tmp_path: Pat
         await machine.channel.send(run("sh", "-c", "sleep 1; echo up; exec sleep 600"))
         await machine.disconnect()
         await resting.machine.release()
+        # What the site's node knew goes with it.
+        s.host.slots.give_back(machine.record.slot)
         later = yard.host(tmp_path)
         adopted = await Machine.adopt(later, machine.machine_id, machine.record, 0, print)
         async with asyncio.timeout(20):

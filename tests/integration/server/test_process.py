@@ -18,6 +18,7 @@ import pytest
 from cakework.domain.orders import NodeProblem
 from cakework.server.app import build_server
 from cakework.settings import Settings
+from tests.integration.open_files import open_files
 
 from .fake_node import FakeNode
 from .rig import DEADLINE_S, DOCKERFILE, KEY, Rig, events, eventually, settings_for, until
@@ -288,11 +289,7 @@ async def test_sigterm_breaks_off_a_start_that_takes_long(folder: Path) -> None:
 
 async def test_as_many_files_as_allowed_may_be_open(folder: Path, node: FakeNode) -> None:
     """The usual soft limit of 1,024 would end where the router's connections do not."""
-    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
-    try:
+    with open_files(512) as most:
         async with serving(settings_for(folder, None), node) as server:
             limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
     assert limits == (most, most)

@@ -61,7 +61,7 @@ class Pool:
         self._asked: OrderedDict[Shape | Path, Stock] = OrderedDict()
         self._most_busy = busy
         self._zygotes = Zygotes(host, busy)
-        self._allowed_mb: float = float("inf")
+        self._allowed_mb = 0
         self._releases = Releases()
         self._wanted = asyncio.Event()
         self._wanted.set()
@@ -82,14 +82,17 @@ class Pool:
         return self._missing() is None
 
     def allow(self, memory_mb: int) -> None:
-        """Say how much memory there is for waiting machines; what is beyond is released,
-        those that are there for what was asked for first, what others are forked from last."""
+        """Say how much memory there is for waiting machines; what is beyond is released.
+
+        What others are forked from goes first, being most of it; then what waits because it was
+        asked for. The VM that was just promised memory may be about to take what waits.
+        """
         self._allowed_mb = memory_mb
+        while self.memory_mb > memory_mb and self._zygotes.shrink():
+            pass
         for stock in [*self._asked.values(), *self._always.values()]:
             while stock.ready and self.memory_mb > memory_mb:
                 self._releases.begin(stock.ready.pop())
-        while self.memory_mb > memory_mb and self._zygotes.shrink():
-            pass
         self._wanted.set()
 
     def take(self, source: Shape | Saved) -> Machine | None:
@@ -142,6 +145,7 @@ class Pool:
         while True:
             await self._wanted.wait()
             await self._host.quiet.wait()
+            self._trim()
             stock = self._missing()
             if stock is None:
                 self._wanted.clear()
@@ -189,9 +193,21 @@ class Pool:
         short = (
             stock
             for stock in (*self._always.values(), *self._busy())
-            if len(stock.ready) < stock.size and self._has_room(WAITING_MB)
+            if len(stock.ready) < self._most_of(stock) and self._has_room(WAITING_MB)
         )
         return next(short, None)
+
+    def _most_of(self, stock: Stock) -> int:
+        """Return how many machines are worth having: no more than could be started."""
+        startable = self._allowed_mb // self._host.footprint.mb(stock.shape)
+        return max(0, min(stock.size, startable))
+
+    def _trim(self) -> None:
+        """Release what could not be started. Not while starts are under way: what their VMs were
+        promised is no longer there for others, and they are about to take their machines."""
+        for stock in self._stocks():
+            while len(stock.ready) > self._most_of(stock):
+                self._releases.begin(stock.ready.pop())
 
     def _has_room(self, memory_mb: int) -> bool:
         return self.memory_mb + memory_mb <= self._allowed_mb

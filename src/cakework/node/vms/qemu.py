@@ -68,11 +68,12 @@ class MachineSpec:
     def kernel_arguments(self) -> str:
         """Return the kernel's command line; what begins with CW_ is the guest's environment."""
         role = f" CW_ROLE={self.role}" if self.role else ""
+        emulated = "" if self.accelerator == "kvm" else " CW_EMULATED=1"
         return (
             "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr "
             f"tsc_early_khz={self.tsc_khz} tsc=reliable init_on_alloc=0 mitigations=off "
             "random.trust_cpu=on rcupdate.rcu_expedited=1 nowatchdog psi=0 "
-            f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}{role}"
+            f"CW_ADDRESS={GUEST_ADDRESS}/{GUEST_PREFIX} CW_GATEWAY={GATEWAY}{emulated}{role}"
         )
 
     def _accel(self) -> str:

@@ -57,6 +57,7 @@ class Vms:
         self._tasks: set[asyncio.Task[None]] = set()
         self._launcher = Launcher(host, workshop, pool, volumes, snapshots)
         room.when_changed = pool.allow
+        pool.allow(room.free_mb)
 
     def reports(self) -> list[VmReport]:
         """Return how each VM is that has not ended."""

@@ -65,6 +65,11 @@ class Room:
         """The memory that is promised."""
         return sum(map(self.footprint.mb, self._promised.values()))
 
+    @property
+    def free_mb(self) -> int:
+        """The memory that is promised to nobody."""
+        return self.memory_mb - self.promised_mb
+
     def take(self, name: str, shape: Shape) -> None:
         """Promise ``name`` what a machine of ``shape`` needs. Raises NoRoom."""
         promised_mb = self.promised_mb
@@ -89,12 +94,12 @@ class Room:
     def hold(self, name: str, shape: Shape) -> None:
         """Promise what is used already, whether it fits or not."""
         self._promised[name] = shape
-        self.when_changed(self.memory_mb - self.promised_mb)
+        self.when_changed(self.free_mb)
 
     def give_back(self, name: str) -> None:
         """What was promised to ``name`` is free again."""
         self._promised.pop(name, None)
-        self.when_changed(self.memory_mb - self.promised_mb)
+        self.when_changed(self.free_mb)
 
     def free_disk_mb(self) -> int:
         """Return the free space of the disk that VMs write to."""

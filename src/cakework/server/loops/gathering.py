@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
-MOST_WAITING = 16
-"""Chunks that are read ahead."""
 BATCH_BYTES = 256 * 1024
+"""What is read ahead, and a chunk more."""
 AT_ONCE = 4
 EVERY_S = 0.05
 
@@ -30,6 +29,47 @@ class Pace:
             await asyncio.sleep(wait_s)
 
 
+class _Inflow:
+    """What has come and was not taken yet. Reading waits while that is a batch already."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._ended = False
+        self._error: Exception | None = None
+        self._change = asyncio.Condition()
+
+    async def read(self, chunks: AsyncIterator[bytes]) -> None:
+        """Read all of ``chunks``."""
+        try:
+            async for chunk in chunks:
+                async with self._change:
+                    self._held += chunk
+                    self._change.notify_all()
+                    await self._change.wait_for(lambda: len(self._held) < BATCH_BYTES)
+        except Exception as error:
+            self._error = error
+        async with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    async def batches(self) -> AsyncIterator[bytes]:
+        """Give all that has come, again and again."""
+        pace = Pace()
+        while True:
+            async with self._change:
+                await self._change.wait_for(lambda: self._held or self._ended)
+            if not self._held:
+                break
+            await pace.wait()
+            async with self._change:
+                batch = bytes(self._held)
+                self._held.clear()
+                self._change.notify_all()
+            yield batch
+        if self._error is not None:
+            raise self._error
+
+
 @asynccontextmanager
 async def gathered(chunks: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
     """Give what ``chunks`` gives in fewer and larger ones, each all that has come by then.
@@ -37,39 +77,10 @@ async def gathered(chunks: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator
     The first ones of a while come at once, so that nothing is late when little happens; when much
     does, each has more in it. What ``chunks`` raises is raised when all before it was given.
     """
-    waiting: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MOST_WAITING)
-
-    async def read() -> None:
-        try:
-            async for chunk in chunks:
-                await waiting.put(chunk)
-        except Exception as error:
-            await waiting.put(error)
-        else:
-            await waiting.put(None)
-
-    reading = asyncio.create_task(read())
+    inflow = _Inflow()
+    reading = asyncio.create_task(inflow.read(chunks))
     try:
-        yield _batches(waiting)
+        yield inflow.batches()
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-
-
-async def _batches(waiting: asyncio.Queue[bytes | Exception | None]) -> AsyncIterator[bytes]:
-    pace = Pace()
-    while True:
-        last = await waiting.get()
-        await pace.wait()
-        batch = bytearray()
-        while isinstance(last, bytes):
-            batch += last
-            if len(batch) >= BATCH_BYTES or waiting.empty():
-                break
-            last = waiting.get_nowait()
-        if batch:
-            yield bytes(batch)
-        if isinstance(last, Exception):
-            raise last
-        if last is None:
-            return

@@ -214,7 +214,7 @@ def _command_line() -> str:
     return (
         "console=ttyS0 panic=-1 init_on_alloc=0 "
         f"tsc=reliable tsc_early_khz={int(float(mhz) * 1000)} "
-        f"CW_ADDRESS={ADDRESS} CW_GATEWAY={GATEWAY}"
+        f"CW_ADDRESS={ADDRESS} CW_GATEWAY={GATEWAY} CW_EMULATED=1"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cakework.domain.errors import Unavailable
-from cakework.server.loops.gathering import BATCH_BYTES, MOST_WAITING, Pace, gathered
+from cakework.server.loops.gathering import BATCH_BYTES, Pace, gathered
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,8 @@ class Chunks:
 
 
 async def rest() -> None:
-    for _ in range(2 * MOST_WAITING):
+    """Let others run until they wait."""
+    for _ in range(5000):
         await asyncio.sleep(0)
 
 
@@ -60,21 +61,32 @@ async def test_what_ends_it_is_raised_after_all_that_came_before() -> None:
             await anext(batches)
 
 
-async def test_no_more_is_read_ahead_than_is_said_and_batches_are_bounded() -> None:
+async def test_many_small_chunks_are_few_batches() -> None:
+    """A fact is a chunk: however many come at once are stored at once."""
     chunks = Chunks()
-    large = b"x" * (BATCH_BYTES // 2)
-    chunks.come(*[large] * 40, None)
+    chunks.come(*[b"fact\n"] * 1000, None)
     async with gathered(aiter(chunks)) as batches:
         await rest()
-        assert chunks.read == MOST_WAITING + 1
-        assert len(await anext(batches)) == BATCH_BYTES
+        assert [len(batch) async for batch in batches] == [5000]
+
+
+async def test_no_more_than_a_batch_is_read_ahead() -> None:
+    """Whoever sends waits then, and goes on when it was taken."""
+    chunks = Chunks()
+    large = b"x" * (BATCH_BYTES // 2)
+    chunks.come(*[large] * 5, None)
+    async with gathered(aiter(chunks)) as batches:
+        await rest()
+        assert chunks.read == 2
+        assert [len(batch) async for batch in batches] == [BATCH_BYTES, BATCH_BYTES, len(large)]
+        assert chunks.read == 5
 
 
 async def test_leaving_it_ends_the_reading() -> None:
-    """Also while it waits for its chunks to be taken."""
+    """Also while it waits for what it has read to be taken."""
     before = asyncio.all_tasks()
     chunks = Chunks()
-    chunks.come(*[b"x"] * 40)
+    chunks.come(b"x" * BATCH_BYTES, b"x")
     async with gathered(aiter(chunks)):
         await rest()
     assert asyncio.all_tasks() == before
