@@ -113,9 +113,14 @@ def page(connection: sqlite3.Connection, query: LineQuery) -> Page:
         f"SELECT seq, at_ms, stderr, text FROM lines WHERE {' AND '.join(conditions)}"  # noqa: S608
         f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT ?"
     )
+    # First: what comes meanwhile may not be among the lines.
+    through = last_seq(connection, query.source)
     with closing(connection.execute(sql, [*arguments, query.batch + 1])) as rows:
         lines = [Line(seq, at, "stderr" if err else "stdout", text) for seq, at, err, text in rows]
-    return Page(lines[: query.batch], more=len(lines) > query.batch)
+    more, lines = len(lines) > query.batch, lines[: query.batch]
+    if lines:
+        through = lines[-1].seq if more else max(through, lines[-1].seq)
+    return Page(lines, more, through)
 
 
 def fold(text: str) -> str:

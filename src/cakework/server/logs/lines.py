@@ -68,7 +68,12 @@ class LineQuery:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Lines that answer a query; ``more`` says that at least one more is there now."""
+    """Lines that answer a query; ``more`` says that at least one more is there now.
+
+    ``through`` is the number of the last line that was looked at, oldest first: of those up to it,
+    no other answers the query.
+    """
 
     lines: list[Line]
     more: bool
+    through: int

@@ -78,8 +78,8 @@ class Logs:
                 changed.clear()
                 whole = await self._is_whole(log)
                 page = await self._store.page(query)
+                query = replace(query, after=max(page.through, query.after or 0))
                 if page.lines:
-                    query = replace(query, after=page.lines[-1].seq)
                     yield page.lines
                 if page.more:
                     continue

@@ -146,3 +146,17 @@ def test_paging_while_a_log_grows_neither_repeats_nor_loses(
         assert seen == matching
     else:
         assert seen == [seq for seq in reversed(matching) if seq <= there_at_first]
+
+
+def test_a_page_says_through_which_line_it_looked(log: sqlite3.Connection) -> None:
+    """Who follows a log with a word that it never says looks at no line twice."""
+    add(log, lines(1, 30))
+    assert file.page(log, LineQuery(SOURCE, contains="nothing")).through == 30
+    assert file.page(log, LineQuery(SOURCE, contains="line 2")).through == 30
+    cut = file.page(log, LineQuery(SOURCE, contains="line 2", batch=3))
+    assert (cut.more, cut.through) == (True, 21)
+    rest = LineQuery(SOURCE, contains="line 2", after=cut.through)
+    assert seqs(log, rest) == list(range(22, 30))
+    add(log, lines(31, 5), keep=3)
+    assert file.page(log, LineQuery(SOURCE, contains="nothing", after=30)).through == 35
+    assert file.page(log, LineQuery(vm_source("none"))).through == 0
