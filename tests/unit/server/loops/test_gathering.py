@@ -92,16 +92,20 @@ async def test_leaving_it_ends_the_reading() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_a_pace_lets_the_first_go_by_and_then_one_at_a_time() -> None:
-    """So many of them in the time that it says, whoever asks, and afresh after a rest."""
-    every_s = 0.02
-    pace, loop = Pace(3, every_s), asyncio.get_running_loop()
+async def test_a_pace_lets_the_first_go_by_and_then_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without delay as many as it says, then each so much later than the one before."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    pace = Pace(at_once=3, every_s=60)
+    for _ in range(3):
+        await pace.wait()
+    assert slept == []
     for _ in range(2):
-        begun = loop.time()
-        for _ in range(3):
-            await pace.wait()
-        assert loop.time() - begun < every_s
-        for _ in range(5):
-            await pace.wait()
-        assert loop.time() - begun >= 4.9 * every_s
-        await asyncio.sleep(4 * every_s)
+        await pace.wait()
+    assert slept == [pytest.approx(60, abs=5), pytest.approx(120, abs=5)]
