@@ -352,6 +352,19 @@ def test_whatever_comes_record_and_node_agree_in_the_end(lives: type[Lives]) -> 
     run_state_machine_as_test(lives, settings=settings(bounds, suppress_health_check=checks))
 
 
+def test_memory_that_no_answer_told_of_goes_with_its_vm(lives: type[Lives]) -> None:
+    """A VM whose memory was kept, which the record does not know, is destroyed; found by the test
+    above."""
+    life = lives()
+    life.open()
+    life.run_again()
+    life.suspend(0, "mute")
+    assert life.node.memories == {life.ids[0]}
+    life.end(0, "none", VmRequest.DESTROY)
+    assert life.node.memories == set()
+    life.teardown()
+
+
 @pytest.mark.parametrize("state", VmState)
 @pytest.mark.parametrize("wanted", VmState)
 @pytest.mark.parametrize("cached", [False, True])

@@ -242,13 +242,18 @@ class Vms:
         return VmId(found) if found is not None else None
 
     async def _free(self, row: VmRow) -> None:
-        """Free what the node keeps of a cached VM; a snapshot that forks are being started from
-        is left to the leftover loop."""
+        """Free what the node may keep of a cached VM; a snapshot that forks are being started from
+        is left to the leftover loop.
+
+        Memory may be kept of whatever has run: the answer that says so may have been lost.
+        """
         vm_id = VmId(row.id)
-        if row.cached and row.run and row.volume_gb:
+        has_run = row.cached and row.run > 0
+        if has_run and row.volume_gb:
             await self._node.delete_volume(vm_id)
             step(Step.VM_VOLUME_FREED)
-        if (row.snapshot == SnapshotKind.READY or row.memory_kept) and not await self._forking(row):
+        may_keep = has_run or row.snapshot == SnapshotKind.READY
+        if may_keep and not await self._forking(row):
             await self._node.delete_snapshot(vm_id)
 
     async def _forking(self, row: VmRow) -> bool:
