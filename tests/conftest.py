@@ -6,6 +6,10 @@ import pytest
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs]
 from xdist.scheduler import LoadScopeScheduling  # pyright: ignore[reportMissingTypeStubs]
 
+from tests.properties import use_profile
+
+use_profile()
+
 
 class GroundScheduling(LoadScopeScheduling):
     """Gives one process all tests of a ground: of a platform, of a node's rigs, of a store."""

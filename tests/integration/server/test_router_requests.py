@@ -16,6 +16,7 @@ from tests.integration.server.router_rig import (
     router_rig,
     tell,
 )
+from tests.properties import examples
 
 pytestmark = pytest.mark.anyio
 
@@ -359,9 +360,7 @@ async def test_the_router_has_a_bounded_number_of_connections() -> None:
         assert await first.problem() == (404, "not_found")
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_pieces_of_a_request_and_its_answer_do_not_matter(data: st.DataObject) -> None:
     """However both are cut, heads, chunked bodies and pipelined requests arrive whole."""

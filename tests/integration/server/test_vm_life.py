@@ -49,6 +49,7 @@ from cakework.server.store.database import Database
 from cakework.server.store.models import AccountRow, ImageRow, VmRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.webhooks.outbox import Outbox, Shapes
+from tests.properties import examples
 
 ACCOUNT, IMAGE = AccountId("default"), ImageId("0" * 26)
 WATCH = """
@@ -348,8 +349,10 @@ def test_whatever_comes_record_and_node_agree_in_the_end(lives: type[Lives]) -> 
     """Any calls, faults, ends and facts (repeated, late, out of order) lead along the drawn
     arrows only, and once all is told and the loop has passed, record and node are the same."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    bounds = settings(max_examples=100, stateful_step_count=30, deadline=None)
-    run_state_machine_as_test(lives, settings=settings(bounds, suppress_health_check=checks))
+    bounds = settings(
+        max_examples=examples(60), stateful_step_count=30, suppress_health_check=checks
+    )
+    run_state_machine_as_test(lives, settings=bounds)
 
 
 def test_memory_that_no_answer_told_of_goes_with_its_vm(lives: type[Lives]) -> None:

@@ -11,6 +11,7 @@ from cakework.domain.ids import AccountId, new_vm_id
 from cakework.server.app import Server, build_server
 from cakework.server.services.vms import Place, VmFilter
 from cakework.server.store.models import BuildRow, ImageRow, VmRow
+from tests.properties import examples
 
 from .fake_node import FakeNode
 from .rig import Rig, running, settings_for
@@ -64,7 +65,7 @@ async def prepare(server: Server) -> None:
         )
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=examples(8))
 @given(
     first=st.lists(st.integers(0, 5), min_size=90, max_size=260),
     later=st.lists(st.lists(st.integers(0, 8), max_size=60), max_size=4),

@@ -14,6 +14,7 @@ from cakework.domain.repositories import (
     checked_repository,
     checked_token,
 )
+from tests.properties import examples
 
 PIECES = st.sampled_from((*"aé/.@{~^:?*[\\ -\x7f\t\n", "b-1", "..", "@{", ".lock", "HEAD"))
 
@@ -22,7 +23,7 @@ PIECES = st.sampled_from((*"aé/.@{~^:?*[\\ -\x7f\t\n", "b-1", "..", "@{", ".loc
 @example("a.lock/b")
 @example("a/.b")
 @example("@")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_branches_are_those_that_git_takes(name: str) -> None:
     """But for HEAD and @, which mean something else to git, and what looks like an option."""
     ours = True

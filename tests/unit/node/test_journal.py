@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cakework.domain.facts import BuildFailed, VmLine, VmStarted, VmStopped
 from cakework.node import journal as module
 from cakework.node.journal import HOST_RESTART_GAP, Journal
+from tests.properties import examples
 
 
 def line(vm_id: str, seq: int, text: str = "x") -> VmLine:
@@ -108,12 +109,7 @@ class Interleaving(RuleBasedStateMachine):
         assert self.journal._bytes == lies_there  # pyright: ignore[reportPrivateUsage]
 
 
-Interleaving.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=25,
-    suppress_health_check=[HealthCheck.too_slow],
-    deadline=None,
-)
+Interleaving.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=25)
 TestInterleaving = Interleaving.TestCase
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cakework.node.guest import protocol as p
 from cakework.node.guest.codec import decode_guest, encode
+from tests.properties import examples
 
 from .frames import guest_frames, host_frames
 
@@ -19,8 +20,7 @@ GUEST = Path(__file__).parents[4] / "guest"
 
 few = partial(
     settings,
-    max_examples=40,
-    deadline=None,
+    max_examples=examples(40),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

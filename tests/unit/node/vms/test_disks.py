@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cakework.node.vms.disks import GB, clone_sparse, make_erofs, make_ext4
+from tests.properties import examples
 
 BLOCK = 4096
 pieces = st.lists(
@@ -17,7 +18,7 @@ pieces = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(pieces, st.integers(0, 400 * BLOCK))
 def test_a_copy_has_the_same_content_and_no_less_holes(
     written: list[tuple[int, bytes]], size: int

@@ -10,6 +10,7 @@ from cakework.domain.facts import VmLine
 from cakework.server.logs import file
 from cakework.server.logs.lines import LineQuery, Order, vm_source
 from cakework.server.logs.tokens import next_token, resume
+from tests.properties import examples
 
 VM = "0123456789abcd"
 SOURCE = vm_source(VM)
@@ -107,7 +108,7 @@ def test_a_log_that_is_not_there_is_empty(log: sqlite3.Connection) -> None:
     assert file.span(log, SOURCE) is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     order=st.sampled_from(Order),
     growth=st.lists(st.integers(0, 120), min_size=1, max_size=8),

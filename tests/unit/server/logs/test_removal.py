@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cakework.domain.facts import VmLine
 from cakework.server.logs import file, removal
 from cakework.server.logs.lines import LineQuery, Order, Source, vm_source
+from tests.properties import examples
 
 from .test_log_file import in_memory
 
@@ -107,7 +108,7 @@ def test_a_whole_log_goes_and_no_other(log: sqlite3.Connection) -> None:
     batch=st.integers(1, 10),
     order=st.sampled_from(Order),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_paging_over_what_goes_neither_repeats_nor_invents(
     times: list[int], cuts: list[int], batch: int, order: Order
 ) -> None:
