@@ -1,6 +1,9 @@
 """How tests are shared out among processes: those that stand on the same ground stay together."""
 
+import json
 import signal
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs]
@@ -9,6 +12,12 @@ from xdist.scheduler import LoadScopeScheduling  # pyright: ignore[reportMissing
 from tests.properties import use_profile
 
 use_profile()
+SECONDS = Path(__file__).parents[1] / ".build" / "test-seconds.json"
+"""How long each file of tests took when it was last run: what ``make quick`` goes by."""
+
+
+TOLD_FROM_S = 60
+"""What is over sooner is not asked where its time went."""
 
 
 class GroundScheduling(LoadScopeScheduling):
@@ -25,7 +34,35 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroundS
     return GroundScheduling(config, log)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let programs under test hear Ctrl-C, also where the whole run is in a shell's background:
     a shell has those ignore it, and they hand that on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.pluginmanager.register(Seconds(), "seconds")
+
+
+class Seconds:
+    """Counts the seconds that each file of tests takes, fixtures included, and keeps them."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._taken[report.location[0]] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if sum(self._taken.values()) < TOLD_FROM_S:
+            return
+        terminalreporter.section("slowest files")
+        for file, seconds in self._taken.most_common(20):
+            terminalreporter.write_line(f"{seconds:7.1f}s  {file}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workerinput"):
+            return
+        known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+        known |= {file: round(seconds, 1) for file, seconds in self._taken.items()}
+        SECONDS.parent.mkdir(exist_ok=True)
+        making = SECONDS.with_suffix(".making")
+        making.write_text(json.dumps(known, indent=1, sort_keys=True))
+        making.rename(SECONDS)

@@ -27,16 +27,22 @@ def postgres_cluster() -> Generator[Cluster]:
         yield cluster
 
 
+@pytest.fixture
+def empty_store() -> bool:
+    """Whether a fresh store is without tables, as at a first start."""
+    return False
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database_url(
-    request: pytest.FixtureRequest, anyio_backend: str
+    request: pytest.FixtureRequest, anyio_backend: str, empty_store: bool
 ) -> AsyncGenerator[str | None]:
     """The setting for a fresh store: unset for SQLite, or the URL of a PostgreSQL database."""
     if request.param == "sqlite":
         yield None
         return
     cluster: Cluster = request.getfixturevalue("postgres_cluster")
-    async with cluster.database() as url:
+    async with cluster.database(empty=empty_store) as url:
         yield url
 
 

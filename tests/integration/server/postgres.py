@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from cakework.server.store.database import Database
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"
@@ -26,22 +28,37 @@ class Cluster:
 
     folder: Path
 
+    def url(self, name: str, driver: str = "postgresql") -> str:
+        """Return the URL of the database ``name``."""
+        return f"{driver}://{USER}@/{name}?host={self.folder}"
+
     @contextlib.asynccontextmanager
-    async def database(self) -> AsyncGenerator[str]:
-        """Make a database for one test; gives its URL."""
+    async def database(self, *, empty: bool) -> AsyncGenerator[str]:
+        """Make a database for one test, with all tables unless it is ``empty``; gives its URL."""
         name = f"test_{uuid.uuid4().hex}"
         admin = create_async_engine(
-            f"postgresql+asyncpg://{USER}@/postgres?host={self.folder}",
-            isolation_level="AUTOCOMMIT",
+            self.url("postgres", "postgresql+asyncpg"), isolation_level="AUTOCOMMIT"
         )
         try:
             async with admin.connect() as connection:
-                await connection.execute(text(f"CREATE DATABASE {name}"))
-            yield f"postgresql://{USER}@/{name}?host={self.folder}"
+                of = "" if empty else f" TEMPLATE {await self._with_tables(connection)}"
+                await connection.execute(text(f"CREATE DATABASE {name}{of}"))
+            yield self.url(name)
             async with admin.connect() as connection:
                 await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
         finally:
             await admin.dispose()
+
+    async def _with_tables(self, admin: AsyncConnection) -> str:
+        """Return the name of a database that has all tables and that nobody is connected to."""
+        name = "with_tables"
+        there = text("SELECT 1 FROM pg_database WHERE datname = :name")
+        if not (await admin.execute(there, {"name": name})).first():
+            await admin.execute(text(f"CREATE DATABASE {name}"))
+            database = Database(self.url(name, "postgresql+asyncpg"))
+            await database.open()
+            await database.close()
+        return name
 
 
 @contextlib.contextmanager

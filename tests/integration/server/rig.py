@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from cakework.domain.ids import AccountId
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.clock import Clock, now_ms
 from cakework.server.loops.retention import KeptDays, RetentionLoop
+from cakework.server.store.database import Database
 from cakework.settings import Settings
 
 from .fake_node import FakeNode
@@ -27,6 +30,8 @@ KEY = "cw_" + "k" * 43
 DOCKERFILE = "FROM cakework/busybox\nCMD echo hello\n"
 Json = dict[str, Any]
 T = TypeVar("T")
+STORE = "cakework.db"
+_STORES = tempfile.TemporaryDirectory(prefix="cakework-stores-")
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str) -> T:
@@ -159,6 +164,8 @@ def settings_for(folder: Path, database_url: str | None, **changes: Any) -> Sett
 @contextlib.asynccontextmanager
 async def running(settings: Settings, node: FakeNode, clock: Clock = now_ms) -> AsyncGenerator[Rig]:
     """Serve on a free port while the block runs. The node is the caller's to serve."""
+    if not settings.server_dir.exists():
+        await lay_tables(settings)
     server = build_server(settings, clock)
     async with listening(create_app(settings, server)) as base_url:
         client = httpx2.AsyncClient(
@@ -167,6 +174,19 @@ async def running(settings: Settings, node: FakeNode, clock: Clock = now_ms) -> 
         async with client:
             yield Rig(settings, node, server, client)
             server.followers.close()
+
+
+async def lay_tables(settings: Settings) -> None:
+    """Make the server's folder and, for SQLite, a store in it that has all tables already."""
+    settings.server_dir.mkdir(mode=0o700)
+    if settings.database_url is not None:
+        return
+    made = Path(_STORES.name) / STORE
+    if not made.exists():
+        database = Database(f"sqlite+aiosqlite:///{made}")
+        await database.open()
+        await database.close()
+    shutil.copyfile(made, settings.server_dir / STORE)
 
 
 @contextlib.asynccontextmanager

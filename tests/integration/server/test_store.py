@@ -24,7 +24,7 @@ from cakework.server.store.models import (
     VmRow,
 )
 
-from .rig import settings_for
+from .rig import lay_tables, settings_for
 
 pytestmark = pytest.mark.anyio
 ACCOUNT: dict[str, Any] = {"id": "default", "created_ms": 1}
@@ -72,7 +72,7 @@ WARM = ("snapshot", "auto_start", "memory_kept")
 @pytest.fixture
 async def database(folder: Path, database_url: str | None) -> Any:
     settings = settings_for(folder, database_url)
-    settings.server_dir.mkdir()
+    await lay_tables(settings)
     opened = Database(url_of(settings))
     await opened.open()
     yield opened
@@ -110,6 +110,7 @@ async def test_migrations_are_one_chain(database: Database) -> None:
     assert len(set(steps)) == len(steps)
 
 
+@pytest.mark.parametrize("empty_store", [True])
 async def test_images_on_record_know_where_they_came_from(
     folder: Path, database_url: str | None
 ) -> None:
@@ -142,6 +143,7 @@ async def test_images_on_record_know_where_they_came_from(
     await database.close()
 
 
+@pytest.mark.parametrize("empty_store", [True])
 async def test_bare_digests_of_requests_go(folder: Path, database_url: str | None) -> None:
     """What an earlier version kept of idempotent requests is not kept on."""
     settings = settings_for(folder, database_url)
@@ -158,6 +160,7 @@ async def test_bare_digests_of_requests_go(folder: Path, database_url: str | Non
     await database.close()
 
 
+@pytest.mark.parametrize("empty_store", [True])
 async def test_two_that_open_a_fresh_store_at_once_both_succeed(
     folder: Path, database_url: str | None
 ) -> None:

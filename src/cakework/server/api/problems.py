@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import iter_route_contexts
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
@@ -129,8 +130,11 @@ def _method_not_allowed(request: Request) -> Response:
 
 def _declared(request: Request) -> set[str]:
     """Return the methods of the call with exactly this path; none when there is no such call."""
-    operations = request.app.openapi()["paths"].get(request.url.path, {})
-    return {method.upper() for method in operations}
+    methods: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path == request.url.path:
+            methods |= context.methods or set()
+    return methods
 
 
 def _matching(request: Request) -> set[str]:
