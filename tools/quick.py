@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Checks and tests what a change touches, in under three minutes: ``make quick [BASE=<commit>]``.
+
+A change is what differs from BASE, which is the commit that this branch left its upstream at, or
+the last one. Tests that import what was changed, also indirectly, are run, nearest first, as long
+as there is time by what `make test` last took; what is left out is told.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import grimp
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = ROOT / ".build" / "test-seconds.json"
+SOURCES = {"src": "cakework", "sdk/python/src": "cakework_client", ".": "tests"}
+STARTED = {
+    "tests.acceptance.platform": "cakework.cli.main",
+    "tests.integration.node.node_process": "cakework.node.__main__",
+    "tests.integration.faults.parts": "cakework.cli.main",
+}
+"""What modules of tests run in a process of its own, and so do not import."""
+ELSEWHERE = {
+    "guest/": ["make", "--silent", "-C", "guest", "test"],
+    "sdk/typescript/": ["npm", "--silent", "--prefix", "sdk/typescript", "test"],
+}
+TIME_S = 130
+"""For pytest; what comes before it takes at most half a minute."""
+PROCESSES = 2
+GUESS_S = 5.0
+"""For a file of tests that has not been run here yet."""
+
+
+def main() -> int:
+    """Run it; return the exit status of what failed first, or 0."""
+    started = time.monotonic()
+    changed = sorted(changed_files(sys.argv[1] if len(sys.argv) > 1 else base()))
+    if not changed:
+        print("quick: nothing has changed; `make quick BASE=HEAD~1` looks at the last commit too")
+        return 0
+    print(f"quick: {len(changed)} changed files")
+    for command in [*checks(changed), *tests(changed, TIME_S - (time.monotonic() - started))]:
+        if status := subprocess.run(command, cwd=ROOT, check=False).returncode:
+            return status
+    print(f"quick: done in {time.monotonic() - started:.0f} s; `make test` runs everything")
+    return 0
+
+
+def base() -> str:
+    """Return the commit that changes are counted from."""
+    found = git("merge-base", "HEAD", "@{upstream}", check=False)
+    return found[0] if found else "HEAD"
+
+
+def changed_files(since: str) -> set[str]:
+    """Return the files that differ from ``since``, those that git does not know yet too."""
+    differ = git("diff", "--name-only", "--no-renames", since, "--")
+    return {*differ, *git("ls-files", "--others", "--exclude-standard")}
+
+
+def git(*words: str, check: bool = True) -> list[str]:
+    """Return the lines that git answers."""
+    done = subprocess.run(["git", *words], cwd=ROOT, check=check, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def checks(changed: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the commands that check what needs no test of Python's."""
+    python = [file for file in changed if file.endswith(".py") and (ROOT / file).exists()]
+    if python:
+        yield [".venv/bin/ruff", "check", *python]
+        yield [".venv/bin/ruff", "format", "--check", *python]
+        yield [".venv/bin/pyright", *python]
+    for folder, command in ELSEWHERE.items():
+        if any(file.startswith(folder) for file in changed):
+            yield command
+
+
+def tests(changed: Iterable[str], time_s: float) -> Iterator[list[str]]:
+    """Yield the command that runs the tests for which there is time, if there are any."""
+    seconds = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+    chosen, left_out = within(touched(changed), seconds, PROCESSES * time_s)
+    if left_out:
+        print(f"quick: left to `make test`, for want of time: {' '.join(left_out)}")
+    if chosen:
+        print(f"quick: tests in {len(chosen)} files")
+        yield [".venv/bin/pytest", "-q", f"--numprocesses={PROCESSES}", "--dist=loadscope", *chosen]
+    else:
+        print("quick: no test imports what was changed")
+
+
+def within(
+    files: Iterable[str], seconds: dict[str, float], time_s: float
+) -> tuple[list[str], list[str]]:
+    """Part ``files`` into those that take ``time_s`` together, the first ones, and the others."""
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for file in files:
+        needed_s = seconds.get(file, GUESS_S)
+        (chosen if needed_s <= time_s else left_out).append(file)
+        time_s -= needed_s if needed_s <= time_s else 0
+    return chosen, left_out
+
+
+def touched(changed: Iterable[str]) -> list[str]:
+    """Return the files of tests that import ``changed`` ones, those first that do so directly."""
+    graph = imports()
+    nearest = {module: 0 for module in map(module_of, changed) if module in graph.modules}
+    reached = list(nearest)
+    for module in reached:
+        for importer in sorted(graph.find_modules_that_directly_import(module)):
+            if importer not in nearest:
+                nearest[importer] = nearest[module] + 1
+                reached.append(importer)
+    files = [module.replace(".", "/") + ".py" for module in reached if is_test(module)]
+    return [file for file in files if (ROOT / file).exists()]
+
+
+def imports() -> grimp.ImportGraph:
+    """Return who imports whom: what pytest or a process of its own brings in counts as imported."""
+    sys.path[:0] = [str(ROOT / folder) for folder in SOURCES]
+    graph = grimp.build_graph(*SOURCES.values(), cache_dir=None)
+    for module in sorted(graph.modules):
+        package, _, name = module.rpartition(".")
+        if name == "conftest":
+            for other in sorted(graph.modules):
+                if other.startswith(f"{package}.") and is_test(other):
+                    graph.add_import(importer=other, imported=module)
+    for starter, started in STARTED.items():
+        graph.add_import(importer=starter, imported=started)
+    return graph
+
+
+def is_test(module: str) -> bool:
+    """Say whether a module is one that pytest collects."""
+    return module.startswith("tests.") and module.rpartition(".")[2].startswith("test_")
+
+
+def module_of(file: str) -> str:
+    """Return the name that ``file`` is imported by; what lies beside modules is its package's."""
+    for folder, package in SOURCES.items():
+        home = f"{folder}/{package}/" if folder != "." else f"{package}/"
+        if file.startswith(home):
+            path = Path(file).relative_to(folder)
+            path = path.with_suffix("") if path.suffix == ".py" else path.parent
+            return ".".join(path.parts).removesuffix(".__init__")
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
