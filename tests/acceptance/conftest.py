@@ -136,7 +136,7 @@ def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
         more = dict(file_names(platform) - files)
         return f"nothing is left; there are {left()} beyond {before}, files {more}"
 
-    until(lambda: not left(), 20, told)
+    until(lambda: not left(), 60, told)
 
 
 def host_memory_mb() -> float:

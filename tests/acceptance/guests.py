@@ -107,7 +107,7 @@ while True:
 LISTEN = """
 import socket, sys
 server = socket.create_server(("0.0.0.0", 8000), backlog=64)
-socket.create_connection((sys.argv[1], 8000), 5).close()
+socket.create_connection((sys.argv[1], 8000), 30).close()
 print("listening", flush=True)
 while True:
     server.accept()[0].close()

@@ -136,8 +136,8 @@ class Platform:
         old = self.pid(part)
         assert old is not None
         os.kill(old, signal.SIGKILL)
-        until(lambda: self.pid(part) not in (None, old), 30, f"the {part} is started again")
-        until(self._serves, 60, f"the API serves again after kill -9 of the {part}")
+        until(lambda: self.pid(part) not in (None, old), 120, f"the {part} is started again")
+        until(self._serves, 120, f"the API serves again after kill -9 of the {part}")
 
     def tail(self) -> str:
         """Return the end of the log of all parts."""

@@ -46,7 +46,7 @@ def test_endless_output_is_kept_within_bounds(
     """The newest lines are kept, no more of them than the setting allows, in order."""
     script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo $i; done; echo done; sleep 1000"
     with api.running(busybox, envVars={"SCRIPT": script}) as vm:
-        api.wait_for_line(vm["id"], "done", 120)
+        api.wait_for_line(vm["id"], "done", 250)
     numbers = [int(line) for line in api.printed(vm["id"]) if line != "done"]
     assert numbers == list(range(numbers[0], 30001))
     assert len(numbers) < 25_000

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.acceptance.api import Api, Json
+from tests.acceptance.api import TIMEOUT_S, Api, Json
 from tests.acceptance.conftest import HOOKS
 from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
@@ -114,7 +114,7 @@ def test_deliveries_say_what_was_answered(api: Api) -> None:
                 assert found["id"] == delivery_id
                 return found if "responseStatus" in found else None
 
-            found = until(answered, 30, "the webhook is answered")
+            found = until(answered, 60, "the webhook is answered")
             answer = {"responseStatus", "responseBody", "attemptedAt"}
             assert set(found) == {*DELIVERY, *answer, *more}
             assert (found["status"], found["attempts"]) == (state, 1)
@@ -126,7 +126,8 @@ def test_deliveries_say_what_was_answered(api: Api) -> None:
 @pytest.mark.contract("healthz", "readyz")
 def test_health_is_told_without_a_key(platform: Platform, document: Document) -> None:
     """Whether the server is up, and whether all that it needs answers."""
-    with httpx2.Client(base_url=platform.url, event_hooks={"response": [document.check]}) as http:
+    hooks = {"response": [document.check]}
+    with httpx2.Client(base_url=platform.url, event_hooks=hooks, timeout=TIMEOUT_S) as http:
         assert http.get("/healthz").json() == {"status": "ok"}
         ready = http.get("/readyz")
         assert (ready.status_code, ready.json()) == (

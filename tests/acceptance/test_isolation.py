@@ -120,7 +120,7 @@ def test_the_gateway_with_somebody_listening_there(
         api.wait_for_line(vm["id"], "waiting")
         with listening_beside(machine_of(platform, vm["id"])):
             tries = len(api.printed(vm["id"]))
-            until(lambda: len(api.printed(vm["id"])) > tries + 3, 30, "more tries are made")
+            until(lambda: len(api.printed(vm["id"])) > tries + 3, 60, "more tries are made")
         assert set(api.printed(vm["id"])) == {"waiting", "not reached"}
 
 

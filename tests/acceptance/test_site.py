@@ -209,7 +209,7 @@ def test_every_link_leads_somewhere(browser: Browser, platform: Platform) -> Non
         f"{path} → {target}#{anchor}"
         for path, target, anchor in wanted
         if (anchor and anchor not in anchors.get(target, set()))
-        or not httpx2.get(target, follow_redirects=True).is_success
+        or not httpx2.get(target, follow_redirects=True, timeout=60).is_success
     ]
     assert not lost
 

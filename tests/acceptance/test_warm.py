@@ -45,7 +45,7 @@ def warm(api: Api, image: str, **fields: Any) -> Json:
         assert snapshot["state"] != "failed", snapshot
         return snapshot["state"] == "made"
 
-    until(made, 90, "the snapshot is made")
+    until(made, 200, "the snapshot is made")
     return vm
 
 

@@ -37,7 +37,7 @@ def told(receiver: Receiver, secret: str, kind: str, key: str) -> Json:
         about = [each["data"] for each in messages if each["type"] == kind]
         return [data for data in about if key in (data.get("buildId"), data.get("id"))]
 
-    data = until(found, 30, f"the receiver is told {kind} of {key}")
+    data = until(found, 60, f"the receiver is told {kind} of {key}")
     assert len(data) == 1
     return data[0]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 USERNAME, PASSWORD = "AWS", "correct horse"
 HTPASSWD = "AWS:$2b$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e\n"
 """bcrypt of the password above: the one kind of hash that docker-registry takes."""

@@ -18,7 +18,7 @@ from cakework.node.network.rules import Egress, no_rules, outer_rules
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory, lease_territory
 
-HELD_S = 10
+HELD_S = 60
 
 
 @pytest.fixture

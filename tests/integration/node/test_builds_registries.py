@@ -19,7 +19,7 @@ from cakework.domain.facts import BuildFailed, BuildSucceeded
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 from tests.integration.node.registries import Entry, Layout, serving, tar_of
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_base_that_is_too_large_is_given_up(
             async with bench.open(**reach) as builds:
                 builds.submit(wanted)
                 end = await bench.ledger.ended(wanted.build_id)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(DEADLINE_S):
                     while bench.unused_layers():  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
                 return end
@@ -157,7 +157,7 @@ def test_layers_of_a_pull_that_was_cut_off_go_at_the_next_start(
 
         async def run() -> None:
             reach = {"fetch_allow": [registry.address], "extra_ca": registry.ca}
-            async with bench.open(**reach) as builds, asyncio.timeout(20):
+            async with bench.open(**reach) as builds, asyncio.timeout(DEADLINE_S):
                 builds.submit(wanted)
                 while len(bench.unused_layers()) < 3:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)

@@ -20,7 +20,7 @@ from tests.integration.node.build_bench import NOTHING, Bench, NetworkOfNothing,
 from tests.integration.node.repositories import TOKEN, GitServer, serving
 from tests.integration.node.test_github_builds import files_with, order, settings
 
-DEADLINE_S = 60
+DEADLINE_S = 200
 ROOT = Path(__file__).resolve().parents[3]
 AGAIN = "[cakework: the node was restarted; building again]"
 

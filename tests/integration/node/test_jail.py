@@ -58,7 +58,7 @@ def sh(folder: Path, script: str, **more: object) -> subprocess.CompletedProcess
     """Run a shell script in the jail."""
     with own_network() as fd:
         command = jail(folder, fd, **more).command(["/bin/busybox", "sh", "-c", script])
-        return subprocess.run(command, pass_fds=(fd,), text=True, capture_output=True, timeout=30)
+        return subprocess.run(command, pass_fds=(fd,), text=True, capture_output=True, timeout=60)
 
 
 def listing(folder: Path, path: str) -> set[str]:
@@ -162,7 +162,7 @@ def test_it_is_in_the_namespace_it_was_given(yard: Yard, folder: Path) -> None:
         command = jail(folder, namespace.fd).command(["/bin/busybox", "sleep", "600"])
         with subprocess.Popen(command, pass_fds=(namespace.fd,)) as process:
             inside = os.fstat(namespace.fd).st_ino
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while Path(f"/proc/{process.pid}/ns/net").stat().st_ino != inside:
                 assert time.monotonic() < deadline
             process.kill()

@@ -30,7 +30,15 @@ from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Footprint
 from cakework.node.vms.workshop import Workshop
-from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, filling, site, until
+from tests.integration.node.vm_site import (
+    ARTIFACTS,
+    DEADLINE_S,
+    DISK_GB,
+    Yard,
+    filling,
+    site,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 FOOTPRINT_MB = Footprint().mb(Shape())
@@ -49,7 +57,7 @@ def recorded_pid(machines_dir: Path) -> int:
 
 async def frames_to_end(machine: Machine) -> list[GuestFrame]:
     frames: list[GuestFrame] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while not frames or not isinstance(frames[-1], Exited):
             frame = await machine.channel.receive()
             assert frame is not None
@@ -192,7 +200,7 @@ async def test_orders_that_cannot_be_carried_out(yard: Yard, tmp_path: Path) -> 
     """Each repetition under way gets the same error; nothing is left, and nobody waits on."""
     async with site(yard, tmp_path) as s:
         order = await s.order("echo", env={"A": "nul\0inside"})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             answers = await asyncio.gather(
                 s.vms.start(order), s.vms.start(order), return_exceptions=True
             )
@@ -254,7 +262,7 @@ async def test_stopped_while_it_starts(yard: Yard, tmp_path: Path, moment_s: flo
         starting = asyncio.create_task(s.vms.start(order))
         await asyncio.wait({starting}, timeout=moment_s)
         stops = await asyncio.gather(s.vms.stop(order.vm_id, 0), s.vms.stop(order.vm_id, 0))
-        started = await asyncio.wait_for(starting, 30)
+        started = await asyncio.wait_for(starting, DEADLINE_S)
         assert {report.state for report in stops} == {"stopped"}
         assert started.state in ("started", "stopped")
         ends = [fact for fact in s.facts() if isinstance(fact, VmStopped)]
@@ -268,8 +276,8 @@ async def test_stopped_before_its_start_has_begun(yard: Yard, tmp_path: Path) ->
         order = await s.order("exec sleep 600")
         starting = asyncio.create_task(s.vms.start(order))
         await asyncio.sleep(0)
-        assert (await asyncio.wait_for(s.vms.stop(order.vm_id, 0), 30)).state == "stopped"
-        assert (await asyncio.wait_for(starting, 30)).state == "stopped"
+        assert (await asyncio.wait_for(s.vms.stop(order.vm_id, 0), DEADLINE_S)).state == "stopped"
+        assert (await asyncio.wait_for(starting, DEADLINE_S)).state == "stopped"
         assert [fact.reason for fact in s.facts() if isinstance(fact, VmStopped)] == [
             "stopped on request"
         ]
@@ -332,7 +340,7 @@ async def test_a_program_is_ended_by_signal(yard: Yard, tmp_path: Path) -> None:
         order = await s.order(script)
         await s.vms.start(order)
         await until(lambda: "up" in s.printed(order.vm_id))
-        report = await s.vms.stop(order.vm_id, 10)
+        report = await s.vms.stop(order.vm_id, DEADLINE_S)
         assert (report.reason, report.exit_code) == ("stopped on request", 5)
         assert s.printed(order.vm_id) == ["up", "bye"]
 

@@ -43,7 +43,7 @@ async def made(s: Site, order: VmOrder) -> AnyFact:
 
     count = len(told())
     s.vms.snapshot(order.model_copy(update={"run": 0}))
-    await until(lambda: len(told()) > count, 60)
+    await until(lambda: len(told()) > count, 120)
     return told()[-1]
 
 
@@ -276,7 +276,7 @@ async def test_a_snapshot_that_cannot_be_made(
     yard: Yard, tmp_path: Path, script: str, hooks: dict[str, object], why: str
 ) -> None:
     """The fact says what was waited for and how it went; nothing is left."""
-    patience = Patience(ready_s=1 if "waiting" in script else 30, hook_s=20)
+    patience = Patience(ready_s=1 if "waiting" in script else 30, hook_s=60)
     async with site(yard, tmp_path, patience=patience) as s:
         order = await s.order(script, port=PORT, hooks=hooks, snapshot="ready")
         fact = await made(s, order)
@@ -292,7 +292,7 @@ async def test_why_a_start_could_not_have_its_snapshot_made_is_known(
     yard: Yard, tmp_path: Path
 ) -> None:
     """It begins afresh, and who asks for the snapshot is told what came of it."""
-    async with site(yard, tmp_path, patience=Patience(ready_s=1, hook_s=20)) as s:
+    async with site(yard, tmp_path, patience=Patience(ready_s=1, hook_s=60)) as s:
         order = await s.order("echo waiting; sleep 600", port=PORT, snapshot="ready")
         assert (await s.vms.start(order)).began == "boot"
         report = await s.snapshots.report(order.vm_id)
@@ -349,7 +349,7 @@ async def dialed(s: Site, vm_id: str) -> socket.socket:
     """Return a connection into a VM, as the router has it."""
     namespace = s.vms.machine(vm_id).namespace.fd
     connection = run_inside(namespace, socket.socket)
-    connection.settimeout(30)
+    connection.settimeout(60)
     await asyncio.to_thread(connection.connect, (GUEST_ADDRESS, PORT))
     return connection
 

@@ -32,7 +32,7 @@ async def printed(machine: Machine, order: Run) -> list[str]:
     """Have a program run to its end; return its lines."""
     await machine.channel.send(order)
     frames: list[GuestFrame | None] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not frames or not isinstance(frames[-1], Exited):
             frames.append(await machine.channel.receive())
             assert frames[-1] is not None
@@ -160,7 +160,7 @@ async def test_a_fork_outlives_its_zygote_and_its_node(yard: Yard, tmp_path: Pat
         s.host.slots.give_back(machine.record.slot)
         later = yard.host(tmp_path)
         adopted = await Machine.adopt(later, machine.machine_id, machine.record, 0, print)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not isinstance(line := await adopted.channel.receive(), Line):
                 assert line is not None
         assert line.text == b"up"

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)

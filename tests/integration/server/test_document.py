@@ -80,7 +80,7 @@ async def schemathesis(rig: Rig) -> tuple[str, int | None]:
     """Run schemathesis against a server; returns its output and exit status."""
     arguments: list[Any] = [
         *("run", ROOT / "docs" / "openapi.json", "--url", rig.client.base_url),
-        *("--header", f"X-Api-Key: {KEY}", "--request-timeout", "5", "--seed", "1"),
+        *("--header", f"X-Api-Key: {KEY}", "--request-timeout", "60", "--seed", "1"),
         *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
         *("--max-examples", EXAMPLES, "--no-color", "--continue-on-failure"),
         "--suppress-health-check=all",

@@ -68,7 +68,9 @@ async def serving(settings: Settings, node: FakeNode) -> AsyncGenerator[Process]
     base_url = f"http://127.0.0.1:{port}"
     headers = {"X-Api-Key": KEY}
     try:
-        async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=30) as client:
+        async with httpx2.AsyncClient(
+            base_url=base_url, headers=headers, timeout=DEADLINE_S
+        ) as client:
 
             async def listening() -> bool:
                 assert process.returncode is None, log.read_text()

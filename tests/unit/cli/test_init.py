@@ -28,7 +28,7 @@ def free_port() -> int:
 
 def greeting(port: int) -> bytes:
     """Return what a program on a port answers, as soon as it does."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:

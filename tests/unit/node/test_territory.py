@@ -32,12 +32,12 @@ class Node:
         self.process = context.Process(target=hold, args=(node_dir, folder / "locks", other))
         self.process.start()
         other.close()
-        assert self.end.poll(20)
+        assert self.end.poll(60)
         self.number = self.end.recv()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.join(20)
+        self.process.join(60)
         assert self.process.exitcode == -signal.SIGKILL
         self.process.close()
         self.end.close()

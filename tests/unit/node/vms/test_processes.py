@@ -32,7 +32,7 @@ def test_adopted_while_it_is_the_same(child: subprocess.Popen[bytes]) -> None:
         process.when_ended(lambda: seen.append(True))
         assert not process.ended
         process.kill()
-        await asyncio.wait_for(process.wait(), 10)
+        await asyncio.wait_for(process.wait(), 60)
         assert (process.ended, seen, process.how()) == (True, [True], "ended")
         process.close()
 

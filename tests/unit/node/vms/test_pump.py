@@ -41,7 +41,7 @@ class Rig:
         """The guest sends frames; return what the pump makes of them."""
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self.guest, b"".join(encode(frame) for frame in frames))
-        return await asyncio.wait_for(self.pump.receive(), 10)
+        return await asyncio.wait_for(self.pump.receive(), 60)
 
     def acks(self) -> list[Ack]:
         received = self.guest.recv(1 << 16)
