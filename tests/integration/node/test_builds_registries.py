@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import io
 import json
-import socket
 import subprocess
 import tarfile
 import time
@@ -18,6 +17,7 @@ import pytest
 from cakework.domain.facts import BuildFailed, BuildSucceeded
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 from tests.integration.node.registries import Entry, Layout, serving, tar_of
+from tests.integration.ports import reserved_port
 
 DEADLINE_S = 60
 
@@ -26,22 +26,22 @@ DEADLINE_S = 60
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a registry that has the image ``library/small``; give its host:port."""
     folder = tmp_path_factory.mktemp("registry")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    config = {
-        "version": "0.1",
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
-        "http": {"addr": address},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    with subprocess.Popen(["docker-registry", "serve", str(folder / "config.json")]) as process:
-        try:
-            _wait_for(f"http://{address}/v2/")
-            _push(folder / "layout", f"docker://{address}/library/small")
-            yield address
-        finally:
-            process.terminate()
+    with reserved_port() as port:
+        address = f"127.0.0.1:{port}"
+        config = {
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
+            "http": {"addr": address},
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        with subprocess.Popen(["docker-registry", "serve", str(folder / "config.json")]) as process:
+            try:
+                _wait_for(f"http://{address}/v2/")
+                _push(folder / "layout", f"docker://{address}/library/small")
+                yield address
+            finally:
+                process.terminate()
 
 
 def test_an_insecure_registry_that_is_named_is_read(

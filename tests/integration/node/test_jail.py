@@ -230,8 +230,7 @@ def test_wrong_arguments_run_nothing(arguments: list[str]) -> None:
 
 
 def test_no_mount_is_left(folder: Path) -> None:
-    """When the program has ended, the host has the mounts it had."""
-    before = Path("/proc/self/mountinfo").read_text()
+    """When the program has ended, the host has none of its mounts."""
     sh(folder, "true")
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
     assert list((folder / "root").iterdir()) == []

@@ -30,6 +30,7 @@ from cakework.node.network.namespaces import (
 from cakework.node.network.rules import Egress, no_rules, outer_rules
 from cakework.node.territory import Territory
 from tests.integration.node.tap_guest import TapGuest
+from tests.integration.open_files import count_open_files
 
 TERRITORY = Territory(60)
 SLOT, NEIGHBOUR = 5, 6
@@ -259,11 +260,11 @@ def test_one_that_cannot_be_made_leaves_nothing(
     make: Callable[[Territory, int, Egress], Namespace],
 ) -> None:
     """Rules that nft refuses: an error with its words, no link, no descriptor."""
-    before = _open_descriptors()
+    before = count_open_files()
     with pytest.raises(OSError, match="nft refused"):
         make(TERRITORY, SLOT, Egress(allow=("nonsense",)))
     assert _links() == {"lo"}
-    assert _open_descriptors() == before
+    assert count_open_files() == before
 
 
 def _ip(words: str) -> None:
@@ -272,7 +273,3 @@ def _ip(words: str) -> None:
 
 def _links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
-
-
-def _open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))

