@@ -84,7 +84,7 @@ async def test_a_reset_is_seen_though_nothing_is_read() -> None:
     """While so much waits that the peer is not listened to, a probe still finds it gone."""
     async with pair() as (near, far):
         writing = asyncio.create_task(_write_without_end(far))
-        await asyncio.wait({writing}, timeout=0.2)
+        await eventually(lambda: vars(near)["_reading_paused"])
         far.reset()
         with pytest.raises(ConnectionResetError):
             await writing
