@@ -161,7 +161,7 @@ def test_an_import_leaves_the_disk_to_vms(imports: ImportBench, app: str) -> Non
     """It is ended, as a build is, while the disk is not so full that a VM would be."""
     disk = os.statvfs(imports.registry.ca)
     free_mb = disk.f_bavail * disk.f_frsize >> 20
-    end = imports.end(imports.order(app), min_free_disk_mb=free_mb * 3 // 2)
+    end = imports.end(imports.order(app), min_free_disk_mb=free_mb * 19 // 10)
     assert isinstance(end, ImportFailed)
     assert end.error == "the disk for builds is full"
 

@@ -98,6 +98,7 @@ async def test_two_machines_share_neither_clock_nor_randomness(yard: Yard, tmp_p
     """Restored from the same memory, they have different random numbers, and the right time."""
     script = "head -c 32 /dev/urandom | od -An -tx1 -v | tr -d ' \\n'; echo; date +%s"
     async with site(yard, tmp_path) as s:
+        began_s = int(time.time())
         outputs: list[list[bytes]] = []
         for _ in range(2):
             machine = await Machine.restore(s.host, await s.template(), yard.rootfs)
@@ -108,7 +109,7 @@ async def test_two_machines_share_neither_clock_nor_randomness(yard: Yard, tmp_p
         (one, then), (other, later) = outputs
         assert len(one) == len(other) == 64
         assert one != other
-        assert time.time() - 60 < int(then) <= int(later) <= time.time() + 1
+        assert began_s - 1 <= int(then) <= int(later) <= time.time() + 1
 
 
 async def test_a_qemu_that_ends_at_once_says_why(
@@ -127,7 +128,7 @@ async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it has ended is noticed and told at once, and not when a guest's time is over."""
-    monkeypatch.setattr(machines, "BOOT_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(machines, "BOOT_TIMEOUT_S", 10 * DEADLINE_S)
     killed: list[int] = []
 
     async def refused(*_: object, **__: object) -> None:
@@ -140,10 +141,9 @@ async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
     monkeypatch.setattr(GuestChannel, "connect", refused)
     async with site(yard, tmp_path) as s:
         workshop = Workshop(tmp_path / "templates", s.host, "tcg", disk_gb=DISK_GB, most=1)
-        before = time.monotonic()
-        with pytest.raises(Unavailable, match="QEMU was killed by SIGKILL at its start"):
-            await workshop.template(Shape())
-        assert time.monotonic() - before < 5
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(Unavailable, match="QEMU was killed by SIGKILL at its start"):
+                await workshop.template(Shape())
         await s.clean()
 
 
@@ -284,17 +284,19 @@ async def test_stopped_before_its_start_has_begun(yard: Yard, tmp_path: Path) ->
         await s.clean()
 
 
-async def test_a_killed_qemu_is_noticed_within_a_second(yard: Yard, tmp_path: Path) -> None:
-    """kill -9: the VM has stopped, with the reason; no exception is left for the collector."""
+async def test_a_killed_qemu_is_noticed_at_once(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9: the VM has stopped, with the reason, without anybody looking after it now and then;
+    no exception is left for the collector."""
+    monkeypatch.setattr(vm, "CHECK_EVERY_S", 10 * DEADLINE_S)
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     async with site(yard, tmp_path) as s:
         order = await s.order("exec sleep 600")
         await s.vms.start(order)
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGKILL)
-        before = time.monotonic()
         end = await s.stopped(order.vm_id)
-        assert time.monotonic() - before < 1
         assert (end.reason, end.exit_code) == ("the VM's process was killed by SIGKILL", None)
         await s.clean()
     gc.collect()
@@ -307,11 +309,13 @@ async def test_a_qemu_that_hangs_is_noticed(
 ) -> None:
     """One that gives no sign of life is ended, although it cannot answer anything."""
     monkeypatch.setattr(vm, "CHECK_EVERY_S", 0.1)
-    monkeypatch.setattr(vm, "CHECK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(vm, "CHECK_TIMEOUT_S", DEADLINE_S)
     async with site(yard, tmp_path) as s:
         order = await s.order("exec sleep 600")
         await s.vms.start(order)
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(vm, "CHECK_TIMEOUT_S", 0.5)
+        await until(lambda: any(isinstance(f, VmStopped) for f in s.facts()), 3 * DEADLINE_S)
         end = await s.stopped(order.vm_id)
         assert end.reason == "the VM stopped responding"
         await s.clean()
@@ -326,9 +330,8 @@ async def test_a_stop_ends_a_vm_that_hangs(
         order = await s.order("exec sleep 600")
         await s.vms.start(order)
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGSTOP)
-        before = time.monotonic()
-        report = await s.vms.stop(order.vm_id, 0.1)
-        assert time.monotonic() - before < 5
+        async with asyncio.timeout(DEADLINE_S):
+            report = await s.vms.stop(order.vm_id, 0.1)
         assert report.reason == "stopped on request"
         await s.clean()
 

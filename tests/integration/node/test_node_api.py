@@ -5,7 +5,6 @@ import json
 import resource
 import socket
 import stat
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -153,18 +152,17 @@ async def test_the_journal_streams_and_is_acknowledged(node: NodeProcess, yard: 
 
 
 async def test_a_reader_does_not_hold_up_the_end(node: NodeProcess) -> None:
-    """A node that is asked to end does so while somebody reads its journal."""
+    """A node that is asked to end does so while somebody reads its journal, which comes to an end
+    of its own: it is not cut off when all time for that is over."""
     transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
     async with (
         httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client,
         client.stream("GET", "/v1/journal?after=0") as stream,
     ):
         ending = asyncio.create_task(asyncio.to_thread(node.stop))
-        before = time.monotonic()
         async for _ in stream.aiter_lines():
             pass
-        await ending
-        assert time.monotonic() - before < 4
+        assert "graceful shutdown exceeded" not in await ending
     await node.start()
 
 

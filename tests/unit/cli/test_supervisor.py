@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 RECORD = "import os, sys; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n');"
 WAIT = RECORD + "import signal; signal.pause()"
-STUBBORN = RECORD + "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + WAIT
 
 
 @pytest.fixture

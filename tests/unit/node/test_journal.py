@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ class Interleaving(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.journal.close()
         module.SEGMENT_BYTES = self.segment_bytes
+        shutil.rmtree(self.folder)
 
     @rule(vm_id=st.sampled_from("abc"), texts=st.lists(st.text(max_size=90), max_size=5))
     def extend(self, vm_id: str, texts: list[str]) -> None:

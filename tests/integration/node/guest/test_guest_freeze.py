@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import signal
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cakework.node.guest.protocol import (
     Resume,
     Resumed,
     RunHook,
+    Signal,
     Started,
 )
 from tests.integration.node.guest.machine import (
@@ -229,11 +231,15 @@ async def test_orders_out_of_place_change_nothing(template: Template, tmp_path: 
     async with restored(template, tmp_path) as machine, machine.talk() as talk:
         await refused(talk, Freeze(), errno.EBUSY)
         await refused(talk, RunHook(1, ("true",)), errno.EBUSY)
-        await begin(talk, "sleep 600")
+        await begin(talk, "trap 'echo > /dev/shm/go' USR1; echo up; while :; do sleep 0.05; done")
+        await talk.until(Line)
         await refused(talk, Resume(identity()), errno.EINVAL)
-        await talk.send(RunHook(60_000, ("sleep", "0.2")))
+        await talk.send(
+            RunHook(60_000, ("sh", "-c", "until [ -e /dev/shm/go ]; do sleep 0.05; done"))
+        )
         await refused(talk, Freeze(), errno.EBUSY)
-        assert await talk.until(Hooked)
+        await talk.send(Signal(signal.SIGUSR1))
+        assert await talk.until(Hooked) == Hooked("done", 0)
         await freeze(talk)
         await refused(talk, Resume(identity(hostname="")), errno.EINVAL)
         await talk.send(Resume(identity()))
