@@ -25,7 +25,7 @@ async def test_a_killed_nodes_build_ends_and_is_run_again(
     """kill -9 ends the machine too, without another node; the next one builds again, and line
     numbers go on without gap or repeat."""
     node = _node(vm_bench, yard)
-    wanted = order("FROM cakework/busybox\nRUN echo begins; [ -e /proc/1 ] && sleep 3; echo done")
+    wanted = order("FROM cakework/busybox\nRUN echo begins; [ -e /proc/1 ] && sleep 8; echo done")
     try:
         await node.start()
         assert node.call("GET", "/v1/health")[1]["build_isolation"] == "vm"
