@@ -60,6 +60,7 @@ def test_every_error_is_declared_as_a_problem() -> None:
             assert ("Retry-After" in answer["headers"]) == (status in ("429", "503")), name
 
 
+@pytest.mark.timeout(900)
 async def test_the_server_does_what_the_document_says(folder: Path, node: FakeNode) -> None:
     """schemathesis finds no answer that the document does not declare, no server error, no bad
     input taken, no call without its key, no method that should not be there.
