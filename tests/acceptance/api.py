@@ -96,7 +96,7 @@ class Api:
         finally:
             self.stop(vm["id"])
 
-    def wait_for_state(self, vm_id: str, state: str, within_s: float = 30) -> Json:
+    def wait_for_state(self, vm_id: str, state: str, within_s: float = 120) -> Json:
         def reached() -> Json | None:
             vm = self.vm(vm_id)
             return vm if vm["state"] == state else None
@@ -121,7 +121,7 @@ class Api:
         """Return what a VM printed so far."""
         return self.messages(f"/v1/vm/{vm_id}/logs")
 
-    def wait_for_line(self, vm_id: str, text: str, within_s: float = 60) -> list[str]:
+    def wait_for_line(self, vm_id: str, text: str, within_s: float = 120) -> list[str]:
         """Wait until a VM has printed a line with ``text`` in it; return all its lines."""
         path = f"/v1/vm/{vm_id}/logs"
         until(
@@ -150,7 +150,7 @@ class Api:
             method, f"{self.router}{path}", headers=headers, timeout=TIMEOUT_S, **more
         )
 
-    def visit_when_up(self, vm: Json, path: str = "/", within_s: float = 60) -> httpx2.Response:
+    def visit_when_up(self, vm: Json, path: str = "/", within_s: float = 120) -> httpx2.Response:
         """Send requests until the program in the VM listens; return its first answer."""
 
         def answered() -> httpx2.Response | None:

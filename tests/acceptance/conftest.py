@@ -19,8 +19,8 @@ from tests.integration.node.repositories import GitServer
 BUSYBOX = Path("/bin/busybox")
 VMS_MB = 10_240
 """Memory that may be promised to VMs at once."""
-HOOKS = "127.77.0.1"
-"""An address of the host where webhooks may go."""
+HOOKS = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+"""An address of the host where webhooks may go, whose ports no other run of these tests has."""
 SETTINGS = {
     "DISK_GB": "1",
     "MAX_LOG_LINES": "20000",
@@ -136,7 +136,7 @@ def nothing_left(platform: Platform, busybox: str) -> Iterator[Footprint]:
         more = dict(file_names(platform) - files)
         return f"nothing is left; there are {left()} beyond {before}, files {more}"
 
-    until(lambda: not left(), 20, told)
+    until(lambda: not left(), 60, told)
 
 
 def host_memory_mb() -> float:

@@ -108,7 +108,7 @@ def at_rest(platform: Platform) -> Footprint:
         seen.append(footprint(platform))
         return len(seen) > REST_LOOKS and len(set(seen[-REST_LOOKS:])) == 1
 
-    until(same, 60, "the platform comes to rest")
+    until(same, 200, "the platform comes to rest")
     return seen[-1]
 
 

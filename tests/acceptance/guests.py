@@ -32,14 +32,17 @@ ABUSE = {
 """Abusive scripts, by what each prints before it is at it."""
 
 CONNECT = """
-import socket, json
-for target in json.loads(os.environ["TARGETS"]):
+import concurrent.futures, socket, json
+def outcome(target):
     host, port = target
     try:
-        socket.create_connection((host, port), 2).close()
-        print(f"{host}:{port} reached", flush=True)
+        socket.create_connection((host, port), 15).close()
+        return f"{host}:{port} reached"
     except OSError as error:
-        print(f"{host}:{port} {type(error).__name__}", flush=True)
+        return f"{host}:{port} {type(error).__name__}"
+with concurrent.futures.ThreadPoolExecutor(16) as threads:
+    for line in threads.map(outcome, json.loads(os.environ["TARGETS"])):
+        print(line, flush=True)
 print("tried all", flush=True)
 """
 
@@ -51,8 +54,10 @@ question = b"cw" + bytes.fromhex("01000001000000000000")
 question += bytes([len(mark)]) + mark + bytes.fromhex("0000010001")
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 targets = [tuple(target) for target in json.loads(os.environ["TARGETS"])]
-answered = set()
-for _ in range(3):
+awaited = set(json.loads(os.environ["AWAITED"]))
+answered, tries, late = set(), 0, time.monotonic() + 60
+while tries < 3 or (awaited - {host for host, _ in answered} and time.monotonic() < late):
+    tries += 1
     for target in targets:
         try:
             sender.sendto(question, target)
@@ -68,7 +73,8 @@ for target in targets:
     print(*target, "reached" if target in answered else "silent", flush=True)
 print("tried all", flush=True)
 """
-"""Sends datagrams to TARGETS, and prints from which of them an answer came."""
+"""Sends datagrams to TARGETS, and prints from which of them an answer came. Tries longer while
+none has come from one of the hosts that are AWAITED."""
 
 HEAR_DATAGRAMS = """
 import socket
@@ -107,17 +113,18 @@ while True:
 LISTEN = """
 import socket, sys
 server = socket.create_server(("0.0.0.0", 8000), backlog=64)
-socket.create_connection((sys.argv[1], 8000), 5).close()
+socket.create_connection((sys.argv[1], 8000), 30).close()
 print("listening", flush=True)
 while True:
     server.accept()[0].close()
 """
 
 ROUTER_PARTNER = """
-import base64, hashlib, time
+import base64, hashlib, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+WANTED = threading.Semaphore(0)
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -127,6 +134,9 @@ class Handler(BaseHTTPRequestHandler):
             self.echo_frames()
         elif self.path == "/events":
             self.send_events()
+        elif self.path == "/next":
+            WANTED.release()
+            self.tell(b"")
         else:
             self.tell(b"GET " + self.path.encode() + b" " + self.headers["Host"].encode())
 
@@ -153,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         for number in range(5):
             event = b"data: %d\\n\\n" % number
             self.wfile.write(b"%x\\r\\n%s\\r\\n" % (len(event), event))
-            time.sleep(0.3)
+            WANTED.acquire()
         self.wfile.write(b"0\\r\\n\\r\\n")
 
     def echo_frames(self):

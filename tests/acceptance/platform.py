@@ -1,4 +1,4 @@
-"""The real thing: `cakework up` in a folder of its own, on free ports."""
+"""The real thing: `cakework up` in a folder of its own, on ports that are its own."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ from cakework.node.territory import SLOTS, Territory
 from cakework.settings import Settings
 from tests.acceptance.api import Api, Check
 from tests.acceptance.waiting import until
+from tests.integration.ports import reserved_port
 
 START_S = 300.0
 STOP_S = 90.0
@@ -34,6 +35,8 @@ class Platform:
         own = {"DATA_DIR": str(data_dir), "API_KEY": self.key, "LOG_FORMAT": "json", **settings}
         self._env = {**others, **{f"CAKEWORK_{name}": value for name, value in own.items()}}
         self._up: subprocess.Popen[str] | None = None
+        self._kept = contextlib.ExitStack()
+        self._ports = [str(self._kept.enter_context(reserved_port())) for _ in range(2)]
         self._answer: dict[str, Any] = {}
 
     @property
@@ -49,9 +52,9 @@ class Platform:
         return Settings(data_dir=self.data_dir)
 
     def start(self, *options: str) -> None:
-        """Bring it up, on the ports it had before; return when it serves."""
-        ports = [_port(self._answer.get(name, "")) for name in ("url", "router")]
-        command = ["up", "--port", ports[0], "--proxy-port", ports[1], "--json", *options]
+        """Bring it up, always on the same ports; return when it serves."""
+        port, proxy_port = self._ports
+        command = ["up", "--port", port, "--proxy-port", proxy_port, "--json", *options]
         with self.log.open("a") as log:
             self._up = subprocess.Popen(
                 [sys.executable, "-m", "cakework.cli", *command],
@@ -88,6 +91,7 @@ class Platform:
         left = sorted(self.machines())
         for pid in left:
             os.kill(pid, signal.SIGKILL)
+        self._kept.close()
         return left
 
     def territory(self) -> Territory:
@@ -136,8 +140,8 @@ class Platform:
         old = self.pid(part)
         assert old is not None
         os.kill(old, signal.SIGKILL)
-        until(lambda: self.pid(part) not in (None, old), 30, f"the {part} is started again")
-        until(self._serves, 60, f"the API serves again after kill -9 of the {part}")
+        until(lambda: self.pid(part) not in (None, old), 120, f"the {part} is started again")
+        until(self._serves, 120, f"the API serves again after kill -9 of the {part}")
 
     def tail(self) -> str:
         """Return the end of the log of all parts."""
@@ -158,10 +162,6 @@ def _processes() -> Iterator[tuple[int, int]]:
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
                 if state != "Z":
                     yield int(folder.name), folder.stat().st_uid
-
-
-def _port(url: str) -> str:
-    return url.rpartition(":")[2] or "0"
 
 
 def _descendants(pid: int) -> list[int]:

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from tests.acceptance import guests
-from tests.acceptance.api import Api, Json
+from tests.acceptance.api import TIMEOUT_S, Api, Json
 from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
 
@@ -46,7 +46,7 @@ def other(platform: Platform, document: Document) -> Iterator[Api]:
 
 def calls(platform: Platform) -> list[tuple[str, str]]:
     """Return every call that the server says it has: method and path."""
-    document: Json = httpx2.get(f"{platform.url}/openapi.json").json()
+    document: Json = httpx2.get(f"{platform.url}/openapi.json", timeout=TIMEOUT_S).json()
     return [
         (method.upper(), path)
         for path, methods in document["paths"].items()
@@ -91,6 +91,6 @@ def test_every_call_needs_a_valid_key(platform: Platform, mine: dict[str, str]) 
     for method, path in calls(platform):
         url = platform.url + filled(path, mine)
         for headers in ({}, {"X-Api-Key": "cw_wrong"}, {"X-Api-Key": platform.key[:-1]}):
-            answer = httpx2.request(method, url, headers=headers, json={})
+            answer = httpx2.request(method, url, headers=headers, json={}, timeout=TIMEOUT_S)
             assert answer.status_code == 401, f"{method} {path}"
             assert answer.json()["code"] == "unauthenticated"

@@ -62,7 +62,7 @@ def test_it_stops_when_its_program_ends(
         api.post(f"/v1/vm/cached/{vm['id']}/start")
         stopped = api.wait_for_state(vm["id"], "stopped")
         assert stopped["exitCode"] == 3
-        until(lambda run=run: api.printed(vm["id"]) == [*map(str, range(1, run + 1))], 10, "lines")
+        until(lambda run=run: api.printed(vm["id"]) == [*map(str, range(1, run + 1))], 60, "lines")
     for kept in platform.settings.server_dir.rglob("*"):
         assert not kept.is_file() or env["SECRET"].encode() not in kept.read_bytes()
     assert (platform.settings.server_dir / "secret.key").stat().st_mode & 0o777 == 0o600

@@ -63,6 +63,7 @@ class Up:
 def serving(data_dir: Path, *options: str, **env: str) -> Generator[Up]:
     """Run `cakework up` on free ports; stopped in the end, and killed if it will not stop."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CAKEWORK_")}
+    clean.pop("NO_COLOR", None)
     env = {**clean, "CAKEWORK_DATA_DIR": str(data_dir), "CAKEWORK_POOL_SIZE": "1", **env}
     command = [*CAKEWORK, "up", "--json", "--port=0", "--proxy-port=0", *options]
     log = data_dir.with_suffix(".log")

@@ -200,7 +200,7 @@ def test_a_log_is_read_in_part(cakework: Run, api: Api, busybox: str) -> None:
     """So many lines, from either end, in JSON, with times."""
     script = "for n in 1 2 3; do echo line $n; done"
     vm_id = cakework("run", busybox, "-d", "-e", f"SCRIPT={script}").stdout.strip()
-    until(lambda: len(api.printed(vm_id)) == 3, 30, "all is printed")
+    until(lambda: len(api.printed(vm_id)) == 3, 120, "all is printed")
     last = cakework("logs", vm_id, "--order", "newest_first", "--batch", "2", "--json").stdout
     messages = [json.loads(line)["message"] for line in last.splitlines()]
     assert messages == ["line 3", "line 2"]

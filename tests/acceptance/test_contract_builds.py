@@ -25,7 +25,7 @@ def built(api: Api) -> Json:
     dockerfile = DOCKERFILE.replace("\n", f"\nENV UNIQUE={uuid4()}\n", 1)
     body: Json = {"dockerfile": dockerfile, "files": FILES}
     build_id = api.post(f"{FOLDER}/files", body)["buildId"]
-    return until(lambda: ended(api, build_id), 120, "the build ends")
+    return until(lambda: ended(api, build_id), 250, "the build ends")
 
 
 def ended(api: Api, build_id: str) -> Json | None:
@@ -38,7 +38,7 @@ def test_a_build_is_answered_at_once_and_then_succeeds(api: Api) -> None:
     """`created` without an image, which is there when it has succeeded; never an error."""
     build = api.post(f"{FOLDER}/files", {"dockerfile": DOCKERFILE, "files": FILES})
     is_build(build, "created")
-    later = until(lambda: ended(api, build["buildId"]), 120, "the build ends")
+    later = until(lambda: ended(api, build["buildId"]), 250, "the build ends")
     is_build(later, "succeeded", "imageId")
     same = ("buildId", "createdAt")
     assert [later[name] for name in same] == [build[name] for name in same]
@@ -49,7 +49,7 @@ def test_a_build_that_fails_has_an_error_and_no_image(api: Api) -> None:
     """`failed` with the reason; files may be none at all."""
     body: Json = {"dockerfile": "FROM cakework/busybox\nRUN exit 3\n", "files": []}
     build_id = api.post(f"{FOLDER}/files", body)["buildId"]
-    is_build(until(lambda: ended(api, build_id), 120, "the build ends"), "failed", "error")
+    is_build(until(lambda: ended(api, build_id), 250, "the build ends"), "failed", "error")
 
 
 @pytest.mark.contract("buildImageFromGithub")
@@ -59,7 +59,7 @@ def test_a_build_from_github_is_answered_at_once(api: Api) -> None:
     for more in ({}, {"dockerignore": "*.md"}):
         build = api.post(f"{FOLDER}/github", body | more)
         is_build(build, "created")
-        failed = until(lambda build=build: ended(api, build["buildId"]), 120, "the build ends")
+        failed = until(lambda build=build: ended(api, build["buildId"]), 250, "the build ends")
         is_build(failed, "failed", "error")
 
 
@@ -71,7 +71,7 @@ def test_a_build_from_github_succeeds(api: Api, git_host: GitServer) -> None:
     body: Json = {"dockerfile": "FROM cakework/busybox\nCOPY . /c\n", **wanted}
     build = api.post(f"{FOLDER}/github", body)
     is_build(build, "created")
-    later = until(lambda: ended(api, build["buildId"]), 120, "the build ends")
+    later = until(lambda: ended(api, build["buildId"]), 250, "the build ends")
     is_build(later, "succeeded", "imageId")
     assert [later[name] for name in ("buildId", "createdAt")] == [
         build["buildId"],

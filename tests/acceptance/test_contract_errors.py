@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.acceptance import guests
-from tests.acceptance.api import Api, Json
+from tests.acceptance.api import TIMEOUT_S, Api, Json
 from tests.acceptance.conftest import VMS_MB
 from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
@@ -39,7 +39,8 @@ def test_401_without_a_valid_key(
     platform: Platform, document: Document, headers: dict[str, str]
 ) -> None:
     """Before anything else is looked at, the body and the id included."""
-    with httpx2.Client(base_url=platform.url, event_hooks={"response": [document.check]}) as http:
+    hooks = {"response": [document.check]}
+    with httpx2.Client(base_url=platform.url, event_hooks=hooks, timeout=TIMEOUT_S) as http:
         for method, path in (("GET", "/vms"), ("POST", START), ("GET", "/v1/vm/none/logs")):
             answer = http.request(method, path, headers=headers)
             is_problem(answer, 401, "unauthenticated")

@@ -35,7 +35,7 @@ def ready(api: Api, image_id: str) -> Json | None:
 def imported(api: Api, shell: str) -> Iterator[str]:
     """An image from the registry, ready; its id."""
     image_id = api.post(IMPORT, {"imageUri": shell, "password": PASSWORD})["imageId"]
-    until(lambda: ready(api, image_id), 60, "the image is there")
+    until(lambda: ready(api, image_id), 120, "the image is there")
     yield image_id
     api.http.delete(f"/v1/image/{image_id}")
 

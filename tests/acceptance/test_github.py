@@ -51,7 +51,7 @@ def ended(api: Api, build_id: str) -> Json:
         build = api.get(f"/v1/image/build/{build_id}")
         return build if build["status"] != "created" else None
 
-    return until(look, 120, f"build {build_id} ends")
+    return until(look, 250, f"build {build_id} ends")
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_a_build_outlives_what_clones_it(
         more = grown(before, footprint(platform))
         return {name: count for name, count in more.items() if name != "files"}
 
-    until(lambda: not left(), 20, lambda: f"nothing is left; there are {left()}")
+    until(lambda: not left(), 60, lambda: f"nothing is left; there are {left()}")
     assert list((platform.settings.node_dir / "builds" / "work").iterdir()) == []
     spool = platform.settings.server_dir / "spool"
-    until(lambda: not list(spool.iterdir()), 20, "the order is forgotten")
+    until(lambda: not list(spool.iterdir()), 60, "the order is forgotten")

@@ -48,7 +48,7 @@ def test_an_image_goes_once_no_vm_uses_it(
         assert file_of(platform, image).exists()
         api.post(f"/v1/vm/{vm}/destroy")
     assert api.http.delete(path).json()["state"] == "deleted"
-    until(lambda: not file_of(platform, image).exists(), 20, "the image's file is gone")
+    until(lambda: not file_of(platform, image).exists(), 60, "the image's file is gone")
     assert api.http.delete(path).json() == api.get(path)
     assert image not in {each["imageId"] for each in api.get("/v1/images")["images"]}
     assert api.http.post("/v1/vm/start", json={"imageId": image}).status_code == 404
@@ -61,7 +61,7 @@ def test_a_file_goes_whatever_dies_meanwhile(platform: Platform, api: Api, image
     os.kill(node, signal.SIGKILL)
     assert api.http.delete(f"/v1/image/{image}").json()["state"] == "deleted"
     platform.kill("server")
-    until(lambda: not file_of(platform, image).exists(), 30, "the image's file is gone")
+    until(lambda: not file_of(platform, image).exists(), 60, "the image's file is gone")
 
 
 def test_volumes_that_are_nobodys_go_and_unknown_ones_stay(
@@ -75,7 +75,7 @@ def test_volumes_that_are_nobodys_go_and_unknown_ones_stay(
     for volume in volumes.values():
         volume.write_bytes(b"left by a node of before")
     platform.kill("server")
-    until(lambda: not volumes[vm].exists(), 30, "the volume of a destroyed VM is gone")
+    until(lambda: not volumes[vm].exists(), 60, "the volume of a destroyed VM is gone")
     assert volumes[kept].exists()
     assert volumes[UNKNOWN].exists()
     volumes[UNKNOWN].unlink()

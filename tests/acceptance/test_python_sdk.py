@@ -104,7 +104,7 @@ def about_builds(sdk: CakeworkClient, folder: Path) -> None:
 
 def about_images(sdk: CakeworkClient, registry: Registry, shell: str) -> None:
     image_id = sdk.import_image(shell, PASSWORD).image_id
-    until(lambda: sdk.get_image(image_id).state == "ready", 60, "the image is there")
+    until(lambda: sdk.get_image(image_id).state == "ready", 120, "the image is there")
     image = sdk.get_image(image_id)
     assert (image.source, image.image_uri) == ("import", shell)
     assert image in sdk.list_images().images
@@ -160,7 +160,7 @@ def about_kept_programs(sdk: CakeworkClient, image: str) -> None:
         sdk.fork_cached_vm(vm.id, 1)
     sdk.start_cached_vm(vm.id)
     assert sdk.stop_cached_vm(vm.id, keep="memory").memory_kept
-    until(lambda: made(sdk.get_vm(vm.id)), 60, "it is on record that the snapshot is made")
+    until(lambda: made(sdk.get_vm(vm.id)), 120, "it is on record that the snapshot is made")
     forks = sdk.fork_cached_vm(vm.id, 2).vms
     assert len({vm.hostname, *(fork.hostname for fork in forks)}) == 3
     for fork in forks:
@@ -184,7 +184,7 @@ def about_webhooks(sdk: CakeworkClient) -> None:
     assert sdk.rotate_webhook_secret(made.id).secret != made.secret
     sent = sdk.test_webhook(made.id)
     assert sent.event_type == "webhook.test"
-    until(lambda: next(sdk.iter_webhook_deliveries(made.id)).attempts, 30, "it was attempted")
+    until(lambda: next(sdk.iter_webhook_deliveries(made.id)).attempts, 60, "it was attempted")
     sdk.update_webhook(made.id, enabled=False)
     assert sdk.list_webhook_deliveries(made.id, status="failed").deliveries[0].id == sent.id
     sdk.update_webhook(made.id, enabled=True)

@@ -45,16 +45,16 @@ def test_passwords_and_tokens_are_nowhere(
         body = {"imageUri": shell, "password": password}
         headers = {"Idempotency-Key": str(uuid4()), "X-Api-Key": api.key}
         url = f"{api.url}{IMPORT}"
-        answers = [httpx2.post(url, json=body, headers=headers, timeout=60) for _ in range(2)]
+        answers = [httpx2.post(url, json=body, headers=headers, timeout=120) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [status] * 2
         if status == 200:
             image = f"/v1/image/{answers[0].json()['imageId']}"
-            until(lambda image=image: api.get(image)["state"] == "ready", 60, "the image is there")
+            until(lambda image=image: api.get(image)["state"] == "ready", 120, "the image is there")
     for token, status in ((TOKEN, "succeeded"), (WRONG_TOKEN, "failed")):
         wanted = {"repository": "team/entrusted", "branch": "main", "token": token}
         asked = {"dockerfile": "FROM cakework/busybox\nCOPY . /app\n", **wanted}
         build = f"/v1/image/build/{api.post(BUILD, asked)['buildId']}"
-        until(lambda build=build: api.get(build)["status"] != "created", 120, "the build ends")
+        until(lambda build=build: api.get(build)["status"] != "created", 250, "the build ends")
         assert api.get(build)["status"] == status
     broken: Json = {"imageUri": [PASSWORD], "password": [WRONG], "username": WRONG}
     assert api.http.post(IMPORT, json=broken).status_code == 400

@@ -14,6 +14,7 @@ from tests.acceptance.browsers import browser_for
 from tests.acceptance.platform import Platform
 
 AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+LOOKS_MS = 60_000
 PHONE: ViewportSize = {"width": 390, "height": 844}
 WIDE: ViewportSize = {"width": 1440, "height": 900}
 PAGES = (
@@ -40,6 +41,7 @@ def browser(platform: Platform) -> Iterator[Browser]:
     parts = urlsplit(platform.url)
     assert parts.hostname
     assert parts.port
+    expect.set_options(timeout=LOOKS_MS)
     with browser_for((parts.hostname, parts.port)) as browser:
         yield browser
 
@@ -209,7 +211,7 @@ def test_every_link_leads_somewhere(browser: Browser, platform: Platform) -> Non
         f"{path} → {target}#{anchor}"
         for path, target, anchor in wanted
         if (anchor and anchor not in anchors.get(target, set()))
-        or not httpx2.get(target, follow_redirects=True).is_success
+        or not httpx2.get(target, follow_redirects=True, timeout=60).is_success
     ]
     assert not lost
 

@@ -45,7 +45,7 @@ def warm(api: Api, image: str, **fields: Any) -> Json:
         assert snapshot["state"] != "failed", snapshot
         return snapshot["state"] == "made"
 
-    until(made, 90, "the snapshot is made")
+    until(made, 200, "the snapshot is made")
     return vm
 
 
@@ -67,9 +67,10 @@ def test_a_warm_vm_is_started_and_forked_with_what_it_knew(
     right time; also after kill -9 of node and server; a destroyed one leaves its forks alone."""
     vm = warm(api, python)
     do(api, vm, "start")
+    began_s = time.time()
     first = ask(api, vm)
     assert first["count"] == 1
-    assert abs(first["time"] - time.time()) < 5
+    assert began_s - 1 < first["time"] < time.time() + 1
     do(api, vm, "stop")
     platform.kill("node")
     do(api, vm, "start")

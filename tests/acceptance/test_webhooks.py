@@ -37,7 +37,7 @@ def told(receiver: Receiver, secret: str, kind: str, key: str) -> Json:
         about = [each["data"] for each in messages if each["type"] == kind]
         return [data for data in about if key in (data.get("buildId"), data.get("id"))]
 
-    data = until(found, 30, f"the receiver is told {kind} of {key}")
+    data = until(found, 60, f"the receiver is told {kind} of {key}")
     assert len(data) == 1
     return data[0]
 
@@ -54,9 +54,10 @@ def test_builds_are_told_of(api: Api, receiver: Receiver, secret: str) -> None:
 
 def test_vms_are_told_of(api: Api, receiver: Receiver, secret: str, busybox: str) -> None:
     """Started, stopped with how the program ended, destroyed; whether it ended by itself or not."""
-    script = "sleep 1; exit 7"
-    vm = api.start(busybox, envVars={"SCRIPT": script})
+    script = "busybox nc -l -p 8000 </dev/null; exit 7"
+    vm = api.start(busybox, port=8000, envVars={"SCRIPT": script})
     assert told(receiver, secret, "vm.started", vm["id"]) == vm
+    until(lambda: api.visit(vm).json()["code"] != "vm_not_listening", 60, "its program is visited")
     stopped = api.wait_for_state(vm["id"], "stopped")
     data = told(receiver, secret, "vm.stopped", vm["id"])
     assert data == stopped

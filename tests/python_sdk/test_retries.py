@@ -147,11 +147,16 @@ def test_the_timeout_is_for_the_whole_call(
     server: Script, client: CakeworkClient, step: object
 ) -> None:
     """A server that is silent, or sends for ever, is left when the time is over."""
-    server.steps = [hang_up, trickle if step is trickle else hang]
-    with pytest.raises(TimedOut) as failure:
-        client.get_vm(VM["id"], timeout=0.5)
-    assert isinstance(failure.value, TimeoutError)
-    assert len(server.asked) == 2
+    # A busy machine may not come to the second try in half a second.
+    for timeout_s in (0.5, 5, 30):
+        server.asked.clear()
+        server.steps = [hang_up, trickle if step is trickle else hang]
+        with pytest.raises(TimedOut) as failure:
+            client.get_vm(VM["id"], timeout=timeout_s)
+        assert isinstance(failure.value, TimeoutError)
+        if len(server.asked) == 2:
+            return
+    raise AssertionError("there was no second try")
 
 
 def test_a_clients_timeout_is_its_calls(server: Script, kind: Kind) -> None:

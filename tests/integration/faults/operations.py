@@ -14,7 +14,7 @@ from tests.integration.node.repositories import TOKEN
 from tests.integration.server.receiver import Receiver
 
 Json = dict[str, Any]
-SETTLED_S = 90.0
+SETTLED_S = 120.0
 BUSYBOX = 'FROM cakework/busybox\nCMD ["sh", "-c", "eval \\"$SCRIPT\\""]\n'
 SAY = "echo one; echo two >&2; echo three; exec sleep 100000"
 END = "echo one; echo two >&2; exit 7"

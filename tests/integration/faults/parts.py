@@ -1,9 +1,9 @@
 """Node and server of one data folder, each a process of its own, in which faults are laid."""
 
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +18,7 @@ from cakework.faults import VARIABLE
 from cakework.node.territory import Territory
 from cakework.settings import Settings
 from tests.acceptance.waiting import until
+from tests.integration.ports import reserved_port
 
 KEY = "cw_the-one-account-of-these-tests"
 START_S = 200.0
@@ -84,7 +85,8 @@ class Parts:
         self.faults = folder / "faults"
         self.faults.mkdir()
         self._networks = int(settings["POOL_NETWORKS"])
-        self._ports = [_free_port(), _free_port()]
+        self._kept = contextlib.ExitStack()
+        self._ports = [self._kept.enter_context(reserved_port()) for _ in range(2)]
         own = {
             "DATA_DIR": str(folder),
             "API_KEY": KEY,
@@ -133,6 +135,7 @@ class Parts:
         """End what still runs, at once."""
         for part in (self.server, self.node):
             part.close()
+        self._kept.close()
 
     def restart(self, part: Part, **settings: str) -> None:
         """End a part in order and start it again, with ``settings`` that differ this time."""
@@ -192,8 +195,3 @@ class Parts:
 
 def _exit_code(status: bytes) -> int:
     return os.waitstatus_to_exitcode(int(status))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

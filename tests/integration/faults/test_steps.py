@@ -22,10 +22,12 @@ from tests.integration.node.registries import Entry, Layout, Registry, tar_of
 from tests.integration.node.test_snapshots_crash import STEPS as SNAPSHOT_STEPS
 from tests.integration.server.receiver import receiving
 
-REACHED_S = 60.0
-BUILDER_REACHED_S = 150.0
+pytestmark = pytest.mark.timeout(900)
+"""Each test dies, starts and settles several times."""
+REACHED_S = 120.0
+BUILDER_REACHED_S = 250.0
 """The first build in a machine has the file system and the template of such machines made."""
-ANSWERED_S = 60.0
+ANSWERED_S = 120.0
 SETTINGS = {
     "ACCELERATOR": "tcg",
     "POOL_SIZE": "0",

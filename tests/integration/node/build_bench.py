@@ -208,7 +208,8 @@ def cgroup_prefix(home: Path) -> str:
 
 def processes_in(home: Path) -> list[str]:
     """Return the commands of processes that have the builds' storage mounted as their own."""
-    mark = f"{'/'.join(home.parts[-5:])}/storage /b/storage "
+    mounted = next(path for path in home.parents if path.is_mount())
+    mark = f" /{home.relative_to(mounted)}/storage /b/storage "
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from cakework.node.territory import Territory
 from cakework.node.vms.room import Room
 from cakework.settings import Settings
 from tests.integration.node.build_bench import Bench, Ledger, reach_of
-from tests.integration.node.vm_site import Yard, processes_of
+from tests.integration.node.vm_site import DEADLINE_S, Yard, processes_of
 
 
 class Names(HostNames):
@@ -66,6 +67,13 @@ class BuilderBench(Bench):
         finally:
             networks.close()
             set_host_rules(no_rules(self.territory))
+
+    def clean(self) -> None:
+        """Wait until nothing is left: the kernel takes links a moment after their namespaces."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (left := self.leftovers()).keys() == {"links"} and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert left == {}
 
     def leftovers(self) -> dict[str, list[str]]:
         """Return what builds and their machines have left on the host, by kind."""

@@ -1,6 +1,6 @@
 """What the tests of the node share."""
 
-import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.integration.node.vm_site import Yard, make_yard
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Builds in a data folder that the whole run shares, so that base images are made once."""
     folder: Path = tmp_path_factory.mktemp("builds")
-    netns = f"cw-{os.getpid()}-builds"
+    netns = f"cw-{secrets.token_hex(6)}-builds"
     subprocess.run(["ip", "netns", "add", netns], check=True)
     try:
         subprocess.run(["ip", "-n", netns, "link", "set", "lo", "up"], check=True)

@@ -1,6 +1,8 @@
 """Machines around a host, for tests of what is reached from it."""
 
+import ipaddress
 import os
+import secrets
 import socket
 import subprocess
 import threading
@@ -9,8 +11,10 @@ from contextlib import contextmanager
 
 from cakework.node.network.namespaces import run_inside
 
-PRIVATE = "10.233.77.2"
-HOST_SIDE = "10.233.77.1"
+_LINKS = 1 << 14
+_LINK = ipaddress.IPv4Address("10.233.0.0") + os.getpid() % _LINKS * 4
+"""A /30 of this process's own: other runs of these tests on this host have others."""
+HOST_SIDE, PRIVATE = str(_LINK + 1), str(_LINK + 2)
 HELLO = b"hello"
 
 
@@ -18,7 +22,7 @@ HELLO = b"hello"
 def neighbouring() -> Generator[int]:
     """Have a machine in the host's private network, at PRIVATE; give the port on which it says
     hello."""
-    name, link = f"cw-near-{os.getpid()}", f"cwn{os.getpid()}"[:15]
+    name, link = f"cw-near-{secrets.token_hex(6)}", f"cwn{secrets.token_hex(5)}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         for command in (

@@ -18,6 +18,8 @@ from cakework.node.sockets import connect
 from cakework.node.territory import Territory
 from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, facts_in, until
 
+START_S, STOP_S = 200, 60
+
 
 class NodeProcess:
     """``python -m cakework.node`` on a data folder, which has the yard's template already."""
@@ -55,12 +57,12 @@ class NodeProcess:
     async def start(self) -> None:
         """Start the process; returns when it is ready."""
         self._process = self._spawn()
-        await until(self._ready, 60)
+        await until(self._ready, START_S)
 
     def run_to_end(self) -> int:
         """Run one that is to end by itself; return its exit status."""
         with self._spawn() as process:
-            return process.wait(30)
+            return process.wait(START_S)
 
     def kill(self) -> None:
         """kill -9."""
@@ -72,7 +74,7 @@ class NodeProcess:
         """SIGTERM; return what it logged."""
         assert self._process
         self._process.terminate()
-        assert self._process.wait(30) == 0, self.log()
+        assert self._process.wait(STOP_S) == 0, self.log()
         return self.log()
 
     def log(self) -> str:
@@ -84,7 +86,7 @@ class NodeProcess:
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Make one call; return status and answer."""
         transport = httpx2.HTTPTransport(uds=str(self.socket))
-        with httpx2.Client(transport=transport, base_url="http://node", timeout=60) as client:
+        with httpx2.Client(transport=transport, base_url="http://node", timeout=START_S) as client:
             answer = client.request(method, path, json=body)
             return answer.status_code, answer.json()
 

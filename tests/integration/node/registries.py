@@ -1,11 +1,12 @@
 """Real registries for tests, and images to put into them."""
 
 import contextlib
+import ctypes
 import gzip
 import hashlib
 import io
 import json
-import socket
+import secrets
 import ssl
 import subprocess
 import tarfile
@@ -17,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 20
-USERNAME, PASSWORD = "AWS", "correct horse"
-HTPASSWD = "AWS:$2b$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e\n"
-"""bcrypt of the password above: the one kind of hash that docker-registry takes."""
+from tests.integration.ports import reserved_port
+
+DEADLINE_S = 60
+USERNAME, PASSWORD = "AWS", f"correct horse {secrets.token_hex(8)}"
+"""Nobody else's: other runs of these tests on this host show theirs to who looks for ours."""
+SALT = b"$2b$04$abcdefghijklmnopqrstuu"
+"""Says that a hash is to be bcrypt's: the one kind that docker-registry takes."""
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
 Json = dict[str, Any]
@@ -51,29 +55,29 @@ def serving(
     ``token`` is what it is told of a server that gives tokens for the password.
     """
     certificate, key = make_certificate(folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    (folder / "htpasswd").write_text(HTPASSWD)
+    (folder / "htpasswd").write_text(_htpasswd())
     htpasswd = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
-    config = {
-        "version": "0.1",
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
-        "auth": {"token": token} if token else htpasswd if password else {},
-        "http": {
-            "addr": address,
-            "secret": "of the test",
-            "tls": {"certificate": str(certificate), "key": str(key)},
-        },
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    command = ["docker-registry", "serve", str(folder / "config.json")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            _wait_for(f"https://{address}/v2/", certificate)
-            yield Registry(address, certificate)
-        finally:
-            process.terminate()
+    with reserved_port() as port:
+        address = f"127.0.0.1:{port}"
+        config = {
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
+            "auth": {"token": token} if token else htpasswd if password else {},
+            "http": {
+                "addr": address,
+                "secret": "of the test",
+                "tls": {"certificate": str(certificate), "key": str(key)},
+            },
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        command = ["docker-registry", "serve", str(folder / "config.json")]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                _wait_for(f"https://{address}/v2/", certificate)
+                yield Registry(address, certificate)
+            finally:
+                process.terminate()
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -184,6 +188,12 @@ class Layout:
         index = {"schemaVersion": 2, "manifests": list(manifests)}
         (self.folder / "index.json").write_text(json.dumps(index))
         return self.folder
+
+
+def _htpasswd() -> str:
+    crypt = ctypes.CDLL("libcrypt.so.1").crypt
+    crypt.restype = ctypes.c_char_p
+    return f"{USERNAME}:{crypt(PASSWORD.encode(), SALT).decode()}\n"
 
 
 def _layer_type(how: str) -> str:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.server
 import os
+import secrets
 import ssl
 import subprocess
 import threading
@@ -14,7 +15,8 @@ from typing import Any
 
 from tests.integration.node.registries import make_certificate
 
-TOKEN = "ghp_0123456789abcdefTESTtoken"
+TOKEN = f"ghp_0123456789abcdefTEST{secrets.token_hex(8)}"
+"""Nobody else's: other runs of these tests on this host have their own."""
 NO_RIGHT = "ghp_a_token_with_no_right_here"
 """A token that is valid and may read nothing that is private."""
 PUBLIC = "team/public"

@@ -150,7 +150,7 @@ async def test_a_machine_that_was_not_told_to_run_is_no_started_vm(
         machine.assign(first, 0)
         await machine.disconnect()
     async with site(yard, tmp_path) as s:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await s.vms.adopt()
         assert machine.process.how() == "was killed by SIGKILL"
         assert s.facts() == s.vms.reports() == []

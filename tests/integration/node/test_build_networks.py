@@ -83,12 +83,12 @@ def look(territory: Territory, reach: Reach, *, fetching: bool, work: Callable[[
     return asyncio.run(run())
 
 
-def greeting(host: str, port: int) -> Callable[[], str]:
+def greeting(host: str, port: int, timeout_s: float = 60) -> Callable[[], str]:
     """Return what says what is heard at an address: the greeting, or the error's name."""
 
     def work() -> str:
         try:
-            with socket.create_connection((host, port), timeout=3) as connection:
+            with socket.create_connection((host, port), timeout=timeout_s) as connection:
                 return connection.recv(10).decode()
         except OSError as error:
             return type(error).__name__
@@ -103,7 +103,7 @@ def asked(name: str, kind: int = 1) -> Callable[[], str]:
         labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
         query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + labels + b"\0" + bytes([0, kind, 0, 1])
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(5)
+            client.settimeout(60)
             client.sendto(query, ("127.0.0.1", 53))
             answer = client.recv(512)
         assert answer[:2] == b"\x12\x34"
@@ -130,7 +130,7 @@ def test_the_host_is_reached_by_nobody(territory: Territory, loopback: int) -> N
         port = listener.getsockname()[1]
         reach = Reach(("10.0.0.0/8",))
         host_end = territory.addresses(0)[0]
-        heard = look(territory, reach, fetching=True, work=greeting(host_end, port))
+        heard = look(territory, reach, fetching=True, work=greeting(host_end, port, 3))
     assert heard == "TimeoutError"
     heard = look(territory, reach, fetching=True, work=greeting("127.0.0.1", loopback))
     assert heard == "ConnectionRefusedError"
@@ -163,7 +163,7 @@ def test_names_are_answered_for_the_public_internet(territory: Territory) -> Non
 def test_a_lease_leaves_nothing(territory: Territory) -> None:
     """Interface and entry in the host's filter go with it."""
     look(territory, Reach((RANGE,)), fetching=True, work=lambda: "")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     # The kernel takes a namespace's devices a moment after its last descriptor.
     while list(Path("/sys/class/net").glob(f"{territory.interface_prefix}*")):
         assert time.monotonic() < deadline

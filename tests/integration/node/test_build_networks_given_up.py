@@ -17,13 +17,14 @@ from cakework.node.network.namespaces import enable_forwarding, set_host_rules
 from cakework.node.network.rules import Egress, no_rules, outer_rules
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory, lease_territory
+from tests.integration.open_files import count_open_files
 
-HELD_S = 10
+HELD_S = 60
 
 
-@pytest.fixture
-def territory(tmp_path: Path) -> Iterator[Territory]:
-    leased = lease_territory(tmp_path)
+@pytest.fixture(scope="module")
+def territory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Territory]:
+    leased = lease_territory(tmp_path_factory.mktemp("node"))
     enable_forwarding()
     yield leased
     set_host_rules(no_rules(leased))
@@ -43,7 +44,7 @@ def test_a_lease_that_is_cancelled_leaves_nothing(
     territory: Territory, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
     """Whatever a thread is making for it, or taking back, is taken back before it ends."""
-    open_before = _open_descriptors()
+    open_before = count_open_files()
     begun, go_on = _hold_up(monkeypatch, f"cakework.node.network.{work}")
     with socket.create_server(("127.0.0.1", 0)) as relayed:
         reach = Reach((), (relayed.getsockname(),))
@@ -52,7 +53,7 @@ def test_a_lease_that_is_cancelled_leaves_nothing(
         asyncio.run(_lease_and_cancel(networks, begun, go_on))
         networks.close()
     _assert_nothing_is_left(territory)
-    assert _open_descriptors() == open_before
+    assert count_open_files() == open_before
 
 
 async def _lease_and_cancel(
@@ -97,7 +98,3 @@ def _assert_nothing_is_left(territory: Territory) -> None:
         ["nft", "list", "set", "ip", territory.name, "fetching"], capture_output=True, check=True
     )
     assert b"elements" not in listed.stdout
-
-
-def _open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())

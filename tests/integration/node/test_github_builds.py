@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import stat
 import subprocess
 from collections.abc import Generator, Iterator
@@ -29,6 +28,7 @@ from tests.integration.node.repositories import (
     git,
     serving,
 )
+from tests.integration.ports import reserved_port
 
 APP = "FROM cakework/busybox\nCOPY . /app\n"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 9\n"
@@ -203,27 +203,27 @@ def test_what_cannot_be_cloned(
 
 def test_a_host_that_cannot_be_reached(bench: Bench, host: GitServer) -> None:
     """No listener, an address that no setting allows, a certificate that nobody vouches for."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        closed = f"127.0.0.1:{free.getsockname()[1]}"
-    here = f"https://{closed}"
-    away = "does not answer, or is no address that may be reached"
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
-        # What is allowed is relayed, so that somebody listens, and hangs up.
-        (
-            {"github_url": here, "fetch_allow": [closed]},
-            f"{closed} does not answer, or speaks no TLS",
-        ),
-        ({"github_url": here, "fetch_allow": []}, f"{closed} {away}"),
-        ({"fetch_allow": []}, f"{host.address} {away}"),
-        ({"extra_ca": None}, f"{host.address} shows a certificate that is not trusted"),
-        (
-            {"github_url": "https://git.example.invalid"},
-            "git.example.invalid has no address that may be reached",
-        ),
-    )
-    for changes, why in cases:
-        told = bench.error(order("team/app"), **settings(host, **changes))
-        assert told == f"team/app cannot be cloned: {why}"
+    with reserved_port() as port:
+        closed = f"127.0.0.1:{port}"
+        here = f"https://{closed}"
+        away = "does not answer, or is no address that may be reached"
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
+            # What is allowed is relayed, so that somebody listens, and hangs up.
+            (
+                {"github_url": here, "fetch_allow": [closed]},
+                f"{closed} does not answer, or speaks no TLS",
+            ),
+            ({"github_url": here, "fetch_allow": []}, f"{closed} {away}"),
+            ({"fetch_allow": []}, f"{host.address} {away}"),
+            ({"extra_ca": None}, f"{host.address} shows a certificate that is not trusted"),
+            (
+                {"github_url": "https://git.example.invalid"},
+                "git.example.invalid has no address that may be reached",
+            ),
+        )
+        for changes, why in cases:
+            told = bench.error(order("team/app"), **settings(host, **changes))
+            assert told == f"team/app cannot be cloned: {why}"
 
 
 def test_redirects(

@@ -17,10 +17,11 @@ from cakework.domain.orders import BuildOrder, BuildReport
 from cakework.node.builds import Builds
 from cakework.node.journal import Journal
 from tests.integration.node.build_bench import NOTHING, Bench, NetworkOfNothing, reach_of
+from tests.integration.node.gates import gate
 from tests.integration.node.repositories import TOKEN, GitServer, serving
 from tests.integration.node.test_github_builds import files_with, order, settings
 
-DEADLINE_S = 60
+DEADLINE_S = 200
 ROOT = Path(__file__).resolve().parents[3]
 AGAIN = "[cakework: the node was restarted; building again]"
 
@@ -51,13 +52,14 @@ def test_a_node_killed_while_it_clones(bench: Bench, host: GitServer, tmp_path: 
 
 def test_a_node_killed_after_it_cloned(bench: Bench, host: GitServer, tmp_path: Path) -> None:
     """The repository is fetched again, with the token of the order that is given again."""
-    wanted = order(
-        "team/app", dockerfile="FROM cakework/busybox\nCOPY . /app\nRUN echo begins; sleep 3\n"
-    )
-    with _node(bench, host, tmp_path, wanted) as pid:
-        _wait(lambda: "begins" in _texts(tmp_path))
-        os.kill(pid, signal.SIGKILL)
-    _check_end(bench, _go_on(bench, host, tmp_path, wanted))
+    with gate(bench.netns) as shut:
+        dockerfile = f"FROM cakework/busybox\nCOPY . /app\nRUN echo begins; {shut.step}\n"
+        wanted = order("team/app", dockerfile=dockerfile)
+        with _node(bench, host, tmp_path, wanted) as pid:
+            _wait(lambda: "begins" in _texts(tmp_path))
+            os.kill(pid, signal.SIGKILL)
+        shut.open()
+        _check_end(bench, _go_on(bench, host, tmp_path, wanted))
 
 
 def _check_end(bench: Bench, facts: list[AnyFact]) -> None:

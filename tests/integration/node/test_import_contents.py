@@ -31,6 +31,7 @@ from tests.integration.node.registries import (
 from tests.integration.node.registry_front import BASIC
 
 MIB = 2**20
+ESCAPED = f"cakework-escaped-{os.getpid()}"
 INDEX = f"{OCI}.index.v1+json"
 MANIFEST_LIST = f"{DOCKER}.distribution.manifest.list.v2+json"
 CAPABILITY = "\x01\x00\x00\x02\x00\x20\x00\x00" + "\x00" * 12
@@ -78,12 +79,12 @@ def test_files_of_every_kind(imports: ImportBench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "evil"),
     [
-        ("parent", [Entry("../../../../../../tmp/cakework-escaped", b"out")]),
-        ("absolute", [Entry("/cakework-escaped", b"in")]),
-        ("link", [Entry("out", symlink="/tmp"), Entry("out/cakework-escaped", b"out")]),
+        ("parent", [Entry(f"../../../../../../tmp/{ESCAPED}", b"out")]),
+        ("absolute", [Entry(f"/{ESCAPED}", b"in")]),
+        ("link", [Entry("out", symlink="/tmp"), Entry(f"out/{ESCAPED}", b"out")]),
         (
             "upward",
-            [Entry("out", symlink="../../../../tmp"), Entry("out/cakework-escaped", b"out")],
+            [Entry("out", symlink="../../../../tmp"), Entry(f"out/{ESCAPED}", b"out")],
         ),
         ("hard", [Entry("out", link="../../../../../etc/hostname")]),
     ],
@@ -95,8 +96,8 @@ def test_nothing_gets_out_of_an_image(
     reference = of_layers(imports, tmp_path, name, tar_of(evil))
     order = imports.order(reference)
     end = imports.end(order)
-    assert not list(Path("/tmp").glob("cakework-escaped"))
-    assert not Path("/cakework-escaped").exists()
+    assert not list(Path("/tmp").glob(ESCAPED))
+    assert not Path(f"/{ESCAPED}").exists()
     if isinstance(end, ImportFailed):
         assert end.error.startswith(f"{reference} cannot be fetched: ")
         assert imports.images().get(order.image_id) is None
@@ -104,10 +105,10 @@ def test_nothing_gets_out_of_an_image(
     image = imports.images().get(order.image_id)
     assert image is not None
     with mounted(image, tmp_path / "rootfs") as root:
-        escaped = [path.relative_to(root) for path in root.rglob("cakework-escaped")]
+        escaped = [path.relative_to(root) for path in root.rglob(ESCAPED)]
         assert [str(path) for path in escaped] in (
-            ["cakework-escaped"],
-            ["tmp/cakework-escaped"],
+            [ESCAPED],
+            [f"tmp/{ESCAPED}"],
         )
 
 

@@ -30,7 +30,15 @@ from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Footprint
 from cakework.node.vms.workshop import Workshop
-from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, filling, site, until
+from tests.integration.node.vm_site import (
+    ARTIFACTS,
+    DEADLINE_S,
+    DISK_GB,
+    Yard,
+    filling,
+    site,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 FOOTPRINT_MB = Footprint().mb(Shape())
@@ -49,7 +57,7 @@ def recorded_pid(machines_dir: Path) -> int:
 
 async def frames_to_end(machine: Machine) -> list[GuestFrame]:
     frames: list[GuestFrame] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while not frames or not isinstance(frames[-1], Exited):
             frame = await machine.channel.receive()
             assert frame is not None
@@ -90,6 +98,7 @@ async def test_two_machines_share_neither_clock_nor_randomness(yard: Yard, tmp_p
     """Restored from the same memory, they have different random numbers, and the right time."""
     script = "head -c 32 /dev/urandom | od -An -tx1 -v | tr -d ' \\n'; echo; date +%s"
     async with site(yard, tmp_path) as s:
+        began_s = int(time.time())
         outputs: list[list[bytes]] = []
         for _ in range(2):
             machine = await Machine.restore(s.host, await s.template(), yard.rootfs)
@@ -100,7 +109,7 @@ async def test_two_machines_share_neither_clock_nor_randomness(yard: Yard, tmp_p
         (one, then), (other, later) = outputs
         assert len(one) == len(other) == 64
         assert one != other
-        assert time.time() - 60 < int(then) <= int(later) <= time.time() + 1
+        assert began_s - 1 <= int(then) <= int(later) <= time.time() + 1
 
 
 async def test_a_qemu_that_ends_at_once_says_why(
@@ -119,7 +128,7 @@ async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it has ended is noticed and told at once, and not when a guest's time is over."""
-    monkeypatch.setattr(machines, "BOOT_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(machines, "BOOT_TIMEOUT_S", 10 * DEADLINE_S)
     killed: list[int] = []
 
     async def refused(*_: object, **__: object) -> None:
@@ -132,10 +141,9 @@ async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
     monkeypatch.setattr(GuestChannel, "connect", refused)
     async with site(yard, tmp_path) as s:
         workshop = Workshop(tmp_path / "templates", s.host, "tcg", disk_gb=DISK_GB, most=1)
-        before = time.monotonic()
-        with pytest.raises(Unavailable, match="QEMU was killed by SIGKILL at its start"):
-            await workshop.template(Shape())
-        assert time.monotonic() - before < 5
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(Unavailable, match="QEMU was killed by SIGKILL at its start"):
+                await workshop.template(Shape())
         await s.clean()
 
 
@@ -192,7 +200,7 @@ async def test_orders_that_cannot_be_carried_out(yard: Yard, tmp_path: Path) -> 
     """Each repetition under way gets the same error; nothing is left, and nobody waits on."""
     async with site(yard, tmp_path) as s:
         order = await s.order("echo", env={"A": "nul\0inside"})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             answers = await asyncio.gather(
                 s.vms.start(order), s.vms.start(order), return_exceptions=True
             )
@@ -254,7 +262,7 @@ async def test_stopped_while_it_starts(yard: Yard, tmp_path: Path, moment_s: flo
         starting = asyncio.create_task(s.vms.start(order))
         await asyncio.wait({starting}, timeout=moment_s)
         stops = await asyncio.gather(s.vms.stop(order.vm_id, 0), s.vms.stop(order.vm_id, 0))
-        started = await asyncio.wait_for(starting, 30)
+        started = await asyncio.wait_for(starting, DEADLINE_S)
         assert {report.state for report in stops} == {"stopped"}
         assert started.state in ("started", "stopped")
         ends = [fact for fact in s.facts() if isinstance(fact, VmStopped)]
@@ -268,25 +276,27 @@ async def test_stopped_before_its_start_has_begun(yard: Yard, tmp_path: Path) ->
         order = await s.order("exec sleep 600")
         starting = asyncio.create_task(s.vms.start(order))
         await asyncio.sleep(0)
-        assert (await asyncio.wait_for(s.vms.stop(order.vm_id, 0), 30)).state == "stopped"
-        assert (await asyncio.wait_for(starting, 30)).state == "stopped"
+        assert (await asyncio.wait_for(s.vms.stop(order.vm_id, 0), DEADLINE_S)).state == "stopped"
+        assert (await asyncio.wait_for(starting, DEADLINE_S)).state == "stopped"
         assert [fact.reason for fact in s.facts() if isinstance(fact, VmStopped)] == [
             "stopped on request"
         ]
         await s.clean()
 
 
-async def test_a_killed_qemu_is_noticed_within_a_second(yard: Yard, tmp_path: Path) -> None:
-    """kill -9: the VM has stopped, with the reason; no exception is left for the collector."""
+async def test_a_killed_qemu_is_noticed_at_once(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9: the VM has stopped, with the reason, without anybody looking after it now and then;
+    no exception is left for the collector."""
+    monkeypatch.setattr(vm, "CHECK_EVERY_S", 10 * DEADLINE_S)
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     async with site(yard, tmp_path) as s:
         order = await s.order("exec sleep 600")
         await s.vms.start(order)
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGKILL)
-        before = time.monotonic()
         end = await s.stopped(order.vm_id)
-        assert time.monotonic() - before < 1
         assert (end.reason, end.exit_code) == ("the VM's process was killed by SIGKILL", None)
         await s.clean()
     gc.collect()
@@ -299,11 +309,13 @@ async def test_a_qemu_that_hangs_is_noticed(
 ) -> None:
     """One that gives no sign of life is ended, although it cannot answer anything."""
     monkeypatch.setattr(vm, "CHECK_EVERY_S", 0.1)
-    monkeypatch.setattr(vm, "CHECK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(vm, "CHECK_TIMEOUT_S", DEADLINE_S)
     async with site(yard, tmp_path) as s:
         order = await s.order("exec sleep 600")
         await s.vms.start(order)
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(vm, "CHECK_TIMEOUT_S", 0.5)
+        await until(lambda: any(isinstance(f, VmStopped) for f in s.facts()), 3 * DEADLINE_S)
         end = await s.stopped(order.vm_id)
         assert end.reason == "the VM stopped responding"
         await s.clean()
@@ -318,9 +330,8 @@ async def test_a_stop_ends_a_vm_that_hangs(
         order = await s.order("exec sleep 600")
         await s.vms.start(order)
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGSTOP)
-        before = time.monotonic()
-        report = await s.vms.stop(order.vm_id, 0.1)
-        assert time.monotonic() - before < 5
+        async with asyncio.timeout(DEADLINE_S):
+            report = await s.vms.stop(order.vm_id, 0.1)
         assert report.reason == "stopped on request"
         await s.clean()
 
@@ -332,7 +343,7 @@ async def test_a_program_is_ended_by_signal(yard: Yard, tmp_path: Path) -> None:
         order = await s.order(script)
         await s.vms.start(order)
         await until(lambda: "up" in s.printed(order.vm_id))
-        report = await s.vms.stop(order.vm_id, 10)
+        report = await s.vms.stop(order.vm_id, DEADLINE_S)
         assert (report.reason, report.exit_code) == ("stopped on request", 5)
         assert s.printed(order.vm_id) == ["up", "bye"]
 

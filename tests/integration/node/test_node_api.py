@@ -5,7 +5,6 @@ import json
 import resource
 import socket
 import stat
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -45,7 +44,7 @@ async def vm_order(node: NodeProcess, yard: Yard, script: str) -> VmOrder:
 def dial(node: NodeProcess, vm_id: str, port: int) -> tuple[DialAnswer, list[int]]:
     """Ask the dial socket for a connection."""
     with connect(node.folder / "run" / "dial.sock") as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.sendall(json.dumps({"vm_id": vm_id, "port": port}).encode() + b"\n")
         data, fds, _, _ = socket.recv_fds(client, 4096, 1)
         return DialAnswer.model_validate_json(data), fds
@@ -138,7 +137,7 @@ async def test_the_journal_streams_and_is_acknowledged(node: NodeProcess, yard: 
     transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
     seen: list[str] = []
     async with (
-        httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=30) as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client,
         client.stream("GET", "/v1/journal?after=0") as stream,
     ):
         await node.order(order)
@@ -153,18 +152,17 @@ async def test_the_journal_streams_and_is_acknowledged(node: NodeProcess, yard: 
 
 
 async def test_a_reader_does_not_hold_up_the_end(node: NodeProcess) -> None:
-    """A node that is asked to end does so while somebody reads its journal."""
+    """A node that is asked to end does so while somebody reads its journal, which comes to an end
+    of its own: it is not cut off when all time for that is over."""
     transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
     async with (
-        httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=30) as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client,
         client.stream("GET", "/v1/journal?after=0") as stream,
     ):
         ending = asyncio.create_task(asyncio.to_thread(node.stop))
-        before = time.monotonic()
         async for _ in stream.aiter_lines():
             pass
-        await ending
-        assert time.monotonic() - before < 4
+        assert "graceful shutdown exceeded" not in await ending
     await node.start()
 
 
@@ -181,7 +179,7 @@ async def test_connections_into_vms(node: NodeProcess, yard: Yard) -> None:
 
     await until(connected)
     with socket.socket(fileno=fds[0]) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.setblocking(True)
         connection.sendall(b"hello")
         assert connection.recv(100) == b"hello"

@@ -53,7 +53,7 @@ class Crashing:
             pass
         except Exception as error:
             assert "Error" in type(error).__name__
-        await until(lambda: not fault.exists(), 60)
+        await until(lambda: not fault.exists(), 120)
         self.node.kill()
         await self.node.start()
         return None
@@ -82,7 +82,7 @@ class Crashing:
         return printed(self.node.facts(), vm_id)
 
     async def told(self, wanted: Callable[[AnyFact], bool]) -> None:
-        await until(lambda: any(map(wanted, self.node.facts())), 60)
+        await until(lambda: any(map(wanted, self.node.facts())), 120)
 
 
 @asynccontextmanager

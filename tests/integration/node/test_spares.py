@@ -91,7 +91,7 @@ async def test_one_that_is_being_made_when_filling_ends_is_not_lost() -> None:
 
     def slowly(slot: int) -> Namespace:
         began.set()
-        go.wait(10)
+        go.wait(60)
         made.append(make_bare_namespace(slot))
         return made[-1]
 

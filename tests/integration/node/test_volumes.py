@@ -61,13 +61,13 @@ async def over(node: NodeProcess, order: VmOrder) -> VmStopped:
             if isinstance(fact, VmStopped) and (fact.vm_id, fact.run) == (order.vm_id, order.run)
         ]
 
-    await until(ends, 60)
+    await until(ends, 120)
     (end,) = ends()
     return end
 
 
 async def says(node: NodeProcess, order: VmOrder, text: str) -> None:
-    await until(lambda: text in printed(node.facts(), order.vm_id), 60)
+    await until(lambda: text in printed(node.facts(), order.vm_id), 120)
 
 
 def volume_of(node: NodeProcess, order: VmOrder) -> Path:
@@ -91,7 +91,7 @@ async def test_what_is_written_is_there_at_the_next_start(node: NodeProcess, yar
     assert volume.stat().st_size == 500 * GB
     assert volume.stat().st_blocks * 512 < 300 * MB
     assert node.call("DELETE", f"/v1/volumes/{order.vm_id}")[0] == 409
-    node.call("POST", f"/v1/vms/{order.vm_id}/stop", {"grace_s": 1})
+    node.call("POST", f"/v1/vms/{order.vm_id}/stop", {"grace_s": 60})
     order = await run(node, order, "cat /data/a; echo two > /data/b; exit 4")
     assert (await over(node, order)).exit_code == 4
     order = await run(node, order, "cat /data/a /data/b")
@@ -133,7 +133,7 @@ async def test_a_volume_outlives_its_node(node: NodeProcess, yard: Yard) -> None
     await node.start()
     seen = len(printed(node.facts(), order.vm_id))
     await says(node, order, str(seen + 5))
-    node.call("POST", f"/v1/vms/{order.vm_id}/stop", {"grace_s": 1})
+    node.call("POST", f"/v1/vms/{order.vm_id}/stop", {"grace_s": 60})
     said = printed(node.facts(), order.vm_id)
     node.kill()
     await node.start()

@@ -32,7 +32,7 @@ async def printed(machine: Machine, order: Run) -> list[str]:
     """Have a program run to its end; return its lines."""
     await machine.channel.send(order)
     frames: list[GuestFrame | None] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not frames or not isinstance(frames[-1], Exited):
             frames.append(await machine.channel.receive())
             assert frames[-1] is not None
@@ -53,7 +53,7 @@ def status(pid: int) -> dict[str, str]:
 async def test_forks_run_programs_of_their_own(yard: Yard, tmp_path: Path) -> None:
     """Several of one zygote, one after another and at once: each its clock, randomness and name."""
     async with site(yard, tmp_path) as s:
-        resting = await zygote(s)
+        resting, began_s = await zygote(s), int(time.time())
         forks = [await Machine.fork(s.host, resting, yard.rootfs)]
         forks += await asyncio.gather(
             *(Machine.fork(s.host, resting, yard.rootfs) for _ in range(4))
@@ -62,7 +62,7 @@ async def test_forks_run_programs_of_their_own(yard: Yard, tmp_path: Path) -> No
             *(printed(m, run("sh", "-c", RANDOM, hostname=f"vm{i}")) for i, m in enumerate(forks))
         )
         assert len({numbers for numbers, _, _ in lines}) == 5
-        assert all(abs(time.time() - int(then)) < 60 for _, then, _ in lines)
+        assert all(began_s - 1 <= int(then) <= time.time() + 1 for _, then, _ in lines)
         assert [name for _, _, name in lines] == [f"vm{i}" for i in range(5)]
         for machine in (*forks, resting.machine):
             await machine.release()
@@ -160,7 +160,7 @@ async def test_a_fork_outlives_its_zygote_and_its_node(yard: Yard, tmp_path: Pat
         s.host.slots.give_back(machine.record.slot)
         later = yard.host(tmp_path)
         adopted = await Machine.adopt(later, machine.machine_id, machine.record, 0, print)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not isinstance(line := await adopted.channel.receive(), Line):
                 assert line is not None
         assert line.text == b"up"

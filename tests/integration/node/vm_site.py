@@ -33,9 +33,9 @@ from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 from tests.integration.node.guest.materials import REPOSITORY, make_image
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 DISK_GB = 1
-PATIENCE = Patience(ready_s=30, hook_s=10)
+PATIENCE = Patience(ready_s=60, hook_s=60)
 ARTIFACTS = Artifacts(REPOSITORY / ".build")
 
 

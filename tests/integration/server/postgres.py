@@ -19,7 +19,7 @@ from cakework.server.store.database import Database
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def receiving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Gen
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             receiver.received.append(Received(headers, body))
-            receiver.may_answer.wait(30)
+            receiver.may_answer.wait(300)
             status = receiver.statuses.pop(0) if receiver.statuses else 204
             with contextlib.suppress(OSError):
                 self.send_response(status)

@@ -25,7 +25,7 @@ from cakework.settings import Settings
 
 from .fake_node import FakeNode
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 KEY = "cw_" + "k" * 43
 DOCKERFILE = "FROM cakework/busybox\nCMD echo hello\n"
 Json = dict[str, Any]
@@ -125,7 +125,9 @@ class Rig:
         """Return a client with the key of another account."""
         created = await self.server.keys.create("theirs", AccountId("other"))
         headers = {"X-Api-Key": created.key}
-        return httpx2.AsyncClient(base_url=self.client.base_url, headers=headers)
+        return httpx2.AsyncClient(
+            base_url=self.client.base_url, headers=headers, timeout=DEADLINE_S
+        )
 
 
 def as_problem(response: httpx2.Response) -> Json:

@@ -21,7 +21,7 @@ from cakework.server.proxy.routes import Limits
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = "01arz3ndektsv4rrffq69g5fav.localhost"
 VM = "0123456789abcd"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -233,7 +233,7 @@ async def _close_server(server: asyncio.Server, tasks: set[asyncio.Task[None]]) 
 
 @contextlib.asynccontextmanager
 async def router_rig(
-    limits: Limits | None = None, dial_timeout_s: float = 5
+    limits: Limits | None = None, dial_timeout_s: float = DEADLINE_S
 ) -> AsyncGenerator[Rig]:
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

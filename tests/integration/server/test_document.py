@@ -60,6 +60,7 @@ def test_every_error_is_declared_as_a_problem() -> None:
             assert ("Retry-After" in answer["headers"]) == (status in ("429", "503")), name
 
 
+@pytest.mark.timeout(900)
 async def test_the_server_does_what_the_document_says(folder: Path, node: FakeNode) -> None:
     """schemathesis finds no answer that the document does not declare, no server error, no bad
     input taken, no call without its key, no method that should not be there.
@@ -80,7 +81,7 @@ async def schemathesis(rig: Rig) -> tuple[str, int | None]:
     """Run schemathesis against a server; returns its output and exit status."""
     arguments: list[Any] = [
         *("run", ROOT / "docs" / "openapi.json", "--url", rig.client.base_url),
-        *("--header", f"X-Api-Key: {KEY}", "--request-timeout", "5", "--seed", "1"),
+        *("--header", f"X-Api-Key: {KEY}", "--request-timeout", "60", "--seed", "1"),
         *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
         *("--max-examples", EXAMPLES, "--no-color", "--continue-on-failure"),
         "--suppress-health-check=all",

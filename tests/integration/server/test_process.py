@@ -19,6 +19,7 @@ from cakework.domain.orders import NodeProblem
 from cakework.server.app import build_server
 from cakework.settings import Settings
 from tests.integration.open_files import open_files
+from tests.integration.ports import reserved_port
 
 from .fake_node import FakeNode
 from .rig import DEADLINE_S, DOCKERFILE, KEY, Rig, events, eventually, settings_for, until
@@ -35,15 +36,16 @@ class Process:
     log: Path
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, node: FakeNode) -> AsyncGenerator[Process]:
     """Run the server as a process until the block ends; kill it then if it still runs."""
-    port = free_port()
+    with reserved_port() as port:
+        async with _serving(settings, node, port) as server:
+            yield server
+
+
+@contextlib.asynccontextmanager
+async def _serving(settings: Settings, node: FakeNode, port: int) -> AsyncGenerator[Process]:
     environment = {
         "PATH": os.environ["PATH"],
         "CAKEWORK_DATA_DIR": str(settings.data_dir),
@@ -68,7 +70,9 @@ async def serving(settings: Settings, node: FakeNode) -> AsyncGenerator[Process]
     base_url = f"http://127.0.0.1:{port}"
     headers = {"X-Api-Key": KEY}
     try:
-        async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=30) as client:
+        async with httpx2.AsyncClient(
+            base_url=base_url, headers=headers, timeout=DEADLINE_S
+        ) as client:
 
             async def listening() -> bool:
                 assert process.returncode is None, log.read_text()

@@ -223,7 +223,7 @@ async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) ->
         assert [line["id"] for line in rest["lines"]] == list(range(70, 60, -1))
         async with node.serving():
             follows = rig.client.stream("GET", path, params={"follow": "true"})
-            async with follows as response, asyncio.timeout(15):
+            async with follows as response, asyncio.timeout(60):
                 await node.push(node.line(vm_id, "last", at_ms=late))
                 ids: list[str | None] = []
                 async for event in events(response):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cakework.server.proxy.dialer import DialFailed, NodeDialer
+from tests.integration.open_files import count_open_files
 from tests.integration.server.router_rig import VM, DialNode, dial_socket, eventually
 
 pytestmark = pytest.mark.anyio
@@ -19,10 +20,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_dial_gives_a_connected_socket(tmp_path: Path, listener: socket.socket) -> None:
@@ -53,11 +50,11 @@ async def test_a_wrong_answer_is_no_connection_and_leaves_no_file_open(
     port = listener.getsockname()[1]
     node = DialNode({(VM, 80): port}, answer=answer, fds=fds)
     async with dial_socket(node, tmp_path / "dial.sock"):
-        before = open_files()
+        before = count_open_files()
         with pytest.raises(DialFailed) as failed:
             await NodeDialer(tmp_path / "dial.sock").dial(VM, 80)
         assert failed.value.code == code
-        await eventually(lambda: open_files() == before)
+        await eventually(lambda: count_open_files() == before)
 
 
 async def test_a_node_that_is_away_or_silent_is_told_apart(tmp_path: Path) -> None:

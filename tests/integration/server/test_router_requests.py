@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cakework.domain.vms import VmState
 from cakework.server.proxy.routes import Limits
 from tests.integration.server.router_rig import (
+    DEADLINE_S,
     HOST,
     get,
     ok,
@@ -212,7 +213,7 @@ async def test_a_refused_expectation_ends_the_connection() -> None:
 
 async def test_what_the_router_itself_answers() -> None:
     """Each reason why a VM cannot be reached has its status and code."""
-    async with router_rig(dial_timeout_s=0.2) as rig:
+    async with router_rig() as rig:
         await rig.vm(tell)
         client = await rig.client()
 
@@ -237,8 +238,16 @@ async def test_what_the_router_itself_answers() -> None:
         assert await ask() == (502, "vm_not_listening")
         rig.node.answer = b"nonsense\n"
         assert await ask() == (503, "unavailable")
+
+
+async def test_a_dial_that_is_not_answered_is_given_up() -> None:
+    """A silent node is told apart from one that is away."""
+    async with router_rig(dial_timeout_s=0.2) as rig:
+        await rig.vm(tell)
         rig.node.silent = True
-        assert await ask() == (504, "vm_timeout")
+        client = await rig.client()
+        await client.send(get())
+        assert await client.problem() == (504, "vm_timeout")
 
 
 async def test_a_malformed_request_gets_400_and_the_connection_ends() -> None:
@@ -273,7 +282,7 @@ async def test_a_malformed_body_gets_400_and_reaches_nobody(body: bytes) -> None
         await client.send(post("Transfer-Encoding: chunked", body=body + get()))
         assert await client.problem() == (400, "invalid_request")
         assert await client.rest() == b""
-        assert b"GET" not in await asyncio.wait_for(seen, 5)
+        assert b"GET" not in await asyncio.wait_for(seen, DEADLINE_S)
 
 
 @pytest.mark.parametrize(
@@ -318,11 +327,13 @@ async def test_an_answer_that_breaks_off_is_seen_to(version: bytes) -> None:
 
 async def test_slow_heads_are_cut_off() -> None:
     """A head that does not come to its end in time gets 408; no request at all gets nothing."""
-    async with router_rig(Limits(head_timeout_s=0.2, keep_alive_s=0.2)) as rig:
-        client, idle = await rig.client(), await rig.client()
+    async with router_rig(Limits(head_timeout_s=0.2)) as rig:
+        client = await rig.client()
         await client.send(b"GET / HTTP/1.1\r\nHost:")
         assert await client.problem() == (408, "request_timeout")
         assert await client.rest() == b""
+    async with router_rig(Limits(keep_alive_s=0.2)) as rig:
+        idle = await rig.client()
         assert await idle.rest() == b""
 
 
@@ -360,7 +371,10 @@ async def test_the_router_has_a_bounded_number_of_connections() -> None:
         assert await first.problem() == (404, "not_found")
 
 
-@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(30),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.data())
 def test_pieces_of_a_request_and_its_answer_do_not_matter(data: st.DataObject) -> None:
     """However both are cut, heads, chunked bodies and pipelined requests arrive whole."""

@@ -2,7 +2,6 @@ import asyncio
 import contextlib
 import re
 import socket
-import statistics
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -222,7 +221,8 @@ async def test_an_answer_in_two_writes_is_not_held_up() -> None:
             await client.answer()
             took.append(time.monotonic() - begun)
         assert rig.node.dials == 1
-        assert statistics.median(took) < 0.03
+        # Held up, each but the first few takes 40 ms; not held up, some are quick on any machine.
+        assert min(took[10:]) < 0.03
 
 
 async def test_an_answer_may_come_before_its_request_has_ended() -> None:
@@ -235,7 +235,7 @@ async def test_an_answer_may_come_before_its_request_has_ended() -> None:
         writer.close()
         await writer.wait_closed()
 
-    async with streaming(hasty, Limits(linger_s=0.5)) as rig:
+    async with streaming(hasty, Limits(linger_s=DEADLINE_S)) as rig:
         client = await rig.client()
         await client.send(post(f"Content-Length: {MB}") + b"x" * 1000)
         status, headers, body = await client.answer()
@@ -292,7 +292,7 @@ async def test_a_client_that_goes_is_noticed_by_the_vm(how: str) -> None:
         await client.send(get())
         await asyncio.wait_for(seen.request, DEADLINE_S)
         client.writer.close() if how == "close" else client.reset()
-        await asyncio.wait_for(seen.end, 1)
+        await asyncio.wait_for(seen.end, DEADLINE_S)
 
 
 async def test_a_client_that_goes_amid_its_body_is_noticed() -> None:
@@ -303,7 +303,7 @@ async def test_a_client_that_goes_amid_its_body_is_noticed() -> None:
         await client.send(post("Content-Length: 100", body=b"abc"))
         await asyncio.wait_for(seen.request, DEADLINE_S)
         client.writer.close()
-        await asyncio.wait_for(seen.end, 1)
+        await asyncio.wait_for(seen.end, DEADLINE_S)
 
 
 async def test_a_client_that_resets_a_stalled_upload_is_noticed() -> None:
@@ -328,7 +328,7 @@ async def test_a_client_that_resets_a_stalled_upload_is_noticed() -> None:
                 await asyncio.wait_for(client.send(b"s" * 64 * 1024), 0.3)
         client.reset()
         resets.put_nowait(None)
-        await asyncio.wait_for(resets.join(), 5)
+        await asyncio.wait_for(resets.join(), DEADLINE_S)
 
 
 async def test_a_vm_that_stops_cuts_its_connections() -> None:
@@ -340,7 +340,7 @@ async def test_a_vm_that_stops_cuts_its_connections() -> None:
         await asyncio.wait_for(seen.request, DEADLINE_S)
         rig.routes.by_host[HOST].state = VmState.STOPPED
         assert await client.problem() == (502, "vm_closed")
-        await asyncio.wait_for(seen.end, 1)
+        await asyncio.wait_for(seen.end, DEADLINE_S)
 
 
 async def test_silence_has_an_end() -> None:
@@ -350,7 +350,7 @@ async def test_silence_has_an_end() -> None:
         client = await rig.client()
         await client.send(get())
         assert await client.problem() == (504, "vm_timeout")
-        await asyncio.wait_for(seen.end, 1)
+        await asyncio.wait_for(seen.end, DEADLINE_S)
 
 
 async def test_closing_the_router_closes_everything() -> None:
@@ -362,7 +362,7 @@ async def test_closing_the_router_closes_everything() -> None:
         await asyncio.wait_for(seen.request, DEADLINE_S)
         await rig.router.close()
         assert await client.rest() == b""
-        await asyncio.wait_for(seen.end, 1)
+        await asyncio.wait_for(seen.end, DEADLINE_S)
 
 
 @contextlib.asynccontextmanager
@@ -393,12 +393,19 @@ async def test_websockets_pass_through() -> None:
 
 async def test_an_idle_websocket_is_ended() -> None:
     """The idle time-out holds for upgraded connections too."""
-    async with websocket_rig(Limits(idle_timeout_s=0.3)) as rig:
-        port = rig.router.port
-        url = f"ws://{HOST}/"
-        async with connect(url, host="127.0.0.1", port=port, proxy=None) as websocket:
-            with pytest.raises(websockets.ConnectionClosed):
-                await asyncio.wait_for(websocket.recv(), DEADLINE_S)
+    # Opening it takes time too, which a busy machine may not have at first.
+    for idle_timeout_s in (0.3, 5, 30):
+        async with websocket_rig(Limits(idle_timeout_s=idle_timeout_s)) as rig:
+            port = rig.router.port
+            try:
+                websocket = await connect(f"ws://{HOST}/", host="127.0.0.1", port=port, proxy=None)
+            except websockets.InvalidStatus:
+                continue
+            async with websocket:
+                with pytest.raises(websockets.ConnectionClosed):
+                    await asyncio.wait_for(websocket.recv(), DEADLINE_S)
+                return
+    raise AssertionError("it was never opened")
 
 
 async def test_any_upgrade_becomes_a_pipe() -> None:

@@ -8,7 +8,7 @@ from cakework.domain.errors import CakeworkError, Conflict, NoRoom, Unavailable
 from cakework.domain.vms import VmState
 from cakework.server.proxy.routes import Limits
 
-from .router_rig import HOST, VM, Rig, eventually, get, post, router_rig, tell
+from .router_rig import DEADLINE_S, HOST, VM, Rig, eventually, get, post, router_rig, tell
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def test_a_request_waits_until_its_vm_is_started(state: VmState) -> None:
 
 async def test_a_port_that_does_not_accept_yet_is_waited_for() -> None:
     """Of a VM with autoStart; when it never does within the time, that is said."""
-    async with router_rig(Limits(wake_timeout_s=1)) as rig:
+    async with router_rig(Limits(wake_timeout_s=DEADLINE_S)) as rig:
         await rig.vm(tell)
         port = rig.node.ports[VM, 80]
         sleeping(rig)
@@ -53,10 +53,14 @@ async def test_a_port_that_does_not_accept_yet_is_waited_for() -> None:
         await eventually(lambda: rig.node.dials > 1)
         rig.node.ports[VM, 80] = port
         assert (await client.answer())[0] == 200
+    async with router_rig(Limits(wake_timeout_s=0.5)) as rig:
+        await rig.vm(tell)
+        sleeping(rig, VmState.STARTED)
         rig.node.ports[VM, 80] = 1
-        rig.routes.by_host[HOST].run += 1
+        client = await rig.client()
         await client.send(get())
         assert await client.problem() == (502, "vm_not_listening")
+        assert rig.node.dials > 1
 
 
 async def test_a_start_that_takes_too_long_is_not_waited_for() -> None:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cakework.server.proxy.wire import HIGH_WATER, Wire
-from tests.integration.server.router_rig import eventually
+from tests.integration.server.router_rig import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -77,14 +77,14 @@ async def test_closing_wakes_who_waits() -> None:
         near.abort()
         for task in (writing, stalled):
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, DEADLINE_S)
 
 
 async def test_a_reset_is_seen_though_nothing_is_read() -> None:
     """While so much waits that the peer is not listened to, a probe still finds it gone."""
     async with pair() as (near, far):
         writing = asyncio.create_task(_write_without_end(far))
-        await asyncio.wait({writing}, timeout=0.2)
+        await eventually(lambda: vars(near)["_reading_paused"])
         far.reset()
         with pytest.raises(ConnectionResetError):
             await writing
@@ -108,7 +108,7 @@ async def test_finishing_delivers_everything_first() -> None:
 
 async def _write_and_finish(wire: Wire, data: bytes) -> None:
     await wire.write(data)
-    await wire.finish(flush_s=5, linger_s=5)
+    await wire.finish(flush_s=DEADLINE_S, linger_s=DEADLINE_S)
 
 
 async def _write_without_end(wire: Wire) -> None:

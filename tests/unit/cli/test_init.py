@@ -1,7 +1,6 @@
 """What `cakework init` writes, and what it leaves alone."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from cakework.cli.exits import CommandFailed
 from cakework.cli.init import TEMPLATES, init
+from tests.integration.ports import reserved_port
 
 PROGRAMS = {
     "python": [sys.executable, "-u", "server.py"],
@@ -21,14 +21,9 @@ PROGRAMS = {
 }
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def greeting(port: int) -> bytes:
     """Return what a program on a port answers, as soon as it does."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
@@ -42,18 +37,18 @@ def test_what_it_writes_runs(tmp_path: Path, template: str) -> None:
     """The program greets whom its environment names; the Dockerfile runs it."""
     folder = tmp_path / "new"
     assert init(folder, template=template) == 0  # pyright: ignore[reportArgumentType]
-    port = free_port()
     command = PROGRAMS[template]
-    environment = {**os.environ, "PORT": str(port), "NAME": "test"}
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            assert program.stdout
-            assert program.stdout.readline() == f"listening on port {port}\n"
-            assert greeting(port) == b"Hello, test!\n"
-        finally:
-            program.kill()
+    with reserved_port() as port:
+        environment = {**os.environ, "PORT": str(port), "NAME": "test"}
+        with subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        ) as program:
+            try:
+                assert program.stdout
+                assert program.stdout.readline() == f"listening on port {port}\n"
+                assert greeting(port) == b"Hello, test!\n"
+            finally:
+                program.kill()
     dockerfile = (folder / "Dockerfile").read_text()
     assert f'"{command[-1]}"]' in dockerfile
     assert "EXPOSE 8000" in dockerfile

@@ -15,11 +15,13 @@ from cakework.settings import Settings
 
 CAKEWORK = [sys.executable, "-m", "cakework.cli"]
 UNUSED = "http://127.0.0.1:9"
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
+"""As wide and as plain, whatever the shell of whoever runs the tests says."""
 
 
 def cakework(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CAKEWORK_")}
-    env = {**clean, "CAKEWORK_CONFIG": os.devnull, **env}
+    env = {**clean, "CAKEWORK_CONFIG": os.devnull, **PLAIN, **env}
     return subprocess.run(
         [*CAKEWORK, *arguments], env=env, capture_output=True, text=True, check=False
     )
@@ -30,7 +32,11 @@ def test_help_is_quick_because_it_loads_little() -> None:
     show = "import sys; from cakework.cli.main import run; run(['--help'])"
     heavy = "print({'httpx2', 'pydantic', 'anyio', 'sqlalchemy'} & set(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{show}; {heavy}"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{show}; {heavy}"],
+        env={**os.environ, **PLAIN},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "Start a VM from an image" in done.stdout
     assert done.stdout.endswith("set()\n")

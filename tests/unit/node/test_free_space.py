@@ -78,7 +78,7 @@ async def test_a_full_disk_is_seen_while_a_build_is_counted(
 
     def counted() -> int:
         loop.call_soon_threadsafe(begun.set)
-        asyncio.run_coroutine_threadsafe(ended.wait(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(ended.wait(), loop).result(60)
         return 0
 
     loop, begun, ended = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()

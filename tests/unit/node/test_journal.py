@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ class Interleaving(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.journal.close()
         module.SEGMENT_BYTES = self.segment_bytes
+        shutil.rmtree(self.folder)
 
     @rule(vm_id=st.sampled_from("abc"), texts=st.lists(st.text(max_size=90), max_size=5))
     def extend(self, vm_id: str, texts: list[str]) -> None:
@@ -223,7 +225,7 @@ def test_readers_follow_what_is_written_while_they_read(tmp_path: Path) -> None:
             if seq == 20:
                 journal.confirm(5)
         for after, reader in zip((0, 3, 5), readers, strict=True):
-            assert await asyncio.wait_for(reader, 10) == list(range(after + 1, 41))
+            assert await asyncio.wait_for(reader, 60) == list(range(after + 1, 41))
         journal.close()
 
     asyncio.run(scene())
@@ -238,14 +240,14 @@ def test_sources_wait_until_the_backlog_is_confirmed(
 
     async def scene() -> None:
         journal = Journal.open(tmp_path)
-        await asyncio.wait_for(journal.room(), 1)
+        await asyncio.wait_for(journal.room(), 60)
         for seq in range(1, 30):
             journal.append(line("a", seq))
         waiting = asyncio.create_task(journal.room())
         await asyncio.sleep(0)
         assert not waiting.done()
         journal.confirm(journal.cursor)
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 60)
         journal.close()
 
     asyncio.run(scene())

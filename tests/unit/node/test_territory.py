@@ -32,12 +32,12 @@ class Node:
         self.process = context.Process(target=hold, args=(node_dir, folder / "locks", other))
         self.process.start()
         other.close()
-        assert self.end.poll(20)
+        assert self.end.poll(60)
         self.number = self.end.recv()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.join(20)
+        self.process.join(60)
         assert self.process.exitcode == -signal.SIGKILL
         self.process.close()
         self.end.close()
@@ -80,43 +80,49 @@ def test_the_territory_of_a_folder_that_is_gone_is_free(tmp_path: Path) -> None:
     second.kill()
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Territory:
+    """One that no other test on this host has, so that what has its numbers is of this one."""
+    return lease_territory(tmp_path_factory.mktemp("own"))
+
+
 @pytest.mark.parametrize("running", ["process", "interface"])
-def test_folders_left_behind_keep_no_node_from_starting(tmp_path: Path, running: str) -> None:
+def test_folders_left_behind_keep_no_node_from_starting(
+    tmp_path: Path, own: Territory, running: str
+) -> None:
     """All are remembered: one of which nothing runs is taken, and its owner takes another."""
     locks = tmp_path / "locks"
     locks.mkdir()
-    # Nodes of other tests may run beside this one, with their locks elsewhere.
-    idle = [number for number in range(TERRITORIES) if Territory(number).is_deserted]
     for number in range(TERRITORIES):
         owner = tmp_path / f"left{number}"
         owner.mkdir()
         (owner / "territory").write_text(str(number))
         (locks / str(number)).write_text(str(owner.resolve()))
-    with left_running(Territory(idle[0]), running):
+    with left_running(own, running):
         newcomer = Node(tmp_path, "new")
-        assert newcomer.number in idle[1:]
+        assert newcomer.number != own.number
     again = Node(tmp_path, f"left{newcomer.number}")
     assert again.number != newcomer.number
     newcomer.kill()
     again.kill()
 
 
-def test_what_still_runs_is_never_taken_from_its_owner(tmp_path: Path) -> None:
+def test_what_still_runs_is_never_taken_from_its_owner(tmp_path: Path, own: Territory) -> None:
     """Where all other nodes run, the territory of one that left a VM running is not given away."""
     locks = tmp_path / "locks"
     locks.mkdir()
     (tmp_path / "new").mkdir()
-    left = TERRITORIES - 1
+    left = own.number
     owner = tmp_path / "left"
     owner.mkdir()
     (owner / "territory").write_text(str(left))
     (locks / str(left)).write_text(str(owner.resolve()))
     with contextlib.ExitStack() as stack:
-        for number in range(left):
+        for number in {*range(TERRITORIES)} - {left}:
             file = stack.enter_context((locks / str(number)).open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)
         with (
-            left_running(Territory(left), "process"),
+            left_running(own, "process"),
             pytest.raises(Unavailable, match="64 nodes run on this host already"),
         ):
             lease_territory(tmp_path / "new", locks)

@@ -78,14 +78,23 @@ test("a stream that breaks before its first line goes on too, and is given up at
   assert.equal(broken.asked.length, 9);
 });
 
-test("a stream that says nothing any more is made again", async () => {
+test("a stream that says nothing any more is made again", async (context) => {
   await using server = await TestServer.start(
     stream(`: following\n\n${lineEvent(1)}`, "stay"),
     stream(lineEvent(2) + END, "end"),
   );
   const transport = new Transport({ url: server.url, apiKey: "cw_test" });
-  const lines = followLogs(transport, SOURCE, {}, 200);
-  assert.deepEqual(await messages(lines), ["line 1", "line 2"]);
+  const later = setTimeout;
+  context.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const found: string[] = [];
+  // Time goes by once the first line has come, and leaves every next try more for the second.
+  const tick = (wait: number) => {
+    if (found.length === 1) context.mock.timers.tick(1000);
+    if (found.length < 2) later(tick, wait, 2 * wait);
+  };
+  later(tick, 20, 40);
+  for await (const line of followLogs(transport, SOURCE, {}, 200)) found.push(line.message);
+  assert.deepEqual(found, ["line 1", "line 2"]);
 });
 
 test("while the consumer takes its time, no silence is counted", async (context) => {

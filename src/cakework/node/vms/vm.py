@@ -41,7 +41,7 @@ from cakework.node.vms.runs import how_it_ended
 
 CHECK_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 10.0
-END_NOTICE_S = 0.2
+END_NOTICE_S = 2.0
 UNMOUNT_TIMEOUT_S = 10.0
 END_GRACE_S = 3.0 + UNMOUNT_TIMEOUT_S
 """How much longer than its program's grace a guest may take to end on request."""

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 from qemu.qmp import QMPClient
 
 from cakework.node.guest.channel import GuestChannel
+from cakework.node.guest.codec import encode
 from cakework.node.guest.protocol import (
     Exited,
     Failed,
@@ -62,6 +63,12 @@ class Talk:
 
     async def send(self, frame: HostFrame) -> None:
         await self.channel.send(frame)
+
+    async def send_at_once(self, *frames: HostFrame) -> None:
+        """Send frames in one piece, with no time between them."""
+        writer = self.channel._writer  # pyright: ignore[reportPrivateUsage]
+        writer.write(b"".join(map(encode, frames)))
+        await writer.drain()
 
     async def next(self) -> GuestFrame:
         async with asyncio.timeout(DEADLINE_S):

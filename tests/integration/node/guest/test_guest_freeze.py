@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import signal
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cakework.node.guest.protocol import (
     Resume,
     Resumed,
     RunHook,
+    Signal,
     Started,
 )
 from tests.integration.node.guest.machine import (
@@ -190,15 +192,15 @@ async def test_hooks_run_beside_the_program(
     async with restored(template, tmp_path, image=image) as machine, machine.talk() as talk:
         await talk.send(order)
         await talk.until(Ready)
-        assert await hook(talk, RunHook(9000, ("sh", "-c", told))) == Hooked("done", 3)
+        assert await hook(talk, RunHook(60_000, ("sh", "-c", told))) == Hooked("done", 3)
         assert talk.printed("stderr") == ["1000", "1000", "/tmp", "b /home/app v7 d.e"]
-        assert await hook(talk, RunHook(9000, ("sh", "-c", "kill -9 $$"))) == Hooked("signal", 9)
+        assert await hook(talk, RunHook(60_000, ("sh", "-c", "kill -9 $$"))) == Hooked("signal", 9)
         assert await hook(talk, RunHook(50, ("sleep", "600"))) == Hooked("timeout", 0)
-        left = RunHook(9000, ("sh", "-c", "sleep 600 & echo left"))
+        left = RunHook(60_000, ("sh", "-c", "sleep 600 & echo left"))
         assert await hook(talk, left) == Hooked("done", 0)
-        assert await hook(talk, RunHook(9000, (), 80, "/a?b")) == Hooked("done", 0)
-        assert await hook(talk, RunHook(9000, (), 81, "/a")) == Hooked("done", 1)
-        for bad in (RunHook(9000, ("no-such-program",)), RunHook(9000, (), 80, "/a b")):
+        assert await hook(talk, RunHook(60_000, (), 80, "/a?b")) == Hooked("done", 0)
+        assert await hook(talk, RunHook(60_000, (), 81, "/a")) == Hooked("done", 1)
+        for bad in (RunHook(60_000, ("no-such-program",)), RunHook(60_000, (), 80, "/a b")):
             await talk.send(bad)
             assert isinstance(await talk.next(), Failed)
         assert talk.printed() == ["POST /a?b HTTP/1.1"]
@@ -213,7 +215,7 @@ async def test_a_hook_is_told_what_the_server_answered(
     async with restored(template, tmp_path, image=image) as machine, machine.talk() as talk:
         await talk.send(run_order("serve", "serve", "80", "503", watch=True, port=80))
         await talk.until(Ready)
-        assert await hook(talk, RunHook(9000, (), 80, "/x")) == Hooked("done", 1)
+        assert await hook(talk, RunHook(60_000, (), 80, "/x")) == Hooked("done", 1)
         assert talk.printed("stderr") == ["[cakework: POST /x was answered 503]"]
 
 
@@ -229,11 +231,15 @@ async def test_orders_out_of_place_change_nothing(template: Template, tmp_path: 
     async with restored(template, tmp_path) as machine, machine.talk() as talk:
         await refused(talk, Freeze(), errno.EBUSY)
         await refused(talk, RunHook(1, ("true",)), errno.EBUSY)
-        await begin(talk, "sleep 600")
+        await begin(talk, "trap 'echo > /dev/shm/go' USR1; echo up; while :; do sleep 0.05; done")
+        await talk.until(Line)
         await refused(talk, Resume(identity()), errno.EINVAL)
-        await talk.send(RunHook(9000, ("sleep", "0.2")))
+        await talk.send(
+            RunHook(60_000, ("sh", "-c", "until [ -e /dev/shm/go ]; do sleep 0.05; done"))
+        )
         await refused(talk, Freeze(), errno.EBUSY)
-        assert await talk.until(Hooked)
+        await talk.send(Signal(signal.SIGUSR1))
+        assert await talk.until(Hooked) == Hooked("done", 0)
         await freeze(talk)
         await refused(talk, Resume(identity(hostname="")), errno.EINVAL)
         await talk.send(Resume(identity()))

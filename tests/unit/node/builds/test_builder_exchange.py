@@ -135,7 +135,7 @@ def answer(said: bytes, talk: Callable[[Exchange], Awaitable[None]]) -> bytes:
         reader, writer = await asyncio.open_connection(sock=theirs)
         heard = asyncio.create_task(reader.read())
         speaking = asyncio.create_task(_speak(writer, said))
-        async with asyncio.timeout(20), Exchange.over(ours) as exchange:
+        async with asyncio.timeout(60), Exchange.over(ours) as exchange:
             await talk(exchange)
         # Whoever is given up in the middle of a word finds the connection reset.
         _, result = await asyncio.gather(speaking, heard, return_exceptions=True)

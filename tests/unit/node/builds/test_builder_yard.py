@@ -59,7 +59,7 @@ def test_a_build_waits_for_room(tmp_path: Path) -> None:
             return room.promised_mb
 
     async def run() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async with room_for(room, "first", SHAPE, said.append):
                 assert said == []
                 waiting = asyncio.create_task(second())

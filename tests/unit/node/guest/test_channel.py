@@ -62,7 +62,7 @@ def answer(hello: HostHello, **changes: int) -> bytes:
 
 
 async def connect(path: Path, acked: int = 0) -> GuestChannel:
-    return await GuestChannel.connect(path, acked=acked, timeout_s=10)
+    return await GuestChannel.connect(path, acked=acked, timeout_s=60)
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ async def test_another_version_is_refused(path: Path) -> None:
     async with guest(path, script):
         with pytest.raises(GuestError, match="version 3"):
             await connect(path)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await closed.wait()
 
 
@@ -216,7 +216,7 @@ async def test_a_silent_guest_is_given_up(path: Path) -> None:
     async with guest(path, script):
         with pytest.raises(GuestError, match="did not answer"):
             await GuestChannel.connect(path, acked=0, timeout_s=0.05)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await closed.wait()
 
 

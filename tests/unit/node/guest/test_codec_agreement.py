@@ -21,7 +21,7 @@ GUEST = Path(__file__).parents[4] / "guest"
 few = partial(
     settings,
     max_examples=examples(40),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -4,11 +4,11 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cakework.node.vms.processes import Process, signal_name, start_time
+from tests.integration.open_files import count_open_files
 
 
 @pytest.fixture
@@ -16,10 +16,6 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["/bin/sleep", "600"]) as process:
         yield process
         process.kill()
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_adopted_while_it_is_the_same(child: subprocess.Popen[bytes]) -> None:
@@ -32,7 +28,7 @@ def test_adopted_while_it_is_the_same(child: subprocess.Popen[bytes]) -> None:
         process.when_ended(lambda: seen.append(True))
         assert not process.ended
         process.kill()
-        await asyncio.wait_for(process.wait(), 10)
+        await asyncio.wait_for(process.wait(), 60)
         assert (process.ended, seen, process.how()) == (True, [True], "ended")
         process.close()
 
@@ -43,9 +39,9 @@ def test_a_recycled_id_is_refused(child: subprocess.Popen[bytes]) -> None:
     """A process of the same id that was started at another time is another: not adopted."""
 
     async def scene() -> None:
-        before = open_descriptors()
+        before = count_open_files()
         assert Process.adopt(child.pid, start_time(child.pid) - 1) is None
-        assert open_descriptors() == before
+        assert count_open_files() == before
 
     asyncio.run(scene())
     assert child.poll() is None

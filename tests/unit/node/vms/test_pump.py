@@ -41,7 +41,7 @@ class Rig:
         """The guest sends frames; return what the pump makes of them."""
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self.guest, b"".join(encode(frame) for frame in frames))
-        return await asyncio.wait_for(self.pump.receive(), 10)
+        return await asyncio.wait_for(self.pump.receive(), 60)
 
     def acks(self) -> list[Ack]:
         received = self.guest.recv(1 << 16)
@@ -154,6 +154,7 @@ def test_the_end_of_the_connection(tmp_path: Path) -> None:
 
 def test_no_line_is_from_the_future(tmp_path: Path) -> None:
     """A guest's clock cannot put lines after those that come later."""
+    began_ms = int(time.time() * 1000)
 
     async def scene() -> None:
         async with rig(tmp_path) as r:
@@ -161,7 +162,7 @@ def test_no_line_is_from_the_future(tmp_path: Path) -> None:
 
     asyncio.run(scene())
     fact = VmLine.model_validate_json((next(tmp_path.glob("*.ndjson"))).read_text().splitlines()[1])
-    assert abs(fact.at_ms - time.time() * 1000) < 60_000
+    assert began_ms <= fact.at_ms <= time.time() * 1000
 
 
 def test_it_keeps_to_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
