@@ -18,6 +18,7 @@ import structlog
 from cakework.domain.errors import NoRoom
 from cakework.domain.vms import Shape
 from cakework.node.free_space import least_for_vms_mb
+from cakework.node.listing import entries, if_there
 
 RETRY_AFTER_S = 5
 WATCH_EVERY_S = 2.0
@@ -156,9 +157,11 @@ def taken(folder: Path) -> int:
 
     Its image is many VMs', known by its links; a kept volume has two names and is its own.
     """
-    try:
-        files = [(path.name, path.stat()) for path in folder.iterdir()]
-    except FileNotFoundError:
-        return 0
-    own = (info for name, info in files if info.st_nlink == 1 or name == VOLUME)
-    return sum(info.st_blocks * 512 for info in own)
+    return sum(map(_taken_by, entries(folder)))
+
+
+def _taken_by(file: Path) -> int:
+    with if_there():
+        info = file.stat()
+        return info.st_blocks * 512 if info.st_nlink == 1 or file.name == VOLUME else 0
+    return 0
