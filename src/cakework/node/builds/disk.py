@@ -99,9 +99,9 @@ class DiskGuard:
             try:
                 fault = await anyio.to_thread.run_sync(look)
                 failed = 0
-            except Exception:
+            except Exception as error:
                 failed += 1
-                log.exception("disk.not_counted", folder=str(self._home), times=failed)
+                log.warning("disk.not_counted", reason=repr(error), times=failed)
                 fault = NOT_COUNTED if failed == FAILED_LOOKS else None
             if fault and self._fault is None:
                 self._fault = fault
