@@ -9,7 +9,8 @@ ended only if it gets worse still.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import structlog
 
 from cakework.domain.errors import NoRoom
 from cakework.domain.vms import Shape
+from cakework.node.cleanup import cleanup
 from cakework.node.free_space import least_for_vms_mb
 from cakework.node.listing import entries, if_there
 
@@ -121,13 +123,8 @@ class Room:
             await asyncio.sleep(WATCH_EVERY_S)
             if not shortage.asks_for_one(self.free_disk_mb()):
                 continue
-            sizes = {vm_id: taken(folder) for vm_id, folder in disks().items()}
-            if sizes:
-                largest = max(sizes, key=lambda vm_id: sizes[vm_id])
-                log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
-                await end(largest, "the host's disk was full, and this VM had taken most of it")
-            else:
-                log.warning("disk.full", effect="no VM runs that could be ended")
+            with cleanup("full disk"), shortage.met():
+                await _end_largest(disks(), end)
 
 
 @dataclass(slots=True)
@@ -141,6 +138,15 @@ class Shortage:
     enough_mb: int
     worst_mb: int | None = None
 
+    @contextmanager
+    def met(self) -> Generator[None]:
+        """Within, one is ended; if that fails, the next look asks for one again."""
+        try:
+            yield
+        except BaseException:
+            self.worst_mb = None
+            raise
+
     def asks_for_one(self, free_mb: int) -> bool:
         """Take in how much is free now; say whether a VM is to be ended for it."""
         if free_mb >= self.enough_mb:
@@ -150,6 +156,18 @@ class Shortage:
             return False
         self.worst_mb = free_mb // 2
         return True
+
+
+async def _end_largest(
+    disks: Mapping[str, Path], end: Callable[[str, str], Awaitable[None]]
+) -> None:
+    sizes = {vm_id: taken(folder) for vm_id, folder in disks.items()}
+    if sizes:
+        largest = max(sizes, key=lambda vm_id: sizes[vm_id])
+        log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
+        await end(largest, "the host's disk was full, and this VM had taken most of it")
+    else:
+        log.warning("disk.full", effect="no VM runs that could be ended")
 
 
 def taken(folder: Path) -> int:
