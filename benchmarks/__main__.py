@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import bursts, github_builds, imports, python_sdk, services, starts
 from benchmarks.comparison import Case, Result, compare
+from benchmarks.ending import ended_by_signals
 from benchmarks.memory import Memory, idle_memory
 from benchmarks.report import report, results_as_json
 from benchmarks.site import say, site
@@ -41,15 +42,17 @@ def main() -> int:
     options = _options()
     if os.geteuid() != 0:
         sys.exit("benchmarks must be run as root, as `cakework up` and a Docker engine must be")
-    wanted = options.only or [*CASES, MEMORY]
-    results, memory = _measure(
-        {}, [name for name in CASES if name in wanted], options.turns, wanted
-    )
+    with ended_by_signals():
+        _run(options.only or [*CASES, MEMORY], options.turns)
+    return 0
+
+
+def _run(wanted: list[str], turns: int) -> None:
+    results, memory = _measure({}, [name for name in CASES if name in wanted], turns, wanted)
     on_demand = [name for name in ON_DEMAND if name in wanted]
-    unpooled, _ = _measure(NO_POOL, on_demand, options.turns, []) if on_demand else ([], [])
+    unpooled, _ = _measure(NO_POOL, on_demand, turns, []) if on_demand else ([], [])
     print(report(results, unpooled, memory))
     _keep(results, unpooled, memory)
-    return 0
 
 
 def _options() -> argparse.Namespace:

@@ -112,7 +112,10 @@ def docker_engine() -> Generator[DockerEngine]:
             yield engine
         finally:
             process.terminate()
-            process.wait(DEADLINE_S)
+            try:
+                process.wait(DEADLINE_S)
+            finally:
+                process.kill()
 
 
 def _command(folder: Path) -> list[str]:

@@ -33,6 +33,7 @@ from cakework.node.api.wire import answer
 from cakework.node.builds import Builds
 from cakework.node.builds.builder.yard import builder_yard
 from cakework.node.builds.registries import Registries
+from cakework.node.cleanup import cleanup
 from cakework.node.images import ImageStore
 from cakework.node.imports import Imports
 from cakework.node.journal import Journal
@@ -284,12 +285,14 @@ async def _tidy(node: Node) -> None:
     """Every few minutes, let go of templates that nobody uses, and of what ended long ago."""
     while True:
         await asyncio.sleep(300)
-        try:
+        with cleanup("templates"):
             node.workshop.discard_surplus({Shape(), *node.vms.shapes()})
-            await asyncio.to_thread(node.builds.forget_old)
-            await asyncio.to_thread(node.imports.forget_old)
-        except OSError as error:
-            log.warning("tidying.failed", reason=str(error))
+        for what, forget in (
+            ("builds", node.builds.forget_old),
+            ("imports", node.imports.forget_old),
+        ):
+            with cleanup(f"records of {what}"):
+                await asyncio.to_thread(forget)
 
 
 def _set_up_network(rules: str) -> None:

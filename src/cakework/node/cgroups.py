@@ -6,13 +6,17 @@ and ``usable`` says so; whoever needs bounds has to look at it.
 """
 
 import contextlib
+import errno
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+
+from cakework.node.listing import entries, folders_below, text_of
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "cakework"
@@ -49,8 +53,8 @@ class Cgroup:
         """Return the groups on this host whose names begin with ``prefix``."""
         found: dict[str, list[Path]] = {}
         for parent in _parents(root):
-            for folder in parent.glob(f"{prefix}*"):
-                if folder.is_dir():
+            for folder in entries(parent):
+                if folder.name.startswith(prefix) and folder.is_dir():
                     found.setdefault(folder.name, []).append(folder)
         return [cls(name, tuple(folders)) for name, folders in sorted(found.items())]
 
@@ -77,9 +81,8 @@ class Cgroup:
         """Return the processes in the group and below it."""
         found: set[int] = set()
         for folder in self.folders:
-            for file in folder.glob("**/cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    found.update(int(line) for line in file.read_text().split())
+            for below in folders_below(folder):
+                found.update(map(int, text_of(below / "cgroup.procs").split()))
         return found - {0}
 
     def kill(self) -> int:
@@ -94,31 +97,34 @@ class Cgroup:
         """Kill until nothing is left in it.
 
         Raises:
-            TimeoutError: processes are left that SIGKILL does not end.
+            NotEnded: processes are left that SIGKILL does not end.
         """
-        with anyio.fail_after(timeout_s):
-            # The kernel tells nobody when a group has become empty.
-            while self.kill():  # noqa: ASYNC110
-                await anyio.sleep(END_POLL_S)
+        await self._until(lambda: not self.kill(), timeout_s)
 
-    async def end(self, timeout_s: float = 10) -> None:
+    async def end(self, timeout_s: float = 20) -> None:
         """Kill until nothing is left, then remove the group.
 
         Raises:
-            TimeoutError: it could not be emptied or removed in time.
+            NotEnded: it could not be emptied or removed in time.
         """
-        await self.empty(timeout_s)
-        with anyio.fail_after(timeout_s):
-            while not self.remove():  # noqa: ASYNC110
-                await anyio.sleep(END_POLL_S)
+        # A process that moves while it is looked for may be seen only the next time.
+        await self._until(lambda: not self.kill() and self.remove(), timeout_s)
 
     def remove(self) -> bool:
         """Remove the group, if there is no process in it; say whether it is gone."""
         for folder in self.folders:
-            for below in sorted(folder.glob("**/"), key=lambda path: -len(path.parts)):
+            for below in reversed(folders_below(folder)):
                 with contextlib.suppress(OSError):
                     below.rmdir()
         return not any(folder.exists() for folder in self.folders)
+
+    async def _until(self, done: Callable[[], bool], timeout_s: float) -> None:
+        """Look again and again, for the kernel tells nobody when a group has become empty."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise NotEnded(self)
+            await anyio.sleep(END_POLL_S)
 
     def oom_kills(self) -> int:
         """Return how many of its processes the kernel killed for want of memory."""
@@ -128,6 +134,14 @@ class Cgroup:
                     fields = dict(_pairs((folder / name).read_text()))
                     return int(fields.get("oom_kill", "0"))
         return 0
+
+
+class NotEnded(OSError):
+    """Processes of a group outlive it, or what is below it does."""
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self.cgroup = cgroup
+        super().__init__(errno.EBUSY, f"processes of {cgroup.name} do not end")
 
 
 def _is_v2(root: Path) -> bool:

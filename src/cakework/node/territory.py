@@ -7,7 +7,6 @@ all are remembered, one is taken of which nothing runs: a data folder that its o
 and never removed keeps no other node from starting.
 """
 
-import contextlib
 import fcntl
 import ipaddress
 import os
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cakework.domain.errors import Unavailable
+from cakework.node.listing import entries, if_there, text_of
 
 LOCKS = Path("/run/cakework/territories")
 TERRITORIES = 64
@@ -99,7 +99,7 @@ def lease_territory(node_dir: Path, locks: Path = LOCKS) -> Territory:
 
 def _owner(lock: Path) -> Path | None:
     """Return the data folder of the node that had the lock last."""
-    owner = lock.read_text().strip() if lock.exists() else ""
+    owner = text_of(lock).strip()
     return Path(owner) if owner else None
 
 
@@ -125,12 +125,12 @@ def _lock(lock: Path, node_dir: Path, *, remembered: bool = False) -> bool:
 
 
 def _remembers(owner: Path, lock: Path) -> bool:
-    file = owner / "territory"
-    return file.exists() and file.read_text() == lock.name
+    return text_of(owner / "territory") == lock.name
 
 
 def _uids() -> Iterator[int]:
     """Yield the user id of each process on this host."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield process.stat().st_uid
+    for process in entries(Path("/proc")):
+        with if_there():
+            if process.name.isdecimal():
+                yield process.stat().st_uid

@@ -98,3 +98,35 @@ def _assert_nothing_is_left(territory: Territory) -> None:
         ["nft", "list", "set", "ip", territory.name, "fetching"], capture_output=True, check=True
     )
     assert b"elements" not in listed.stdout
+
+
+def test_a_network_that_cannot_be_shut_off_is_nobodys(
+    territory: Territory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched is fetched; but no build gets the slot from where more is reached."""
+    set_rules = set_host_rules
+
+    def refused(script: str) -> None:
+        if script.startswith(refused_verb):
+            raise OSError("not now")
+        set_rules(script)
+
+    async def fetch(networks: BuildNetworks) -> str:
+        async with networks.lease_fetching():
+            return "fetched"
+
+    reach, slots = Reach(("192.0.2.0/24",)), Slots()
+    set_host_rules(outer_rules(Egress(), territory, reach.ranges))
+    networks, free = BuildNetworks(territory, slots, Egress(), reach), slots.free
+    assert asyncio.run(fetch(networks)) == "fetched"
+    assert slots.free == free
+    monkeypatch.setattr("cakework.node.network.builds.set_host_rules", refused)
+    refused_verb = "add"
+    with pytest.raises(OSError, match="not now"):
+        asyncio.run(fetch(networks))
+    assert slots.free == free
+    refused_verb = "delete"
+    assert asyncio.run(fetch(networks)) == "fetched"
+    assert slots.free == free - 1
+    monkeypatch.undo()
+    networks.close()

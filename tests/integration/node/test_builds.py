@@ -6,8 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from cakework.domain.facts import BuildFailed, BuildSucceeded
+from cakework.node.builds.storage import BuildStorage
+from cakework.node.cgroups import Cgroup, NotEnded
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 
 SERVICE = """\
@@ -202,3 +205,63 @@ def test_a_base_image_is_made_once_for_two_builds(bench: Bench) -> None:
         texts = bench.ledger.texts(each.build_id)
         assert str(number + 2) in texts
         assert texts[0].startswith("making base image cakework/python: ")
+
+
+def test_an_image_stays_made_when_cleaning_up_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build has succeeded, each clean-up that fails is told, and the next start does it."""
+
+    async def not_ended(cgroup: Cgroup, timeout_s: float = 0) -> None:
+        raise NotEnded(cgroup)
+
+    def not_removed(_: BuildStorage, work_id: str) -> None:
+        raise OSError(f"{work_id} stays")
+
+    wanted = order("FROM cakework/busybox\nRUN echo made")
+
+    async def run() -> BuildSucceeded | BuildFailed:
+        async with bench.open() as builds:
+            with monkeypatch.context() as broken, capture_logs() as logs:
+                broken.setattr(Cgroup, "end", not_ended)
+                broken.setattr(BuildStorage, "remove_work", not_removed)
+                broken.setattr(BuildStorage, "containers_of", not_removed)
+                builds.submit(wanted)
+                end = await bench.ledger.ended(wanted.build_id)
+        told = [each["what"] for each in logs if each["event"] == "cleanup.failed"]
+        assert {"cgroup", "containers", "work folder"} <= {*told}
+        return end
+
+    assert isinstance(asyncio.run(run()), BuildSucceeded)
+    assert bench.images().get(wanted.image_id) is not None
+    assert bench.leftovers() != NOTHING
+    bench.image(order("FROM cakework/busybox\nRUN echo again"))
+    assert bench.leftovers() == NOTHING
+
+
+def test_layers_are_removed_again_after_it_failed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps the layers within their bound goes on when it cannot be done once."""
+    looks = asyncio.Semaphore(0)
+    first = True
+
+    def layers_mb(_: BuildStorage) -> int:
+        nonlocal first
+        looks.release()
+        if first:
+            first = False
+            raise OSError("not now")
+        return 0
+
+    monkeypatch.setattr(BuildStorage, "layers_mb", layers_mb)
+
+    async def run() -> None:
+        async with bench.open() as builds:
+            for number in range(2):
+                wanted = order(f"FROM cakework/busybox\nRUN echo layer {number}")
+                builds.submit(wanted)
+                assert isinstance(await bench.ledger.ended(wanted.build_id), BuildSucceeded)
+                await asyncio.wait_for(looks.acquire(), 20)
+
+    asyncio.run(run())

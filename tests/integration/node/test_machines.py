@@ -15,6 +15,7 @@ import pytest
 from cakework.domain.errors import InvalidRequest, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.vms import Shape
+from cakework.node.cgroups import Cgroup, NotEnded
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import (
     Exited,
@@ -444,3 +445,28 @@ async def test_a_template_that_cannot_be_made_leaves_nothing(yard: Yard, tmp_pat
             await workshop.template(Shape())
         assert list((tmp_path / "templates").iterdir()) == []
         await s.clean()
+
+
+async def test_a_user_whose_processes_go_on_is_given_to_no_other(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else of the machine is given back, and who looks for what nobody claims ends them."""
+
+    async def not_ended(cgroup: Cgroup, timeout_s: float = 0) -> None:
+        raise NotEnded(cgroup)
+
+    async with site(yard, tmp_path) as s:
+        machine = await Machine.restore(s.host, await s.template(), yard.rootfs)
+        free, group = s.host.slots.free, machine.cgroup.name
+        with monkeypatch.context() as broken:
+            broken.setattr(Cgroup, "end", not_ended)
+            await machine.release()
+            assert not machine.folder.exists()
+            assert s.host.slots.free == free
+            # A node that cannot end them either starts all the same.
+            await s.vms.adopt()
+        assert Cgroup.existing(group)
+        await s.vms.adopt()
+        assert not Cgroup.existing(group)
+        for _ in range(2):
+            s.host.slots.give_back(machine.record.slot)

@@ -19,6 +19,7 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.sources import SourcesError, debian_sources
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up
 
 OS_RELEASE = Path("/etc/os-release")
 APT = Path("/etc/apt")
@@ -99,8 +100,8 @@ class Bases:
                 log.info("base_image_made", name=recipe.name, seconds=_since(started))
             self._made.add(recipe.name)
         finally:
-            await asyncio.shield(cgroup.end())
-            self._storage.remove_work(work_id)
+            await clean_up("cgroup", cgroup.end, work_id=work_id)
+            await self._storage.clear_work(work_id)
 
     async def _is_there(self, recipe: Recipe, confinement: Confinement) -> bool:
         status, _, _ = await self._sandbox.read(

@@ -1,5 +1,6 @@
 """A build in a container: what the Dockerfile says is done in the sandbox, on the host's kernel."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from cakework.node.builds.recipes import Recipe
 from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, Workshop
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up
 from cakework.node.images import RunConfig
 
 EXPORT = Path(__file__).with_name("export.sh")
+REMOVE_TIMEOUT_S = 60
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 PULL = ["buildah", "pull", "--policy", "ifnewer", "--retry", "1", "--retry-delay", "1s"]
 
@@ -133,7 +136,10 @@ class ContainerBuild:
 
 
 async def remove_containers(shop: Workshop, build_id: str) -> None:
-    """Remove the working containers that a build leaves which did not end by itself."""
+    """Remove the working containers that a build leaves which did not end by itself.
+
+    Those that stay go when the next layers do, or at the next start. Raises OSError.
+    """
     storage = shop.storage
     containers = storage.containers_of(build_id)
     if not containers:
@@ -141,6 +147,9 @@ async def remove_containers(shop: Workshop, build_id: str) -> None:
     cgroup = Cgroup.create(f"{shop.cgroup_prefix}clean-{build_id}", Limits())
     confinement = Confinement(storage.work / build_id, HOST_RESOLV_CONF, cgroup, MIB * MIB)
     try:
-        await shop.sandbox.read(("buildah", "rm", *containers), confinement)
+        async with asyncio.timeout(REMOVE_TIMEOUT_S):
+            status, _, stderr = await shop.sandbox.read(("buildah", "rm", *containers), confinement)
     finally:
-        await cgroup.end()
+        await clean_up("cgroup", cgroup.end, build_id=build_id)
+    if status:
+        raise OSError(f"buildah rm does not work here: {stderr.strip()[-500:]}")

@@ -18,10 +18,12 @@ from pathlib import Path
 from types import TracebackType
 
 import anyio.to_thread
+import structlog
 
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup
+from cakework.node.listing import GONE
 
 MIB = 2**20
 PERIOD_S = 0.2
@@ -32,8 +34,11 @@ ENTRY_BYTES = 4096
 INODES_PER_MB = 64
 """As a file system is commonly made: where so much is left free, so many inodes are, too."""
 TOO_DEEP = 1 << 62
+FAILED_LOOKS = 5
+NOT_COUNTED = "the host cannot count what is written: see its log"
 _UPPER = re.compile(r"upperdir=/b/storage/overlay/([0-9a-f]{64})/diff")
 _WRITTEN = re.compile(r"^write_bytes: (\d+)$", re.MULTILINE)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +80,11 @@ class DiskGuard:
             watcher.cancel()
         cancelled = isinstance(error, asyncio.CancelledError)
         try:
-            ends = await asyncio.gather(*self._watchers, return_exceptions=True)
+            await asyncio.gather(*self._watchers, return_exceptions=True)
         except asyncio.CancelledError:
             if self._fault is None:
                 raise
-            cancelled, ends = True, ()
-        for end in ends:
-            if isinstance(end, Exception):
-                raise end
+            cancelled = True
         if self._fault is None:
             return
         if cancelled and (task := asyncio.current_task()):
@@ -90,9 +92,17 @@ class DiskGuard:
         raise BuildError(self._fault) from error
 
     async def _watch(self, owner: asyncio.Task[object], look: Callable[[], str | None]) -> None:
+        """Look until there is a fault; also that looking itself does not work, time after time."""
+        failed = 0
         while self._fault is None:
             started = time.monotonic()
-            fault = await anyio.to_thread.run_sync(look)
+            try:
+                fault = await anyio.to_thread.run_sync(look)
+                failed = 0
+            except Exception as error:
+                failed += 1
+                log.warning("disk.not_counted", reason=repr(error), times=failed)
+                fault = NOT_COUNTED if failed == FAILED_LOOKS else None
             if fault and self._fault is None:
                 self._fault = fault
                 owner.cancel()
@@ -198,6 +208,8 @@ def bytes_below(folder: Path) -> int:
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 return TOO_DEEP
+            if error.errno not in GONE:
+                raise
     return total
 
 
@@ -205,4 +217,8 @@ def _size(entry: os.DirEntry[str]) -> int:
     try:
         return max(entry.stat(follow_symlinks=False).st_blocks * 512, ENTRY_BYTES)
     except OSError as error:
-        return TOO_DEEP if error.errno == errno.ENAMETOOLONG else 0
+        if error.errno == errno.ENAMETOOLONG:
+            return TOO_DEEP
+        if error.errno in GONE:
+            return 0
+        raise

@@ -41,6 +41,7 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.shop import MIB, BuildLimits, BuildNetwork, Workshop
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up, cleanup
 from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import Image, ImageStore
 from cakework.settings import Settings
@@ -262,9 +263,14 @@ class Builds:
         while True:
             await self._build_ended.wait()
             self._build_ended.clear()
-            over = self._storage.layers_mb() > self._settings.build_cache_mb
-            if over or (not self._running and self._storage.has_unused_layers()):
-                await self._forget_layers(all_of_builds=over)
+            # If it cannot be done now, the end of the next build has it tried again.
+            with cleanup("layers"):
+                await self._trim_once()
+
+    async def _trim_once(self) -> None:
+        over = self._storage.layers_mb() > self._settings.build_cache_mb
+        if over or (not self._running and self._storage.has_unused_layers()):
+            await self._forget_layers(all_of_builds=over)
 
     async def _forget_layers(self, *, all_of_builds: bool) -> None:
         """Remove layers without an image, and all images but the base images of now if asked to,
@@ -302,8 +308,8 @@ class Builds:
                 told = stderr.strip()[-500:]
                 raise OSError(f"{' '.join(command[:2])} does not work here: {told}")
         finally:
-            await cgroup.end()
-            self._storage.remove_work("house")
+            await clean_up("cgroup", cgroup.end, work_id="house")
+            await self._storage.clear_work("house")
 
     def _clone_limits(self) -> CloneLimits:
         settings = self._settings

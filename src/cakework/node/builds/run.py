@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -30,6 +31,7 @@ from cakework.node.builds.references import base_images
 from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, PIDS_MAX, Making, Workshop
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
 
@@ -53,20 +55,22 @@ class BuildRun:
         Raises:
             BuildError: it cannot be built; says why.
         """
-        limits = self._shop.limits
         try:
-            async with asyncio.timeout(limits.timeout_s):
-                return await self._build()
-        except TimeoutError as error:
-            raise BuildError(f"the build took longer than {limits.timeout_s} s") from error
+            async with self._workplace() as confinement:
+                step(Step.NODE_BUILD_WORKPLACE_MADE)
+                async with self._making(confinement) as making:
+                    return await self._make_in_time(making, confinement)
         finally:
             log.info("build_phases", build_id=self._order.build_id, **self._phases)
 
-    async def _build(self) -> Image:
-        async with self._workplace() as confinement:
-            step(Step.NODE_BUILD_WORKPLACE_MADE)
-            async with self._making(confinement) as making:
+    async def _make_in_time(self, making: Making, confinement: Confinement) -> Image:
+        """Make it within the time there is, to which releasing what was made does not count."""
+        timeout_s = self._shop.limits.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
                 return await self._make(making, confinement)
+        except TimeoutError as error:
+            raise BuildError(f"the build took longer than {timeout_s} s") from error
 
     async def _make(self, making: Making, confinement: Confinement) -> Image:
         ours, foreign = self._bases()
@@ -95,9 +99,10 @@ class BuildRun:
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
             stack.push_async_callback(shop.storage.clear_work, work_id)
-            stack.push_async_callback(remove_containers, shop, work_id)
+            remove = partial(remove_containers, shop, work_id)
+            stack.push_async_callback(clean_up, "containers", remove, build_id=work_id)
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
-            stack.push_async_callback(cgroup.end)
+            stack.push_async_callback(clean_up, "cgroup", cgroup.end, build_id=work_id)
             network = await stack.enter_async_context(shop.network.lease())
             resolv_conf, file_bytes = shop.storage.resolv_conf, shop.limits.image_mb * MIB
             yield Confinement(work, resolv_conf, cgroup, file_bytes, network)

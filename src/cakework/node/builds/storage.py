@@ -8,7 +8,6 @@ builds/work/<id>/ a build's context, scratch space and result
 """
 
 import asyncio
-import contextlib
 import json
 import subprocess
 from collections.abc import Iterator, Set
@@ -17,7 +16,8 @@ from typing import Any, Literal
 
 from cakework.node.builds.identities import give
 from cakework.node.builds.registries import Registries
-from cakework.node.unbroken import unbroken
+from cakework.node.cleanup import clean_up
+from cakework.node.listing import entries, text_of
 
 RESOLVER = "127.0.0.1"
 """Where every network that is leased has a resolver."""
@@ -82,8 +82,10 @@ class BuildStorage:
         _remove(self.work / work_id)
 
     async def clear_work(self, work_id: str) -> None:
-        """Remove the work folder while others go on."""
-        await unbroken(asyncio.to_thread(self.remove_work, work_id))
+        """Remove the work folder while others go on; if it stays, until the next start."""
+        await clean_up(
+            "work folder", lambda: asyncio.to_thread(self.remove_work, work_id), work_id=work_id
+        )
 
     def containers_of(self, work_id: str) -> list[str]:
         """Return the working containers that a build left, known by the volume it was given."""
@@ -92,12 +94,12 @@ class BuildStorage:
     def container_folders(self, work_id: str) -> list[Path]:
         """Return where those working containers have what is in no layer, such as volumes."""
         mark = f"/b/{work_id}/sys:"
-        found: list[Path] = []
-        for file in (self.home / "storage" / "overlay-containers").glob("*/*/buildah.json"):
-            with contextlib.suppress(FileNotFoundError):
-                if mark in file.read_text():
-                    found.append(file.parent.parent)
-        return found
+        containers = entries(self.home / "storage" / "overlay-containers")
+        return [
+            container
+            for container in containers
+            if any(mark in text_of(below / "buildah.json") for below in entries(container))
+        ]
 
     def layers_mb(self) -> int:
         """Return how much all layers hold together, in MiB."""

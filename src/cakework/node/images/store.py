@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cakework.domain.steps import Step
 from cakework.faults import step
+from cakework.node.cleanup import cleanup
 from cakework.node.unbroken import unbroken
 
 ROOTFS = "rootfs.erofs"
@@ -130,7 +131,8 @@ class ImageStore:
         except FileNotFoundError:
             pass
         finally:
-            shutil.rmtree(gone)
+            with cleanup("image", image_id=image_id):
+                shutil.rmtree(gone)
 
 
 def _own(file: Path) -> None:

@@ -27,6 +27,7 @@ from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.shop import MIB, PIDS_MAX, BuildLimits, BuildNetwork
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up
 from cakework.node.images import Image, ImageStore
 from cakework.node.imports.arrival import ARRIVED, ArrivalGuard
 from cakework.node.imports.failure import (
@@ -75,11 +76,12 @@ class ImportRun:
                 be imported.
         """
         reference = self._order.image_uri
-        try:
-            async with asyncio.timeout_at(answered_by), self._workplace("check") as confinement:
-                status, stdout, stderr = await self._run(confinement, "check")
-        except TimeoutError as error:
-            raise too_slow(reference) from error
+        async with self._workplace("check") as confinement:
+            try:
+                async with asyncio.timeout_at(answered_by):
+                    status, stdout, stderr = await self._run(confinement, "check")
+            except TimeoutError as error:
+                raise too_slow(reference) from error
         if status:
             log.info("import_refused", image_id=self._order.image_id, output=stderr[-2000:])
             raise explain_fetch(reference, stderr)
@@ -92,24 +94,27 @@ class ImportRun:
             CakeworkError: it cannot be fetched.
             BuildError: it cannot be stored.
         """
-        limits = self._shop.limits
-        try:
-            async with asyncio.timeout(limits.timeout_s), self._workplace("pull") as confinement:
-                work = confinement.work
-                begun = time.time()
-                async with ArrivalGuard(work, limits.image_mb, limits.spare_mb):
-                    await self._pull(confinement)
-                arrived, pulled = (work / ARRIVED).stat().st_mtime, time.time()
-                inspected = json.loads(read_made(work, "image.json"))
-                _check_platform(self._order.image_uri, inspected["OCIv1"])
-                config = run_config(inspected, inspected["FromImageID"])
-                rootfs = work / "out" / "rootfs.erofs"
-                step(Step.NODE_IMPORT_PULLED)
-                image = await self._shop.images.put(self._order.image_id, rootfs, config)
-                self._tell_phases(begun, arrived, pulled, time.time())
-                return image
-        except TimeoutError as error:
-            raise BuildError(f"fetching it took longer than {limits.timeout_s} s") from error
+        timeout_s = self._shop.limits.timeout_s
+        async with self._workplace("pull") as confinement:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await self._fetch(confinement)
+            except TimeoutError as error:
+                raise BuildError(f"fetching it took longer than {timeout_s} s") from error
+
+    async def _fetch(self, confinement: Confinement) -> Image:
+        limits, work, begun = self._shop.limits, confinement.work, time.time()
+        async with ArrivalGuard(work, limits.image_mb, limits.spare_mb):
+            await self._pull(confinement)
+        arrived, pulled = (work / ARRIVED).stat().st_mtime, time.time()
+        inspected = json.loads(read_made(work, "image.json"))
+        _check_platform(self._order.image_uri, inspected["OCIv1"])
+        config = run_config(inspected, inspected["FromImageID"])
+        rootfs = work / "out" / "rootfs.erofs"
+        step(Step.NODE_IMPORT_PULLED)
+        image = await self._shop.images.put(self._order.image_id, rootfs, config)
+        self._tell_phases(begun, arrived, pulled, time.time())
+        return image
 
     async def _pull(self, confinement: Confinement) -> None:
         (confinement.work / "unpack.py").write_bytes(UNPACK.read_bytes())
@@ -160,7 +165,7 @@ class ImportRun:
             work = shop.storage.make_work(work_id)
             stack.push_async_callback(shop.storage.clear_work, work_id)
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
-            stack.push_async_callback(cgroup.end)
+            stack.push_async_callback(clean_up, "cgroup", cgroup.end, work_id=work_id)
             network = await stack.enter_async_context(shop.network.lease_fetching())
             file_bytes = shop.limits.image_mb * MIB
             yield Confinement(work, shop.storage.resolv_conf, cgroup, file_bytes, network)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from cakework.node.cleanup import clean_up
 from cakework.node.network.names import HostNames, serve_names
 from cakework.node.network.namespaces import (
     GATEWAY,
@@ -124,7 +125,9 @@ class BuildNetworks:
     async def _plug(self, slot: int, egress: Egress, stack: contextlib.AsyncExitStack) -> Namespace:
         make = partial(make_build_namespace, self._territory, slot, egress)
         namespace = await asyncio.to_thread(make)
-        stack.push_async_callback(_to_its_end, partial(unplug, self._territory, slot))
+        # If they stay, whoever has the slot next removes them before all else.
+        remove = partial(unplug, self._territory, slot)
+        stack.push_async_callback(clean_up, "links", lambda: asyncio.to_thread(remove), slot=slot)
         stack.callback(namespace.close)
         return namespace
 
@@ -132,12 +135,28 @@ class BuildNetworks:
     async def _let_through(self, namespace: Namespace) -> AsyncGenerator[None]:
         """Have the host's own filter know a namespace that fetches."""
         element = partial(fetching_element, territory=self._territory, slot=namespace.slot)
-        try:
-            await _to_its_end(partial(set_host_rules, element("add")))
+        shut_off = partial(self._shut_off, namespace.slot, element("delete"))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(clean_up, "rule", shut_off, slot=namespace.slot)
+            try:
+                await _to_its_end(partial(set_host_rules, element("add")))
+            except OSError:
+                # A script is taken as a whole or not at all.
+                stack.pop_all()
+                raise
             yield
-        finally:
-            # Also if it was never added: a build that has the slot next must not reach as far.
-            await _to_its_end(partial(set_host_rules, element("delete")))
+
+    async def _shut_off(self, slot: int, rule: str) -> None:
+        """Have the host's filter forget a namespace that fetched.
+
+        A build that has the slot next must not reach as far: if this fails, none has it until the
+        node's next start, where all rules are made anew.
+        """
+        try:
+            await asyncio.to_thread(set_host_rules, rule)
+        except BaseException:
+            self._slots.claim(slot)
+            raise
 
 
 async def _to_its_end(work: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+from cakework.node.cleanup import clean_up
 from cakework.node.network.namespaces import run_inside
 from cakework.node.network.rules import NOT_PUBLIC
 from cakework.node.unbroken import unbroken
@@ -86,7 +87,7 @@ async def serve_names(
         await unbroken(_listen(namespace_fd, resolver, address))
         yield
     finally:
-        await resolver.end()
+        await clean_up("resolver", resolver.end)
 
 
 def parse_question(packet: bytes) -> Question:

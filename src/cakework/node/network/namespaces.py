@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import pyroute2  # pyright: ignore[reportMissingTypeStubs]
 
+from cakework.node.listing import entries, if_there
 from cakework.node.network.rules import Egress, inner_rules, local_rules, names_rule
 from cakework.node.territory import Territory
 
@@ -151,9 +152,11 @@ def adopt_namespace(slot: int, pid: int) -> Namespace:
 
     Raises OSError.
     """
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        if str(fd.readlink()) == TUN:
-            return Namespace(slot, _namespace_of_tap(pid, int(fd.name)))
+    for fd in entries(Path(f"/proc/{pid}/fd")):
+        # The process closes others meanwhile.
+        with if_there():
+            if str(fd.readlink()) == TUN:
+                return Namespace(slot, _namespace_of_tap(pid, int(fd.name)))
     raise OSError(errno.ENODEV, f"process {pid} has no tap")
 
 

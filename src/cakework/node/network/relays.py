@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from cakework.node.cleanup import clean_up
 from cakework.node.network.namespaces import run_inside
 from cakework.node.unbroken import unbroken
 
@@ -30,7 +31,7 @@ async def relay(namespace_fd: int, address: Address) -> AsyncGenerator[None]:
         await unbroken(own.listen(namespace_fd))
         yield
     finally:
-        await own.end()
+        await clean_up("relay", own.end)
 
 
 class _Relay:

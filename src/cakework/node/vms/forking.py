@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from cakework.domain.errors import Unavailable
+from cakework.node.listing import entries, if_there
 
 Forkable = Literal["no", "itself", "as others"]
 """Whether a QEMU can be forked. Forks ``as others`` each become a user of their own, for which it
@@ -111,13 +112,11 @@ def find_places(pid: int, scratch: Path) -> Places | None:
     """
     names: dict[int, str] = {}
     disk = None
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
+    for path in entries(Path(f"/proc/{pid}/fd")):
+        with if_there():
             names[int(path.name)] = str(path.readlink())
             if path.samefile(scratch):
                 disk = int(path.name)
-        except FileNotFoundError:
-            continue
     if disk is None:
         raise OSError(f"process {pid} has not got {scratch} open")
     if sum(name.startswith("socket:") for name in names.values()) > SOCKETS_AT_REST:

@@ -29,8 +29,10 @@ from cakework.domain.steps import Step
 from cakework.domain.vms import Shape
 from cakework.faults import step
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import GuestError
+from cakework.node.listing import if_there
 from cakework.node.network.namespaces import (
     Namespace,
     adopt_namespace,
@@ -140,8 +142,9 @@ class Holdings:
     def trim_output(self) -> None:
         """Empty the file of what QEMU says when a guest has made it grow beyond its bound."""
         output = self.folder / OUTPUT
-        if output.stat().st_size > OUTPUT_BYTES:
-            os.truncate(output, 0)
+        with if_there():
+            if output.stat().st_size > OUTPUT_BYTES:
+                os.truncate(output, 0)
 
     async def disconnect(self) -> None:
         """Let go of a machine that goes on running, for the next node to adopt."""
@@ -155,9 +158,10 @@ class Holdings:
     async def release(self) -> None:
         """Kill the process and give back all that is held; returns when nothing is left.
 
-        When cancelled, it is done all the same before the cancellation is raised.
+        When cancelled, it is done all the same before the cancellation is raised. What cannot be
+        given back is logged, and keeps nothing else from it.
         """
-        await unbroken(self._held.aclose())
+        await clean_up("machine", self._held.aclose, machine=self.machine_id)
 
     @classmethod
     def _new(
@@ -227,7 +231,17 @@ class Holdings:
         limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
         self.cgroup = Cgroup.create(name, limits)
         self._held.callback(self._reap_strays)
-        self._held.push_async_callback(self.cgroup.end)
+        self._held.push_async_callback(self._end_cgroup)
+
+    async def _end_cgroup(self) -> None:
+        """End what is left in it; if that fails, no other machine gets the user and the addresses
+        of what goes on, and the node's next start tries again."""
+        try:
+            await self.cgroup.end()
+        except BaseException:
+            for slot in (self.record.slot, self.user_slot):
+                self._host.slots.claim(slot)
+            raise
 
     async def _forget(self) -> None:
         """Say that it is gone, and remove the record; if the first fails, the next node says it."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cakework.node.listing import entries, text_of
+
 _watched: set[int] = set()
 """The processes that are watched, by id."""
 
@@ -192,8 +194,9 @@ def reap_strays(uid: int) -> None:
 
     A QEMU that can be forked can be made to fork by its guest, should that take it over.
     """
-    for file in Path("/proc/self/task").glob("*/children"):
-        for pid in map(int, file.read_text().split()):
+    # Threads end meanwhile.
+    for thread in entries(Path("/proc/self/task")):
+        for pid in map(int, text_of(thread / "children").split()):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, ChildProcessError):
                 if pid in _watched or not _is_dead(pid):
                     continue

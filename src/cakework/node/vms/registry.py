@@ -14,9 +14,12 @@ from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NotF
 from cakework.domain.facts import VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.vms import Shape
-from cakework.node.cgroups import Cgroup
+from cakework.node.cgroups import Cgroup, NotEnded
+from cakework.node.cleanup import clean_up
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
+from cakework.node.listing import if_there
+from cakework.node.territory import SLOTS
 from cakework.node.vms.holdings import RECORD, Ending, MachineRecord
 from cakework.node.vms.host import Host
 from cakework.node.vms.launch import Launcher, Phases
@@ -158,7 +161,7 @@ class Vms:
         claimed = {f"{self._host.territory.name}-{path.name}" for path in folders}
         for cgroup in Cgroup.existing(f"{self._host.territory.name}-"):
             if cgroup.name not in claimed:
-                await cgroup.end()
+                await self._end_cgroup(cgroup)
         await asyncio.gather(*(self._adopt(folder) for folder in folders))
 
     async def close(self) -> None:
@@ -304,8 +307,26 @@ class Vms:
             await _end_process(record)
         name = f"{self._host.territory.name}-{folder.name}"
         for cgroup in Cgroup.existing(name):
+            await self._end_cgroup(cgroup)
+        await clean_up(
+            "machine folder", lambda: asyncio.to_thread(shutil.rmtree, folder), name=folder.name
+        )
+
+    async def _end_cgroup(self, cgroup: Cgroup) -> None:
+        """End what an earlier node left in it; of a process that goes on all the same, no machine
+        gets the user, and the next start tries again."""
+        try:
             await cgroup.end()
-        await asyncio.to_thread(shutil.rmtree, folder)
+        except NotEnded:
+            log.exception("cgroup.not_ended", cgroup=cgroup.name)
+            for pid in cgroup.pids():
+                self._claim_slot_of(pid)
+
+    def _claim_slot_of(self, pid: int) -> None:
+        with if_there():
+            slot = Path(f"/proc/{pid}").stat().st_uid - self._host.territory.uid(0)
+            if 0 <= slot < SLOTS:
+                self._host.slots.claim(slot)
 
     def _lost(self, vm: Vm, record: MachineRecord, why: str) -> None:
         """Tell the end of a VM that is gone; an earlier node may have seen it, and even told it."""

@@ -9,7 +9,8 @@ ended only if it gets worse still.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import structlog
 
 from cakework.domain.errors import NoRoom
 from cakework.domain.vms import Shape
+from cakework.node.cleanup import cleanup
 from cakework.node.free_space import least_for_vms_mb
+from cakework.node.listing import entries, if_there
 
 RETRY_AFTER_S = 5
 WATCH_EVERY_S = 2.0
@@ -120,13 +123,8 @@ class Room:
             await asyncio.sleep(WATCH_EVERY_S)
             if not shortage.asks_for_one(self.free_disk_mb()):
                 continue
-            sizes = {vm_id: taken(folder) for vm_id, folder in disks().items()}
-            if sizes:
-                largest = max(sizes, key=lambda vm_id: sizes[vm_id])
-                log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
-                await end(largest, "the host's disk was full, and this VM had taken most of it")
-            else:
-                log.warning("disk.full", effect="no VM runs that could be ended")
+            with cleanup("full disk"), shortage.met():
+                await _end_largest(disks(), end)
 
 
 @dataclass(slots=True)
@@ -140,6 +138,15 @@ class Shortage:
     enough_mb: int
     worst_mb: int | None = None
 
+    @contextmanager
+    def met(self) -> Generator[None]:
+        """Within, one is ended; if that fails, the next look asks for one again."""
+        try:
+            yield
+        except BaseException:
+            self.worst_mb = None
+            raise
+
     def asks_for_one(self, free_mb: int) -> bool:
         """Take in how much is free now; say whether a VM is to be ended for it."""
         if free_mb >= self.enough_mb:
@@ -151,14 +158,28 @@ class Shortage:
         return True
 
 
+async def _end_largest(
+    disks: Mapping[str, Path], end: Callable[[str, str], Awaitable[None]]
+) -> None:
+    sizes = {vm_id: taken(folder) for vm_id, folder in disks.items()}
+    if sizes:
+        largest = max(sizes, key=lambda vm_id: sizes[vm_id])
+        log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
+        await end(largest, "the host's disk was full, and this VM had taken most of it")
+    else:
+        log.warning("disk.full", effect="no VM runs that could be ended")
+
+
 def taken(folder: Path) -> int:
     """Return the bytes that a VM's disks in ``folder`` take on the host's, holes left out.
 
     Its image is many VMs', known by its links; a kept volume has two names and is its own.
     """
-    try:
-        files = [(path.name, path.stat()) for path in folder.iterdir()]
-    except FileNotFoundError:
-        return 0
-    own = (info for name, info in files if info.st_nlink == 1 or name == VOLUME)
-    return sum(info.st_blocks * 512 for info in own)
+    return sum(map(_taken_by, entries(folder)))
+
+
+def _taken_by(file: Path) -> int:
+    with if_there():
+        info = file.stat()
+        return info.st_blocks * 512 if info.st_nlink == 1 or file.name == VOLUME else 0
+    return 0

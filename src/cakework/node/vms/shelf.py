@@ -20,6 +20,7 @@ import structlog
 from cakework.domain.errors import InvalidRequest
 from cakework.domain.steps import Step
 from cakework.faults import step
+from cakework.node.cleanup import cleanup
 from cakework.node.vms.manifest import NAME, Kind, Manifest, Mismatch, Needs, Seal, Stamps
 from cakework.node.vms.qemu import MachineSpec
 from cakework.node.vms.saved import Saved
@@ -126,7 +127,8 @@ class Shelf:
 
     def clear(self, used: Snapshot) -> None:
         """Remove what a start has used; its machine keeps the files as long as it needs them."""
-        shutil.rmtree(used.folder.parent)
+        with cleanup("used snapshot", vm_id=used.vm_id):
+            shutil.rmtree(used.folder.parent)
 
     def remove(self, vm_id: str, kind: Kind) -> None:
         """Remove a snapshot; one that is not there is no error. Machines keep its files."""
@@ -136,7 +138,8 @@ class Shelf:
                 (self._path(vm_id) / kind).rename(gone / kind)
                 _sync(self._path(vm_id))
         finally:
-            shutil.rmtree(gone)
+            with cleanup("snapshot", vm_id=vm_id):
+                shutil.rmtree(gone)
         self._tidy(vm_id)
 
     def remove_all(self, vm_id: str) -> list[Path]:

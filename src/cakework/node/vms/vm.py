@@ -22,6 +22,7 @@ from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.steps import Step
 from cakework.domain.vms import STOPPED_ON_REQUEST
 from cakework.faults import step
+from cakework.node.cleanup import cleanup
 from cakework.node.guest.protocol import (
     Ack,
     Exited,
@@ -315,9 +316,10 @@ async def _hang(machine: Machine) -> None:
     while True:
         await asyncio.sleep(CHECK_EVERY_S)
         try:
-            machine.trim_output()
+            with cleanup("output", machine=machine.machine_id):
+                machine.trim_output()
             await machine.monitor.check(CHECK_TIMEOUT_S)
-        except (CakeworkError, FileNotFoundError):
+        except CakeworkError:
             return
 
 

@@ -1,7 +1,7 @@
 """The workshop: makes templates when they are first wanted, and keeps the ones in use.
 
     templates/<fingerprint>/    a whole template: see template.py
-    templates/.making-*/        not whole yet; removed at start
+    templates/.making-*/        not whole yet, or on its way out; removed at start
 
 The fingerprint covers all that a template depends on, so one made by other software, for
 another shape or on another processor is never found, and goes when room is needed.
@@ -21,6 +21,8 @@ import structlog
 
 from cakework.domain.errors import Unavailable
 from cakework.domain.vms import Shape
+from cakework.node.cleanup import cleanup
+from cakework.node.listing import entries
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import BUSYBOX, Artifacts, tsc_khz
 from cakework.node.vms.disks import make_erofs, make_ext4
@@ -81,10 +83,11 @@ class Workshop:
         others = [name for name in self._used if name not in kept]
         room = max(0, self._most - len(kept))
         keep = {*kept, *others[len(others) - room :]} if room else set(kept)
-        for folder in self._folder.iterdir():
+        for folder in entries(self._folder):
             if folder.name not in keep and not folder.name.startswith(MAKING):
                 self._used.pop(folder.name, None)
-                shutil.rmtree(folder)
+                with cleanup("template", name=folder.name):
+                    _remove(folder)
 
     def fingerprint(self, shape: Shape) -> str:
         """Return what the template for ``shape`` is called: 32 hexadecimal digits."""
@@ -127,6 +130,13 @@ class Workshop:
         for file in making.folder.iterdir():
             os.chown(file, 0, 0)
             file.chmod(0o444)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a template; nobody takes for one what is left of it if that fails."""
+    gone = Path(tempfile.mkdtemp(prefix=MAKING, dir=folder.parent))
+    folder.rename(gone / folder.name)
+    shutil.rmtree(gone)
 
 
 def _lay_out(making: Template, artifacts: Artifacts, disk_gb: int, memory_mb: int) -> None:

@@ -97,9 +97,12 @@ class Router:
         """Close what leads to VMs that are gone, and notice resets of stalled connections."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._upstreams.sweep(self._is_live)
-            for client in self._clients.values():
-                client.probe()
+            try:
+                self._upstreams.sweep(self._is_live)
+                for client in self._clients.values():
+                    client.probe()
+            except Exception:
+                self._log.exception("proxy.sweep_failed")
 
     def _is_live(self, destination: Destination) -> bool:
         route = self._routes.find(destination.host)

@@ -6,7 +6,6 @@ The folder can be read by its owner alone.
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -58,9 +57,11 @@ class Spool:
         return BuildOrder.model_validate_json(order)
 
     def remove(self, build_id: BuildId) -> None:
-        """Throw an order away, if it is there."""
-        with suppress(FileNotFoundError):
-            self._path(build_id).unlink()
+        """Throw an order away, if it is there; of one that stays, the build loop tries it again."""
+        try:
+            self._path(build_id).unlink(missing_ok=True)
+        except OSError:
+            _log.exception("spool.not_removed", build_id=build_id)
 
     def kept(self) -> Iterator[BuildId]:
         """Yield the builds whose orders are kept."""

@@ -1,14 +1,24 @@
 """What is counted of what a build writes."""
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from cakework.node.builds.disk import ENTRY_BYTES, TOO_DEEP, Bound, DiskGuard, bytes_below
+from cakework.node.builds import disk
+from cakework.node.builds.disk import (
+    ENTRY_BYTES,
+    NOT_COUNTED,
+    TOO_DEEP,
+    Bound,
+    DiskGuard,
+    bytes_below,
+)
 from cakework.node.builds.failure import BuildError
 from tests.unit.node.fake_disk import FakeDisk
+from tests.unit.node.vanishing import vanish_once_listed
 
 
 @pytest.fixture
@@ -78,3 +88,63 @@ async def test_a_bound_that_is_passed_ends_the_build(tmp_path: Path) -> None:
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
+
+
+def test_what_goes_meanwhile_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that stays is counted, wherever something was removed while it was."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(100_000))
+    vanish_once_listed(monkeypatch, tmp_path / "b", tmp_path / "c" / "file")
+    assert 100_000 <= bytes_below(tmp_path) < 150_000
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not count as empty: a bound would be passed unseen."""
+
+    def none_left(_: str) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "scandir", none_left)
+    with pytest.raises(OSError, match="too many"):
+        bytes_below(tmp_path)
+
+
+@pytest.mark.anyio
+async def test_a_look_that_fails_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound that is passed after it is found all the same."""
+    monkeypatch.setattr(disk, "PERIOD_S", 0)
+    looks = iter([OSError("once"), OSError("twice"), 0, OSError("again"), (2 << 20) + 1])
+
+    def used() -> int:
+        look = next(looks)
+        if isinstance(look, OSError):
+            raise look
+        return look
+
+    with pytest.raises(BuildError, match=r"^over$"):
+        async with asyncio.timeout(20), DiskGuard(tmp_path, 0, Bound(used, 2, "over")):
+            await asyncio.Event().wait()
+
+
+@pytest.mark.anyio
+async def test_nothing_goes_on_uncounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When looking does not work time after time, the build is ended; after once it is not, and
+    is told as done."""
+    failed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def used() -> int:
+        loop.call_soon_threadsafe(failed.set)
+        raise OSError("never")
+
+    async with DiskGuard(tmp_path, 0, Bound(used, 2, "over")):
+        await failed.wait()
+    monkeypatch.setattr(disk, "PERIOD_S", 0)
+    with pytest.raises(BuildError, match=NOT_COUNTED):
+        async with asyncio.timeout(20), DiskGuard(tmp_path, 0, Bound(used, 2, "over")):
+            await asyncio.Event().wait()

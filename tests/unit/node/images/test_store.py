@@ -1,6 +1,7 @@
 """Images: there whole, or not there."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,21 @@ def test_only_plain_files_become_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="file of its own"):
         asyncio.run(store.put(new_image_id(), tmp_path / "link", CONFIG))
     assert store.ids() == []
+
+
+def test_an_image_is_removed_though_its_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be removed from the disk is no image any more, and goes at the next start."""
+
+    def fails(_: Path) -> None:
+        raise OSError("not now")
+
+    store, image_id = ImageStore(tmp_path / "images"), new_image_id()
+    asyncio.run(store.put(image_id, _file(tmp_path, b"12345"), CONFIG))
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", fails)
+        asyncio.run(store.remove(image_id))
+    assert store.get(image_id) is None
+    assert list(store.folder.iterdir())
+    assert not list(ImageStore(tmp_path / "images").folder.iterdir())

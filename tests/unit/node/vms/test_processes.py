@@ -1,13 +1,15 @@
 """Processes: ended, and found again, without ever meaning another one of the same id."""
 
 import asyncio
+import errno
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from cakework.node.vms.processes import Process, signal_name, start_time
+from cakework.node.vms.processes import Process, reap_strays, signal_name, start_time
 from tests.integration.open_files import count_open_files
 
 
@@ -88,3 +90,27 @@ def test_names_of_signals() -> None:
     """Every signal has a name, also those without one."""
     assert signal_name(9) == "SIGKILL"
     assert signal_name(40) == "signal 40"
+
+
+def test_strays_are_reaped_while_threads_end(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is gone before its children are read had none; a stray of another goes."""
+    read_text, over = Path.read_text, threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+
+    def read(path: Path) -> str:
+        if path.match(f"task/{thread.native_id}/children"):
+            raise ProcessLookupError(errno.ESRCH, "gone")
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        reap_strays(os.getuid())
+    finally:
+        over.set()
+        thread.join()
+    assert not Path(f"/proc/{child.pid}").exists()

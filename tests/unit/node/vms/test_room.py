@@ -6,6 +6,7 @@ import pytest
 
 from cakework.node.vms import room
 from cakework.node.vms.room import Room, Shortage, taken
+from tests.unit.node.vanishing import vanish_once_listed
 
 MB = 1 << 20
 
@@ -86,3 +87,30 @@ async def test_the_largest_is_ended_and_no_other(
     with pytest.raises(asyncio.CancelledError):
         await Filling(tmp_path, 0, 2048).watch_disk(lambda: folders, end)
     assert ended == ["filling"]
+
+
+def test_a_disk_that_goes_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a VM has taken is still counted when one of its files is removed meanwhile."""
+    for name in ("scratch", "image", "volume"):
+        (tmp_path / name).write_bytes(bytes(MB))
+    vanish_once_listed(monkeypatch, tmp_path / "image")
+    assert 2 * MB <= taken(tmp_path) < 3 * MB
+
+
+@pytest.mark.anyio
+async def test_the_watch_goes_on_when_one_cannot_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its next look it tries again, though the disk is no fuller."""
+    monkeypatch.setattr(room, "WATCH_EVERY_S", 0)
+    Filling.looks = [900, 900, 900]
+    tried: list[str] = []
+
+    async def end(vm_id: str, _: str) -> None:
+        tried.append(vm_id)
+        if len(tried) == 1:
+            raise OSError("not now")
+
+    with pytest.raises(asyncio.CancelledError):
+        await Filling(tmp_path, 0, 2048).watch_disk(lambda: {"vm": tmp_path}, end)
+    assert tried == ["vm", "vm"]

@@ -29,6 +29,7 @@ from cakework.node.builds.made import explain_export, read_config
 from cakework.node.builds.recipes import Recipe
 from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, Workshop
+from cakework.node.cleanup import clean_up
 from cakework.node.guest.protocol import Exited, GuestError
 from cakework.node.images import RunConfig
 from cakework.node.network.dial import connect
@@ -80,7 +81,7 @@ class VmBuild:
         trace: TracebackType | None,
     ) -> None:
         """End the machine, and all that is left of it."""
-        await self._held.aclose()
+        await clean_up("builder machine", self._held.aclose, build_id=self._order.build_id)
 
     def prepare(self, foreign: Sequence[str]) -> None:
         """Write what goes along into the machine."""

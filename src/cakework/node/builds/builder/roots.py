@@ -22,6 +22,8 @@ from cakework.node.builds.recipes import BUILDER, RECIPES, Recipe
 from cakework.node.builds.sandbox import Confinement, Sandbox
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
+from cakework.node.cleanup import clean_up, cleanup
+from cakework.node.listing import entries
 
 ASSEMBLE = Path(__file__).with_name("assemble.sh")
 PROGRAM = Path(__file__).with_name("builder.sh")
@@ -77,8 +79,8 @@ class BuilderRoots:
                 raise BuildError("the machine for builds could not be made: see the node's log")
             self._keep(work / "out" / "rootfs.erofs", file)
         finally:
-            await asyncio.shield(cgroup.end())
-            self._storage.remove_work(work_id)
+            await clean_up("cgroup", cgroup.end, work_id=work_id)
+            await self._storage.clear_work(work_id)
 
     def _keep(self, made: Path, file: Path) -> None:
         """Take the file over; those of earlier recipes go."""
@@ -87,9 +89,10 @@ class BuilderRoots:
         made.chmod(0o444)
         made.rename(file)
         wanted = {f"{name}.erofs" for name in _digests()}
-        for other in self._folder.iterdir():
-            if other.name not in wanted:
-                other.unlink()
+        for other in entries(self._folder):
+            with cleanup("builder root", name=other.name):
+                if other.name not in wanted:
+                    other.unlink(missing_ok=True)
         log.info("builder_root_made", size_bytes=file.stat().st_size)
 
 
