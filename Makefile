@@ -3,14 +3,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench serve clean
+.PHONY: help setup demo test test-long quick check bench serve clean
 
 BIN := .venv/bin
 NPM := PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix sdk/typescript
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 10
+PYTEST ?= $(BIN)/pytest --numprocesses 2 --dist loadscope
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what serving needs: Debian packages, .venv, kernel, guest
 	@tools/setup run
@@ -21,10 +22,17 @@ demo: setup ## Build two services, run each in a microVM, call them, show their 
 test: ## Run everything: checks, all tests, the guest's fuzzer
 	@tools/setup test
 	@$(MAKE) check
-	@$(MAKE) -C guest test
-	@$(MAKE) -C guest fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@$(MAKE) --silent -C guest -j2 test
+	@$(MAKE) --silent -C guest -j2 fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(NPM) test
-	@$(BIN)/pytest --numprocesses 2 --dist loadscope
+	@$(PYTEST)
+
+test-long: ## The same for hours: all in random order, far more examples, long fuzzing
+	@$(MAKE) test FUZZ_SECONDS=1800 PYTEST="CAKEWORK_TEST_EXAMPLES=50 $(PYTEST) -p randomly --timeout=7200"
+
+quick: ## Check and test what a change touches, in under three minutes (BASE=<commit>: since then)
+	@tools/setup test
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" tools/quick.py $(BASE)
 
 check: ## Check lint, formatting, types, and that the C code compiles without a warning
 	@tools/setup check

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ class Seconds:
     """Counts the seconds that each file of tests takes, fixtures included, and keeps them."""
 
     def __init__(self) -> None:
-        self._taken: Counter[str] = Counter()
+        self._taken: defaultdict[str, float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._taken[report.location[0]] += report.duration
@@ -54,13 +54,14 @@ class Seconds:
         if sum(self._taken.values()) < TOLD_FROM_S:
             return
         terminalreporter.section("slowest files")
-        for file, seconds in self._taken.most_common(20):
+        slowest = sorted(self._taken.items(), key=lambda taken: -taken[1])
+        for file, seconds in slowest[:20]:
             terminalreporter.write_line(f"{seconds:7.1f}s  {file}")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workerinput"):
             return
-        known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+        known: dict[str, float] = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
         known |= {file: round(seconds, 1) for file, seconds in self._taken.items()}
         SECONDS.parent.mkdir(exist_ok=True)
         making = SECONDS.with_suffix(".making")

@@ -82,7 +82,7 @@ def checks(changed: Iterable[str]) -> Iterator[list[str]]:
 
 def tests(changed: Iterable[str], time_s: float) -> Iterator[list[str]]:
     """Yield the command that runs the tests for which there is time, if there are any."""
-    seconds = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+    seconds: dict[str, float] = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
     chosen, left_out = within(touched(changed), seconds, PROCESSES * time_s)
     if left_out:
         print(f"quick: left to `make test`, for want of time: {' '.join(left_out)}")
