@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+SCANDIR, LISTDIR = os.scandir, os.listdir
+"""As they are, also where a test has replaced them before."""
+
 
 def vanish_once_listed(monkeypatch: pytest.MonkeyPatch, *victims: Path) -> None:
     """Have each of ``victims`` removed when what lists its folder has read that it is there."""
-    scandir, listdir = os.scandir, os.listdir
 
     def remove_from(folder: Path) -> None:
         for victim in victims:
@@ -22,19 +24,19 @@ def vanish_once_listed(monkeypatch: pytest.MonkeyPatch, *victims: Path) -> None:
                 victim.unlink(missing_ok=True)
 
     def scanned(folder: Any = ".") -> contextlib.nullcontext[Iterator[os.DirEntry[str]]]:
-        with scandir(str(folder)) as found:
+        with SCANDIR(str(folder)) as found:
             read = list(found)
         with monkeypatch.context() as real:
-            real.setattr(os, "scandir", scandir)
-            real.setattr(os, "listdir", listdir)
+            real.setattr(os, "scandir", SCANDIR)
+            real.setattr(os, "listdir", LISTDIR)
             remove_from(Path(str(folder)))
         return contextlib.nullcontext(iter(read))
 
     def listed(folder: Any = ".") -> list[str]:
-        read = listdir(str(folder))
+        read = LISTDIR(str(folder))
         with monkeypatch.context() as real:
-            real.setattr(os, "scandir", scandir)
-            real.setattr(os, "listdir", listdir)
+            real.setattr(os, "scandir", SCANDIR)
+            real.setattr(os, "listdir", LISTDIR)
             remove_from(Path(str(folder)))
         return read
 
