@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = ROOT / ".build" / "test-seconds.json"
 SOURCES = {"src": "cakework", "sdk/python/src": "cakework_client", ".": "tests"}
 STARTED = {
-    "tests.acceptance.platform": "cakework.cli.main",
-    "tests.integration.node.node_process": "cakework.node.__main__",
-    "tests.integration.faults.parts": "cakework.cli.main",
+    "tests.acceptance.platform": ("cakework.cli.main", "cakework.node.app", "cakework.server.app"),
+    "tests.integration.node.node_process": ("cakework.node.app",),
+    "tests.integration.faults.parts": ("cakework.node.app", "cakework.server.app"),
 }
 """What modules of tests run in a process of its own, and so do not import."""
 ELSEWHERE = {
@@ -109,7 +109,7 @@ def within(
 def touched(changed: Iterable[str]) -> list[str]:
     """Return the files of tests that import ``changed`` ones, those first that do so directly."""
     graph = imports()
-    nearest = {module: 0 for module in map(module_of, changed) if module in graph.modules}
+    nearest = {module: 0 for file in changed for module in modules_of(file, graph)}
     reached = list(nearest)
     for module in reached:
         for importer in sorted(graph.find_modules_that_directly_import(module)):
@@ -118,6 +118,33 @@ def touched(changed: Iterable[str]) -> list[str]:
                 reached.append(importer)
     files = [module.replace(".", "/") + ".py" for module in reached if is_test(module)]
     return [file for file in files if (ROOT / file).exists()]
+
+
+def modules_of(file: str, graph: grimp.ImportGraph) -> set[str]:
+    """Return the modules that a changed file is, or that stand for it.
+
+    For what nobody imports, such as a script, those beside it do, or else beside its folder.
+    """
+    path = ROOT / file
+    if not path.exists():
+        return set()
+    for folder in SOURCES:
+        if path.is_relative_to(home := ROOT / folder / SOURCES[folder]):
+            module = module_name(path.relative_to(home.parent))
+            if path.suffix == ".py" and (is_test(module) or is_imported(module, graph)):
+                return {module}
+            return beside(module.rpartition(".")[0], graph)
+    return set()
+
+
+def beside(package: str, graph: grimp.ImportGraph) -> set[str]:
+    """Return the modules in ``package`` that are imported, or in the nearest one that has such."""
+    while package:
+        within = {name for name in graph.modules if name.rpartition(".")[0] == package}
+        if imported := {name for name in within if is_imported(name, graph)}:
+            return imported
+        package = package.rpartition(".")[0]
+    return set()
 
 
 def imports() -> grimp.ImportGraph:
@@ -131,7 +158,8 @@ def imports() -> grimp.ImportGraph:
                 if other.startswith(f"{package}.") and is_test(other):
                     graph.add_import(importer=other, imported=module)
     for starter, started in STARTED.items():
-        graph.add_import(importer=starter, imported=started)
+        for module in started:
+            graph.add_import(importer=starter, imported=module)
     return graph
 
 
@@ -140,15 +168,14 @@ def is_test(module: str) -> bool:
     return module.startswith("tests.") and module.rpartition(".")[2].startswith("test_")
 
 
-def module_of(file: str) -> str:
-    """Return the name that ``file`` is imported by; what lies beside modules is its package's."""
-    for folder, package in SOURCES.items():
-        home = f"{folder}/{package}/" if folder != "." else f"{package}/"
-        if file.startswith(home):
-            path = Path(file).relative_to(folder)
-            path = path.with_suffix("") if path.suffix == ".py" else path.parent
-            return ".".join(path.parts).removesuffix(".__init__")
-    return ""
+def is_imported(module: str, graph: grimp.ImportGraph) -> bool:
+    """Say whether anybody imports a module."""
+    return module in graph.modules and bool(graph.find_modules_that_directly_import(module))
+
+
+def module_name(path: Path) -> str:
+    """Return the name that a file is imported by, or would be."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
 if __name__ == "__main__":
