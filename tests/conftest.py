@@ -16,17 +16,26 @@ SECONDS = Path(__file__).parents[1] / ".build" / "test-seconds.json"
 """How long each file of tests took when it was last run: what ``make quick`` goes by."""
 
 
+GROUNDS = (
+    ("tests/acceptance/", "a platform"),
+    ("tests/integration/faults/", "a node and a server that are killed"),
+    *((f"tests/integration/node/test_{noun}", "builds") for noun in ("build", "github", "import")),
+    ("tests/integration/node/", "machines"),
+    ("tests/python_sdk/", "a server of the client's"),
+)
+"""Tests that share something which takes long to make, by how their names begin."""
 TOLD_FROM_S = 60
 """What is over sooner is not asked where its time went."""
 
 
 class GroundScheduling(LoadScopeScheduling):
-    """Gives one process all tests of a ground: of a platform, of a node's rigs, of a store."""
+    """Gives one process all tests of a ground, such as those of one platform, large grounds first;
+    then the files whose tests each stand on their own, so that all processes end together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """Return the ground of a test: its folder below ``tests``, two deep in ``integration``."""
-        folders = nodeid.partition("::")[0].split("/")[1:-1]
-        return "/".join(folders[:2]) if folders[0] == "integration" else folders[0]
+        """Return the ground of a test."""
+        file = nodeid.partition("::")[0]
+        return next((ground for start, ground in GROUNDS if file.startswith(start)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroundScheduling:

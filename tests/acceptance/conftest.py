@@ -23,7 +23,7 @@ HOOKS = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 """An address of the host where webhooks may go, whose ports no other run of these tests has."""
 SETTINGS = {
     "DISK_GB": "1",
-    "MAX_LOG_LINES": "20000",
+    "MAX_LOG_LINES": "4000",
     "EGRESS_ALLOW": "10.77.0.64/26",
     "POOL_SIZE": "2",
     "WEBHOOK_ALLOW": HOOKS,
