@@ -39,7 +39,8 @@ class GroundScheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroundScheduling:
-    """Return what shares out tests with ``--numprocesses``."""
+    """Return what shares out tests with ``--numprocesses``, in their order and not by number."""
+    config.option.loadscopereorder = False
     return GroundScheduling(config, log)
 
 
