@@ -18,6 +18,7 @@ from tests.integration.node.registries import Registry
 from tests.integration.node.repositories import GitServer
 
 from benchmarks.docker_engine import DockerEngine, docker_engine
+from benchmarks.ending import interruptible, may_end
 from benchmarks.podman import Podman, podman
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -49,7 +50,10 @@ class Site:
 
 @contextlib.contextmanager
 def site(settings: Mapping[str, str]) -> Generator[Site]:
-    """Bring everything up, with ``settings`` of Cakework's, and take it down at the end."""
+    """Bring everything up, with ``settings`` of Cakework's, and take it down at the end.
+
+    Signals break off neither of the two, only what goes on between them.
+    """
     with contextlib.ExitStack() as held:
         folder = Path(tempfile.mkdtemp(prefix="cakework-bench-"))
         held.callback(shutil.rmtree, folder)
@@ -63,13 +67,15 @@ def site(settings: Mapping[str, str]) -> Generator[Site]:
         held.callback(platform.end)
         say("bringing Cakework up")
         platform.start()
+        may_end()
         api = held.enter_context(platform.api())
         docker = held.enter_context(docker_engine())
         podman_engine = held.enter_context(podman())
         pooled = settings.get("POOL_SIZE") != "0"
         made = Site(platform, api, docker, podman_engine, git_host, registry, pooled)
-        _make_images(made)
-        yield made
+        with interruptible():
+            _make_images(made)
+            yield made
 
 
 def say(text: str) -> None:
