@@ -6,7 +6,7 @@ The real node is in the acceptance tests; here faults and the order of events mu
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ from cakework.domain.orders import (
     VmOrder,
     VmReport,
 )
+
+from .served import Served
 
 START_MS = 1_700_000_000_000
 
@@ -180,7 +182,7 @@ class FakeNode:
         config = uvicorn.Config(
             self._app(), uds=str(self.socket), log_config=None, lifespan="off", access_log=False
         )
-        server = _Server(config)
+        server = Served(config)
         task = asyncio.create_task(server.serve())
         await server.is_up.wait()
         try:
@@ -191,7 +193,8 @@ class FakeNode:
                 self._grown.notify_all()
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
-            server.should_exit = server.force_exit = True
+            server.force_exit = True
+            server.end()
             await task
             self.socket.unlink(missing_ok=True)
 
@@ -388,20 +391,6 @@ class FakeNode:
         self.acks.append(ack.cursor)
         self.facts = [fact for fact in self.facts if fact.cursor > ack.cursor]
         return JSONResponse({})
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
 
 
 def _refuse(status: int, problem: NodeProblem) -> Response:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from cakework.server.store.database import Database
 from cakework.settings import Settings
 
 from .fake_node import FakeNode
+from .served import Served
 
 DEADLINE_S = 60.0
 KEY = "cw_" + "k" * 43
@@ -171,7 +172,7 @@ async def running(settings: Settings, node: FakeNode, clock: Clock = now_ms) -> 
     server = build_server(settings, clock)
     async with listening(create_app(settings, server)) as base_url:
         client = httpx2.AsyncClient(
-            base_url=base_url, headers={"X-Api-Key": KEY}, timeout=DEADLINE_S
+            base_url=base_url, headers={"X-Api-Key": KEY}, timeout=DEADLINE_S, verify=False
         )
         async with client:
             yield Rig(settings, node, server, client)
@@ -196,20 +197,14 @@ async def listening(app: Any) -> AsyncGenerator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, http="httptools")
-        api = _Api(config)
+        api = Served(config)
         task = asyncio.create_task(api.serve([listener]))
         await until(lambda: api.started or task.done(), "the server has started")
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            api.should_exit = True
+            api.end()
             await task
-
-
-class _Api(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from cakework.domain.orders import (
     VmOrder,
     VmReport,
 )
+from cakework.server.node.connections import UnixSocketTransport
 
 ANSWER_S = 10.0
 START_S = 50.0
@@ -69,10 +70,7 @@ class NodeClient:
     def __init__(self, socket: Path) -> None:
         """Prepare to talk to the node that listens on ``socket``."""
         self._client = httpx2.AsyncClient(
-            transport=httpx2.AsyncHTTPTransport(
-                uds=str(socket),
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_CONNECTIONS),
-            ),
+            transport=UnixSocketTransport(str(socket), kept=_CONNECTIONS),
             base_url="http://node",
             timeout=ANSWER_S,
         )
