@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     build_cache_mb: int = Field(
         default=20_480, ge=0, description="Layers kept between builds, in MiB; beyond it all go."
     )
-    image_size_mb: int = Field(default=8192, ge=64, description="Largest image, unpacked, in MiB.")
+    image_size_mb: int = Field(default=8192, ge=16, description="Largest image, unpacked, in MiB.")
     github_url: Annotated[str, AfterValidator(checked_address)] = Field(
         default="https://github.com",
         description="Where builds from GitHub fetch repositories; for GitHub Enterprise another.",

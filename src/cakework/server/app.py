@@ -80,6 +80,8 @@ IDLE_PERIOD_S = 1.0
 IMPORT_PERIOD_S = 5.0
 LEFTOVER_PERIOD_S = 60.0
 RETENTION_PERIOD_S = 600.0
+RETENTION_FIRST_S = 30.0
+"""After a start there are more urgent things to do than to forget what is old."""
 DELIVERY_PERIOD_S = 1.0
 
 
@@ -195,7 +197,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         deliveries=settings.webhook_log_days,
     )
     retention_pass = RetentionLoop(database, log_store, node, vms, days, clock).one_pass
-    retention = Loop("retention", retention_pass, RETENTION_PERIOD_S)
+    retention = Loop(
+        "retention", retention_pass, RETENTION_PERIOD_S, first_after_s=RETENTION_FIRST_S
+    )
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,

@@ -162,13 +162,13 @@ def test_what_is_fetched_is_unpacked_in_the_machine(vm_bench: BuilderBench, tmp_
         ),
         (
             "RUN yes | head -n 20000; while :; do i=$((i+1)); head -c 8000000 /dev/zero >/$i; done",
-            "the build wrote more than 64 MB",
-            {"image_size_mb": 64, "build_output_mb": 1},
+            "the build wrote more than 16 MB",
+            {"image_size_mb": 16, "build_output_mb": 1},
         ),
         (
-            "RUN truncate -s 66000000 /larger-with-the-base",
-            "the image is larger than 64 MB",
-            {"image_size_mb": 64},
+            "RUN truncate -s 16500000 /larger-with-the-base",
+            "the image is larger than 16 MB",
+            {"image_size_mb": 16},
         ),
     ],
     ids=["status", "memory", "disk", "image"],

@@ -25,19 +25,24 @@ class Loop:
         one_pass: Callable[[], Awaitable[None]],
         period_s: float,
         hinted: asyncio.Event | None = None,
+        *,
+        first_after_s: float = 0.0,
     ) -> None:
         """Give a name for the log, the pass, and the time between passes without a hint.
 
-        Whoever sets ``hinted`` has a pass run soon.
+        Whoever sets ``hinted`` has a pass run soon. The first is run ``first_after_s`` after the
+        start, for what need not be done while everything else is taken up.
         """
         self._name = name
         self._pass = one_pass
         self._period_s = period_s
         self._hinted = hinted or asyncio.Event()
+        self._first_after_s = first_after_s
         self._failures = 0
 
     async def run(self) -> None:
         """Run passes until cancelled."""
+        await asyncio.sleep(self._first_after_s)
         while True:
             self._hinted.clear()
             wait_s = await self._run_pass()
