@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 NPM := PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix sdk/typescript
 FUZZ_SECONDS ?= 10
-PYTEST ?= $(BIN)/pytest --numprocesses 3 --dist loadscope
+PYTEST ?= $(BIN)/pytest --numprocesses 4 --dist loadscope
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -273,7 +273,8 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
-        app.include_router(router)
+        # Not include_router, which keeps routes of routers, to be looked through at each request.
+        app.router.routes.extend(router.routes)
     app.router.default = Site(settings.site_dir)
     describe(app)
     return app

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from cakework.server import app
 from cakework.server.clock import now_ms
 from cakework.server.loops.retention import DAY_MS, KeptDays
 from cakework.server.store.models import ImageRow, VmRow
@@ -234,8 +235,11 @@ async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) ->
             await rig.ok("POST", f"/v1/vm/{vm_id}/stop")
 
 
-async def test_the_settings_say_how_long(folder: Path, node: FakeNode) -> None:
+async def test_the_settings_say_how_long(
+    folder: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop of a server that starts later removes by its settings and its clock."""
+    monkeypatch.setattr(app, "RETENTION_FIRST_S", 0.0)
     settings = settings_for(folder, None, retain_vms_days=3, retain_stopped_vms_days=2)
     async with running(settings, node) as rig:
         vm_id = await destroyed(rig, await rig.image(), "x")

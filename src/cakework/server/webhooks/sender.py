@@ -5,6 +5,7 @@ answers like others, so no success, and not followed; no proxy is used.
 """
 
 import asyncio
+import functools
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class Sender:
             return Outcome(response.status, await _first_text(response.aiter_stream()))
 
 
+@functools.cache
 def trusted(extra_ca: Path | None) -> ssl.SSLContext:
     """Return the system's certificates to trust, and those in ``extra_ca`` (PEM).
 
