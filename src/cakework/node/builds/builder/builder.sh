@@ -106,7 +106,7 @@ buildah_build() {
     if [ -e "$work/pinned" ]; then
         while read -r image; do set -- "--build-context=$image" "$@"; done <"$work/pinned"
     fi
-    exec buildah build --layers --pull=never --isolation=rootless \
+    exec buildah build --layers=false --pull=never --isolation=rootless \
         --runtime=/usr/sbin/runc --network=host "--volume=$work/sys:/sys:ro" \
         "--iidfile=$work/out/iid" --signature-policy /b/etc/policy.json \
         "--file=$work/Dockerfile" "$@"
