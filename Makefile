@@ -4,11 +4,12 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long quick check bench serve clean
+.PHONY: checked-types checked-besides tested-besides
 
 BIN := .venv/bin
 NPM := PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix sdk/typescript
 FUZZ_SECONDS ?= 10
-PYTEST ?= $(BIN)/pytest --numprocesses 4 --dist loadscope
+PYTEST ?= $(BIN)/pytest --numprocesses 3 --dist loadscope
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +22,7 @@ demo: setup ## Build two services, run each in a microVM, call them, show their 
 
 test: ## Run everything: checks, all tests, the guest's fuzzer
 	@tools/setup test
-	@$(MAKE) check
-	@$(MAKE) --silent -C guest -j2 test
-	@$(MAKE) --silent -C guest -j2 fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
-	@$(NPM) test
+	@$(MAKE) --jobs=2 --output-sync=target checked-types tested-besides
 	@$(PYTEST)
 
 test-long: ## The same for hours: all in random order, far more examples, long fuzzing
@@ -36,11 +34,21 @@ quick: ## Check and test what a change touches, in under three minutes (BASE=<co
 
 check: ## Check lint, formatting, types, and that the C code compiles without a warning
 	@tools/setup check
+	@$(MAKE) --jobs=2 --output-sync=target checked-types checked-besides
+
+checked-types:
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+
+checked-besides:
 	@$(NPM) run check
 	@$(MAKE) --silent -C guest
+
+tested-besides: checked-besides
+	@$(MAKE) --silent -C guest test
+	@$(MAKE) --silent -C guest fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@$(NPM) test
 
 bench: ## Compare starts, forks and memory of microVMs with docker, podman and plain QEMU
 	@tools/setup bench
