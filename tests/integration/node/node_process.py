@@ -1,11 +1,13 @@
 """A whole node in a process of its own, spoken to as the server does, killed as a host does."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,27 @@ from cakework.domain.orders import VmOrder, VmReport
 from cakework.node.images import ImageStore
 from cakework.node.sockets import connect
 from cakework.node.territory import Territory
-from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, facts_in, until
+from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, facts_in, processes_of, until
 
 START_S, STOP_S = 200, 60
+FAULTS = ("Traceback", "never retrieved")
+"""What no node may log, whatever was done to it."""
+
+
+@contextlib.asynccontextmanager
+async def running_node(yard: Yard, folder: Path) -> AsyncGenerator["NodeProcess"]:
+    """Run a node on ``folder``; end it with its VMs, in order, and look that all went well."""
+    node = NodeProcess(yard, folder)
+    try:
+        await node.start()
+        yield node
+        for report in node.call("GET", "/v1/vms")[1]:
+            node.call("POST", f"/v1/vms/{report['vm_id']}/stop", {"grace_s": 0})
+        log, territory = node.stop(), node.territory
+        await until(lambda: not processes_of(territory))
+    finally:
+        node.remove()
+    assert not [fault for fault in FAULTS if fault in log], log
 
 
 class NodeProcess:
@@ -116,7 +136,8 @@ class NodeProcess:
         assert self._process.poll() is None, self.log()
         try:
             connect(self.socket).close()
-        except OSError:
+            status, answer = self.call("GET", "/v1/health")
+        except (OSError, httpx2.TransportError):
+            # What a killed node was just beginning holds its socket for a moment longer.
             return False
-        status, answer = self.call("GET", "/v1/health")
         return status == 200 and bool(answer["ready"])

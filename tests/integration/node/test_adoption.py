@@ -14,7 +14,7 @@ from cakework.domain.orders import VmOrder
 from cakework.node.cgroups import Cgroup
 from cakework.node.vms.holdings import RECORD, MachineRecord
 from cakework.node.vms.machines import Machine
-from tests.integration.node.node_process import NodeProcess
+from tests.integration.node.node_process import NodeProcess, running_node
 from tests.integration.node.vm_site import Yard, printed, processes_of, site, until
 
 pytestmark = pytest.mark.anyio
@@ -24,17 +24,8 @@ COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"
 
 @pytest.fixture
 async def node(yard: Yard, tmp_path: Path) -> AsyncIterator[NodeProcess]:
-    node = NodeProcess(yard, tmp_path / "data")
-    await node.start()
-    yield node
-    for report in node.call("GET", "/v1/vms")[1]:
-        node.call("POST", f"/v1/vms/{report['vm_id']}/stop", {"grace_s": 0})
-    log = node.stop()
-    territory = node.territory
-    await until(lambda: not processes_of(territory))
-    node.remove()
-    assert "Traceback" not in log
-    assert "never retrieved" not in log
+    async with running_node(yard, tmp_path / "data") as node:
+        yield node
 
 
 async def order(node: NodeProcess, yard: Yard, script: str) -> VmOrder:

@@ -14,7 +14,7 @@ import pytest
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import DialAnswer, VmOrder
 from cakework.node.sockets import connect
-from tests.integration.node.node_process import NodeProcess
+from tests.integration.node.node_process import NodeProcess, running_node
 from tests.integration.node.vm_site import Yard, until
 from tests.integration.open_files import open_files
 
@@ -25,15 +25,8 @@ ECHO = "while :; do busybox nc -l -p 8080 -e cat; done"
 
 @pytest.fixture
 async def node(yard: Yard, tmp_path: Path) -> AsyncIterator[NodeProcess]:
-    node = NodeProcess(yard, tmp_path / "data")
-    await node.start()
-    yield node
-    for report in node.call("GET", "/v1/vms")[1]:
-        node.call("POST", f"/v1/vms/{report['vm_id']}/stop", {"grace_s": 0})
-    log = node.stop()
-    node.remove()
-    assert "Traceback" not in log
-    assert "never retrieved" not in log
+    async with running_node(yard, tmp_path / "data") as node:
+        yield node
 
 
 async def vm_order(node: NodeProcess, yard: Yard, script: str) -> VmOrder:

@@ -11,7 +11,7 @@ from cakework.domain.facts import VmLine, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
 from cakework.node.vms.holdings import RECORD, MachineRecord
-from tests.integration.node.node_process import NodeProcess
+from tests.integration.node.node_process import NodeProcess, running_node
 from tests.integration.node.vm_site import Yard, printed, until
 
 pytestmark = pytest.mark.anyio
@@ -21,14 +21,8 @@ MB = 1 << 20
 
 @pytest.fixture
 async def node(yard: Yard, tmp_path: Path) -> AsyncIterator[NodeProcess]:
-    node = NodeProcess(yard, tmp_path / "data")
-    await node.start()
-    yield node
-    for report in node.call("GET", "/v1/vms")[1]:
-        node.call("POST", f"/v1/vms/{report['vm_id']}/stop", {"grace_s": 0})
-    log = node.stop()
-    node.remove()
-    assert "Traceback" not in log
+    async with running_node(yard, tmp_path / "data") as node:
+        yield node
 
 
 async def cached(node: NodeProcess, yard: Yard, size_gb: int) -> VmOrder:
