@@ -34,7 +34,8 @@ def _processes_of(folder: Path) -> Iterator[str]:
                 yield command.decode(errors="replace").replace("\0", " ")
 
 
-def test_a_signal_takes_down_all_that_was_brought_up(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_takes_down_all_that_was_brought_up(folder: Path, number: signal.Signals) -> None:
     """Registry, git server, Cakework and their folders are gone when the benchmark has ended."""
     with (folder / "log").open("wb") as log:
         benchmark = subprocess.Popen(
@@ -52,8 +53,8 @@ def test_a_signal_takes_down_all_that_was_brought_up(folder: Path) -> None:
                 "the registry serves",
             )
             assert any("docker-registry" in each for each in _processes_of(folder))
-            benchmark.send_signal(signal.SIGTERM)
-            assert benchmark.wait(DEADLINE_S) == 128 + signal.SIGTERM, (folder / "log").read_text()
+            benchmark.send_signal(number)
+            assert benchmark.wait(DEADLINE_S) == 128 + number, (folder / "log").read_text()
         finally:
             benchmark.kill()
     assert list(_processes_of(folder)) == []
