@@ -1,6 +1,7 @@
 """One client's connection: request after request, each routed by its own Host header."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ import h11
 import structlog
 
 from cakework.server.proxy.exchange import ClientGone, Exchange, VmBroke
-from cakework.server.proxy.forwarding import request_for_vm
 from cakework.server.proxy.heads import HeadScanner, RequestHead, parse_head
 from cakework.server.proxy.patience import Patience, Sleepers
 from cakework.server.proxy.refusals import AnswerForm, Refusal, malformed, render
@@ -48,15 +48,16 @@ class Conversation:
         self._client = client
         self._routes = routes
         self._sleepers = sleepers
-        self._upstreams = upstreams
+        self._upstream = upstreams.for_client()
         self._limits = limits
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
     async def hold(self) -> None:
         """Serve requests until either side wants no more, then close the connection."""
         try:
-            while await self._serve_one():
-                pass
+            with contextlib.closing(self._upstream):
+                while await self._serve_one():
+                    pass
             await self._finish(self._client)
         except (ClientGone, ConnectionError):
             self._client.reset()
@@ -125,9 +126,8 @@ class Conversation:
         head = visit.head
         reuse = head.method in REPEATABLE and not head.has_body
         while True:
-            async with self._upstreams.lease(destination, reuse=reuse) as lease:
-                request = request_for_vm(head, self._client.peer)
-                exchange = Exchange(self._client, near, lease.wire, request)
+            async with self._upstream.lease(destination, reuse=reuse) as lease:
+                exchange = Exchange(self._client, near, lease.wire, head)
                 visit.exchange = exchange
                 if await self._carry_out(exchange, lease):
                     return exchange.client_may_persist

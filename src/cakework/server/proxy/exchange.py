@@ -13,9 +13,17 @@ from collections.abc import Callable
 
 import h11
 
-from cakework.server.proxy.forwarding import answer_for_client, interim_for_client
+from cakework.server.proxy.forwarding import (
+    answer_for_client,
+    interim_for_client,
+    request_for_vm,
+)
+from cakework.server.proxy.heads import RequestHead
 from cakework.server.proxy.refusals import malformed
 from cakework.server.proxy.wire import Wire
+
+BODILESS = frozenset({204, 304})
+"""Statuses whose answers have no body, whatever their heads say (RFC 9110, 6.4.1)."""
 
 
 class ClientGone(Exception):
@@ -32,7 +40,7 @@ class Exchange:
     ``near`` has taken the request's head already. ``status`` is the answer's, once it began.
     """
 
-    def __init__(self, client: Wire, near: h11.Connection, vm: Wire, request: h11.Request) -> None:
+    def __init__(self, client: Wire, near: h11.Connection, vm: Wire, head: RequestHead) -> None:
         self.status: int | None = None
         self.bytes_in = 0
         self.bytes_out = 0
@@ -40,7 +48,7 @@ class Exchange:
         self._near = near
         self._vm = vm
         self._far = h11.Connection(h11.CLIENT, max_incomplete_event_size=65536)
-        self._request = request
+        self._head = head
         self._touch: Callable[[], None] = _ignore
         self._heard = False
         self._switched = False
@@ -59,9 +67,15 @@ class Exchange:
 
     @property
     def vm_may_persist(self) -> bool:
-        """Whether the VM's connection can carry another request."""
+        """Whether the VM's connection can carry another request.
+
+        Not where a careless program could have left bytes in it that belong to this one: a body
+        that it did not read, or sent where there is none.
+        """
         done = self._far.our_state is h11.DONE and self._far.their_state is h11.DONE
-        return done and not self._far.trailing_data[0]
+        plain = not self._head.has_body and not self._head.values(b"upgrade")
+        bodiless = self._head.method == b"HEAD" or self.status in BODILESS
+        return done and plain and not bodiless and not self._far.trailing_data[0]
 
     @property
     def client_may_persist(self) -> bool:
@@ -101,7 +115,7 @@ class Exchange:
 
     async def _pump(self) -> None:
         try:
-            await self._send(self._far.send(self._request))
+            await self._send(self._far.send(request_for_vm(self._head, self._client.peer)))
             if self._near.their_state is h11.SEND_BODY:
                 await self._pump_body()
             else:

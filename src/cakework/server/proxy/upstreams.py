@@ -1,17 +1,21 @@
-"""Connections into VMs: how many there may be, and which wait to be used again."""
+"""Connections into VMs: how many there may be, and what becomes of one after its request.
+
+A connection into a VM is never shared by two clients' connections. What a program leaves in one,
+unread or sent too late, could else be taken for the next visitor's request, or for its answer.
+"""
 
 import asyncio
 import contextlib
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cakework.server.proxy.dialer import Dialer, DialFailed
 from cakework.server.proxy.refusals import Refusal
 from cakework.server.proxy.wire import Wire
 
-IDLE_MAX_PER_VM = 8
+IDLE_MAX_PER_VM = 64
 IDLE_S = 4.0
 """Shorter than what servers commonly allow (Node 5 s, gunicorn 2 s but it seldom keeps alive)."""
 UNDELIVERED_S = 5.0
@@ -44,20 +48,20 @@ class Destination:
 
 @dataclass(slots=True)
 class Lease:
-    """A connection in use. With ``keep`` set it is kept for another request afterwards."""
+    """A connection in use. With ``keep`` set it waits for the same client's next request."""
 
     wire: Wire
     reused: bool
     keep: bool = False
 
 
-@dataclass(slots=True)
-class _Connections:
-    active: set[Wire] = field(default_factory=set[Wire])
-    idle: dict[Wire, asyncio.TimerHandle] = field(default_factory=dict[Wire, asyncio.TimerHandle])
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """A connection that waits until ``timer`` closes it."""
 
-    def wires(self) -> list[Wire]:
-        return [*self.active, *self.idle]
+    wire: Wire
+    destination: Destination
+    timer: asyncio.TimerHandle
 
 
 class Upstreams:
@@ -66,62 +70,68 @@ class Upstreams:
     def __init__(self, dialer: Dialer, *, per_vm: int) -> None:
         self._dialer = dialer
         self._per_vm = per_vm
-        self._taken: Counter[Destination] = Counter()
-        self._connections: dict[Destination, _Connections] = {}
+        self._in_use: Counter[Destination] = Counter()
+        self._waiting: Counter[Destination] = Counter()
+        self._wires: dict[Wire, Destination] = {}
 
-    @contextlib.asynccontextmanager
-    async def lease(self, destination: Destination, *, reuse: bool) -> AsyncGenerator[Lease]:
-        """Lend a connection; with ``reuse`` it may be one that another request used before.
+    def for_client(self) -> "Upstream":
+        """Return what one client's connection reaches VMs with; to be closed when that ends."""
+        return Upstream(self)
 
-        Raises:
-            NotReached: no connection is to be had.
-            Refusal: there are too many already.
-        """
-        with self._slot(destination):
-            wire = self._take_idle(destination) if reuse else None
-            lease = Lease(wire or await self._dial(destination), reused=wire is not None)
-            connections = self._connections.setdefault(destination, _Connections())
-            connections.active.add(lease.wire)
-            try:
-                yield lease
-            finally:
-                connections.active.discard(lease.wire)
-                if lease.keep and lease.wire.is_quiet and len(connections.idle) < IDLE_MAX_PER_VM:
-                    self._put_idle(destination, lease.wire)
-                else:
-                    _leave(lease.wire)
-                    self._forget(destination)
+    @contextlib.contextmanager
+    def slot(self, destination: Destination) -> Generator[None]:
+        """Count a connection in use. Raises Refusal when there are too many already."""
+        if self._in_use[destination] >= self._per_vm:
+            raise Refusal(503, "too_many_connections", "the VM has too many connections already")
+        self._in_use[destination] += 1
+        try:
+            yield
+        finally:
+            self._in_use[destination] -= 1
+            if not self._in_use[destination]:
+                del self._in_use[destination]
+
+    async def connect(self, destination: Destination) -> Wire:
+        """Make a connection. Raises NotReached."""
+        wire = await self._dial(destination)
+        self._wires[wire] = destination
+        return wire
+
+    def may_wait(self, destination: Destination) -> bool:
+        """Count one more that waits, if there may be one."""
+        if self._waiting[destination] >= IDLE_MAX_PER_VM:
+            return False
+        self._waiting[destination] += 1
+        return True
+
+    def waits_no_more(self, destination: Destination) -> None:
+        """Count one less that waits."""
+        self._waiting[destination] -= 1
+        if not self._waiting[destination]:
+            del self._waiting[destination]
+
+    def leave(self, wire: Wire) -> None:
+        """Close a connection."""
+        self._wires.pop(wire, None)
+        _leave(wire)
 
     def sweep(self, is_live: Callable[[Destination], bool]) -> None:
         """Close all connections to VMs that are no longer ``is_live``, and the broken ones.
 
         They are reset: nobody is there to take part in an orderly end.
         """
-        for destination, connections in list(self._connections.items()):
-            if not is_live(destination):
-                for wire in connections.wires():
-                    wire.reset()
-            for wire in connections.active:
+        for wire, destination in list(self._wires.items()):
+            if is_live(destination):
                 wire.probe()
+            else:
+                wire.reset()
 
     async def close(self) -> None:
         """Close all connections; return when they are gone."""
-        wires = [wire for each in self._connections.values() for wire in each.wires()]
+        wires = list(self._wires)
         for wire in wires:
             _leave(wire)
         await asyncio.gather(*(wire.gone() for wire in wires))
-
-    @contextlib.contextmanager
-    def _slot(self, destination: Destination) -> Generator[None]:
-        if self._taken[destination] >= self._per_vm:
-            raise Refusal(503, "too_many_connections", "the VM has too many connections already")
-        self._taken[destination] += 1
-        try:
-            yield
-        finally:
-            self._taken[destination] -= 1
-            if not self._taken[destination]:
-                del self._taken[destination]
 
     async def _dial(self, destination: Destination) -> Wire:
         try:
@@ -138,31 +148,61 @@ class Upstreams:
             raise
         return wire
 
-    def _take_idle(self, destination: Destination) -> Wire | None:
-        connections = self._connections.get(destination)
-        while connections is not None and connections.idle:
-            wire, timer = connections.idle.popitem()
-            timer.cancel()
-            wire.on_lost = None
-            if wire.is_quiet:
-                return wire
-            wire.abort()
+
+class Upstream:
+    """What one client's connection reaches VMs with: a connection, which may wait for its next
+    request to the same VM."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._idle: _Idle | None = None
+
+    @contextlib.asynccontextmanager
+    async def lease(self, destination: Destination, *, reuse: bool) -> AsyncGenerator[Lease]:
+        """Lend a connection; with ``reuse`` it may be the one that the last request left.
+
+        Raises:
+            NotReached: no connection is to be had.
+            Refusal: there are too many already.
+        """
+        with self._upstreams.slot(destination):
+            wire = self._take_idle(destination, reuse=reuse)
+            lease = Lease(
+                wire or await self._upstreams.connect(destination), reused=wire is not None
+            )
+            try:
+                yield lease
+            finally:
+                if not (lease.keep and lease.wire.is_quiet and self._keep(lease.wire, destination)):
+                    self._upstreams.leave(lease.wire)
+
+    def close(self) -> None:
+        """Close what waits."""
+        if self._idle is not None:
+            self._upstreams.leave(self._forget(self._idle))
+
+    def _take_idle(self, destination: Destination, *, reuse: bool) -> Wire | None:
+        idle = self._idle
+        if idle is None:
+            return None
+        wire = self._forget(idle)
+        if reuse and idle.destination == destination and wire.is_quiet:
+            return wire
+        self._upstreams.leave(wire)
         return None
 
-    def _put_idle(self, destination: Destination, wire: Wire) -> None:
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(IDLE_S, _leave, wire)
-        self._connections[destination].idle[wire] = timer
-        wire.on_lost = lambda: self._drop_idle(destination, wire)
+    def _keep(self, wire: Wire, destination: Destination) -> bool:
+        if not self._upstreams.may_wait(destination):
+            return False
+        timer = asyncio.get_running_loop().call_later(IDLE_S, self.close)
+        self._idle = _Idle(wire, destination, timer)
+        return True
 
-    def _drop_idle(self, destination: Destination, wire: Wire) -> None:
-        self._connections[destination].idle.pop(wire).cancel()
-        self._forget(destination)
-
-    def _forget(self, destination: Destination) -> None:
-        connections = self._connections.get(destination)
-        if connections is not None and not connections.active and not connections.idle:
-            del self._connections[destination]
+    def _forget(self, idle: _Idle) -> Wire:
+        self._idle = None
+        idle.timer.cancel()
+        self._upstreams.waits_no_more(idle.destination)
+        return idle.wire
 
 
 def _leave(wire: Wire) -> None:
