@@ -67,11 +67,13 @@ class BuildOrder(Order):
     """``PUT /v1/builds/{build_id}``: build ``dockerfile`` over ``source`` into ``image_id``.
 
     Answered at once with 202; how it goes on comes as facts: ``build.line``, then one of
-    ``build.succeeded`` and ``build.failed``.
+    ``build.succeeded`` and ``build.failed``. Layers are shared among the builds of ``account_id``,
+    and with no others; an order of an earlier version, which has none, shares them with none.
     """
 
     build_id: str
     image_id: str
+    account_id: str = ""
     dockerfile: str
     dockerignore: str | None = None
     source: BuildSource

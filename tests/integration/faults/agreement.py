@@ -103,7 +103,8 @@ def _left(parts: Parts) -> Iterator[str]:
         yield from (f"{folder}/{name}" for name in _names(node / folder))
     yield from (f"spool/{name}" for name in _names(settings.server_dir / "spool"))
     yield from (str(path) for path in _half_made(settings.data_dir))
-    yield from (f"container {container}" for container in _containers(node / "builds" / "storage"))
+    for store in (node / "builds" / "bases", *(node / "builds" / "layers").iterdir()):
+        yield from (f"container {container}" for container in _containers(store / "storage"))
     yield from (f"cgroup {name}" for name in _cgroups(node, territory.name, vms))
     yield from (
         f"mount {line}"

@@ -16,6 +16,7 @@ from cakework.domain.facts import AnyFact, BuildFailed, BuildLine, BuildSucceede
 from cakework.domain.ids import new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
 from cakework.node.builds import Builds
+from cakework.node.builds.layers import LayerStore, name_for
 from cakework.node.builds.registries import Registries
 from cakework.node.cgroups import ROOT
 from cakework.node.images import Image, ImageStore
@@ -24,6 +25,7 @@ from cakework.node.network.relays import relay
 from cakework.settings import Settings
 
 DEADLINE_S = 250
+ACCOUNT = "account-of-the-bench"
 
 
 class Ledger:
@@ -155,6 +157,10 @@ class Bench:
         assert self.images().get(order.image_id) is None
         return end.error
 
+    def store(self, account_id: str = ACCOUNT) -> LayerStore:
+        """Return where the layers of an account's builds are."""
+        return LayerStore(self.settings().node_dir / "builds" / "layers" / name_for(account_id))
+
     def unused_layers(self) -> set[str]:
         """Return the layers of the storage that neither an image nor a container is made of."""
         images, containers, layers = map(self._stored, ("images", "containers", "layers"))
@@ -169,8 +175,7 @@ class Bench:
 
     def _stored(self, kind: str) -> list[dict[str, Any]]:
         """Return what buildah's storage has on record of its images, containers or layers."""
-        storage = self.settings().node_dir / "builds" / "storage"
-        file = storage / f"overlay-{kind}" / f"{kind}.json"
+        file = self.store().storage / f"overlay-{kind}" / f"{kind}.json"
         return json.loads(file.read_bytes()) if file.exists() else []
 
     def leftovers(self) -> dict[str, list[str]]:
@@ -180,8 +185,8 @@ class Bench:
             "work": [entry.name for entry in (home / "work").iterdir()],
             "containers": [
                 entry.name
-                for entry in (home / "storage" / "overlay-containers").iterdir()
-                if entry.is_dir()
+                for store in (home / "bases", *(home / "layers").iterdir())
+                for entry in (store / "storage" / "overlay-containers").glob("*/")
             ],
             "cgroups": [str(path) for path in ROOT.glob(f"**/{cgroup_prefix(home)}*")],
             "mounts": [
@@ -207,9 +212,9 @@ def cgroup_prefix(home: Path) -> str:
 
 
 def processes_in(home: Path) -> list[str]:
-    """Return the commands of processes that have the builds' storage mounted as their own."""
+    """Return the commands of processes that have the builds' configuration mounted as theirs."""
     mounted = next(path for path in home.parents if path.is_mount())
-    mark = f" /{home.relative_to(mounted)}/storage /b/storage "
+    mark = f" /{home.relative_to(mounted)}/etc /b/etc "
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -223,11 +228,13 @@ def order(
     files: Mapping[str, bytes | str] | None = None,
     *,
     dockerignore: str | None = None,
+    account_id: str = ACCOUNT,
 ) -> BuildOrder:
     """Return an order with new ids."""
     return BuildOrder(
         build_id=new_build_id(),
         image_id=new_image_id(),
+        account_id=account_id,
         dockerfile=dockerfile,
         dockerignore=dockerignore,
         source=FilesSource(

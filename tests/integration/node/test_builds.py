@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cakework.domain.facts import BuildFailed, BuildSucceeded
+from cakework.node.builds.layers import LayerStore
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, NotEnded
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
@@ -215,7 +216,7 @@ def test_an_image_stays_made_when_cleaning_up_fails(
     async def not_ended(cgroup: Cgroup, timeout_s: float = 0) -> None:
         raise NotEnded(cgroup)
 
-    def not_removed(_: BuildStorage, work_id: str) -> None:
+    def not_removed(_: object, work_id: str) -> None:
         raise OSError(f"{work_id} stays")
 
     wanted = order("FROM cakework/busybox\nRUN echo made")
@@ -225,7 +226,7 @@ def test_an_image_stays_made_when_cleaning_up_fails(
             with monkeypatch.context() as broken, capture_logs() as logs:
                 broken.setattr(Cgroup, "end", not_ended)
                 broken.setattr(BuildStorage, "remove_work", not_removed)
-                broken.setattr(BuildStorage, "containers_of", not_removed)
+                broken.setattr(LayerStore, "containers_of", not_removed)
                 builds.submit(wanted)
                 end = await bench.ledger.ended(wanted.build_id)
         told = [each["what"] for each in logs if each["event"] == "cleanup.failed"]
@@ -246,7 +247,7 @@ def test_layers_are_removed_again_after_it_failed_once(
     looks = asyncio.Semaphore(0)
     first = True
 
-    def layers_mb(_: BuildStorage) -> int:
+    def size_mb(_: LayerStore) -> int:
         nonlocal first
         looks.release()
         if first:
@@ -254,7 +255,7 @@ def test_layers_are_removed_again_after_it_failed_once(
             raise OSError("not now")
         return 0
 
-    monkeypatch.setattr(BuildStorage, "layers_mb", layers_mb)
+    monkeypatch.setattr(LayerStore, "size_mb", size_mb)
 
     async def run() -> None:
         async with bench.open() as builds:

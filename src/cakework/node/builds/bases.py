@@ -70,14 +70,6 @@ class Bases:
         finally:
             listeners.remove(say)
 
-    def forget(self) -> None:
-        """Look again for what is there, as after images were removed from the storage."""
-        self._made.clear()
-
-    async def settle(self) -> None:
-        """Wait until none is being made, as one may be for a build that was cancelled."""
-        await asyncio.gather(*self._making.values(), return_exceptions=True)
-
     async def close(self) -> None:
         """End what is under way."""
         tasks = list(self._making.values())
@@ -91,7 +83,12 @@ class Bases:
         limits = Limits(memory_mb=MEMORY_MB, pids_max=4096)
         cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", limits)
         confinement = Confinement(
-            work, Path("/etc/resolv.conf"), cgroup, file_bytes=FILE_BYTES, apt=True
+            work,
+            Path("/etc/resolv.conf"),
+            cgroup,
+            file_bytes=FILE_BYTES,
+            apt=True,
+            store=self._storage.bases,
         )
         started = time.monotonic()
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from cakework.domain.image_references import whole_reference
 from cakework.domain.orders import BuildOrder
 from cakework.node.builds.disk import (
     Bound,
@@ -16,9 +17,11 @@ from cakework.node.builds.disk import (
     WrittenLayers,
 )
 from cakework.node.builds.failure import TOO_LARGE, BuildError, explain_build, explain_pull
+from cakework.node.builds.layers import LayerStore
 from cakework.node.builds.log import BuildLog, LineSplitter, is_for_people
 from cakework.node.builds.made import explain_export, read_config, read_made
 from cakework.node.builds.recipes import Recipe
+from cakework.node.builds.references import mounts_files
 from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, Workshop
 from cakework.node.cgroups import Cgroup, Limits
@@ -32,15 +35,21 @@ PULL = ["buildah", "pull", "--policy", "ifnewer", "--retry", "1", "--retry-delay
 
 
 class ContainerBuild:
-    """Carries ``order`` out within ``confinement``, with the layers that the node keeps."""
+    """Carries ``order`` out within ``confinement``, with the layers of ``store``."""
 
     def __init__(
-        self, shop: Workshop, order: BuildOrder, build_log: BuildLog, confinement: Confinement
+        self,
+        shop: Workshop,
+        order: BuildOrder,
+        build_log: BuildLog,
+        confinement: Confinement,
+        store: LayerStore,
     ) -> None:
         self._shop = shop
+        self._store = store
         self._order = order
         self._log = build_log
-        self._confinement = confinement
+        self._confinement = replace(confinement, store=store, bases=shop.storage.bases)
 
     def prepare(self, foreign: Sequence[str]) -> None:
         """Write the script that exports the image."""
@@ -62,8 +71,8 @@ class ContainerBuild:
         """Run ``buildah build``. Raises BuildError."""
         shop, confinement = self._shop, self._confinement
         limits = shop.limits
-        written = WrittenLayers(shop.storage.home, confinement.cgroup)
-        beside = await anyio.to_thread.run_sync(WrittenBeside, shop.storage, confinement.work)
+        written = WrittenLayers(self._store, confinement.cgroup)
+        beside = await anyio.to_thread.run_sync(WrittenBeside, self._store, confinement.work)
         bounds = (
             Bound(written, limits.image_mb, limits.wrote_too_much),
             Bound(beside, limits.beside_mb, limits.wrote_too_much_beside),
@@ -91,7 +100,9 @@ class ContainerBuild:
     async def _pull(
         self, reference: str, confinement: Confinement, written: WrittenByCommands
     ) -> None:
-        command, limits = (*PULL, *self._policy(), "--", reference), self._shop.limits
+        # With its transport, whatever it may look like: there are others than registries.
+        command = (*PULL, *self._policy(), "--", f"docker://{whole_reference(reference)}")
+        limits = self._shop.limits
         # Each layer is written as it comes, and again unpacked.
         bound = Bound(written, 2 * limits.image_mb, limits.base_too_large(reference))
         async with DiskGuard(self._shop.storage.home, limits.spare_mb, bound):
@@ -105,6 +116,7 @@ class ContainerBuild:
         work = f"/b/{self._confinement.work.name}"
         has_ignore = (self._confinement.work / "dockerignore").exists()
         ignore = ("--ignorefile", f"{work}/dockerignore") if has_ignore else ()
+        anew = ("--no-cache",) if mounts_files(self._order.dockerfile) else ()
         return (
             "buildah",
             "build",
@@ -119,6 +131,7 @@ class ContainerBuild:
             f"--iidfile={work}/out/iid",
             *self._policy(),
             *ignore,
+            *anew,
             f"--file={work}/Dockerfile",
             f"{work}/context",
         )
@@ -135,17 +148,17 @@ class ContainerBuild:
         return "--signature-policy", self._shop.storage.policy
 
 
-async def remove_containers(shop: Workshop, build_id: str) -> None:
+async def remove_containers(shop: Workshop, store: LayerStore, build_id: str) -> None:
     """Remove the working containers that a build leaves which did not end by itself.
 
     Those that stay go when the next layers do, or at the next start. Raises OSError.
     """
-    storage = shop.storage
-    containers = storage.containers_of(build_id)
+    containers = store.containers_of(build_id)
     if not containers:
         return
     cgroup = Cgroup.create(f"{shop.cgroup_prefix}clean-{build_id}", Limits())
-    confinement = Confinement(storage.work / build_id, HOST_RESOLV_CONF, cgroup, MIB * MIB)
+    work, bases = shop.storage.work / build_id, shop.storage.bases
+    confinement = Confinement(work, HOST_RESOLV_CONF, cgroup, MIB * MIB, store=store, bases=bases)
     try:
         async with asyncio.timeout(REMOVE_TIMEOUT_S):
             status, _, stderr = await shop.sandbox.read(("buildah", "rm", *containers), confinement)

@@ -21,7 +21,7 @@ import anyio.to_thread
 import structlog
 
 from cakework.node.builds.failure import BuildError
-from cakework.node.builds.storage import BuildStorage
+from cakework.node.builds.layers import LayerStore
 from cakework.node.cgroups import Cgroup
 from cakework.node.listing import GONE
 
@@ -125,8 +125,8 @@ class DiskGuard:
 class WrittenLayers:
     """Counts what a build has written: the bytes of the layers that only it has mounted."""
 
-    def __init__(self, home: Path, cgroup: Cgroup) -> None:
-        self._overlay = home / "storage" / "overlay"
+    def __init__(self, store: LayerStore, cgroup: Cgroup) -> None:
+        self._overlay = store.storage / "overlay"
         self._cgroup = cgroup
         self._layers: set[str] = set()
 
@@ -148,22 +148,22 @@ class WrittenBeside:
     """Counts what a build has written beside layers since it began to: downloads, caches,
     volumes, files of its context, layers on their way into the storage."""
 
-    def __init__(self, storage: BuildStorage, work: Path) -> None:
+    def __init__(self, store: LayerStore, work: Path) -> None:
         """Count from now on, in the work folder ``work``; blocks as long as that takes."""
-        self._storage = storage
+        self._store = store
         self._work = work
         self._before = bytes_below(work)
 
     def __call__(self) -> int:
         """Return the bytes on disk."""
-        folders = self._storage.container_folders(self._work.name)
+        folders = self._store.container_folders(self._work.name)
         return bytes_below(self._work) - self._before + sum(map(bytes_below, folders))
 
 
 class WrittenByCommands:
     """Counts what commands in a cgroup have written, one after the other, wherever that was.
 
-    Images that are pulled are unpacked among the layers of all builds, and are in no mount table
+    Images that are pulled are unpacked among all layers of the account, and are in no mount table
     meanwhile. The kernel counts for each process, and adds to it what its children had written
     that it waited for.
     """

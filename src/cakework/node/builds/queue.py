@@ -15,7 +15,6 @@ cut off with its token waits until its order is given again.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -32,8 +31,8 @@ from cakework.node.builds.builder.yard import BuilderYard
 from cakework.node.builds.clone import CloneLimits
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
+from cakework.node.builds.layers import AccountLayers, LayerStore
 from cakework.node.builds.log import BuildLog, Facts, now_ms
-from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.run import BuildRun
@@ -50,7 +49,6 @@ QUEUE_MAX = 1000
 MAX_ATTEMPTS = 3
 CANCELLED = "the build was cancelled"
 UNUSED_LAYERS = Path(__file__).with_name("unused.py")
-UNUSED = ("/usr/bin/python3", "-I", f"/b/house/{UNUSED_LAYERS.name}", "/b/storage")
 OPENINGS_MAX = 16
 """How often the storage is opened to have layers removed: each time about half of them go."""
 CLONE_SHARE = 2 / 3
@@ -82,7 +80,6 @@ class Builds:
         self._storage = BuildStorage(home)
         self._records = BuildRecords(home / "records")
         self._slots = asyncio.Semaphore(settings.build_concurrency)
-        self._running = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
         self._tokens: dict[str, str] = {}
@@ -99,14 +96,17 @@ class Builds:
         for cgroup in Cgroup.existing(self._cgroup_prefix):
             await cgroup.end()
         self._storage.prepare(registries, self._settings.extra_ca)
+        self._storage.prepare_layers()
         self._records.prepare()
         sandbox = Sandbox(self._storage.home, self._stack.enter_context(user_namespace()))
-        await self._keep_house(sandbox, "buildah", "rm", "--all")
-        await self._remove_unused_layers(sandbox)
+        self._sandbox = sandbox
+        await self._tidy(self._storage.bases)
+        layers = AccountLayers(self._storage.layers, self._settings.build_cache_mb, self._tidy)
         bases = Bases(self._storage, sandbox, self._cgroup_prefix)
         self._stack.push_async_callback(bases.close)
         self._shop = Workshop(
             self._storage,
+            layers,
             sandbox,
             bases,
             self._images,
@@ -222,7 +222,7 @@ class Builds:
         log.info("build_ended", build_id=record.build_id, outcome=outcome.kind)
 
     async def _outcome(self, record: BuildRecord) -> Outcome:
-        async with self._slot():
+        async with self._slots:
             order = record.order().with_token(self._tokens.pop(record.build_id, ""))
             limit = self._settings.build_output_mb * MIB
             build_log = BuildLog(record.build_id, self._facts, limit)
@@ -246,70 +246,46 @@ class Builds:
             build_log.say("[cakework: the node was restarted; building again]", "stderr")
         return await BuildRun(self._shop, order, build_log).build()
 
-    @contextlib.asynccontextmanager
-    async def _slot(self) -> AsyncGenerator[None]:
-        async with self._slots:
-            self._running += 1
-            try:
-                yield
-            finally:
-                self._running -= 1
-
     async def _trim(self) -> None:
-        """Whenever a build has ended, see to it that the layers kept are within their bound.
-
-        Those without an image need not wait until they are beyond it, where nothing is held up.
-        """
+        """Whenever a build has ended, see to it that the layers kept are within their bound."""
         while True:
             await self._build_ended.wait()
             self._build_ended.clear()
             # If it cannot be done now, the end of the next build has it tried again.
             with cleanup("layers"):
-                await self._trim_once()
+                await self._shop.layers.trim()
 
-    async def _trim_once(self) -> None:
-        over = self._storage.layers_mb() > self._settings.build_cache_mb
-        if over or (not self._running and self._storage.has_unused_layers()):
-            await self._forget_layers(all_of_builds=over)
-
-    async def _forget_layers(self, *, all_of_builds: bool) -> None:
-        """Remove layers without an image, and all images but the base images of now if asked to,
-        while no build runs."""
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(self._settings.build_concurrency):
-                await stack.enter_async_context(self._slots)
-            await self._shop.bases.settle()
-            before_mb = self._storage.layers_mb()
-            await self._remove_unused_layers(self._shop.sandbox)
-            if all_of_builds and (images := self._storage.images_besides(BASE_TAGS)):
-                await self._keep_house(self._shop.sandbox, "buildah", "rmi", "--force", *images)
-            log.info("layers_removed", before_mb=before_mb, after_mb=self._storage.layers_mb())
-
-    async def _remove_unused_layers(self, sandbox: Sandbox) -> None:
-        """Remove layers without an image; nothing else may be at the storage."""
+    async def _tidy(self, store: LayerStore) -> None:
+        """Remove working containers and layers without an image. Nothing else may be at it."""
+        unused = f"/b/{_house(store)}/{UNUSED_LAYERS.name}"
+        await self._keep_house(store, "buildah", "rm", "--all")
         for _ in range(OPENINGS_MAX):
-            if not self._storage.has_unused_layers():
+            if not store.has_unused_layers():
                 return
-            await self._keep_house(sandbox, *UNUSED)
-            await self._keep_house(sandbox, "buildah", "rm", "--all")
-        log.warning("layers_not_removed")
+            await self._keep_house(store, "/usr/bin/python3", "-I", unused, "/b/storage")
+            await self._keep_house(store, "buildah", "rm", "--all")
+        log.warning("layers_not_removed", store=store.folder.name)
 
-    async def _keep_house(self, sandbox: Sandbox, *command: str) -> None:
-        """Run a command on the storage that is no build's."""
-        work = self._storage.make_work("house")
+    async def _keep_house(self, store: LayerStore, *command: str) -> None:
+        """Run a command on a store that is no build's."""
+        work_id = _house(store)
+        work = self._storage.make_work(work_id)
         (work / UNUSED_LAYERS.name).write_bytes(UNUSED_LAYERS.read_bytes())
-        cgroup = Cgroup.create(f"{self._cgroup_prefix}house", Limits())
+        cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", Limits())
         if not cgroup.usable:
             log.warning("no_cgroups", effect="builds have no bound on memory and processes")
-        confinement = Confinement(work, self._storage.resolv_conf, cgroup, MIB * MIB)
+        below = None if store.folder == self._storage.bases.folder else self._storage.bases
+        confinement = Confinement(
+            work, self._storage.resolv_conf, cgroup, MIB * MIB, store=store, bases=below
+        )
         try:
-            status, _, stderr = await sandbox.read(command, confinement)
+            status, _, stderr = await self._sandbox.read(command, confinement)
             if status:
                 told = stderr.strip()[-500:]
                 raise OSError(f"{' '.join(command[:2])} does not work here: {told}")
         finally:
-            await clean_up("cgroup", cgroup.end, work_id="house")
-            await self._storage.clear_work("house")
+            await clean_up("cgroup", cgroup.end, work_id=work_id)
+            await self._storage.clear_work(work_id)
 
     def _clone_limits(self) -> CloneLimits:
         settings = self._settings
@@ -319,6 +295,11 @@ class Builds:
             size_mb=settings.repository_size_mb,
             spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
+
+
+def _house(store: LayerStore) -> str:
+    """Return the id of the work folder of commands that are no build's."""
+    return f"house-{store.folder.name}"
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

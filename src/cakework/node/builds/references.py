@@ -16,6 +16,8 @@ _FROM = re.compile(r"^(?:--\S+\s+)*(?P<image>\S+)(?:\s+as\s+(?P<stage>\S+))?\s*$
 _FLAGS = re.compile(r"(?:--\S+\s+)*")
 _COPY_FROM = re.compile(r"(?:^|\s)--from=(\S+)")
 _MOUNT_FROM = re.compile(r"--mount=\S*?\bfrom=([^,\s]+)")
+_MOUNT = re.compile(r"--mount=(\S*)")
+_OF_NO_FILES = re.compile(r"\btype=(?:cache|tmpfs|secret|ssh)\b")
 _ARG = re.compile(r"(?P<name>\w+)(?:=(?P<value>\"[^\"]*\"|'[^']*'|\S*))?")
 SCRATCH = "scratch"
 
@@ -40,6 +42,19 @@ def base_images(dockerfile: str) -> list[str]:
             stages |= {str(count), _stage(instruction).lower()}
             count += 1
     return list(found)
+
+
+def mounts_files(dockerfile: str) -> bool:
+    """Say whether a RUN has files mounted, from the context, a stage or an image.
+
+    What is in them does not count among what a finished step is known by again.
+
+    Raises:
+        DockerfileError: it does not parse.
+    """
+    runs = (each for each in parse_dockerfile(dockerfile) if each.name == "RUN")
+    mounts = (mount for run in runs for mount in _MOUNT.findall(_flags(run)))
+    return any("from=" in mount or not _OF_NO_FILES.search(mount) for mount in mounts)
 
 
 def _references(instruction: Instruction, arguments: dict[str, str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from functools import partial
 import structlog
 
 from cakework.domain.dockerfiles import DockerfileError
+from cakework.domain.image_references import ImageReferenceError, whole_reference
 from cakework.domain.orders import BuildOrder, FilesSource
 from cakework.domain.steps import Step
 from cakework.faults import step
@@ -99,8 +100,6 @@ class BuildRun:
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
             stack.push_async_callback(shop.storage.clear_work, work_id)
-            remove = partial(remove_containers, shop, work_id)
-            stack.push_async_callback(clean_up, "containers", remove, build_id=work_id)
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
             stack.push_async_callback(clean_up, "cgroup", cgroup.end, build_id=work_id)
             network = await stack.enter_async_context(shop.network.lease())
@@ -109,13 +108,17 @@ class BuildRun:
 
     @contextlib.asynccontextmanager
     async def _making(self, confinement: Confinement) -> AsyncGenerator[Making]:
-        if self._shop.yard is None:
-            yield ContainerBuild(self._shop, self._order, self._log, confinement)
+        shop, order = self._shop, self._order
+        if shop.yard is not None:
+            async with VmBuild(shop, shop.yard, order, self._log, confinement) as making:
+                yield making
             return
-        async with VmBuild(
-            self._shop, self._shop.yard, self._order, self._log, confinement
-        ) as making:
-            yield making
+        async with shop.layers.used_for(order.account_id or order.build_id) as store:
+            try:
+                yield ContainerBuild(shop, order, self._log, confinement, store)
+            finally:
+                remove = partial(remove_containers, shop, store, order.build_id)
+                await clean_up("containers", remove, build_id=order.build_id)
 
     async def _make_context(self, confinement: Confinement) -> None:
         source, work = self._order.source, confinement.work
@@ -141,7 +144,7 @@ class BuildRun:
             elif reference.startswith(PREFIX):
                 raise BuildError(f"base image {reference} was not found: we make {OURS}")
             else:
-                foreign.append(reference)
+                foreign.append(_checked(reference))
         return list(ours.values()), foreign
 
     @contextlib.contextmanager
@@ -151,3 +154,13 @@ class BuildRun:
             yield
         finally:
             self._phases[name] = round(time.monotonic() - started, 3)
+
+
+def _checked(reference: str) -> str:
+    """Return a reference that is one of an image in a registry, and of nothing else: neither of a
+    file, nor of what an engine keeps. Raises BuildError."""
+    try:
+        whole_reference(reference)
+    except ImageReferenceError as error:
+        raise BuildError(f"base image {reference[:200]} {error}") from error
+    return reference

@@ -1,7 +1,7 @@
 """Where a build's commands run: out of reach of the host, and bounded.
 
-Root inside is an unprivileged id outside. It sees the host's /usr (read-only), the builds'
-storage and its own work folder, no process but its own, and the network it is given. When
+Root inside is an unprivileged id outside. It sees the host's /usr (read-only), the layers it is
+given and its own work folder, no process but its own, and the network it is given. When
 its first process ends, the kernel ends all others and takes their mounts away; that process
 ends when it is told to, and when the node does.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cakework.node.builds.identities import ROOT_ID
+from cakework.node.builds.layers import LayerStore
 from cakework.node.builds.storage import CA
 from cakework.node.cgroups import Cgroup
 from cakework.node.unbroken import unbroken
@@ -33,7 +34,7 @@ class Confinement:
 
     ``network`` is the path of a network namespace, or None for the host's network, which is
     for commands that take no orders from a stranger. ``apt`` shows the host's apt
-    configuration.
+    configuration. ``store`` is where layers are read and written, ``bases`` one to read besides.
     """
 
     work: Path
@@ -42,6 +43,8 @@ class Confinement:
     file_bytes: int
     network: str | None = None
     apt: bool = False
+    store: LayerStore | None = None
+    bases: LayerStore | None = None
 
 
 class Sandbox:
@@ -97,6 +100,7 @@ class Sandbox:
 
     def _environment(self, confinement: Confinement) -> dict[str, str]:
         scratch = f"/b/{confinement.work.name}/tmp"  # noqa: S108 - its own, below its folder
+        storage_conf = "storage.conf" if confinement.bases else "bases.conf"
         ca = {"SSL_CERT_FILE": f"/b/etc/{CA}", "GIT_SSL_CAINFO": f"/b/etc/{CA}"}
         return {
             **(ca if (self._home / "etc" / CA).exists() else {}),
@@ -104,7 +108,7 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "HOME": scratch,
             "TMPDIR": scratch,
-            "CONTAINERS_STORAGE_CONF": "/b/etc/storage.conf",
+            "CONTAINERS_STORAGE_CONF": f"/b/etc/{storage_conf}",
             "CONTAINERS_REGISTRIES_CONF": "/b/etc/registries.conf",
             "CONTAINERS_CONF": "/b/etc/containers.conf",
             "REGISTRY_AUTH_FILE": "/b/etc/auth.json",
@@ -115,6 +119,8 @@ class Sandbox:
             "CW_HOME": str(self._home),
             "CW_WORK": str(confinement.work),
             "CW_RESOLV": str(confinement.resolv_conf),
+            "CW_STORE": str(confinement.store.folder) if confinement.store else "",
+            "CW_BASES": str(confinement.bases.storage) if confinement.bases else "",
             "CW_APT": "1" if confinement.apt else "",
             "CW_FILE_BYTES": str(confinement.file_bytes),
         }

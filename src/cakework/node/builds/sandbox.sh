@@ -8,7 +8,9 @@
 #
 # CW_CGROUPS  cgroup.procs files to join      CW_PARENT  process id of the node
 # CW_IDS_FD   descriptor of the user namespace   CW_ROOT_ID  host's id of root inside
-# CW_HOME     folder with storage, run, etc   CW_WORK    the build's own folder
+# CW_HOME     folder with etc and root        CW_WORK    the build's own folder
+# CW_STORE    folder with storage and run to use, or ""
+# CW_BASES    a storage to read besides, or ""
 # CW_RESOLV   resolv.conf to show             CW_APT     1: show the host's apt configuration
 # CW_FILE_BYTES  largest file
 set -eu
@@ -67,10 +69,19 @@ mounts)
         done
         cp /etc/hosts etc/hosts
     fi
-    for name in storage run etc; do
-        mkdir "b/$name"
-        mount --bind "$CW_HOME/$name" "b/$name"
-    done
+    if [ -n "$CW_STORE" ]; then
+        for name in storage run; do
+            mkdir "b/$name"
+            mount --bind "$CW_STORE/$name" "b/$name"
+        done
+    fi
+    if [ -n "$CW_BASES" ]; then
+        mkdir b/bases
+        mount --bind "$CW_BASES" b/bases
+        mount -o remount,bind,ro,nosuid,nodev b/bases
+    fi
+    mkdir b/etc
+    mount --bind "$CW_HOME/etc" b/etc
     mount -o remount,bind,ro,nosuid,nodev b/etc
     work=b/${CW_WORK##*/}
     mkdir "$work"
@@ -90,7 +101,8 @@ mounts)
 inside)
     # The node may have ended before its end was bound to ours.
     if [ "$PPID" != "$CW_PARENT" ]; then exit 125; fi
-    unset CW_CGROUPS CW_PARENT CW_IDS_FD CW_ROOT_ID CW_HOME CW_WORK CW_RESOLV CW_APT
+    unset CW_CGROUPS CW_PARENT CW_IDS_FD CW_ROOT_ID CW_HOME CW_WORK CW_RESOLV CW_APT \
+        CW_STORE CW_BASES
     exec unshare --mount --pid --ipc --uts --fork --kill-child=KILL --mount-proc -- \
         prlimit --fsize="$CW_FILE_BYTES" --core=0 --nofile=1024: -- "$@"
     ;;

@@ -10,6 +10,7 @@ from cakework.node.builds.bases import Bases
 from cakework.node.builds.builder.roots import BuilderRoots
 from cakework.node.builds.builder.yard import BuilderYard
 from cakework.node.builds.clone import CloneLimits
+from cakework.node.builds.layers import AccountLayers
 from cakework.node.builds.recipes import Recipe
 from cakework.node.builds.sandbox import Sandbox
 from cakework.node.builds.storage import BuildStorage
@@ -86,6 +87,7 @@ class Workshop:
     """What all builds of a node share; ``yard`` is there when they run in machines."""
 
     storage: BuildStorage
+    layers: AccountLayers
     sandbox: Sandbox
     bases: Bases
     images: ImageStore

@@ -1,23 +1,23 @@
-"""Where buildah keeps layers and how it is set up: a folder of Cakework's own.
+"""Where builds and imports work, and how buildah is set up: a folder of Cakework's own.
 
-builds/storage/   images, layers, working containers, as containers/storage lays them out
-builds/run/       its run-time state; emptied at start
-builds/etc/       its configuration, written anew at start, read-only inside
-builds/root/      where a sandbox's root is put together
-builds/work/<id>/ a build's context, scratch space and result
+builds/bases/           layers of the base images: written by ours alone, read-only to builds
+builds/layers/<owner>/  layers that builds of one account fetched and made; no other account's
+                        build sees them
+builds/etc/             buildah's configuration, written anew at start, read-only inside
+builds/root/            where a sandbox's root is put together
+builds/work/<id>/       a build's context, scratch space and result
 """
 
 import asyncio
 import json
-import subprocess
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 from cakework.node.builds.identities import give
+from cakework.node.builds.layers import LayerStore, remove_tree
+from cakework.node.builds.recipes import BASE_TAGS
 from cakework.node.builds.registries import Registries
 from cakework.node.cleanup import clean_up
-from cakework.node.listing import entries, text_of
 
 RESOLVER = "127.0.0.1"
 """Where every network that is leased has a resolver."""
@@ -43,6 +43,8 @@ class BuildStorage:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.work = home / "work"
+        self.bases = LayerStore(home / "bases")
+        self.layers = home / "layers"
         self.resolv_conf = home / "etc" / "resolv.conf"
         self.policy = "/b/etc/policy.json"
 
@@ -54,12 +56,10 @@ class BuildStorage:
         """
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.home.chmod(0o700)
-        for name in ("run", "etc", "work"):
-            _remove(self.home / name)
-        for name in ("storage", "run", "etc", "work", "root"):
+        for name in ("etc", "work"):
+            remove_tree(self.home / name)
+        for name in ("etc", "work", "root"):
             (self.home / name).mkdir(exist_ok=True)
-        for name in ("storage", "run"):
-            give(self.home / name)
         for name, text in _configuration(registries):
             (self.home / "etc" / name).write_text(text)
         (self.home / "etc" / "runtime").chmod(0o755)
@@ -67,10 +67,24 @@ class BuildStorage:
             bundle = HOST_CA.read_bytes() if HOST_CA.exists() else b""
             (self.home / "etc" / CA).write_bytes(bundle + b"\n" + extra_ca.read_bytes())
 
+    def prepare_layers(self) -> None:
+        """Make the folders of layers, without those that are of no use any more.
+
+        What lies on base images of an earlier recipe goes with those; and so do the layers of a
+        version that kept them all in one place, where any build could have changed them.
+        """
+        mark, made_of = self.bases.folder / "recipes", "\n".join(sorted(BASE_TAGS))
+        if not mark.exists() or mark.read_text() != made_of:
+            for name in ("storage", "run", "layers", "bases"):
+                remove_tree(self.home / name)
+        self.layers.mkdir(exist_ok=True, mode=0o700)
+        self.bases.prepare()
+        mark.write_text(made_of)
+
     def make_work(self, work_id: str) -> Path:
         """Make the work folder ``work_id``, with room for temporary files."""
         work = self.work / work_id
-        _remove(work)
+        remove_tree(work)
         for folder in (work, work / "tmp", work / "out", work / "sys" / "fs" / "cgroup"):
             folder.mkdir(parents=True)
         for folder in (work, *work.glob("**/")):
@@ -79,7 +93,7 @@ class BuildStorage:
 
     def remove_work(self, work_id: str) -> None:
         """Remove the work folder, in which nothing may run. Blocks as long as that takes."""
-        _remove(self.work / work_id)
+        remove_tree(self.work / work_id)
 
     async def clear_work(self, work_id: str) -> None:
         """Remove the work folder while others go on; if it stays, until the next start."""
@@ -87,50 +101,10 @@ class BuildStorage:
             "work folder", lambda: asyncio.to_thread(self.remove_work, work_id), work_id=work_id
         )
 
-    def containers_of(self, work_id: str) -> list[str]:
-        """Return the working containers that a build left, known by the volume it was given."""
-        return [folder.name for folder in self.container_folders(work_id)]
-
-    def container_folders(self, work_id: str) -> list[Path]:
-        """Return where those working containers have what is in no layer, such as volumes."""
-        mark = f"/b/{work_id}/sys:"
-        containers = entries(self.home / "storage" / "overlay-containers")
-        return [
-            container
-            for container in containers
-            if any(mark in text_of(below / "buildah.json") for below in entries(container))
-        ]
-
-    def layers_mb(self) -> int:
-        """Return how much all layers hold together, in MiB."""
-        return sum(int(layer.get("diff-size", 0)) for layer in self._records("layers")) // 2**20
-
-    def has_unused_layers(self) -> bool:
-        """Say whether there are layers that no image or container has for its uppermost, and that
-        no other layer lies on."""
-        used = {layer.get("parent") for layer in self._records("layers")}
-        for user in (*self._records("images"), *self._records("containers")):
-            used |= {user.get("layer"), *(user.get("mapped-layers") or ())}
-        return any(layer["id"] not in used for layer in self._records("layers"))
-
-    def images_besides(self, kept: Set[str]) -> list[str]:
-        """Return the ids of images, those of finished steps too, without a name in ``kept``."""
-        images = self._records("images")
-        return [image["id"] for image in images if kept.isdisjoint(image.get("names") or ())]
-
-    def _records(self, kind: Literal["layers", "images", "containers"]) -> list[dict[str, Any]]:
-        file = self.home / "storage" / f"overlay-{kind}" / f"{kind}.json"
-        return json.loads(file.read_bytes()) if file.exists() else []
-
-
-def _remove(folder: Path) -> None:
-    """Remove ``folder`` with whatever a build left in it: also folders in one another, so deep
-    that a function which calls itself for each comes to its end."""
-    subprocess.run(["rm", "-rf", "--", folder], check=True)
-
 
 def _configuration(registries: Registries) -> Iterator[tuple[str, str]]:
-    yield "storage.conf", _STORAGE
+    yield "storage.conf", _STORAGE + '[storage.options]\nadditionalimagestores = ["/b/bases"]\n'
+    yield "bases.conf", _STORAGE
     yield "registries.conf", registries.configuration()
     yield "containers.conf", _containers()
     yield "policy.json", json.dumps({"default": [{"type": "insecureAcceptAnything"}]})

@@ -66,6 +66,7 @@ class Builds:
         order = BuildOrder(
             build_id=build_id,
             image_id=new_image_id(),
+            account_id=account,
             dockerfile=new.dockerfile,
             dockerignore=new.dockerignore,
             source=new.source,

@@ -1,38 +1,39 @@
 """What buildah's storage holds, read from its own records."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from cakework.node.builds.recipes import BASE_TAGS, RECIPES
+from cakework.node.builds import layers
+from cakework.node.builds.layers import LayerStore
 from cakework.node.builds.storage import BuildStorage
 from tests.unit.node.vanishing import vanish_once_listed
 
 
-def test_only_base_images_of_now_are_kept(tmp_path: Path) -> None:
-    """Steps, images from registries and base images of earlier recipes may go."""
-    python = RECIPES["python"]
-    images = [
-        {"id": "step"},
-        {"id": "none", "names": None},
-        {"id": "foreign", "names": ["registry.example/app:1"]},
-        {"id": "former", "names": [f"localhost/{python.reference}:0123456789abcdef"]},
-        {"id": "python", "names": [f"localhost/{python.reference}:latest", python.tag]},
-    ]
+def test_layers_on_other_bases_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of all accounts stay from one start to the next, and go with the base images that
+    they lie on; and so do those of a version that kept all in one place."""
+    monkeypatch.setattr(layers, "give", lambda _: None)
     storage = BuildStorage(tmp_path)
-    assert storage.images_besides(BASE_TAGS) == []
-    folder = tmp_path / "storage" / "overlay-images"
-    folder.mkdir(parents=True)
-    (folder / "images.json").write_text(json.dumps(images))
-    assert storage.images_besides(BASE_TAGS) == ["step", "none", "foreign", "former"]
+    for folder in ("storage", "run", "layers/old/storage"):
+        (tmp_path / folder).mkdir(parents=True)
+    storage.prepare_layers()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"bases", "layers"}
+    kept = storage.layers / "new" / "storage"
+    kept.mkdir(parents=True)
+    storage.prepare_layers()
+    assert kept.exists()
+    (tmp_path / "bases" / "recipes").write_text("others")
+    storage.prepare_layers()
+    assert list(storage.layers.iterdir()) == []
+    assert (tmp_path / "bases" / "storage").exists()
 
 
 def test_containers_are_found_while_others_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another build that ends at once removes its own meanwhile: a build's are all found still."""
-    storage = BuildStorage(tmp_path)
+    storage = LayerStore(tmp_path)
     containers = tmp_path / "storage" / "overlay-containers"
     assert storage.containers_of("mine") == []
     for name, build in (("a", "mine"), ("b", "other"), ("c", "mine"), ("d", "other")):

@@ -72,7 +72,7 @@ class BuilderRoots:
             names = (word for recipe in recipes for word in (recipe.tag, _name_of(recipe)))
             status, _, output = await self._sandbox.read(
                 ("sh", f"/b/{work_id}/{ASSEMBLE.name}", BUILDER.tag, *names),
-                Confinement(work, resolv_conf, cgroup, FILE_BYTES),
+                Confinement(work, resolv_conf, cgroup, FILE_BYTES, store=self._storage.bases),
             )
             if status:
                 log.error("builder_root_failed", output=output[-4000:])
