@@ -25,7 +25,9 @@ from cakework_client import CakeworkClient, CakeworkError, NotFound, ReachableVm
 
 LISTEN_S = 120.0
 LAST_LINES = 20
-EXPOSE = re.compile(r"^\s*EXPOSE\s+(\d+)(?:/tcp)?\s*$", re.IGNORECASE | re.MULTILINE)
+EXPOSE = re.compile(
+    r"^[ \t]*+EXPOSE[ \t]++(\d++)(?:/tcp)?[ \t]*+\r?$", re.IGNORECASE | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,11 @@ INSTRUCTIONS = frozenset(
 )
 _WITH_HEREDOC = frozenset({"ADD", "COPY", "RUN"})
 _NO_TRIGGER = frozenset({"FROM", "MAINTAINER", "ONBUILD"})
-_DIRECTIVE = re.compile(r"^#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$")
+CHARS_MAX = 512 * 1024
+"""Of a whole Dockerfile: the largest in use are a tenth of that."""
+LINE_CHARS_MAX = 128 * 1024
+"""Of an instruction without its here-documents: Linux takes no longer argument (MAX_ARG_STRLEN)."""
+_WORD = re.compile(r"[a-z][a-z0-9]*")
 _HEREDOC = re.compile(r"<<(-?)\s*(['\"]?)([a-zA-Z_][a-zA-Z0-9_.]*)\2")
 _FLAGS = re.compile(r"^(?:--[a-z][a-z-]*(?:=\S*)?\s+)+")
 _AS = re.compile(r"^(\S+)(?:\s+as\s+([a-z][a-z0-9_.-]*))?$", re.IGNORECASE)
@@ -49,8 +53,11 @@ def parse_dockerfile(text: str) -> list[Instruction]:
 
     Raises:
         DockerfileError: it is empty, has an unknown instruction or one without arguments,
-            does not begin with FROM (only ARG may come before), or ends in the middle.
+            does not begin with FROM (only ARG may come before), ends in the middle, or is longer
+            than any that is meant to be built.
     """
+    if len(text) > CHARS_MAX:
+        raise DockerfileError(1, f"there are over {CHARS_MAX} characters in it")
     if "\0" in text:
         raise DockerfileError(text[: text.index("\0")].count("\n") + 1, "there is a NUL in it")
     instructions = [_instruction(line, content) for line, content in _logical_lines(text)]
@@ -75,17 +82,20 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         content, index = _continued(lines, index, escape)
         if not content:
             raise DockerfileError(start + 1, "there is nothing on this line but its continuation")
+        if len(content) > LINE_CHARS_MAX:
+            raise DockerfileError(start + 1, f"it has over {LINE_CHARS_MAX} characters")
         index = _after_heredocs(lines, start, content, index)
         yield start + 1, content
 
 
 def _escape(lines: list[str]) -> str:
     for line in lines:
-        directive = _DIRECTIVE.match(line)
-        if not directive:
+        name, sign, value = line.removeprefix("#").partition("=")
+        name, value = name.strip().lower(), value.strip()
+        if not (line.startswith("#") and sign and _WORD.fullmatch(name) and value):
             break
-        if directive[1].lower() == "escape":
-            return directive[2] if directive[2] in ("\\", "`") else "\\"
+        if name == "escape":
+            return value if value in ("\\", "`") else "\\"
     return "\\"
 
 
@@ -159,7 +169,7 @@ def _check_arguments(instruction: Instruction) -> None:
 def _is_words(text: str) -> bool:
     try:
         value: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, list) and all(
         isinstance(word, str) for word in cast("list[object]", value)

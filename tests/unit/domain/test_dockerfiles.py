@@ -90,3 +90,32 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert 1 <= error.line <= text.count("\n") + 1
     else:
         assert instructions
+
+
+@pytest.mark.parametrize("instruction", ["SHELL", "COPY", "ADD"])
+def test_arrays_in_one_another_without_end_are_no_words(instruction: str) -> None:
+    """However deep: that is a fault of the text, and not of ours."""
+    with pytest.raises(DockerfileError):
+        parse_dockerfile(f"FROM a\n{instruction} {'[' * 100_000}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("FROM a\n" + "RUN a\n" * 90_000, "line 1: there are over"),
+        ("FROM a\nRUN " + "a \\\n" * 70_000 + "a", "line 2: it has over"),
+    ],
+)
+def test_what_nobody_would_build_is_refused(text: str, message: str) -> None:
+    """A Dockerfile and its lines have a bound, told with the place."""
+    with pytest.raises(DockerfileError, match=message):
+        parse_dockerfile(text)
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["#" + "\t" * 100_000, "# a =" + " " * 100_000 + "\v", "# a" + " = " * 50_000, "#" * 100_000],
+)
+def test_a_first_line_is_read_in_no_time(first: str) -> None:
+    """What looks like a directive, and goes on without end, is a comment."""
+    assert [each.name for each in parse_dockerfile(f"{first}\nFROM a")] == ["FROM"]

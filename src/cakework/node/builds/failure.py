@@ -6,9 +6,10 @@ _STEP = re.compile(
     r"^Error: building at STEP \"(?P<step>.*?)\": (?P<why>.*)$", re.MULTILINE | re.DOTALL
 )
 _STATUS = re.compile(r"while running runtime: exit status (\d+)")
-_UNKNOWN = re.compile(r"(?:creating build container: )?(?P<name>\S+): image not known")
+_UNKNOWN = ": image not known"
 _ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
-_INNER_PATH = re.compile(r"/b/[0-9a-f-]{36}/(?:context/?|tmp/\S*?rootfs)?")
+_INNER_PATH = re.compile(r"/b/[0-9a-f-]{36}/(?:context/?|tmp/(?:(?!/b/)\S)*?rootfs)?")
+_FATAL = 'level=fatal msg="'
 _BASE_REASONS = (
     ("no such host", "its registry's name does not resolve"),
     ("connection refused", "its registry does not answer"),
@@ -47,8 +48,8 @@ def explain_build(output: str, status: int, *, oom: bool, memory_mb: int) -> str
         return f"the build ran out of memory (builds have {memory_mb} MB)"
     if NO_SPACE in output:
         return "the disk for builds is full"
-    if unknown := _UNKNOWN.search(output):
-        return f"base image {unknown['name']} was not found"
+    if _UNKNOWN in output and (before := output.partition(_UNKNOWN)[0].rsplit(maxsplit=1)):
+        return f"base image {before[-1]} was not found"
     if error := _last_error(output):
         return _plain(error)
     return f"the build ended with exit status {status}"
@@ -60,6 +61,15 @@ def explain_pull(reference: str, output: str) -> str:
         if sign in output:
             return f"base image {reference} was not found: {reason}"
     return f"base image {reference} could not be fetched: {_plain(_last_error(output) or output)}"
+
+
+def last_fatal(output: str) -> str:
+    """Return the last message with which skopeo gave up; empty when it told none."""
+    for line in reversed(output.splitlines()):
+        _, sign, message = line.partition(_FATAL)
+        if sign and message.endswith('"'):
+            return message[:-1].replace('\\"', '"')
+    return ""
 
 
 def _hint(output: str) -> str:

@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from cakework.domain.dockerfiles import Instruction, parse_dockerfile
 
 _VARIABLE = re.compile(
-    r"\$(?:(?P<name>\w+)|\{(?P<braced>\w+)(?::(?P<sign>[-+])(?P<word>[^}]*))?\})"
+    r"\$(?:(?P<name>\w+)|\{(?P<braced>\w+)(?::(?P<sign>[-+])(?P<word>[^{}]*))?\})"
 )
 _FROM = re.compile(r"^(?:--\S+\s+)*(?P<image>\S+)(?:\s+as\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
-_FLAGS = re.compile(r"(?:--\S+\s+)*")
-_COPY_FROM = re.compile(r"(?:^|\s)--from=(\S+)")
-_MOUNT_FROM = re.compile(r"--mount=\S*?\bfrom=([^,\s]+)")
-_MOUNT = re.compile(r"--mount=(\S*)")
+_QUOTES = str.maketrans("", "", "\"'\\")
 _OF_NO_FILES = re.compile(r"\btype=(?:cache|tmpfs|secret|ssh)\b")
 _ARG = re.compile(r"(?P<name>\w+)(?:=(?P<value>\"[^\"]*\"|'[^']*'|\S*))?")
 SCRATCH = "scratch"
@@ -53,7 +50,7 @@ def mounts_files(dockerfile: str) -> bool:
         DockerfileError: it does not parse.
     """
     runs = (each for each in parse_dockerfile(dockerfile) if each.name == "RUN")
-    mounts = (mount for run in runs for mount in _MOUNT.findall(_flags(run)))
+    mounts = (mount for run in runs for mount in _flag(run, "mount"))
     return any("from=" in mount or not _OF_NO_FILES.search(mount) for mount in mounts)
 
 
@@ -65,16 +62,26 @@ def _references(instruction: Instruction, arguments: dict[str, str]) -> Iterator
             ):
                 yield image
         case "COPY" | "ADD":
-            yield from _COPY_FROM.findall(_flags(instruction))
+            yield from _flag(instruction, "from")
         case "RUN":
-            yield from _MOUNT_FROM.findall(_flags(instruction))
+            for mount in _flag(instruction, "mount"):
+                for option in mount.split(","):
+                    name, _, value = option.partition("=")
+                    if name.strip().lower() == "from" and value:
+                        yield value
         case _:
             return
 
 
-def _flags(instruction: Instruction) -> str:
-    matched = _FLAGS.match(instruction.arguments)
-    return matched[0] if matched else ""
+def _flag(instruction: Instruction, name: str) -> Iterator[str]:
+    """Yield the values of ``--name=value`` among the words that an instruction begins with."""
+    for word in instruction.arguments.split():
+        # As the builder reads it, which takes quotes and escapes out.
+        flag, _, value = word.translate(_QUOTES).partition("=")
+        if not flag.startswith("--"):
+            return
+        if flag.lower() == f"--{name}":
+            yield value
 
 
 def _stage(instruction: Instruction) -> str:

@@ -1,7 +1,5 @@
 """Why a registry did not give an image, from what skopeo prints."""
 
-import re
-
 from cakework.domain.errors import (
     CakeworkError,
     ImageNotInRegistry,
@@ -11,8 +9,8 @@ from cakework.domain.errors import (
     WrongPlatform,
 )
 from cakework.domain.image_references import registry_of
+from cakework.node.builds.failure import last_fatal
 
-_MESSAGE = re.compile(r'level=fatal msg="(.*)"$', re.MULTILINE)
 _PLATFORM = "it is not for linux/amd64"
 _DENIED = "the registry does not take the user name and password, or does not give it to them"
 _BROKE_OFF = ("unexpected EOF", "connection reset by peer")
@@ -70,8 +68,7 @@ def explain_fetch(reference: str, output: str) -> CakeworkError:
     for sign, kind, reason in _SIGNS:
         if sign in output:
             return kind(f"{reference}: {reason.format(registry=registry_of(reference))}.")
-    found = _MESSAGE.findall(output)
-    told = found[-1].replace('\\"', '"') if found else "the registry gave no reason"
+    told = last_fatal(output) or "the registry gave no reason"
     return RegistryUnreachable(f"{reference} cannot be fetched: {told}")
 
 

@@ -18,7 +18,7 @@ PAGE = 4096
 PRESENT, SWAPPED, OF_FILE = 1 << 63, 1 << 62, 1 << 61
 """Bits of an entry of pagemap; see the kernel's admin-guide/mm/pagemap."""
 MOST_AT_ONCE = 8 << 20
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (rw.p) ([0-9a-f]+) \S+ (\d+) +(.*)")
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (rw.p) ([0-9a-f]+) \S+ (\d+) ++(.*)")
 
 
 @dataclass(frozen=True, slots=True)

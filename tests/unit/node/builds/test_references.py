@@ -3,7 +3,7 @@
 import pytest
 
 from cakework.domain.dockerfiles import DockerfileError
-from cakework.node.builds.references import base_images
+from cakework.node.builds.references import base_images, mounts_files
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,31 @@ def test_what_does_not_parse_is_refused() -> None:
     """The parser's error goes through."""
     with pytest.raises(DockerfileError):
         base_images("FROM a\nFROB")
+
+
+@pytest.mark.parametrize(
+    ("step", "mounts"),
+    [
+        ("RUN ls", False),
+        ("RUN --mount=type=cache,target=/c ls", False),
+        ("RUN --mount=type=secret,id=s ls", False),
+        ("RUN --mount=type=bind,source=a,target=/a ls", True),
+        ("RUN --mount=target=/a ls", True),
+        ("RUN --network=none --mount='type=bind,target=/a' ls", True),
+        ("RUN --mount=type=cache,target=/c --mount=target=/a ls", True),
+        ("RUN --mount=type=cache,from=a,target=/c ls", True),
+        ("RUN echo --mount=target=/a", False),
+    ],
+)
+def test_steps_that_have_files_mounted_are_known(step: str, mounts: bool) -> None:
+    """Files of the context, a stage or an image; not caches of the build's own, or secrets."""
+    assert mounts_files(f"FROM a\n{step}") is mounts
+
+
+@pytest.mark.parametrize(
+    "step",
+    ['COPY --from="b" x y', "COPY --fr\\om=b x y", "RUN --mount='type=bind,fr\\om=b' ls"],
+)
+def test_quotes_and_escapes_hide_no_image(step: str) -> None:
+    """A flag is read as the builder reads it."""
+    assert base_images(f"FROM a\n{step}") == ["a", "b"]

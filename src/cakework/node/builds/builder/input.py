@@ -3,14 +3,13 @@
 The images are fetched as they are, in the sandbox; nobody unpacks them but the machine.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cakework.node.builds.container import EXPORT
 from cakework.node.builds.disk import Bound, DiskGuard, bytes_below
-from cakework.node.builds.failure import BuildError, explain_pull
+from cakework.node.builds.failure import BuildError, explain_pull, last_fatal
 from cakework.node.builds.identities import give
 from cakework.node.builds.log import BuildLog
 from cakework.node.builds.registries import qualified
@@ -20,7 +19,6 @@ from cakework.node.builds.shop import Workshop
 FETCH = Path(__file__).with_name("fetch.sh")
 CONFIGURATION = ("containers.conf", "policy.json", "auth.json", "ca.pem")
 PINNED = "localhost/cakework-pinned"
-_FATAL = re.compile(r'level=fatal msg="(.*)"')
 
 
 class BuilderInput:
@@ -69,8 +67,7 @@ class BuilderInput:
             ("sh", script, reference, str(number)), confinement
         )
         if status:
-            fatal = _FATAL.findall(output)
-            raise BuildError(explain_pull(reference, fatal[-1] if fatal else output))
+            raise BuildError(explain_pull(reference, last_fatal(output) or output))
 
     def _members(self) -> list[str]:
         """Return what goes along, by its path below /b."""
