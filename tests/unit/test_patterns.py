@@ -2,7 +2,7 @@
 
 Each pattern of the product is tried, as its module uses it, on texts that are made from the pattern
 itself: what each of its repetitions matches, very often, after what comes before it, and then
-something that does not fit. A pattern that backtracks takes seconds for 32,000 characters where
+something that does not fit. A pattern that backtracks takes seconds for 16,000 characters where
 others take a millisecond; what is asked of them leaves room for any machine.
 """
 
@@ -21,8 +21,8 @@ import pytest
 
 import cakework
 
-CHARS = 32_000
-STEPS = (100, 1000, 8000, CHARS)
+CHARS = 16_000
+STEPS = (100, 1000, CHARS)
 SECONDS = 0.25
 METHODS = ("match", "fullmatch", "search", "findall", "finditer", "sub", "split")
 MISFITS = ("", "\0", "\n", "!", " x", '"', "}")
