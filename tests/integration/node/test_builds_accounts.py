@@ -1,6 +1,7 @@
 """Two accounts that build in containers on one node: what is one's neither reaches the other nor
 the base images, whatever a Dockerfile names."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -24,48 +25,63 @@ def _texts(bench: Bench, dockerfile: str, account_id: str, **files: str) -> list
     return bench.ledger.texts(wanted.build_id)
 
 
+FORMS = [
+    "FROM {}",
+    "ARG x={}\nFROM ${{x}}",
+    BASE + "COPY --from={} / /",
+    BASE + "ADD --chown=0 --from={} / /",
+    BASE + "RUN --mount=from={},target=/m true",
+    BASE + "RUN --mount=type=bind,from={},target=/m true",
+]
+NO_IMAGES = [
+    "docker-archive:/b/storage/x.tar",
+    "docker-archive:x.tar:localhost/cakework/busybox:latest",
+    "oci:/b/storage",
+    "dir:/b/storage",
+    "containers-storage:[overlay@/b/storage+/b/run]9",
+    "docker-daemon:app:latest",
+    "docker://registry.example/app@sha256:9",
+    "ostree:app@/b/storage",
+    "/b/storage",
+    "./x.tar",
+    "../x",
+    "@sha256:" + "0" * 64,
+    "-v",
+    "APP",
+]
+DOCKER_HUBS = [
+    "oci-archive:x.tar",
+    "containers-storage:9",
+    "tarball:x.tar",
+    "sif:x",
+    "atomic:app",
+    "sha256:" + "0" * 64,
+]
+
+
 @pytest.mark.parametrize(
-    "reference",
-    [
-        "docker-archive:/b/storage/x.tar",
-        "docker-archive:x.tar:localhost/cakework/busybox:latest",
-        "oci:/b/storage",
-        "oci-archive:x.tar",
-        "dir:/b/storage",
-        "containers-storage:9",
-        "containers-storage:[overlay@/b/storage+/b/run]9",
-        "docker-daemon:app:latest",
-        "docker://registry.example/app@sha256:9",
-        "tarball:x.tar",
-        "sif:x",
-        "ostree:app@/b/storage",
-        "atomic:app",
-        "/b/storage",
-        "./x.tar",
-        "../x",
-        "@sha256:" + "0" * 64,
-        "sha256:" + "0" * 64,
-        "-v",
-        "APP",
-    ],
+    ("form", "reference"),
+    [(FORMS[0], reference) for reference in NO_IMAGES]
+    + [(form, reference) for form in FORMS[1:] for reference in (NO_IMAGES[0], NO_IMAGES[4])],
 )
-@pytest.mark.parametrize(
-    "dockerfile",
-    [
-        "FROM {}",
-        "ARG x={}\nFROM ${{x}}",
-        BASE + "COPY --from={} / /",
-        BASE + "ADD --chown=0 --from={} / /",
-        BASE + "RUN --mount=from={},target=/m true",
-        BASE + "RUN --mount=type=bind,from={},target=/m true",
-    ],
-)
-def test_only_images_of_registries_are_named(bench: Bench, dockerfile: str, reference: str) -> None:
+def test_only_images_of_registries_are_named(bench: Bench, form: str, reference: str) -> None:
     """Nothing else that buildah knows images by: files, other engines, ids."""
-    error = bench.error(order(dockerfile.format(reference)))
+    error = bench.error(order(form.format(reference)))
     assert error.startswith((f"base image {reference}", "the Dockerfile does not parse"))
     assert "must " in error or "does not parse" in error
     assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("form", "reference"),
+    [(FORMS[0], reference) for reference in DOCKER_HUBS]
+    + [(form, DOCKER_HUBS[1]) for form in FORMS[1:]],
+)
+def test_a_name_with_a_tag_is_that_of_a_registry(bench: Bench, form: str, reference: str) -> None:
+    """Whatever else buildah may take it for. (Nothing here answers in that registry's place.)"""
+    bench.image(order(BASE + "RUN true"))
+    error = bench.error(order(form.format(reference)))
+    assert error.startswith(f"base image {reference} was not found: ")
 
 
 def test_an_image_is_not_known_by_the_beginning_of_its_id(bench: Bench) -> None:
@@ -82,7 +98,7 @@ def test_what_the_check_would_miss_is_not_there(
 ) -> None:
     """Even a name that buildah reads otherwise than we do leads to one's own images at most: no
     other account's layers are there, and nobody can write to the base images."""
-    monkeypatch.setattr(run, "base_images", lambda _: [])
+    monkeypatch.setattr(run, "base_images", _none)
     bench.image(order(f"{BASE}RUN echo {SECRET} > /secret", account_id="alice"))
     for digit in "0123456789abcdef":
         wanted = order(f"FROM {digit}\nRUN cat /secret || true", account_id="mallory")
@@ -95,7 +111,7 @@ def test_nobody_replaces_a_base_image(
 ) -> None:
     """An archive with the name of a base image in it is an image of its account at most."""
     bench.image(order(BASE + "RUN true", account_id="alice"))
-    monkeypatch.setattr(run, "base_images", lambda _: [])
+    monkeypatch.setattr(run, "base_images", _none)
     archive = _archive("localhost/cakework/busybox:latest", {"planted": b"by mallory"})
     look = "RUN ls /b /b/bases /b/storage 2>&1; cat /proc/self/mountinfo"
     dockerfile = f"FROM docker-archive:context.tar\nCOPY . /\n{look}"
@@ -120,6 +136,17 @@ def test_layers_are_not_shared_between_accounts(bench: Bench) -> None:
     assert secret not in _texts(bench, f"{dockerfile}\nRUN cat /r", "mallory")
 
 
+def test_layers_that_cannot_be_read_are_made_anew(bench: Bench) -> None:
+    """Neither the node nor a build ends at what was half written when the machine went down."""
+    bench.image(order(BASE + "RUN echo once > /once"))
+    for content in ("", '[{"id"', "[[1]]"):
+        store = bench.store().storage
+        for kind in ("layers", "containers"):
+            (store / f"overlay-{kind}" / f"{kind}.json").write_text(content)
+        bench.image(order(BASE + "RUN echo once > /once"))
+        assert bench.leftovers() == NOTHING
+
+
 @pytest.mark.parametrize(
     "step",
     [
@@ -138,6 +165,10 @@ def test_mounted_files_are_those_of_now(bench: Bench, step: str, tmp_path: Path)
             assert (rootfs / "copied").read_text() == content
 
 
+def _none(_: str) -> list[str]:
+    return []
+
+
 def _archive(name: str, files: dict[str, bytes]) -> bytes:
     """Return what ``docker save`` writes for an image of one layer."""
     layer = _tar(files)
@@ -145,7 +176,10 @@ def _archive(name: str, files: dict[str, bytes]) -> bytes:
         "architecture": "amd64",
         "os": "linux",
         "config": {},
-        "rootfs": {"type": "layers", "diff_ids": []},
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"],
+        },
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     return _tar(

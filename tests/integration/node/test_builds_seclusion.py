@@ -132,17 +132,20 @@ def test_what_looks_for_another_would_find_it(bench: Bench) -> None:
         "RUN ln -s / /l\n{base}RUN --mount=type=bind,rw,from=0,source=/l,target=/m {look}",
         "RUN ln -s /b/storage /l\n{base}COPY --from=0 /l/ /m/\nRUN {look}",
         "RUN ln -s /b/storage /m\nVOLUME /m\nRUN {look}",
+        "RUN --mount=type=bind,source=../../bases,target=/m {look}",
+        "RUN ln -s /b/bases /l\n{base}RUN --mount=type=bind,from=0,source=/l,target=/m {look}",
     ],
-    ids=["cache", "context", "link", "link to all", "copy", "volume"],
+    ids=["cache", "context", "link", "link to all", "copy", "volume", "bases", "link to bases"],
 )
 def test_the_layers_of_all_builds_are_out_of_reach(bench: Bench, steps: str) -> None:
     """No mount that a Dockerfile may ask for leads to where buildah keeps them."""
-    look = "sh -c 'ls -d /m/storage.lock /m/b/storage 2>&1; echo looked'"
+    places = ["/m/storage.lock", "/m/b/storage", "/m/b/bases", "/m/overlay-layers"]
+    look = f"sh -c 'ls -d {' '.join(places)} 2>&1; echo looked'"
     wanted = order(BASE + steps.format(look=look, base=BASE), {"f": ""})
     end = bench.build(wanted)
     texts = bench.ledger.texts(wanted.build_id)
     assert isinstance(end, BuildFailed) or "looked" in texts
-    assert not {"/m/storage.lock", "/m/b/storage"} & set(texts)
+    assert not {*places} & set(texts)
 
 
 def test_mounts_of_a_builds_own_are_there(bench: Bench) -> None:

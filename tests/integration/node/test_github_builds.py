@@ -17,7 +17,7 @@ from cakework.domain.ids import new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, GithubSource
 from cakework.node.builds.context import MTIME_S
 from cakework.node.images import Image
-from tests.integration.node.build_bench import NOTHING, Bench, mounted
+from tests.integration.node.build_bench import ACCOUNT, NOTHING, Bench, mounted
 from tests.integration.node.repositories import (
     NO_RIGHT,
     PUBLIC,
@@ -45,6 +45,7 @@ def order(repository: str, *, token: str = TOKEN, **fields: Any) -> BuildOrder:
     """Return an order for ``repository``, with new ids."""
     branch = fields.pop("branch", "main")
     return BuildOrder(
+        account_id=ACCOUNT,
         build_id=new_build_id(),
         image_id=new_image_id(),
         dockerfile=fields.pop("dockerfile", APP),

@@ -9,7 +9,7 @@ import subprocess
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import structlog
 
@@ -74,7 +74,12 @@ class LayerStore:
 
     def _records(self, kind: Literal["layers", "images", "containers"]) -> list[dict[str, Any]]:
         file = self.storage / f"overlay-{kind}" / f"{kind}.json"
-        return json.loads(file.read_bytes()) if file.exists() else []
+        records: object = json.loads(file.read_bytes()) if file.exists() else []
+        if not isinstance(records, list):
+            raise ValueError(f"no list of {kind}")
+        if not all(isinstance(record, dict) for record in cast("list[object]", records)):
+            raise ValueError(f"no record of {kind}")
+        return cast("list[dict[str, Any]]", records)
 
 
 Tidy = Callable[[LayerStore], Awaitable[None]]
@@ -113,6 +118,13 @@ class AccountLayers:
                 if name not in self._ready:
                     await self._make_ready(name)
 
+    async def recover(self) -> None:
+        """Make those ready that builds were at when the last run was cut off: few, as few builds
+        run at once. The others need nothing until they are used."""
+        for folder in entries(self._folder):
+            if _is_cut_off(LayerStore(folder)):
+                await self._make_ready(folder.name)
+
     async def trim(self) -> None:
         """See to it that they are within their bound, and rid of what no image is made of."""
         for name in [*self._used]:
@@ -129,10 +141,16 @@ class AccountLayers:
             log.info("layers_removed", store=name, size_mb=before_mb)
 
     async def _make_ready(self, name: str) -> None:
+        """What cannot be made ready is begun anew: all that it costs is time."""
         store = LayerStore(self._folder / name)
-        await asyncio.to_thread(store.prepare)
-        if store.has_containers() or store.has_unused_layers():
-            await self._tidy(store)
+        try:
+            await asyncio.to_thread(store.prepare)
+            if store.has_containers() or store.has_unused_layers():
+                await self._tidy(store)
+        except (OSError, ValueError) as error:
+            log.warning("layers_begun_anew", store=name, error=str(error))
+            await asyncio.to_thread(store.remove)
+            await asyncio.to_thread(store.prepare)
         self._ready.add(name)
 
     async def _trim_one(self, name: str) -> None:
@@ -144,6 +162,14 @@ class AccountLayers:
 
     def _sizes_mb(self) -> dict[str, int]:
         return {each.name: LayerStore(each).size_mb() for each in entries(self._folder)}
+
+
+def _is_cut_off(store: LayerStore) -> bool:
+    try:
+        store.size_mb()
+        return store.has_containers()
+    except (OSError, ValueError):
+        return True
 
 
 class _Gate:

@@ -102,6 +102,7 @@ class Builds:
         self._sandbox = sandbox
         await self._tidy(self._storage.bases)
         layers = AccountLayers(self._storage.layers, self._settings.build_cache_mb, self._tidy)
+        await layers.recover()
         bases = Bases(self._storage, sandbox, self._cgroup_prefix)
         self._stack.push_async_callback(bases.close)
         self._shop = Workshop(
