@@ -39,7 +39,7 @@ from cakework.node.imports import Imports
 from cakework.node.journal import Journal
 from cakework.node.network.builds import BuildNetworks, Reach
 from cakework.node.network.dial import BACKLOG, DialServer
-from cakework.node.network.namespaces import enable_forwarding, set_host_rules
+from cakework.node.network.namespaces import enable_forwarding, set_host_rules, unplug_left
 from cakework.node.network.rules import Egress, outer_rules
 from cakework.node.network.spares import Spares
 from cakework.node.sockets import listen
@@ -184,6 +184,8 @@ async def _assemble(
     stack.push_async_callback(snapshots.close)
     stack.push_async_callback(vms.close)
     await vms.adopt()
+    with cleanup("links"):
+        await asyncio.to_thread(unplug_left, territory, host.slots.is_held)
     # Only now: finding it out may start a machine, which must not get what VMs have already.
     workshop.accelerator = await choose_accelerator(settings.accelerator, folder, host)
     host.footprint.accelerator = workshop.accelerator

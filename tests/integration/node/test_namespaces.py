@@ -26,6 +26,7 @@ from cakework.node.network.namespaces import (
     make_vm_namespace,
     run_inside,
     set_host_rules,
+    unplug_left,
 )
 from cakework.node.network.rules import Egress, no_rules, outer_rules
 from cakework.node.territory import Territory
@@ -275,3 +276,15 @@ def _ip(words: str) -> None:
 
 def _links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
+
+
+def test_links_that_a_killed_node_left_are_removed() -> None:
+    """Though a process is still in their namespace; those of machines that go on stay."""
+    with ExitStack() as stack:
+        for territory, slot in ((TERRITORY, SLOT), (TERRITORY, NEIGHBOUR), (Territory(6), SLOT)):
+            namespace = make_build_namespace(territory, slot, ALL)
+            stack.callback(namespace.close)
+        unplug_left(TERRITORY, {NEIGHBOUR}.__contains__)
+        left = {name for _, name in socket.if_nameindex()}
+        assert host_end_name(TERRITORY, SLOT) not in left
+        assert {host_end_name(TERRITORY, NEIGHBOUR), host_end_name(Territory(6), SLOT)} <= left

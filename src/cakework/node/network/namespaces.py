@@ -172,6 +172,18 @@ def unplug(territory: Territory, slot: int) -> None:
         raise OSError(f"the kernel refused to remove a link: {error}") from error
 
 
+def unplug_left(territory: Territory, held: Callable[[int], bool]) -> None:
+    """Remove the links of all slots that are not ``held``: those that a node left which was
+    killed, and whose namespaces the kernel, or a process that ends late, still has. Blocks.
+    Raises OSError.
+    """
+    prefix = territory.interface_prefix
+    for _, name in socket.if_nameindex():
+        slot = name.removeprefix(prefix)
+        if name.startswith(prefix) and slot.isdecimal() and not held(int(slot)):
+            unplug(territory, int(slot))
+
+
 def run_inside(namespace_fd: int, work: Callable[[], T]) -> T:
     """Do ``work`` in a thread that is in the namespace, and return or raise what it does."""
 

@@ -24,6 +24,10 @@ class Slots:
         """How many nobody has."""
         return len(self._free)
 
+    def is_held(self, slot: int) -> bool:
+        """Say whether somebody has ``slot``."""
+        return slot not in self._free
+
     def take(self) -> int:
         """Take a slot. Raises NoRoom when all are taken."""
         if not self._free:
