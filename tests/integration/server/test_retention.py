@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from cakework.domain.ids import AccountId
 from cakework.server import app
 from cakework.server.clock import now_ms
+from cakework.server.loops import retention
 from cakework.server.loops.retention import DAY_MS, KeptDays
-from cakework.server.store.models import ImageRow, VmRow
-from cakework.server.store.webhook_models import WebhookDeliveryRow, WebhookEventRow
+from cakework.server.store.models import IdempotencyRow, ImageRow, VmRow
+from cakework.server.store.webhook_models import (
+    DeliveryStatus,
+    WebhookDeliveryRow,
+    WebhookEventRow,
+)
 
 from .fake_node import START_MS, FakeNode
-from .rig import Rig, events, eventually, running, settings_for, until
+from .rig import KEY, Rig, events, eventually, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
 FOR_EVER = KeptDays(logs=0, stopped=0, vms=0, builds=0, deliveries=0)
@@ -258,7 +264,6 @@ async def test_the_settings_say_how_long(
 def row_of(vm_id: str, image_id: str) -> VmRow:
     return VmRow(
         id=vm_id,
-        account_id="default",
         image_id=image_id,
         hostname=vm_id,
         cpu=1,
@@ -268,3 +273,60 @@ def row_of(vm_id: str, image_id: str) -> VmRow:
         created_ms=1,
         updated_ms=1,
     )
+
+
+async def test_answers_kept_for_one_account_are_not_without_number(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest go before their day is over; those of another account stay."""
+    monkeypatch.setattr(retention, "ANSWERS_MAX", 3)
+    other = (await rig.server.keys.create("test", AccountId("other"))).key
+    await _made(rig, "others", other)
+    first = [await _made(rig, f"key-{number}", KEY) for number in range(5)]
+    await rig.retain(FOR_EVER, now_ms())
+    again = [await _made(rig, f"key-{number}", KEY) for number in range(5)]
+    assert [one == two for one, two in zip(first, again, strict=True)] == [False] * 2 + [True] * 3
+    async with rig.server.database.reading() as session:
+        keys = [row.key for row in await session.scalars(select(IdempotencyRow))]
+    assert "others" in keys
+
+
+async def _made(rig: Rig, key: str, account_key: str) -> str:
+    """Make a webhook under an Idempotency-Key; return its id."""
+    body = {"url": "https://nowhere.invalid/"}
+    headers = {"X-Api-Key": account_key, "Idempotency-Key": key}
+    return (await rig.ok("POST", "/v1/webhooks", json=body, headers=headers))["id"]
+
+
+async def test_deliveries_kept_of_one_endpoint_are_not_without_number(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest that ended go, whatever the setting says; and none that is still to be tried."""
+    monkeypatch.setattr(retention, "DELIVERIES_MAX", 2)
+    ids = [await _made(rig, f"key-{number}", KEY) for number in range(2)]
+    async with rig.server.database.writing() as session:
+        for number in range(10):
+            ended = number % 2
+            event = WebhookEventRow(
+                id=f"evt_{number:026}",
+                type="vm.started",
+                body="{}",
+                created_ms=number,
+            )
+            session.add(event)
+            await session.flush()
+            session.add(
+                WebhookDeliveryRow(
+                    id=f"dlv_{number:026}",
+                    endpoint_id=ids[0],
+                    event_id=event.id,
+                    status=DeliveryStatus.FAILED if ended else DeliveryStatus.PENDING,
+                    next_ms=None if ended else 2**50,
+                    created_ms=number,
+                )
+            )
+    await rig.retain(FOR_EVER, now_ms())
+    async with rig.server.database.reading() as session:
+        left = sorted(row.created_ms for row in await session.scalars(select(WebhookDeliveryRow)))
+        told = sorted(row.created_ms for row in await session.scalars(select(WebhookEventRow)))
+    assert left == told == [0, 2, 4, 6, 7, 8, 9]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVarTuple
 
 import structlog
-from sqlalchemy import ColumnElement, Row, Select, delete, exists, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, exists, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cakework.domain.builds import BuildStatus
@@ -35,6 +35,10 @@ from cakework.server.store.webhook_models import (
 
 DAY_MS = 24 * 3600 * 1000
 BATCH = 200
+ANSWERS_MAX = 10_000
+"""Kept for the Idempotency-Keys of one account: beyond that the oldest go before their time."""
+DELIVERIES_MAX = 10_000
+"""Kept, of those that ended, for one endpoint."""
 Columns = TypeVarTuple("Columns")
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -79,8 +83,7 @@ class RetentionLoop:
     async def one_pass(self) -> None:
         """Remove what is over. What takes a look at the node comes last, for it may be away."""
         await self._remove_answers()
-        if before := self._before(self._days.deliveries):
-            await self._remove_deliveries(before)
+        await self._remove_deliveries(self._before(self._days.deliveries))
         if before := self._before(self._days.logs):
             await self._logs.remove_before(before)
         await self._logs.give_back()
@@ -98,14 +101,26 @@ class RetentionLoop:
     async def _remove_answers(self) -> None:
         over = IdempotencyRow.created_ms < self._clock() - KEPT_MS
         await self._remove(IdempotencyRow, IdempotencyRow.token, over)
+        answered = IdempotencyRow.status.is_not(None)
+        of, age = IdempotencyRow.account_id, IdempotencyRow.created_ms
+        over = IdempotencyRow.token.in_(
+            _beyond(IdempotencyRow.token, answered, of, age, ANSWERS_MAX)
+        )
+        await self._remove(IdempotencyRow, IdempotencyRow.token, over)
 
-    async def _remove_deliveries(self, before: int) -> None:
-        """Remove deliveries that ended, and events that no delivery is left of."""
-        ended = WebhookDeliveryRow.status != DeliveryStatus.PENDING
-        over = ended & (WebhookDeliveryRow.created_ms < before)
-        await self._remove(WebhookDeliveryRow, WebhookDeliveryRow.id, over)
-        delivered = exists().where(WebhookDeliveryRow.event_id == WebhookEventRow.id)
-        over = ~delivered & (WebhookEventRow.created_ms < before)
+    async def _remove_deliveries(self, before: int | None) -> None:
+        """Remove deliveries that ended long ago, or that are very many, and events that no
+        delivery is left of."""
+        row = WebhookDeliveryRow
+        ended = row.status != DeliveryStatus.PENDING
+        beyond = _beyond(row.id, ended, row.endpoint_id, row.created_ms, DELIVERIES_MAX)
+        over = row.id.in_(beyond)
+        if before is not None:
+            over |= row.created_ms < before
+        await self._remove(row, row.id, ended & over)
+        undelivered = ~exists().where(row.event_id == WebhookEventRow.id)
+        settled = self._clock() - DAY_MS if before is None else before
+        over = undelivered & (WebhookEventRow.created_ms < settled)
         await self._remove(WebhookEventRow, WebhookEventRow.id, over)
 
     async def _remove(
@@ -179,6 +194,19 @@ class RetentionLoop:
     async def _found(self, query: Select[*Columns]) -> Sequence[Row[*Columns]]:
         async with self._database.reading() as session:
             return (await session.execute(query)).all()
+
+
+def _beyond(
+    key: InstrumentedAttribute[str],
+    counted: ColumnElement[bool],
+    of: InstrumentedAttribute[str],
+    age: InstrumentedAttribute[int],
+    most: int,
+) -> Select[str]:
+    """Return the keys of the rows that are counted, but for the ``most`` newest of each owner."""
+    place = func.row_number().over(partition_by=of, order_by=(age.desc(), key.desc()))
+    ranked = select(key.label("key"), place.label("place")).where(counted).subquery()
+    return select(ranked.c.key).where(ranked.c.place > most)
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
