@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     )
 
     max_body_mb: int = Field(default=64, ge=1, description="Largest request body taken, in MiB.")
+    max_bodies_mb: int = Field(
+        default=256,
+        ge=1,
+        description="Request bodies held in memory at once, in MiB: beyond that, some are refused.",
+    )
     max_vms_per_account: int = Field(
         default=200, ge=1, description="VMs an account may have started."
     )

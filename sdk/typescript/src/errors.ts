@@ -87,6 +87,10 @@ export class ImageNotInRegistryError extends NotFoundError {
 export class TooLargeError extends ApiError {
   override name = "TooLargeError";
 }
+/** The request did not reach the server in time. */
+export class TooSlowError extends ApiError {
+  override name = "TooSlowError";
+}
 /** More than the account may have. */
 export class QuotaExceededError extends ApiError {
   override name = "QuotaExceededError";
@@ -153,6 +157,7 @@ const BY_CODE: Record<string, typeof ApiError> = {
   image_not_in_registry: ImageNotInRegistryError,
   conflict: ConflictError,
   too_large: TooLargeError,
+  request_timeout: TooSlowError,
   quota_exceeded: QuotaExceededError,
   unavailable: UnavailableError,
   no_room: NoRoomError,
@@ -165,6 +170,7 @@ const BY_STATUS: Record<number, typeof ApiError> = {
   400: InvalidRequestError,
   401: UnauthenticatedError,
   404: NotFoundError,
+  408: TooSlowError,
   409: ConflictError,
   413: TooLargeError,
   429: QuotaExceededError,

@@ -16,6 +16,7 @@ export {
   RegistryUnreachableError,
   TimeoutError,
   TooLargeError,
+  TooSlowError,
   UnauthenticatedError,
   UnavailableError,
   UnexpectedAnswerError,

@@ -10,6 +10,7 @@
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
     ├── TooLarge          more bytes than are taken
+    ├── TooSlow           the request did not come to its end in time
     ├── QuotaExceeded     more than the account may have
     ├── NoRoom            the host cannot fit it now
     └── Unavailable       a part that is needed does not answer
@@ -99,6 +100,12 @@ class TooLarge(CakeworkError):
     code = "too_large"
 
 
+class TooSlow(CakeworkError):
+    """The request did not come to its end in time."""
+
+    code = "request_timeout"
+
+
 class QuotaExceeded(CakeworkError):
     """The account has, or asks for, more than it may."""
 
@@ -130,6 +137,7 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         ImageNotInRegistry,
         Conflict,
         TooLarge,
+        TooSlow,
         QuotaExceeded,
         NoRoom,
         Unavailable,

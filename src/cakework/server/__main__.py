@@ -15,6 +15,7 @@ import uvloop
 
 from cakework.logging import configure
 from cakework.open_files import allow_most
+from cakework.server.api.connection import api_config
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.proxy.dialer import NodeDialer
 from cakework.server.proxy.router import Router
@@ -59,14 +60,10 @@ async def serve(settings: Settings) -> None:
         SystemExit: the API could not start.
     """
     parts = build_server(settings)
-    config = uvicorn.Config(
+    config = api_config(
         create_app(settings, parts),
         host=settings.host,
         port=settings.port,
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
         timeout_graceful_shutdown=GRACE_S,
     )
     api = Api(config, parts)

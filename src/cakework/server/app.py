@@ -11,6 +11,7 @@ import cakework
 from cakework.server.api import problems
 from cakework.server.api.account_builds import AccountBuildRoutes
 from cakework.server.api.account_route import Door
+from cakework.server.api.bodies import Bodies
 from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.document import describe
@@ -20,6 +21,7 @@ from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
 from cakework.server.api.logs import LogRoutes
+from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
@@ -256,7 +258,8 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(RequestScope)
-    door = Door(parts.keys, parts.idempotency, settings.max_body_mb << 20)
+    bodies = Bodies(max(settings.max_bodies_mb, settings.max_body_mb) << 20)
+    door = Door(parts.keys, parts.idempotency, bodies, Parser(), settings.max_body_mb << 20)
     for router in (
         GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),

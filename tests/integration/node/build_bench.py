@@ -137,7 +137,7 @@ class Bench:
 
         async def run() -> BuildSucceeded | BuildFailed:
             async with self.open(**changes) as builds:
-                builds.submit(order)
+                await builds.submit(order)
                 return await self.ledger.ended(order.build_id)
 
         return asyncio.run(run())

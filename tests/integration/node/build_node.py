@@ -20,7 +20,7 @@ async def main(data_dir: str, netns: str, orders: list[str], facts: str) -> None
     network = NetworkOfNothing(netns, reach_of(settings))
     async with Builds(settings, bench.images(), network, journal) as builds:
         for line in orders:
-            builds.submit(BuildOrder.model_validate_json(line))
+            await builds.submit(BuildOrder.model_validate_json(line))
         await asyncio.Event().wait()
 
 

@@ -193,7 +193,7 @@ def test_cancelling_ends_the_machine(vm_bench: BuilderBench) -> None:
 
     async def run() -> None:
         async with vm_bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await vm_bench.ledger.printed(wanted.build_id, "runs")
             assert len(vm_bench.leftovers()["machines"]) == 1
             await builds.cancel(wanted.build_id)
@@ -212,7 +212,7 @@ def test_a_machine_that_dies_fails_its_build(vm_bench: BuilderBench) -> None:
 
     async def run() -> None:
         async with vm_bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await vm_bench.ledger.printed(wanted.build_id, "runs")
             for pid in vm_bench.leftovers()["processes"]:
                 os.kill(int(pid), 9)

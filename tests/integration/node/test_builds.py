@@ -155,13 +155,13 @@ def test_an_order_given_again_does_its_work_once(bench: Bench) -> None:
 
     async def run() -> int:
         async with bench.open() as builds:
-            builds.submit(wanted)
-            builds.submit(wanted)
+            await builds.submit(wanted)
+            await builds.submit(wanted)
             await bench.ledger.ended(wanted.build_id)
-            builds.submit(wanted)
+            await builds.submit(wanted)
             assert builds.known() in ([], [wanted.build_id])
         async with bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             return len(builds.known())
 
     assert asyncio.run(run()) == 0
@@ -175,8 +175,8 @@ def test_as_many_at_once_as_the_setting_says(bench: Bench) -> None:
 
     async def run() -> None:
         async with bench.open(build_concurrency=1) as builds:
-            builds.submit(first)
-            builds.submit(second)
+            await builds.submit(first)
+            await builds.submit(second)
             await bench.ledger.printed(first.build_id, "first runs")
             assert builds.known() == [first.build_id, second.build_id]
             assert bench.ledger.lines(second.build_id) == []
@@ -197,7 +197,7 @@ def test_a_base_image_is_made_once_for_two_builds(bench: Bench) -> None:
     async def run() -> None:
         async with bench.open() as builds:
             for each in orders:
-                builds.submit(each)
+                await builds.submit(each)
             ends = [await bench.ledger.ended(each.build_id) for each in orders]
             assert all(isinstance(end, BuildSucceeded) for end in ends), ends
 
@@ -227,7 +227,7 @@ def test_an_image_stays_made_when_cleaning_up_fails(
                 broken.setattr(Cgroup, "end", not_ended)
                 broken.setattr(BuildStorage, "remove_work", not_removed)
                 broken.setattr(LayerStore, "containers_of", not_removed)
-                builds.submit(wanted)
+                await builds.submit(wanted)
                 end = await bench.ledger.ended(wanted.build_id)
         told = [each["what"] for each in logs if each["event"] == "cleanup.failed"]
         assert {"cgroup", "containers", "work folder"} <= {*told}
@@ -261,7 +261,7 @@ def test_layers_are_removed_again_after_it_failed_once(
         async with bench.open() as builds:
             for number in range(2):
                 wanted = order(f"FROM cakework/busybox\nRUN echo layer {number}")
-                builds.submit(wanted)
+                await builds.submit(wanted)
                 assert isinstance(await bench.ledger.ended(wanted.build_id), BuildSucceeded)
                 await asyncio.wait_for(looks.acquire(), 20)
 

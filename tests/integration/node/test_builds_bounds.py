@@ -229,7 +229,7 @@ def test_cancelling_leaves_nothing(bench: Bench) -> None:
 
     async def run() -> None:
         async with bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await bench.ledger.printed(wanted.build_id, "runs")
             await builds.cancel(wanted.build_id)
             await builds.cancel(wanted.build_id)
@@ -248,7 +248,7 @@ def test_a_build_cancelled_before_it_has_begun_fails(bench: Bench) -> None:
 
     async def run() -> None:
         async with bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await builds.cancel(wanted.build_id)
             ends = [fact for fact in bench.ledger.facts if isinstance(fact, BuildFailed)]
             assert [end.error for end in ends] == ["the build was cancelled"]
@@ -275,7 +275,7 @@ def test_a_build_cancelled_while_its_files_are_written_leaves_nothing(
 
     async def run() -> None:
         async with bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             assert await asyncio.to_thread(begun.wait, 60)
             cancelling = asyncio.create_task(builds.cancel(wanted.build_id))
             # One that did not wait for the thread would be over after so many turns of the loop.
@@ -300,7 +300,7 @@ def test_layers_beyond_their_bound_go(bench: Bench) -> None:
 
     async def run() -> None:
         async with bench.open(build_cache_mb=1) as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await bench.ledger.ended(wanted.build_id)
             async with asyncio.timeout(60):
                 while bench.store().folder.exists():  # noqa: ASYNC110

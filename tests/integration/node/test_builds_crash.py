@@ -99,7 +99,7 @@ def test_a_node_that_is_closed_takes_its_builds_up_again(bench: Bench) -> None:
     async def run(shut: Gate) -> None:
         wanted = order(f"FROM cakework/busybox\nRUN echo begins; {shut.step}; echo done")
         async with bench.open() as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await bench.ledger.printed(wanted.build_id, "begins")
         assert bench.ledger.end(wanted.build_id) is None
         assert bench.leftovers() == NOTHING

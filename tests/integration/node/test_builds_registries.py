@@ -129,7 +129,7 @@ def test_a_base_that_is_too_large_is_given_up(
 
         async def run() -> BuildSucceeded | BuildFailed:
             async with bench.open(**reach) as builds:
-                builds.submit(wanted)
+                await builds.submit(wanted)
                 end = await bench.ledger.ended(wanted.build_id)
                 async with asyncio.timeout(DEADLINE_S):
                     while bench.unused_layers():  # noqa: ASYNC110
@@ -155,7 +155,7 @@ def test_layers_of_a_pull_that_was_cut_off_go_at_the_next_start(
         """Have it built until some layers are there, or all of it is."""
         reach = {"fetch_allow": [registry.address], "extra_ca": registry.ca}
         async with bench.open(**reach) as builds, asyncio.timeout(DEADLINE_S):
-            builds.submit(wanted)
+            await builds.submit(wanted)
             while len(bench.unused_layers()) < 3 and not bench.ledger.end(  # noqa: ASYNC110
                 wanted.build_id
             ):

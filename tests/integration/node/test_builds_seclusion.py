@@ -91,9 +91,9 @@ def looked(bench: Bench, addresses: list[str]) -> tuple[list[str], list[str]]:
 
     async def run() -> None:
         async with bench.open() as builds:
-            builds.submit(first)
+            await builds.submit(first)
             await bench.ledger.printed(first.build_id, "looked")
-            builds.submit(second)
+            await builds.submit(second)
             await bench.ledger.ended(second.build_id)
             await builds.cancel(first.build_id)
 

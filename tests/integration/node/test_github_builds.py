@@ -266,7 +266,7 @@ def test_the_token_is_nowhere(
 
     async def run() -> None:
         async with bench.open(**settings(host)) as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             asked = await asyncio.to_thread(host.asked_for_pack.wait, 60)
             assert asked
             assert any("remote-https" in command for command in commands())
@@ -299,8 +299,8 @@ def test_a_build_whose_token_went_with_the_node_waits_for_its_order(
 
     async def run() -> None:
         async with bench.open(**settings(host)) as builds:
-            builds.submit(first)
-            builds.submit(second)
+            await builds.submit(first)
+            await builds.submit(second)
             assert [report.wants_order for report in builds.reports()] == [False, False]
         host.may_answer.set()
         async with bench.open(**settings(host)) as builds:
@@ -313,11 +313,11 @@ def test_a_build_whose_token_went_with_the_node_waits_for_its_order(
             assert isinstance(end, BuildFailed)
             assert end.error == "the build was cancelled"
             assert bench.ledger.lines(first.build_id) == []
-            builds.submit(first)
+            await builds.submit(first)
             assert [report.wants_order for report in builds.reports()] == [False]
             assert isinstance(await bench.ledger.ended(first.build_id), BuildSucceeded)
-            builds.submit(first)
-            builds.submit(second)
+            await builds.submit(first)
+            await builds.submit(second)
             assert second.build_id not in builds.known()
             assert (
                 len([fact for fact in bench.ledger.facts if isinstance(fact, BuildSucceeded)]) == 1
@@ -365,7 +365,7 @@ def test_no_credential_leaves_the_order_on_disk(bench: Bench, host: GitServer) -
 
     async def run() -> dict[str, Any]:
         async with bench.open(**settings(host)) as builds:
-            builds.submit(wanted)
+            await builds.submit(wanted)
             record = bench.settings().node_dir / "builds/records" / wanted.build_id
             kept = json.loads((record / "order.json").read_text())
             await builds.cancel(wanted.build_id)

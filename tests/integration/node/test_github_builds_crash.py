@@ -81,7 +81,7 @@ def _go_on(bench: Bench, host: GitServer, folder: Path, wanted: BuildOrder) -> l
             Builds(chosen, bench.images(), network, journal) as builds,
         ):
             assert BuildReport(build_id=wanted.build_id, wants_order=True) in builds.reports()
-            builds.submit(wanted)
+            await builds.submit(wanted)
             await asyncio.wait(
                 [task for task in asyncio.all_tasks() if task.get_name().startswith("build ")]
             )

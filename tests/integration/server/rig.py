@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-import uvicorn
 from pydantic import SecretStr
 
 from cakework.domain.ids import AccountId
+from cakework.server.api.connection import api_config
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.clock import Clock, now_ms
 from cakework.server.loops.retention import KeptDays, RetentionLoop
@@ -196,8 +196,7 @@ async def lay_tables(settings: Settings) -> None:
 async def listening(app: Any) -> AsyncGenerator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, http="httptools")
-        api = Served(config)
+        api = Served(api_config(app))
         task = asyncio.create_task(api.serve([listener]))
         await until(lambda: api.started or task.done(), "the server has started")
         try:

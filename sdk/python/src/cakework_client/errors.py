@@ -11,6 +11,7 @@
     │   │   └── ImageNotInRegistry   image_not_in_registry
     │   ├── Conflict            conflict
     │   ├── TooLarge            too_large
+    │   ├── TooSlow             request_timeout
     │   ├── QuotaExceeded       quota_exceeded
     │   ├── Unavailable         unavailable
     │   │   └── NoRoom               no_room
@@ -129,6 +130,12 @@ class TooLarge(ApiError):
     code = "too_large"
 
 
+class TooSlow(ApiError):
+    """The request did not reach the server in time."""
+
+    code = "request_timeout"
+
+
 class QuotaExceeded(ApiError):
     """More than the account may have."""
 
@@ -227,6 +234,7 @@ ERRORS_BY_CODE: dict[str, type[ApiError]] = {
         ImageNotInRegistry,
         Conflict,
         TooLarge,
+        TooSlow,
         QuotaExceeded,
         Unavailable,
         NoRoom,
@@ -237,6 +245,7 @@ ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidRequest,
     401: Unauthenticated,
     404: NotFound,
+    408: TooSlow,
     409: Conflict,
     413: TooLarge,
     429: QuotaExceeded,

@@ -32,7 +32,7 @@ class BuildCalls:
         body = await request.body()
         order = await asyncio.to_thread(BuildOrder.model_validate_json, body)
         check_same(request.path_params["build_id"], order.build_id)
-        self._builds.submit(order)
+        await self._builds.submit(order, body)
         return JSONResponse({"build_id": order.build_id}, 202)
 
     async def _cancel(self, request: Request) -> Response:

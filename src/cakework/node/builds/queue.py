@@ -15,6 +15,7 @@ cut off with its token waits until its order is given again.
 import asyncio
 import contextlib
 import hashlib
+import weakref
 from pathlib import Path
 from typing import Literal, Self
 
@@ -43,6 +44,7 @@ from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.cleanup import clean_up, cleanup
 from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import Image, ImageStore
+from cakework.node.unbroken import unbroken
 from cakework.settings import Settings
 
 QUEUE_MAX = 1000
@@ -81,6 +83,7 @@ class Builds:
         self._records = BuildRecords(home / "records")
         self._slots = asyncio.Semaphore(settings.build_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._taking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._cancelled: set[str] = set()
         self._tokens: dict[str, str] = {}
         self._tokenless: dict[str, BuildRecord] = {}
@@ -138,25 +141,29 @@ class Builds:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._stack.aclose()
 
-    def submit(self, order: BuildOrder) -> None:
+    async def submit(self, order: BuildOrder, written: bytes | None = None) -> None:
         """Take ``order``: when this returns it is carried out whatever happens to the node.
 
         An order whose build is known already changes nothing, unless its token was missing.
+        ``written`` is the order as JSON, where it came as that: it is large, with files in it.
 
         Raises:
             NoRoom: too many builds wait.
         """
-        if order.build_id in self._tasks:
-            return
-        if len(self._tasks) >= QUEUE_MAX:
-            raise NoRoom(f"{QUEUE_MAX} builds are waiting", retry_after_s=30)
-        record = self._records.add(order) or self._tokenless.pop(order.build_id, None)
-        if record is None:
-            return
-        step(Step.NODE_BUILD_RECORDED)
-        if order.token:
-            self._tokens[order.build_id] = order.token
-        self._start(record)
+        build_id = order.build_id
+        async with self._taking.setdefault(build_id, asyncio.Lock()):
+            if build_id in self._tasks:
+                return
+            if len(self._tasks) >= QUEUE_MAX:
+                raise NoRoom(f"{QUEUE_MAX} builds are waiting", retry_after_s=30)
+            added = await unbroken(asyncio.to_thread(self._records.add, order, written))
+            record = added or self._tokenless.pop(build_id, None)
+            if record is None:
+                return
+            step(Step.NODE_BUILD_RECORDED)
+            if order.token:
+                self._tokens[build_id] = order.token
+            self._start(record)
 
     async def cancel(self, build_id: str) -> None:
         """End the build as failed; one that has ended, or is not known, is left as it is."""
@@ -224,7 +231,8 @@ class Builds:
 
     async def _outcome(self, record: BuildRecord) -> Outcome:
         async with self._slots:
-            order = record.order().with_token(self._tokens.pop(record.build_id, ""))
+            order = await asyncio.to_thread(record.order)
+            order = order.with_token(self._tokens.pop(record.build_id, ""))
             limit = self._settings.build_output_mb * MIB
             build_log = BuildLog(record.build_id, self._facts, limit)
             try:

@@ -52,7 +52,7 @@ class BuildRecord:
 
     def end(self, outcome: Outcome) -> None:
         """Note how it ended."""
-        _write(self._folder / "outcome.json", outcome.model_dump_json())
+        _write(self._folder / "outcome.json", outcome.model_dump_json().encode())
 
     def outcome(self) -> Outcome | None:
         """Return how it ended, or None while it has not."""
@@ -91,15 +91,20 @@ class BuildRecords:
             if folder.stat().st_mtime < oldest and BuildRecord(folder).told():
                 shutil.rmtree(folder)
 
-    def add(self, order: BuildOrder) -> BuildRecord | None:
-        """Keep ``order`` but for its token; return its record, or None if it is known already."""
+    def add(self, order: BuildOrder, written: bytes | None = None) -> BuildRecord | None:
+        """Keep ``order`` but for its token; return its record, or None if it is known already.
+
+        ``written`` is the order as JSON, if there is that already. Blocks.
+        """
         folder = self._folder / order.build_id
         if folder.exists():
             return None
         making = self._folder / f".{order.build_id}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(mode=0o700)
-        _write(making / "order.json", order.with_token("").model_dump_json())
+        if written is None or order.token:
+            written = order.with_token("").model_dump_json().encode()
+        _write(making / "order.json", written)
         if order.token:
             (making / "token").touch()
         making.rename(folder)
@@ -117,10 +122,10 @@ class BuildRecords:
         return [entry for entry in self._folder.iterdir() if not entry.name.startswith(".")]
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, content: bytes) -> None:
     making = file.with_suffix(".making")
-    with making.open("w") as stream:
-        stream.write(text)
+    with making.open("wb") as stream:
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     making.rename(file)

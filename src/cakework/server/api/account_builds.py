@@ -12,14 +12,13 @@ from cakework.domain.errors import (
     Conflict,
     InvalidRequest,
     NotFound,
-    TooLarge,
     Unauthenticated,
 )
 from cakework.domain.ids import BuildId
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.builds import Build, BuildIdPath, build_answer
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.services.account_builds import AccountBuilds
 
 
@@ -63,7 +62,7 @@ class AccountBuildRoutes:
             methods=["POST"],
             operation_id="cancelBuild",
             summary="Cancel a build; doing it again changes nothing",
-            responses=responses(*always, NotFound, Conflict, TooLarge),
+            responses=responses(*always, NotFound, Conflict, *BODY_ERRORS),
             response_model_exclude_none=True,
         )
         return router

@@ -4,6 +4,7 @@ In this order, so that a stranger without a key gets nothing read, and before th
 looked into.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from cakework.domain.errors import CakeworkError, TooLarge
+from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import AccountId
+from cakework.server.api.bodies import Bodies
+from cakework.server.api.parsing import Parser
 from cakework.server.api.problems import problem
 from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
 from cakework.server.services.keys import Keys
@@ -27,64 +30,75 @@ _KEY_HEADER = "X-Api-Key"
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+BODY_BYTES_MAX = 2 << 20
+"""Of a body, where no files come with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """What stands before every call."""
 
     keys: Keys
     idempotency: Idempotency
-    max_body_bytes: int
+    bodies: Bodies
+    parser: Parser
+    files_bytes_max: int
 
-    def route_class(self) -> type[APIRoute]:
+    def route_class(self, *, with_files: bool = False) -> type[APIRoute]:
         """Return a route class whose routes are entered through this door."""
         door = self
+        bytes_max = self.files_bytes_max if with_files else BODY_BYTES_MAX
+        bytes_max = min(bytes_max, self.files_bytes_max)
 
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
                 inner = super().get_route_handler()
 
                 async def enter(request: Request) -> Response:
-                    return await door.enter(request, inner)
+                    return await door.enter(request, inner, bytes_max)
 
                 return enter
 
         return AccountRoute
 
-    async def enter(self, request: Request, inner: _Handler) -> Response:
-        """Serve one request of an account.
+    async def enter(self, request: Request, inner: _Handler, bytes_max: int) -> Response:
+        """Serve one request of an account, with a body of at most ``bytes_max`` bytes.
 
         Raises:
-            Unauthenticated, TooLarge, InvalidRequest, Conflict: it is refused at the door.
+            Unauthenticated, TooLarge, TooSlow, NoRoom, InvalidRequest, Conflict: it is refused at
+                the door.
         """
         account = await self.keys.verify(request.headers.get(_KEY_HEADER))
         request.state.account = account
         request.state.token = None
         if request.method not in ("POST", "PATCH"):
             return await inner(request)
-        body = await self._read(request)
-        request = Request(request.scope, _replay(body, request.receive))
+        with self.bodies.one(account) as room:
+            body = await room.read(request, bytes_max)
+            return await self._serve(account, _Read(request, body, self.parser), body, inner)
+
+    async def _serve(
+        self, account: AccountId, request: Request, body: bytes, inner: _Handler
+    ) -> Response:
         key = request.headers.get("Idempotency-Key")
         if key is None or request.method != "POST":
             return await inner(request)
-        attempt = Attempt(account, key, _fingerprint(request, body))
+        attempt = Attempt(account, key, await asyncio.to_thread(_fingerprint, request, body))
         answer = await self.idempotency.once(attempt, _work(request, inner))
         return Response(answer.body, answer.status, media_type=answer.content_type)
 
-    async def _read(self, request: Request) -> bytes:
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_body_bytes:
-            raise self._too_large()
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > self.max_body_bytes:
-                raise self._too_large()
-            chunks.append(chunk)
-        return b"".join(chunks)
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than the {self.max_body_bytes >> 20} MiB taken.")
+class _Read(Request):
+    """A request whose body is here already; its JSON is read with bounds, and once."""
+
+    def __init__(self, request: Request, body: bytes, parser: Parser) -> None:
+        super().__init__(request.scope, _replay(body, request.receive))
+        self._parser = parser
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = await self._parser.parsed(await self.body(), self.state.account)
+        return self._json
 
 
 def _work(request: Request, inner: _Handler) -> Callable[[str], Awaitable[Answer]]:

@@ -5,10 +5,11 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from cakework.domain.builds import BuildStatus
@@ -21,18 +22,18 @@ from cakework.domain.errors import (
     InvalidRequest,
     NotFound,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
 )
 from cakework.domain.ids import BUILD_ID_PATTERN, IMAGE_ID_PATTERN, BuildId
 from cakework.domain.orders import ContextFile, FilesSource
 from cakework.server.api.account_route import Account, Door, Token
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, FAULTS_MAX, responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.services.builds import Builds, NewBuild
 from cakework.server.store.models import BuildRow
 
+FILES_MAX = 20_000
 BuildIdPath = Annotated[
     str, Path(alias="buildId", pattern=BUILD_ID_PATTERN, description="Id of the build.")
 ]
@@ -53,7 +54,9 @@ class BuildFromFiles(RequestBody):
     """What buildImageFromFiles takes."""
 
     dockerfile: Text = Field(description="The Dockerfile, as text.")
-    files: list[File] = Field(description="The files of the build context.")
+    files: Annotated[list[File], FailFast(), Field(max_length=FILES_MAX)] = Field(
+        description="The files of the build context."
+    )
 
 
 class Build(AnswerBody):
@@ -89,10 +92,11 @@ class BuildRoutes:
             "/v1/image/build/files",
             self.create,
             methods=["POST"],
+            route_class_override=door.route_class(with_files=True),
             operation_id="buildImageFromFiles",
             summary="Build an image from a Dockerfile and files",
             response_model_exclude_none=True,
-            responses=responses(*always, Conflict, TooLarge, QuotaExceeded),
+            responses=responses(*always, Conflict, *BODY_ERRORS, QuotaExceeded),
         )
         router.add_api_route(
             "/v1/image/build/{buildId}",
@@ -110,7 +114,7 @@ class BuildRoutes:
             operation_id="getBuildByPost",
             summary="Look at a build (POST, as published clients do)",
             response_model_exclude_none=True,
-            responses=responses(*always, NotFound, Conflict, TooLarge),
+            responses=responses(*always, NotFound, Conflict, *BODY_ERRORS),
         )
         return router
 
@@ -132,11 +136,13 @@ def new_build(body: BuildFromFiles) -> NewBuild:
     """Return the build that a body asks for, looked through to the last file.
 
     Raises:
-        InvalidRequest: naming every field at fault.
+        InvalidRequest: naming the fields at fault, or as many of them as are told.
     """
     faults = dockerfile_faults(body.dockerfile)
     files: list[ContextFile] = []
     for index, file in enumerate(body.files):
+        if len(faults) >= FAULTS_MAX:
+            break
         checked = _check_file(index, file)
         if isinstance(checked, ContextFile):
             files.append(checked)
@@ -144,7 +150,8 @@ def new_build(body: BuildFromFiles) -> NewBuild:
             faults += checked
     if len(files) == len(body.files):
         paths = [file.path for file in files]
-        faults += [FieldError(f"files.{i}.name", fault) for i, fault in collisions(paths)]
+        colliding = islice(collisions(paths), FAULTS_MAX)
+        faults += [FieldError(f"files.{i}.name", fault) for i, fault in colliding]
     refuse(faults)
     return NewBuild(body.dockerfile, FilesSource(files=files))
 

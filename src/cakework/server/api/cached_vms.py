@@ -13,14 +13,13 @@ from cakework.domain.errors import (
     NoRoom,
     NotFound,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 from cakework.domain.ids import VmId
 from cakework.domain.vms import VOLUME_GB_MAX, VOLUME_GB_MIN, VmRequest
 from cakework.server.api.account_route import Account, Door, Token
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.vms import StartVm, Vm, VmIdPath, server_timing, vm_answer
 from cakework.server.api.warm import WarmFields
 from cakework.server.services.cached_vms import CachedVms
@@ -77,7 +76,7 @@ class CachedVmRoutes:
     def router(self, door: Door) -> APIRouter:
         """Return the calls, each entered through ``door``."""
         router = APIRouter(tags=["Cached VMs"], route_class=door.route_class())
-        always = (Unauthenticated, InvalidRequest, CakeworkError, NotFound, Conflict, TooLarge)
+        always = (Unauthenticated, InvalidRequest, CakeworkError, NotFound, Conflict, *BODY_ERRORS)
         cached = (*always, Unavailable, QuotaExceeded)
         started = (*cached, NoRoom)
         one = "/v1/vm/cached/{vmId}"

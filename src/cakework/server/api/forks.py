@@ -12,14 +12,13 @@ from cakework.domain.errors import (
     NoRoom,
     NotFound,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 from cakework.domain.ids import VmId
 from cakework.domain.snapshots import FORKS_MAX, FORKS_MIN
 from cakework.server.api.account_route import Account, Door, Token
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.vms import Vm, VmIdPath, vm_answer
 from cakework.server.api.wire import AnswerBody, RequestBody
 from cakework.server.services.forks import Forks
@@ -47,7 +46,7 @@ class ForkRoutes:
     def router(self, door: Door) -> APIRouter:
         """Return the call, entered through ``door``."""
         router = APIRouter(tags=["Cached VMs"], route_class=door.route_class())
-        always = (Unauthenticated, InvalidRequest, CakeworkError, NotFound, Conflict, TooLarge)
+        always = (Unauthenticated, InvalidRequest, CakeworkError, NotFound, Conflict, *BODY_ERRORS)
         router.add_api_route(
             "/v1/vm/cached/{vmId}/fork",
             self.fork,

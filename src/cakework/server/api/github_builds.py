@@ -13,7 +13,6 @@ from cakework.domain.errors import (
     FieldError,
     InvalidRequest,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
 )
 from cakework.domain.orders import GithubSource
@@ -25,7 +24,7 @@ from cakework.domain.repositories import (
 )
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.builds import Build, build_answer, dockerfile_faults, refuse
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.wire import RequestBody, Text
 from cakework.server.services.builds import Builds, NewBuild
 
@@ -81,7 +80,7 @@ class GithubBuildRoutes:
             operation_id="buildImageFromGithub",
             summary="Build an image from a Dockerfile and a repository on GitHub",
             response_model_exclude_none=True,
-            responses=responses(*always, Conflict, TooLarge, QuotaExceeded),
+            responses=responses(*always, Conflict, *BODY_ERRORS, QuotaExceeded),
         )
         return router
 

@@ -12,14 +12,13 @@ from cakework.domain.errors import (
     NoRoom,
     NotFound,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 from cakework.domain.ids import IMAGE_ID_PATTERN
 from cakework.domain.image_references import whole_reference
 from cakework.server.api.account_route import Account, Door, Token
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.services.imports import Imports, NewImport
 
@@ -80,7 +79,7 @@ class ImportRoutes:
         """Return the calls, each entered through ``door``."""
         router = APIRouter(tags=["Images"], route_class=door.route_class())
         always = (Unauthenticated, InvalidRequest, CakeworkError)
-        refused = (NotFound, Conflict, TooLarge, QuotaExceeded, NoRoom, Unavailable)
+        refused = (NotFound, Conflict, *BODY_ERRORS, QuotaExceeded, NoRoom, Unavailable)
         router.add_api_route(
             "/v1/image/import",
             self.create,

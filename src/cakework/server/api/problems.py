@@ -21,6 +21,7 @@ from cakework.domain.errors import (
     NotFound,
     QuotaExceeded,
     TooLarge,
+    TooSlow,
     Unauthenticated,
     Unavailable,
 )
@@ -28,6 +29,9 @@ from cakework.server.api.wire import AnswerBody
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
+FAULTS_MAX = 20
+"""Told of one request: who mends these is told of the next."""
+_PLACE_CHARS_MAX = 100
 
 STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     InvalidRequest: (400, "The request is not valid"),
@@ -35,11 +39,16 @@ STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     NotFound: (404, "Not found"),
     Conflict: (409, "The state does not allow it"),
     TooLarge: (413, "Too large"),
+    TooSlow: (408, "Too slow"),
     QuotaExceeded: (429, "Over the quota"),
     NoRoom: (503, "The host has no room"),
     Unavailable: (503, "Not available now"),
     CakeworkError: (500, "Something went wrong on our side"),
 }
+
+
+BODY_ERRORS: tuple[type[CakeworkError], ...] = (TooLarge, TooSlow, NoRoom)
+"""With which any call may end that takes a body."""
 
 
 class ProblemField(AnswerBody):
@@ -66,7 +75,7 @@ class Problem(AnswerBody):
 def responses(*errors: type[CakeworkError]) -> dict[int | str, dict[str, Any]]:
     """Return the declaration, for OpenAPI, of the errors that a call answers with."""
     declared: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
+    for error in dict.fromkeys(errors):
         status, title = STATUSES[error]
         known = declared.get(status)
         description = f"{known['description']}; or: {title}" if known else title
@@ -114,7 +123,7 @@ def _from_http(request: Request, error: HTTPException) -> Response:
         case 405:
             return _method_not_allowed(request)
         case 413:
-            return _answer(request, TooLarge("The body is larger than what is taken."))
+            return _answer(request, TooLarge(error.detail))
         case status if 400 <= status < 500:
             return _answer(request, InvalidRequest("The body could not be read."))
         case _:
@@ -163,7 +172,10 @@ def _render(
         detail=detail,
         code=code,
         request_id=request.state.request_id,
-        errors=[ProblemField(field=each.field, message=each.message) for each in fields] or None,
+        errors=[
+            ProblemField(field=each.field, message=each.message) for each in fields[:FAULTS_MAX]
+        ]
+        or None,
     )
     content = body.model_dump_json(exclude_none=True)
     return Response(content, status, dict(headers), media_type=MEDIA_TYPE)
@@ -176,7 +188,7 @@ def _status(error: CakeworkError) -> tuple[int, str]:
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> CakeworkError:
     if any(error["loc"][0] == "path" for error in errors):
         return NotFound("There is nothing with this id.")
-    fields = [_field(error) for error in errors]
+    fields = [_field(error) for error in errors[:FAULTS_MAX]]
     faults = "; ".join(f"{each.field} {each.message}" for each in fields[:3])
     return InvalidRequest(f"The request is not valid: {faults}.", fields)
 
@@ -184,7 +196,7 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> CakeworkError:
 def _field(error: Mapping[str, Any]) -> FieldError:
     if error["type"] == "json_invalid":
         return FieldError("body", f"is not JSON: {error['ctx']['error']}")
-    place = [str(part) for part in error["loc"][1:]]
+    place = [str(part)[:_PLACE_CHARS_MAX] for part in error["loc"][1:]]
     message = str(error["msg"]).removeprefix("Value error, ")
     if message.startswith("Input should "):
         message = message.replace("Input should ", "should ", 1)

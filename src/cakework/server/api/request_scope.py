@@ -4,7 +4,7 @@ import time
 
 import structlog
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
@@ -41,6 +41,8 @@ class RequestScope:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                _log.debug("request.left", method=scope["method"], path=scope["path"])
             except Exception as error:
                 _log.exception("request.failed", method=scope["method"], path=scope["path"])
                 if status:

@@ -15,7 +15,6 @@ from cakework.domain.errors import (
     NoRoom,
     NotFound,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
     Unavailable,
 )
@@ -37,7 +36,7 @@ from cakework.domain.vms import (
 )
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.warm import Snapshot, snapshot_answer
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
@@ -198,7 +197,7 @@ class VmRoutes:
         router = APIRouter(tags=["VMs"], route_class=door.route_class())
         add = router.add_api_route
         always = (Unauthenticated, InvalidRequest, CakeworkError)
-        posted = (*always, NotFound, Conflict, TooLarge, Unavailable)
+        posted = (*always, NotFound, Conflict, *BODY_ERRORS, Unavailable)
         add(
             "/v1/vm/start",
             self.start,

@@ -13,11 +13,10 @@ from cakework.domain.errors import (
     InvalidRequest,
     NotFound,
     QuotaExceeded,
-    TooLarge,
     Unauthenticated,
 )
 from cakework.server.api.account_route import Account, Door, Token
-from cakework.server.api.problems import responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.store.webhook_models import DeliveryStatus, WebhookEndpointRow
@@ -188,7 +187,7 @@ class WebhookRoutes:
 
     def _add_endpoints(self, router: APIRouter) -> None:
         always = (Unauthenticated, InvalidRequest, CakeworkError)
-        posted = (*always, Conflict, TooLarge)
+        posted = (*always, Conflict, *BODY_ERRORS)
         one = "/{webhookId}"
         calls = (
             ("POST", "", self.create, "createWebhook", "Have events sent to a URL"),
@@ -199,7 +198,7 @@ class WebhookRoutes:
             ("POST", f"{one}/rotate", self.rotate, "rotateWebhookSecret", "Change the secret"),
         )
         for method, path, call, name, summary in calls:
-            errors = {"POST": posted, "PATCH": (*always, TooLarge)}.get(method, always)
+            errors = {"POST": posted, "PATCH": (*always, *BODY_ERRORS)}.get(method, always)
             extra = (NotFound,) if path else (QuotaExceeded,) if method == "POST" else ()
             router.add_api_route(
                 path,
@@ -222,7 +221,7 @@ class WebhookRoutes:
             ("POST", again, self.redeliver, "redeliverWebhook", "Send an event once more"),
         )
         for method, path, call, name, summary in calls:
-            errors = (*always, Conflict, TooLarge) if method == "POST" else always
+            errors = (*always, Conflict, *BODY_ERRORS) if method == "POST" else always
             router.add_api_route(
                 path,
                 call,

@@ -90,7 +90,7 @@ class BuildLoop:
             await self._fail(build_id, "The build's order was lost; start the build again.")
             return
         try:
-            await self._node.build(order)
+            await self._node.build(build_id, order)
             step(Step.BUILD_ORDERED)
         except (Unavailable, NoRoom):
             raise

@@ -15,7 +15,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, NotFound, Unavailable
 from cakework.domain.ids import BuildId, ImageId, VmId
 from cakework.domain.orders import (
-    BuildOrder,
     BuildReport,
     ImportOrder,
     ImportReport,
@@ -138,9 +137,9 @@ class NodeClient:
         """Return every VM the node knows."""
         return _VMS.validate_json(await self._call("GET", "/v1/vms"))
 
-    async def build(self, order: BuildOrder) -> None:
-        """Hand a build over; returns once the node has it for good."""
-        await self._call("PUT", f"/v1/builds/{order.build_id}", order, timeout_s=START_S)
+    async def build(self, build_id: BuildId, order: bytes) -> None:
+        """Hand a build over, a ``BuildOrder`` as JSON; returns once the node has it for good."""
+        await self._call("PUT", f"/v1/builds/{build_id}", order, timeout_s=START_S)
 
     async def builds(self) -> list[BuildReport]:
         """Return the builds that the node has queued or running."""
@@ -183,11 +182,12 @@ class NodeClient:
         self,
         method: str,
         path: str,
-        body: BaseModel | dict[str, int] | None = None,
+        body: BaseModel | bytes | dict[str, int] | None = None,
         *,
         timeout_s: float = ANSWER_S,
     ) -> bytes:
-        content = body.model_dump_json() if isinstance(body, BaseModel) else None
+        content = body.model_dump_json() if isinstance(body, BaseModel) else body
+        content = None if isinstance(content, dict) else content
         try:
             response = await self._client.request(
                 method,

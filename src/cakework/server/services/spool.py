@@ -45,16 +45,16 @@ class Spool:
         part.replace(path)
         self._sync_folder()
 
-    def get(self, build_id: BuildId) -> BuildOrder | None:
-        """Return the order of a build; None when it is not kept, or cannot be opened any more."""
+    def get(self, build_id: BuildId) -> bytes | None:
+        """Return the order of a build, as JSON; None when it is not kept, or cannot be opened any
+        more."""
         try:
-            order = self._sealer.unseal(self._path(build_id).read_bytes(), build_id)
+            return self._sealer.unseal(self._path(build_id).read_bytes(), build_id)
         except FileNotFoundError:
             return None
         except CakeworkError as error:
             _log.error("spool.unreadable", build_id=build_id, detail=error.detail)
             return None
-        return BuildOrder.model_validate_json(order)
 
     def remove(self, build_id: BuildId) -> None:
         """Throw an order away, if it is there; of one that stays, the build loop tries it again."""

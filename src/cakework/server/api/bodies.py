@@ -1,0 +1,109 @@
+"""Bodies of requests: how much of them is held in memory at once, and for how long.
+
+A body is held from its first byte until its request is answered. When all together are more than
+what may be held, one that still comes gives way: of the account that holds most, the largest. So
+who sends much, or sends without ever coming to an end, takes room from themselves.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from fastapi import Request
+
+from cakework.domain.errors import NoRoom, TooLarge, TooSlow
+from cakework.domain.ids import AccountId
+
+FIRST_S = 30.0
+"""For a body to come, and besides so long for each of its bytes as a slow line takes."""
+BYTES_PER_S = 64 * 1024
+
+
+class Bodies:
+    """The bodies that a server holds, ``bytes_max`` in all."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bodies: set[Body] = set()
+
+    @contextmanager
+    def one(self, account: AccountId) -> Generator["Body"]:
+        """Give room for one body of ``account``, until the block ends."""
+        body = Body(self, account)
+        self._bodies.add(body)
+        try:
+            yield body
+        finally:
+            self._bodies.discard(body)
+
+    def make_room(self) -> None:
+        """Have bodies give way until the others are no more than may be held."""
+        staying = [body for body in self._bodies if not body.gives_way]
+        while sum(body.size for body in staying) > self._bytes_max:
+            body = _most_in_the_way(staying)
+            body.give_way()
+            staying.remove(body)
+
+
+class Body:
+    """One body, from when it begins to come; ``size`` is how much of it is here, in bytes."""
+
+    def __init__(self, bodies: Bodies, account: AccountId) -> None:
+        self.account = account
+        self.size = 0
+        self.gives_way = False
+        self.comes = True
+        self._bodies = bodies
+        self._clock: asyncio.Timeout | None = None
+
+    async def read(self, request: Request, bytes_max: int) -> bytes:
+        """Return the body once it is here.
+
+        Raises:
+            TooLarge: it has over ``bytes_max`` bytes, or says so.
+            TooSlow: it does not come in time.
+            NoRoom: others came, and this one gave way.
+        """
+        too_large = TooLarge(f"The body is larger than the {bytes_max >> 20} MiB taken here.")
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > bytes_max:
+            raise too_large
+        chunks: list[bytes] = []
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout_at(began + FIRST_S) as self._clock:
+                async for chunk in request.stream():
+                    self.size += len(chunk)
+                    if self.size > bytes_max:
+                        raise too_large
+                    chunks.append(chunk)
+                    self._clock.reschedule(began + FIRST_S + self.size / BYTES_PER_S)
+                    self._bodies.make_room()
+                    if self.gives_way:
+                        raise TimeoutError
+        except TimeoutError as error:
+            if self.gives_way:
+                raise NoRoom("Too many large bodies came at once; send this one again.") from error
+            raise TooSlow(
+                f"The body came too slowly: {BYTES_PER_S >> 10} KiB a second are expected."
+            ) from error
+        finally:
+            self.comes = False
+        return b"".join(chunks)
+
+    def give_way(self) -> None:
+        """Have the reading end as soon as may be."""
+        self.gives_way = True
+        if self._clock is not None:
+            self._clock.reschedule(asyncio.get_running_loop().time())
+
+
+def _most_in_the_way(bodies: list[Body]) -> Body:
+    """Return what gives way: one is always still coming, as that is when it is asked for."""
+    held: defaultdict[AccountId, int] = defaultdict(int)
+    for body in bodies:
+        held[body.account] += body.size
+    coming = (body for body in bodies if body.comes)
+    return max(coming, key=lambda body: (held[body.account], body.size))

@@ -1,0 +1,326 @@
+"""What somebody sends who means to hold the API up, with a key and without."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cakework.domain.ids import AccountId
+from cakework.domain.orders import FilesSource
+from cakework.server.api import bodies, connection, parsing
+
+from .fake_node import FakeNode
+from .rig import KEY, Rig, as_problem, running, settings_for, until
+
+pytestmark = pytest.mark.anyio
+FILES = "/v1/image/build/files"
+MIB = 1 << 20
+MUCH = 64 * MIB
+"""More than what may be on its way unseen, in the sockets of both sides."""
+
+
+@pytest.fixture
+async def rig(folder: Path, node: FakeNode) -> AsyncGenerator[Rig]:
+    """A server: on SQLite alone, as nothing here comes as far as the store."""
+    async with running(settings_for(folder, None), node) as served:
+        yield served
+
+
+class Caller:
+    """One connection to the API, on which anything can be said."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def say(self, *pieces: bytes) -> None:
+        """Send pieces one after the other."""
+        for piece in pieces:
+            self._writer.write(piece)
+            await self._writer.drain()
+
+    async def say_on(self, piece: bytes) -> int:
+        """Send a piece again and again; return how many bytes were taken before the end."""
+        said = 0
+        with contextlib.suppress(ConnectionError):
+            while said < MUCH:
+                await self.say(piece)
+                said += len(piece)
+        return said
+
+    async def rest(self) -> bytes:
+        """Return all that is answered until the server closes."""
+        heard = b""
+        with contextlib.suppress(ConnectionError):
+            while more := await self._reader.read(MIB):
+                heard += more
+        return heard
+
+    async def answer(self) -> tuple[int, dict[str, Any]]:
+        """Return status and body of the next answer."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next(line for line in lines if line.startswith(b"content-length:"))
+        body = await self._reader.readexactly(int(length.split(b":")[1]))
+        return int(head.split(b" ")[1]), json.loads(body)
+
+
+@contextlib.asynccontextmanager
+async def calling(rig: Rig) -> AsyncGenerator[Caller]:
+    url = rig.client.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        yield Caller(reader, writer)
+    finally:
+        writer.close()
+
+
+def begun(length: int | None = None, key: str = KEY) -> bytes:
+    """Return the head of a build request, whose body is still to come."""
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    head = f"POST {FILES} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}X-Api-Key: {key}\r\n{framing}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"GET /", b"a" * 65536),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"a" * 65536),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n" * 1000),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"a: \r\n" * 129),
+    ],
+    ids=["line", "header", "headers", "number"],
+)
+async def test_a_head_has_an_end(rig: Rig, first: bytes, again: bytes) -> None:
+    """Whoever sends one without, or one of very many headers, is told and let go."""
+    async with calling(rig) as caller:
+        await caller.say(first)
+        assert await caller.say_on(again) < MUCH
+        assert (await caller.rest()).startswith((b"HTTP/1.1 431 ", b""))
+
+
+async def test_a_head_that_is_too_large_is_told_of(rig: Rig) -> None:
+    """With 431, where the answer is not overtaken by what is still being sent."""
+    async with calling(rig) as caller:
+        await caller.say(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000)
+        assert (await caller.rest()).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_large_head_of_a_browser_is_taken(rig: Rig) -> None:
+    """Cookies of other programs on one host may be 16 KiB."""
+    headers = {"Cookie": "c" * 16_000, **{f"X-{number}": "y" for number in range(80)}}
+    assert (await rig.client.get("/healthz", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"X-A: " + b"b" * 60_000 + b"\r\n", b"X: y\r\n" * 10_000],
+    ids=["bytes", "number"],
+)
+async def test_trailers_have_an_end(rig: Rig, endless: bytes) -> None:
+    """As the head has, after a body in chunks."""
+    async with calling(rig) as caller:
+        await caller.say(begun(), b"2\r\n{}\r\n0\r\n")
+        assert await caller.say_on(endless) < MUCH
+
+
+async def test_what_is_said_of_chunks_has_an_end(rig: Rig) -> None:
+    """Extensions of a chunk are read over, but not for ever."""
+    async with calling(rig) as caller:
+        await caller.say(begun(), b"2;")
+        assert await caller.say_on(b"a=b;" * 10_000) < MUCH
+
+
+async def test_requests_in_advance_have_an_end(rig: Rig) -> None:
+    """Sent before the first is answered, they are kept: so there may be few."""
+    async with calling(rig) as caller:
+        await caller.say(begun(length=10))
+        await caller.say(b"0" * 10)
+        assert await caller.say_on(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000) < MUCH
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n", b"GET / HTTP/1.1\r\nHost:"])
+async def test_who_says_nothing_is_let_go(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Also who begins, and also on a connection that had an answer before."""
+    monkeypatch.setattr(connection, "HEAD_S", 0.3)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for first in (b"", whole):
+        async with calling(rig) as caller:
+            await caller.say(first)
+            if first:
+                assert (await caller.answer())[0] == 200
+            if said:
+                await caller.say(said)
+            rest = await caller.rest()
+            assert rest.startswith(b"HTTP/1.1 408 ") if said.startswith(b"GET") else rest == b""
+
+
+async def test_a_body_after_its_answer_has_an_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read for a while, for the answer to be seen, and then no more."""
+    monkeypatch.setattr(connection, "LINGER_S", 0.3)
+    async with calling(rig) as caller:
+        await caller.say(begun(length=60 * MIB, key="cw_" + "n" * 43))
+        assert (await caller.answer())[0] == 401
+        drip = asyncio.create_task(_drip(caller))
+        await caller.rest()
+        drip.cancel()
+
+
+async def _drip(caller: Caller) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await caller.say(b" ")
+            await asyncio.sleep(0.01)
+
+
+async def test_a_body_has_to_come_in_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little by little it comes; it is refused with 408, and nothing of it is kept."""
+    monkeypatch.setattr(bodies, "FIRST_S", 0.3)
+    for length in (MIB, None):
+        async with calling(rig) as caller:
+            await caller.say(begun(length))
+            drip = asyncio.create_task(_drip_chunks(caller) if length is None else _drip(caller))
+            status, problem = await caller.answer()
+            drip.cancel()
+            assert (status, problem["code"]) == (408, "request_timeout")
+
+
+async def _drip_chunks(caller: Caller) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await caller.say(b"1\r\n \r\n")
+            await asyncio.sleep(0.01)
+
+
+async def test_unfinished_bodies_of_one_do_not_keep_out_anothers(
+    folder: Path, node: FakeNode
+) -> None:
+    """They are held up to a bound in all; the largest of who holds most gives way."""
+    settings = settings_for(folder, None, max_body_mb=2, max_bodies_mb=6)
+    async with running(settings, node) as rig, contextlib.AsyncExitStack() as stack:
+        other = (await rig.server.keys.create("test", AccountId("other"))).key
+        mine = [await stack.enter_async_context(calling(rig)) for _ in range(5)]
+        for caller in mine:
+            await caller.say(begun(2 * MIB), b" " * (2 * MIB - 1))
+        first = asyncio.create_task(_first_answer(mine))
+        body = {"dockerfile": "FROM cakework/busybox", "files": [_file(content="x" * MIB)]}
+        for _ in range(3):
+            answer = await rig.client.post(FILES, json=body, headers={"X-Api-Key": other})
+            assert answer.status_code == 200, answer.text
+        status, problem = await first
+        assert (status, problem["code"]) == (503, "no_room")
+
+
+async def _first_answer(callers: list[Caller]) -> tuple[int, dict[str, Any]]:
+    tasks = [asyncio.create_task(caller.answer()) for caller in callers]
+    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+    return done.pop().result()
+
+
+def _file(**fields: Any) -> dict[str, Any]:
+    return {"dir": ".", "name": "a", "content": "x", **fields}
+
+
+def _build(files: str) -> bytes:
+    return b'{"dockerfile": "FROM cakework/busybox", "files": ' + files.encode() + b"}"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "[" + "{}," * MIB + "{}]",
+        "[" * (2 * MIB),
+        "[" + "[[[]]]," * (MIB // 2) + "1]",
+        json.dumps([{"x" * 8: "y"}] * (MIB // 8)),
+    ],
+    ids=["objects", "depth", "lists", "names"],
+)
+async def test_a_body_of_very_many_things_costs_the_server_little(rig: Rig, files: str) -> None:
+    """It is looked at elsewhere, so that whoever else calls is answered meanwhile."""
+    body = _build(files)
+    began = time.process_time()
+    headers = {"Content-Type": "application/json"}
+    answer = await rig.client.post(FILES, content=body, headers=headers)
+    spent_s = time.process_time() - began
+    assert as_problem(answer)["code"] in ("too_large", "invalid_request")
+    assert len(answer.content) < 10_000
+    assert spent_s < 1.0
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ("[" + "{}," * 40_000 + "{}]", 3),
+        (json.dumps([_file(name="..")] * 1000), 20),
+        (json.dumps([_file(name="same")] * 1000), 20),
+        (json.dumps([_file(name=str(number)) for number in range(20_001)]), 1),
+        (json.dumps([{"x" * 60_000: 1}]), 3),
+    ],
+    ids=["empty", "names", "same", "number", "long"],
+)
+async def test_the_faults_told_are_few(rig: Rig, files: str, most: int) -> None:
+    """However many there are."""
+    headers = {"Content-Type": "application/json"}
+    answer = await rig.client.post(FILES, content=_build(files), headers=headers)
+    assert answer.status_code == 400
+    assert 1 <= len(as_problem(answer)["errors"]) <= most
+    assert len(answer.content) < 10_000
+
+
+async def test_a_large_body_is_read_as_a_small_one_is(rig: Rig) -> None:
+    """With everything that JSON can say, and with what is said of its faults."""
+    content = "é\u0000\U0001f370\n" * (MIB // 8)
+    files = [_file(content=content), _file(name="b", content="")]
+    build = await rig.build(files=files)
+    await until(lambda: rig.node.build_orders, "the node has the order")
+    order = rig.node.build_orders[0]
+    assert order.build_id == build["buildId"]
+    assert isinstance(order.source, FilesSource)
+    assert base64.b64decode(order.source.files[0].content_base64).decode() == content
+    for body in (_build("x" * MIB), b"\xff" * MIB, _build("1" * MIB)):
+        problem = await rig.refused(
+            400, "POST", FILES, content=body, headers={"Content-Type": "application/json"}
+        )
+        assert "is not JSON" in problem["errors"][0]["message"]
+
+
+async def test_only_where_files_come_may_a_body_be_large(rig: Rig) -> None:
+    """What starts a VM fits into far less."""
+    body = {"imageId": "x", "envVars": {"A": "b" * 3 * MIB}}
+    await rig.refused(413, "POST", "/v1/vm/start", json=body)
+
+
+async def test_large_bodies_of_one_account_are_read_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that there is always a place for another's."""
+    reading: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def read(body: bytes) -> None:
+        reading.append(body)
+        await go_on.wait()
+
+    monkeypatch.setattr(parsing, "_parsed_elsewhere", read)
+    parser = parsing.Parser()
+    mine, others = (letter * (parsing.LARGE_BYTES + 1) for letter in (b"m", b"o"))
+    tasks = [asyncio.create_task(parser.parsed(mine, AccountId("me"))) for _ in range(5)]
+    tasks.append(asyncio.create_task(parser.parsed(others, AccountId("other"))))
+    await until(lambda: others in reading, "the other's is read")
+    assert reading.count(mine) == 1
+    go_on.set()
+    await asyncio.gather(*tasks)
+    assert len(reading) == 6
