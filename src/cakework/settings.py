@@ -208,7 +208,12 @@ class Settings(BaseSettings):
         description="Private ranges guests and builds may reach all the same, comma-separated.",
     )
 
-    build_concurrency: int = Field(default=2, ge=1, description="Builds that run at once.")
+    build_concurrency: int = Field(
+        default=3,
+        ge=1,
+        description="Builds that run at once, and imports; at most half of them, rounded up, are "
+        "of one account.",
+    )
     build_isolation: Isolation = Field(
         default="auto",
         description="Where Dockerfiles are carried out: vm, a microVM for each build; container, "

@@ -68,7 +68,8 @@ class BuildOrder(Order):
 
     Answered at once with 202; how it goes on comes as facts: ``build.line``, then one of
     ``build.succeeded`` and ``build.failed``. Layers are shared among the builds of ``account_id``,
-    and with no others; an order of an earlier version, which has none, shares them with none.
+    and with no others; accounts take turns in being built for. An order of an earlier version,
+    which has none, shares layers and turns with no other.
     """
 
     build_id: str
@@ -108,10 +109,11 @@ class ImportOrder(Order):
     ``image_uri`` has its registry and a tag or a digest. Answered with 202 once the registry
     was asked: it takes the password, and has the image for our platform; a refusal says what
     is wrong. Then one of the facts ``import.succeeded`` and ``import.failed`` comes. Without
-    a ``password`` the registry is asked as nobody.
+    a ``password`` the registry is asked as nobody. Accounts take turns, as with builds.
     """
 
     image_id: str
+    account_id: str = ""
     image_uri: str
     username: str = ""
     password: str = Field(default="", repr=False)

@@ -73,10 +73,14 @@ class ImportBench:
     def images(self) -> ImageStore:
         return ImageStore(self.settings().node_dir / "images")
 
-    def order(self, reference: str, password: str = PASSWORD) -> ImportOrder:
+    def order(self, reference: str, password: str = PASSWORD, account_id: str = "") -> ImportOrder:
         """Return an order with a new id."""
         return ImportOrder(
-            image_id=new_image_id(), image_uri=reference, username=USERNAME, password=password
+            image_id=new_image_id(),
+            account_id=account_id,
+            image_uri=reference,
+            username=USERNAME,
+            password=password,
         )
 
     @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 """Two accounts that build in containers on one node: what is one's neither reaches the other nor
 the base images, whatever a Dockerfile names."""
 
+import asyncio
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.facts import BuildFailed
+from cakework.domain.facts import BuildFailed, BuildSucceeded
 from cakework.node.builds import run
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 
@@ -163,6 +164,30 @@ def test_mounted_files_are_those_of_now(bench: Bench, step: str, tmp_path: Path)
         image = bench.image(order(dockerfile, {"req.txt": content}))
         with mounted(image, tmp_path / str(number)) as rootfs:
             assert (rootfs / "copied").read_text() == content
+
+
+def test_builds_of_one_account_hold_up_no_other(bench: Bench) -> None:
+    """However many of them sleep for as long as they may, another's begins at once."""
+    sleeping = [order(f"{BASE}RUN echo asleep; sleep 1000", account_id="mallory") for _ in "123"]
+    wanted = order(f"{BASE}RUN echo awake", account_id="alice")
+
+    async def run() -> None:
+        async with bench.open(build_concurrency=2) as builds:
+            for each in sleeping:
+                builds.submit(each)
+            await bench.ledger.printed(sleeping[0].build_id, "asleep")
+            builds.submit(wanted)
+            assert isinstance(await bench.ledger.ended(wanted.build_id), BuildSucceeded)
+        # Taken up by the next node, they take turns as before.
+        async with bench.open(build_concurrency=2) as builds:
+            again = order(f"{BASE}RUN echo awake again", account_id="alice")
+            builds.submit(again)
+            assert isinstance(await bench.ledger.ended(again.build_id), BuildSucceeded)
+            for each in sleeping:
+                await builds.cancel(each.build_id)
+
+    asyncio.run(run())
+    assert bench.leftovers() == NOTHING
 
 
 def _none(_: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cakework.domain.errors import CakeworkError, NoRoom, RegistryUnreachable
-from cakework.domain.facts import ImportFailed
+from cakework.domain.facts import ImportFailed, ImportSucceeded
 from cakework.node.imports import imports as imports_module
 from cakework.node.imports.run import ImportRun
 from tests.integration.node.build_bench import Bench
@@ -121,6 +121,52 @@ def test_registries_that_hang_do_not_hold_up_others(
 
     with socket.create_server(("127.0.0.1", 0)) as mute:
         asyncio.run(run(f"127.0.0.1:{mute.getsockname()[1]}"))
+
+
+def test_an_account_whose_registries_hang_holds_up_no_other(
+    imports: ImportBench, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its own; another's registry is asked at once."""
+    monkeypatch.setattr(imports_module, "CHECKS_AT_ONCE", 2)
+    monkeypatch.setattr(imports_module, "CHECK_S", 250)
+    monkeypatch.setattr(imports_module, "TURN_S", 60)
+
+    async def run(address: str) -> None:
+        reach = [address, imports.registry.address]
+        hanging = imports.order(f"{address}/team/app:1", account_id="mallory")
+        async with imports.open(fetch_allow=reach) as opened, asyncio.TaskGroup() as tasks:
+            asked = [
+                tasks.create_task(opened.take(hanging.model_copy(update={"image_id": name})))
+                for name in "abcdef"
+            ]
+            await asyncio.sleep(0)
+            await opened.take(imports.order(app, account_id="alice"))
+            for task in asked:
+                assert not task.done()
+                task.cancel()
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        asyncio.run(run(f"127.0.0.1:{mute.getsockname()[1]}"))
+
+
+def test_an_account_whose_images_do_not_come_holds_up_no_other(
+    imports: ImportBench, front: Front, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of its imports stall in the midst of a layer, another's is fetched."""
+    monkeypatch.setattr("cakework.node.imports.arrival.STALL_S", 1000)
+    imports = replace(imports, data_dir=tmp_path)
+    front.rule = stalling
+
+    async def run() -> None:
+        reach = [front.address, imports.registry.address]
+        async with imports.open(fetch_allow=reach, build_concurrency=2) as opened:
+            for _ in range(3):
+                await opened.take(imports.order(front.named(app), account_id="mallory"))
+            wanted = imports.order(app, account_id="alice")
+            await opened.take(wanted)
+            assert isinstance(await imports.ledger.ended(wanted.image_id), ImportSucceeded)
+
+    asyncio.run(run())
 
 
 def test_the_wait_for_a_turn_is_of_the_same_time(

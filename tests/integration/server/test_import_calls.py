@@ -10,7 +10,7 @@ from cakework.domain.orders import ImportOrder, NodeProblem
 from cakework.node.imports.imports import CHECKS_AT_ONCE
 from cakework.server.loops.imports import LOST
 from cakework.server.services import imports as imports_module
-from cakework.server.store.models import ImageRow
+from cakework.server.store.models import ImageRow, ImportRow
 
 from .fake_node import FakeNode
 from .rig import Json, Rig, as_problem, running, settings_for, until
@@ -34,8 +34,14 @@ async def imported(rig: Rig, **fields: Any) -> str:
 async def test_an_import_is_ordered(rig: Rig) -> None:
     """The node gets the whole order before the caller gets the id; ECR's user name is assumed."""
     image_id = await imported(rig)
+    async with rig.server.database.reading() as session:
+        account_id = (await session.get_one(ImportRow, image_id)).account_id
     expected = ImportOrder(
-        image_id=image_id, image_uri=URI, username="AWS", password="of the registry"
+        image_id=image_id,
+        account_id=account_id,
+        image_uri=URI,
+        username="AWS",
+        password="of the registry",
     )
     assert rig.node.import_orders == [expected]
 

@@ -1,4 +1,4 @@
-"""All builds of a node: taken, carried out a few at a time, told of.
+"""All builds of a node: taken, carried out a few at a time, accounts in turns, told of.
 
     submit ──▶ waiting ──▶ running ──▶ its end written ──▶ its end told
                   ▲           │
@@ -46,6 +46,7 @@ from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import Image, ImageStore
 from cakework.node.unbroken import unbroken
 from cakework.settings import Settings
+from cakework.turns import Turns
 
 QUEUE_MAX = 1000
 MAX_ATTEMPTS = 3
@@ -81,7 +82,7 @@ class Builds:
         home = settings.node_dir / "builds"
         self._storage = BuildStorage(home)
         self._records = BuildRecords(home / "records")
-        self._slots = asyncio.Semaphore(settings.build_concurrency)
+        self._turns: Turns[str] = Turns(settings.build_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._cancelled: set[str] = set()
@@ -125,7 +126,7 @@ class Builds:
             if record.wants_token():
                 self._tokenless[record.build_id] = record
             else:
-                self._start(record)
+                self._start(record, whose(record.order()))
         self._trimmer = asyncio.create_task(self._trim())
         self._stack.push_async_callback(_cancelled, self._trimmer)
         return self
@@ -163,7 +164,7 @@ class Builds:
             step(Step.NODE_BUILD_RECORDED)
             if order.token:
                 self._tokens[build_id] = order.token
-            self._start(record)
+            self._start(record, whose(order))
 
     async def cancel(self, build_id: str) -> None:
         """End the build as failed; one that has ended, or is not known, is left as it is."""
@@ -194,8 +195,9 @@ class Builds:
         """Forget builds that ended long ago. Blocks for a moment."""
         self._records.forget_old()
 
-    def _start(self, record: BuildRecord) -> None:
-        task = asyncio.create_task(self._carry_out(record), name=f"build {record.build_id}")
+    def _start(self, record: BuildRecord, account: str) -> None:
+        work = self._carry_out(record, account)
+        task = asyncio.create_task(work, name=f"build {record.build_id}")
         self._tasks[record.build_id] = task
         task.add_done_callback(lambda task: self._ended(record, task))
 
@@ -213,8 +215,8 @@ class Builds:
         except Exception:
             log.exception("build_not_told", build_id=build_id)
 
-    async def _carry_out(self, record: BuildRecord) -> None:
-        self._end(record, record.outcome() or await self._outcome(record))
+    async def _carry_out(self, record: BuildRecord, account: str) -> None:
+        self._end(record, record.outcome() or await self._outcome(record, account))
 
     def _end(self, record: BuildRecord, outcome: Outcome) -> None:
         if earlier := record.outcome():
@@ -229,8 +231,8 @@ class Builds:
         self._build_ended.set()
         log.info("build_ended", build_id=record.build_id, outcome=outcome.kind)
 
-    async def _outcome(self, record: BuildRecord) -> Outcome:
-        async with self._slots:
+    async def _outcome(self, record: BuildRecord, account: str) -> Outcome:
+        async with self._turns.hold(account):
             order = await asyncio.to_thread(record.order)
             order = order.with_token(self._tokens.pop(record.build_id, ""))
             limit = self._settings.build_output_mb * MIB
@@ -304,6 +306,11 @@ class Builds:
             size_mb=settings.repository_size_mb,
             spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
+
+
+def whose(order: BuildOrder) -> str:
+    """Return the account whose turn a build takes; one of an earlier version is by itself."""
+    return order.account_id or order.build_id
 
 
 def _house(store: LayerStore) -> str:

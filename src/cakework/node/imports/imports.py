@@ -1,5 +1,7 @@
 """All imports of a node: taken when the registry says yes, fetched a few at a time, told of.
 
+Accounts take turns, both in having a registry asked and in having images fetched.
+
     take ──▶ asked ──▶ waiting ──▶ fetching ──▶ its end written ──▶ its end told
                           ▲            │
                           └────────────┘  the node ended meanwhile, and no password is needed
@@ -33,6 +35,7 @@ from cakework.node.images import ImageStore
 from cakework.node.imports.records import ImportRecord, ImportRecords
 from cakework.node.imports.run import ImportRun, ImportShop, sentence
 from cakework.settings import Settings
+from cakework.turns import Turns
 
 MOST = 200
 """Imports that may wait."""
@@ -60,8 +63,8 @@ class Imports:
         self._facts = facts
         self._home = settings.node_dir / "imports"
         self._records = ImportRecords(self._home / "records")
-        self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
-        self._slots = asyncio.Semaphore(settings.build_concurrency)
+        self._checks: Turns[str] = Turns(CHECKS_AT_ONCE)
+        self._turns: Turns[str] = Turns(settings.build_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stack = contextlib.AsyncExitStack()
 
@@ -104,7 +107,7 @@ class Imports:
         if len(self._tasks) >= MOST:
             raise NoRoom(f"{MOST} imports are waiting", retry_after_s=30)
         answered_by = asyncio.get_running_loop().time() + CHECK_S
-        async with self._turn():
+        async with self._check_turn(order.account_id or order.image_id):
             await ImportRun(self._shop, order).check(answered_by)
         step(Step.NODE_IMPORT_CHECKED)
         if record := self._records.add(order):
@@ -123,20 +126,18 @@ class Imports:
         self._records.forget_old()
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[None]:
+    async def _check_turn(self, account: str) -> AsyncGenerator[None]:
         """Wait for a turn to ask a registry, and hold it. Raises NoRoom."""
-        try:
-            async with asyncio.timeout(TURN_S):
-                await self._checks.acquire()
-        except TimeoutError as error:
-            raise NoRoom(
-                f"{CHECKS_AT_ONCE} registries are being asked and have not answered yet",
-                retry_after_s=10,
-            ) from error
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(TURN_S):
+                    await stack.enter_async_context(self._checks.hold(account))
+            except TimeoutError as error:
+                raise NoRoom(
+                    "as many registries are being asked as may be, and have not answered yet",
+                    retry_after_s=10,
+                ) from error
             yield
-        finally:
-            self._checks.release()
 
     def _start(self, record: ImportRecord, order: ImportOrder | None) -> None:
         task = asyncio.create_task(self._carry_out(record, order), name=f"import {record.image_id}")
@@ -174,15 +175,14 @@ class Imports:
             return None
         if order is None and record.secret:
             return CUT_OFF
-        async with self._slots:
+        async with self._turns.hold(record.account_id or record.image_id):
             record.attempts += 1
             if record.attempts > MAX_ATTEMPTS:
                 return f"the node ended during the import, {MAX_ATTEMPTS} times"
             self._records.write(record)
             step(Step.NODE_IMPORT_BEGUN)
-            plain = ImportOrder(image_id=record.image_id, image_uri=record.image_uri)
             try:
-                await ImportRun(self._shop, order or plain).fetch()
+                await ImportRun(self._shop, order or record.order()).fetch()
             except (CakeworkError, BuildError) as error:
                 return sentence(error)
             except Exception as error:

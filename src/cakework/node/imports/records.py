@@ -24,11 +24,18 @@ class ImportRecord(BaseModel):
 
     image_id: str
     image_uri: str
+    account_id: str = ""
     secret: bool
     attempts: int = 0
     ended: bool = False
     error: str | None = None
     told: bool = False
+
+    def order(self) -> ImportOrder:
+        """Return its order, without a password."""
+        return ImportOrder(
+            image_id=self.image_id, image_uri=self.image_uri, account_id=self.account_id
+        )
 
     def report(self) -> ImportReport:
         """Say where it is."""
@@ -62,8 +69,12 @@ class ImportRecords:
         """Keep what of ``order`` may be kept; None if its image is known already."""
         if self.get(order.image_id):
             return None
-        secret = bool(order.password)
-        record = ImportRecord(image_id=order.image_id, image_uri=order.image_uri, secret=secret)
+        record = ImportRecord(
+            image_id=order.image_id,
+            image_uri=order.image_uri,
+            account_id=order.account_id,
+            secret=bool(order.password),
+        )
         self.write(record)
         return record
 

@@ -143,6 +143,7 @@ class Imports:
     async def _give_order(self, row: ImportRow, new: NewImport) -> None:
         order = ImportOrder(
             image_id=row.id,
+            account_id=row.account_id,
             image_uri=new.image_uri,
             username=new.username,
             password=new.password,
