@@ -59,12 +59,20 @@ class Turns(Generic[Key]):
         Raises:
             Crowded: too many of ``key`` wait.
         """
-        if not self.take(key):
-            await self._wait(key)
+        await self.wait(key)
         try:
             yield
         finally:
             self.give_back(key)
+
+    async def wait(self, key: Key) -> None:
+        """Wait for a turn, to be given back, for work that does not end with a block.
+
+        Raises:
+            Crowded: too many of ``key`` wait.
+        """
+        if not self.take(key):
+            await self._wait(key)
 
     def take(self, key: Key) -> bool:
         """Take a turn that is to be had now, to be given back; say whether there was one."""
@@ -94,9 +102,10 @@ class Turns(Generic[Key]):
         may = (key for key in wanting if self._held[key] < self._each)
         return min(may, key=lambda key: (self._held[key], self._since.get(key, -1)), default=None)
 
-    def held_by(self, key: Key) -> int:
-        """Return how many turns an account holds."""
-        return self._held[key]
+    @property
+    def free(self) -> int:
+        """How many turns nobody holds."""
+        return self._free
 
     async def _wait(self, key: Key) -> None:
         queue = self._waiting.setdefault(key, deque())

@@ -91,6 +91,7 @@ DELIVERY_PERIOD_S = 1.0
 class Webhooks:
     """The parts that webhooks are made of."""
 
+    guard: Guard
     outbox: Outbox
     endpoints: Endpoints
     deliveries: Deliveries
@@ -142,6 +143,7 @@ class Server:
             await asyncio.to_thread(self.spool.open)
             await self.keys.configure(self.settings.api_key)
             await self.routes.load(self.database)
+            stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
             for run in (self.journal.run, *(loop.run for loop in self.loops)):
@@ -298,6 +300,7 @@ def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clo
     sender = Sender(guard, trusted(settings.extra_ca))
     pending = DeliveryLoop(database, endpoints, sender, clock, hint.set)
     return Webhooks(
+        guard=guard,
         outbox=outbox,
         endpoints=endpoints,
         deliveries=Deliveries(database, outbox),

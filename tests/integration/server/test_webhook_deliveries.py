@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from cakework.server.clock import now_ms
-from cakework.server.webhooks.loop import JITTER, WAITS_S
+from cakework.server.webhooks.loop import AT_ONCE_PER_ACCOUNT, JITTER, WAITS_S
+from cakework.server.webhooks.names import LOOKUPS_AT_ONCE, Names, host_addresses
 
 from .fake_node import FakeNode
 from .receiver import Received, Receiver, certificate, receiving
@@ -223,6 +225,69 @@ async def test_a_slow_endpoint_does_not_hold_up_another(folder: Path, node: Fake
             assert len(slow.received) == 4
             slow.may_answer.set()
             await nth(slow, 20)
+
+
+async def test_an_account_whose_endpoints_hang_holds_up_no_other(
+    folder: Path, node: FakeNode, database_url: str | None
+) -> None:
+    """However many endpoints and events it has, it has so many attempts; another's is made."""
+    with receiving() as hanging, receiving() as theirs:
+        hanging.may_answer.clear()
+        allow = [f"127.0.0.1:{each.port}" for each in (hanging, theirs)]
+        settings = settings_for(folder, database_url, webhook_allow=allow)
+        async with running(settings, node) as rig, await rig.other_account() as other:
+            vars(vars(rig.server.webhooks.pending)["_sender"])["_timeout_s"] = 600
+            for _ in range(10):
+                made = await rig.ok("POST", "/v1/webhooks", json={"url": hanging.url})
+                for _ in range(6):
+                    await rig.ok("POST", f"/v1/webhooks/{made['id']}/test")
+            await nth(hanging, AT_ONCE_PER_ACCOUNT)
+            answer = await other.post("/v1/webhooks", json={"url": theirs.url})
+            path = f"/v1/webhooks/{answer.json()['id']}/test"
+            for _ in range(6):
+                assert (await other.post(path)).status_code == 200
+            await nth(theirs, 6)
+            assert len(hanging.received) == AT_ONCE_PER_ACCOUNT
+            # Its own endpoints take turns, too.
+            assert len({each.headers["webhook-id"] for each in hanging.received}) == 8
+            hanging.may_answer.set()
+            await nth(hanging, 60)
+
+
+async def test_names_that_are_not_looked_up_hold_up_no_other(folder: Path, node: FakeNode) -> None:
+    """Look-ups that hang are one account's, and end for it after a while; another's are done."""
+    answer, asked = threading.Event(), list[str]()
+
+    def lookup(host: str, port: int) -> list[str]:
+        asked.append(host)
+        if host.startswith("hanging"):
+            answer.wait(300)
+        return host_addresses("localhost", port)
+
+    with receiving() as theirs:
+        allow = [f"{address}:{theirs.port}" for address in ("127.0.0.1", "[::1]")]
+        async with running(settings_for(folder, None, webhook_allow=allow), node) as rig:
+            vars(rig.server.webhooks.guard)["_names"] = Names(lookup, timeout_s=0.05)
+            hanging = [
+                await rig.ok(
+                    "POST", "/v1/webhooks", json={"url": f"https://hanging{n}.example/hook"}
+                )
+                for n in range(12)
+            ]
+            for webhook in hanging:
+                await rig.ok("POST", f"/v1/webhooks/{webhook['id']}/test")
+            for webhook in hanging:
+                await until_error(rig, webhook)
+                assert "looked up in time" in (await delivery(rig, webhook))["error"]
+            await until(lambda: len(asked) == LOOKUPS_AT_ONCE // 2, "its share, and no more")
+            vars(rig.server.webhooks.guard)["_names"]._timeout_s = 60
+            async with await rig.other_account() as other:
+                url = f"http://theirs.example:{theirs.port}/hook"
+                made = await other.post("/v1/webhooks", json={"url": url})
+                path = f"/v1/webhooks/{made.json()['id']}/test"
+                assert (await other.post(path)).status_code == 200
+                await nth(theirs, 1)
+            answer.set()
 
 
 async def test_names_that_lead_to_this_host_are_refused_when_the_connection_is_made(

@@ -80,7 +80,7 @@ class WebhookDeliveryRow(Base):
         CheckConstraint("(lease_token IS NULL) = (lease_until_ms IS NULL)", name="lease_is_whole"),
         CheckConstraint("attempts >= 0", name="attempts"),
         Index("ix_webhook_deliveries_endpoint_id_id", "endpoint_id", "id"),
-        Index("ix_webhook_deliveries_next_ms", "next_ms"),
+        Index("ix_webhook_deliveries_endpoint_id_next_ms", "endpoint_id", "next_ms"),
     )
 
     id: Mapped[str] = mapped_column(String(30), primary_key=True)

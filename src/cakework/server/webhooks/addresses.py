@@ -4,7 +4,6 @@ The check is of the addresses that a name has when the connection is made, and t
 goes to an address that was checked, so a name that changes its mind in between gains nothing.
 """
 
-import asyncio
 import ipaddress
 import re
 import socket
@@ -12,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cakework.domain.errors import CakeworkError
+from cakework.domain.ids import AccountId
+from cakework.server.webhooks.names import Names
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -64,21 +65,28 @@ def _parse(word: str) -> Allowed:
 
 
 class Guard:
-    """Says which addresses webhooks may go to."""
+    """Says which addresses webhooks may go to. ``close()`` when done."""
 
-    def __init__(self, allowed: Sequence[Allowed] = ()) -> None:
-        """Allow public addresses, and ``allowed``."""
+    def __init__(self, allowed: Sequence[Allowed] = (), names: Names | None = None) -> None:
+        """Allow public addresses, and ``allowed``; look names up with ``names``."""
         self._allowed = tuple(allowed)
+        self._names = names or Names()
 
-    async def addresses(self, host: str, port: int, *, encrypted: bool) -> list[str]:
-        """Look a name up; returns its addresses, every one of them allowed.
+    def close(self) -> None:
+        """Look up no more names."""
+        self._names.close()
+
+    async def addresses(
+        self, account: AccountId, host: str, port: int, *, encrypted: bool
+    ) -> list[str]:
+        """Look a name up for an account; returns its addresses, every one of them allowed.
 
         Raises:
             NotAllowed: one of them is not, or it is not for what is not ``encrypted``.
             OSError: the name has no address.
+            NotKnown: it was not looked up in time.
         """
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        addresses = await self._names.addresses(account, host, port)
         for address in addresses:
             self.check(address, port, encrypted=encrypted)
         return addresses

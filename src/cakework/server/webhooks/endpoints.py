@@ -27,6 +27,7 @@ from cakework.server.store.webhook_models import (
 )
 from cakework.server.webhooks.addresses import Guard, NotAllowed, literal
 from cakework.server.webhooks.events import EventType, new_endpoint_id
+from cakework.server.webhooks.names import NotKnown
 
 ENDPOINTS_MAX = 20
 SECRET_BYTES = 32
@@ -71,7 +72,7 @@ class Endpoints:
             InvalidRequest: webhooks cannot go to the URL.
             QuotaExceeded: the account has as many endpoints as it may.
         """
-        await self._check_url(new.url)
+        await self._check_url(account, new.url)
         secret = new_secret()
         async with self._database.writing() as session:
             if token is not None and (made := await _made_by(session, token)) is not None:
@@ -110,7 +111,7 @@ class Endpoints:
         """
         if isinstance(url := changes.get("url"), str):
             await self.get(account, endpoint_id)
-            await self._check_url(url)
+            await self._check_url(account, url)
         async with self._database.writing() as session:
             row = await owned(session, account, endpoint_id, lock=True)
             for name, value in changes.items():
@@ -201,7 +202,7 @@ class Endpoints:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    async def _check_url(self, url: str) -> None:
+    async def _check_url(self, account: AccountId, url: str) -> None:
         """Refuse what can be seen at once; where a name leads is checked when it is used."""
         try:
             host, port, encrypted = parse_url(url)
@@ -209,8 +210,8 @@ class Endpoints:
             if address is not None:
                 self._guard.check(address, port, encrypted=encrypted)
             elif not encrypted:
-                await self._guard.addresses(host, port, encrypted=False)
-        except NotAllowed as error:
+                await self._guard.addresses(account, host, port, encrypted=False)
+        except (NotAllowed, NotKnown) as error:
             raise _refused(error.detail) from error
         except (OSError, UnicodeError) as error:
             raise _refused("The name in the URL has no address.") from error

@@ -17,8 +17,10 @@ import httpcore2
 from standardwebhooks.webhooks import Webhook
 
 import cakework
+from cakework.domain.ids import AccountId
 from cakework.server.store.values import storable
 from cakework.server.webhooks.addresses import Guard, NotAllowed
+from cakework.server.webhooks.names import NotKnown
 
 TIMEOUT_S = 15.0
 ANSWER_BYTES_MAX = 2048
@@ -27,8 +29,9 @@ GONE = 410
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent where: ``body`` is JSON, ``secrets`` all sign it."""
+    """What is sent where, for whom: ``body`` is JSON, ``secrets`` all sign it."""
 
+    account: AccountId
     url: str
     event_id: str
     body: str
@@ -65,7 +68,7 @@ class Sender:
                 return await self._post(message, at_ms)
         except TimeoutError:
             return Outcome(error=f"No answer within {self._timeout_s:g} s.")
-        except NotAllowed as error:
+        except (NotAllowed, NotKnown) as error:
             return Outcome(error=error.detail)
         except ssl.SSLError as error:
             return Outcome(error=f"TLS: {error.reason or 'the connection failed'}.")
@@ -81,7 +84,7 @@ class Sender:
             httpcore2.AsyncConnectionPool(
                 ssl_context=self._trust,
                 max_connections=1,
-                network_backend=_CheckedConnections(self._guard, message.url),
+                network_backend=_CheckedConnections(self._guard, message),
             ) as pool,
             pool.stream(
                 "POST",
@@ -125,9 +128,10 @@ def signed_headers(message: Message, at_ms: int) -> list[tuple[str, str]]:
 class _CheckedConnections(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that were checked; TLS still asks for the name in the URL."""
 
-    def __init__(self, guard: Guard, url: str) -> None:
+    def __init__(self, guard: Guard, message: Message) -> None:
         self._guard = guard
-        self._encrypted = url.startswith("https:")
+        self._account = message.account
+        self._encrypted = message.url.startswith("https:")
         self._inner = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
 
     async def connect_tcp(
@@ -138,7 +142,9 @@ class _CheckedConnections(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        addresses = await self._guard.addresses(host, port, encrypted=self._encrypted)
+        addresses = await self._guard.addresses(
+            self._account, host, port, encrypted=self._encrypted
+        )
         for address in addresses[:-1]:
             try:
                 return await self._inner.connect_tcp(address, port, timeout)
