@@ -39,6 +39,7 @@ class KnownRoute:
     state: VmState = VmState.STARTED
     run: int = 1
     auto_start: bool = False
+    account_id: str = "account"
 
 
 @dataclass
@@ -187,7 +188,9 @@ class Rig:
     activity: Activity
     alarm: Alarm
 
-    async def vm(self, handler: Handler, host: str = HOST, vm_id: str = VM) -> None:
+    async def vm(
+        self, handler: Handler, host: str = HOST, vm_id: str = VM, account_id: str = "account"
+    ) -> None:
         """Have ``handler`` be what listens on port 80 of a VM."""
 
         tasks: set[asyncio.Task[None]] = set()
@@ -205,13 +208,17 @@ class Rig:
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         self.stack.push_async_callback(_close_server, server, tasks)
         self.route(server.sockets[0].getsockname()[1], host, vm_id)
+        self.routes.by_host[host].account_id = account_id
 
     def route(self, port: int, host: str = HOST, vm_id: str = VM) -> None:
         self.node.ports[vm_id, 80] = port
         self.routes.by_host[host] = KnownRoute(vm_id, 80)
 
-    async def client(self) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.router.port)
+    async def client(self, address: str = "127.0.0.1") -> Client:
+        """Connect from an address of the loopback."""
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.router.port, local_addr=(address, 0)
+        )
         self.stack.push_async_callback(_close, writer)
         return Client(reader, writer)
 

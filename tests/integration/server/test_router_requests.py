@@ -10,6 +10,9 @@ from cakework.server.proxy.routes import Limits
 from tests.integration.server.router_rig import (
     DEADLINE_S,
     HOST,
+    VM,
+    Handler,
+    eventually,
     get,
     ok,
     post,
@@ -363,12 +366,93 @@ async def test_a_vm_has_a_bounded_number_of_connections() -> None:
 
 
 async def test_the_router_has_a_bounded_number_of_connections() -> None:
-    """Beyond its own bound the router says so and closes."""
+    """Beyond its own bound, where every one has a request under way, it says so and closes."""
+    release = asyncio.Event()
     async with router_rig(Limits(connections=1)) as rig:
-        first, second = await rig.client(), await rig.client()
-        assert await second.problem() == (503, "too_many_connections")
+        await rig.vm(_held(release))
+        first = await rig.client()
         await first.send(get())
-        assert await first.problem() == (404, "not_found")
+        await eventually(lambda: rig.activity.count(VM))
+        second = await rig.client()
+        assert await second.problem() == (503, "too_many_connections")
+        release.set()
+        assert (await first.answer())[0] == 200
+
+
+async def test_silent_connections_shut_nobody_out() -> None:
+    """However many one client opens and says nothing on, or begins a head, others are served: on a
+    connection that they have kept, on one with a request under way, and on new ones."""
+    release = asyncio.Event()
+    async with router_rig(Limits(connections=8)) as rig:
+        await rig.vm(_held(release), vm_id=VM)
+        await rig.vm(tell, "other.localhost", "fedcba98765432")
+        kept, busy = await rig.client(), await rig.client()
+        await kept.send(get(host="other.localhost"))
+        assert (await kept.answer())[0] == 200
+        await busy.send(get())
+        await eventually(lambda: rig.activity.count(VM))
+        silent = [await rig.client("127.0.0.2") for _ in range(40)]
+        for client in silent[-6:]:
+            await client.send(b"GET / HTTP/1.1\r\n")
+        for _ in range(10):
+            new = await rig.client()
+            await new.send(get(host="other.localhost"))
+            assert (await new.answer())[0] == 200
+            new.reset()
+        await kept.send(get(host="other.localhost"))
+        assert (await kept.answer())[0] == 200
+        release.set()
+        assert (await busy.answer())[0] == 200
+        assert await silent[0].rest() == b""
+
+
+async def test_requests_to_one_accounts_vms_leave_room_for_others() -> None:
+    """Half of the router's connections, in all of its VMs together; then they get 503."""
+    release = asyncio.Event()
+    async with router_rig(Limits(connections=8)) as rig:
+        for number in range(3):
+            host = f"h{number}.localhost"
+            await rig.vm(_held(release), host, f"{number:014x}", account_id="mallory")
+        await rig.vm(tell, "other.localhost", "fedcba98765432", account_id="alice")
+        clients = [await rig.client() for _ in range(6)]
+        for number, client in enumerate(clients[:4]):
+            await client.send(get(host=f"h{number % 3}.localhost"))
+        await eventually(lambda: sum(rig.activity.count(f"{n:014x}") for n in range(3)) == 4)
+        await clients[4].send(get(host="h2.localhost"))
+        assert await clients[4].problem() == (503, "too_many_connections")
+        await clients[5].send(get(host="other.localhost"))
+        assert (await clients[5].answer())[0] == 200
+        release.set()
+        for client in clients[:4]:
+            assert (await client.answer())[0] == 200
+        await clients[4].send(get(host="h2.localhost"))
+        assert (await clients[4].answer())[0] == 200
+
+
+async def test_who_comes_has_to_ask_soon() -> None:
+    """A connection on which nothing comes is closed as a head is that does not end; one that was
+    used may wait longer."""
+    async with router_rig(Limits(head_timeout_s=0.2, keep_alive_s=DEADLINE_S)) as rig:
+        await rig.vm(tell)
+        used = await rig.client()
+        await used.send(get())
+        assert (await used.answer())[0] == 200
+        silent = await rig.client()
+        assert await silent.rest() == b""
+        await used.send(get())
+        assert (await used.answer())[0] == 200
+
+
+def _held(release: asyncio.Event) -> Handler:
+    """Answer each request once that is allowed."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request_head(reader)
+            await release.wait()
+            writer.write(ok(b"x"))
+
+    return serve
 
 
 @settings(

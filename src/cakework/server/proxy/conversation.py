@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import h11
 import structlog
 
+from cakework.server.proxy.crowd import Crowd
 from cakework.server.proxy.exchange import ClientGone, Exchange, VmBroke
 from cakework.server.proxy.heads import HeadScanner, RequestHead, parse_head
 from cakework.server.proxy.patience import Patience, Sleepers
@@ -17,6 +19,7 @@ from cakework.server.proxy.routes import Limits, Routes
 from cakework.server.proxy.tunnel import tunnel
 from cakework.server.proxy.upstreams import Destination, Lease, NotReached, Upstreams
 from cakework.server.proxy.wire import Wire
+from cakework.turns import Turns
 
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 """Methods that may be sent a second time when a connection used before turns out stale."""
@@ -43,12 +46,18 @@ class Conversation:
         routes: Routes,
         sleepers: Sleepers,
         upstreams: Upstreams,
+        crowd: Crowd,
+        accounts: Turns[str],
         limits: Limits,
     ) -> None:
+        """Serve ``client``, one of ``crowd``; each request takes one of its account's turns."""
         self._client = client
         self._routes = routes
         self._sleepers = sleepers
         self._upstream = upstreams.for_client()
+        self._crowd = crowd
+        self._accounts = accounts
+        self._served = 0
         self._limits = limits
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -70,7 +79,11 @@ class Conversation:
             self._log.info("proxy.refused", request_id=form.request_id, code=refusal.code)
             await self._client.write(render(refusal, form))
             return False
-        return head is not None and await self._answer(head)
+        if head is None:
+            return False
+        self._served += 1
+        with self._crowd.speaking(self._client):
+            return await self._answer(head)
 
     async def _read_head(self) -> RequestHead | None:
         """Return the next request's head, or None when the client wants no more.
@@ -78,8 +91,12 @@ class Conversation:
         Raises:
             Refusal: the head is malformed, too long, or took too long to come.
         """
+        # Who comes, comes to ask; who has asked may come back to it.
+        wait_s = self._limits.keep_alive_s
+        if not self._served:
+            wait_s = min(wait_s, self._limits.head_timeout_s)
         try:
-            async with asyncio.timeout(self._limits.keep_alive_s):
+            async with asyncio.timeout(wait_s):
                 data = await self._client.read()
         except TimeoutError:
             return None
@@ -108,11 +125,27 @@ class Conversation:
 
     async def _forward(self, visit: _Visit) -> bool:
         patience = self._patience(visit.head.host)
-        vm_id = visit.vm_id = patience.route().vm_id
+        route = patience.route()
+        vm_id = visit.vm_id = route.vm_id
         activity = self._sleepers.activity
         if activity.count(vm_id) >= self._limits.connections_per_vm:
             raise Refusal(503, "too_many_connections", "the VM has too many connections already")
-        async with activity.visit(vm_id):
+        with self._turn(route.account_id):
+            return await self._visit(visit, vm_id, patience)
+
+    @contextlib.contextmanager
+    def _turn(self, account: str) -> Generator[None]:
+        """Count a request among those to the account's VMs. Raises Refusal: there are too many."""
+        if not self._accounts.take(account):
+            detail = "the VM's account has too many connections already"
+            raise Refusal(503, "too_many_connections", detail)
+        try:
+            yield
+        finally:
+            self._accounts.give_back(account)
+
+    async def _visit(self, visit: _Visit, vm_id: str, patience: Patience) -> bool:
+        async with self._sleepers.activity.visit(vm_id):
             near = _take_head(visit.head, self._limits.head_bytes)
             while not self._client.is_lost:
                 try:

@@ -9,12 +9,14 @@ import structlog
 
 from cakework.domain.vms import VmState
 from cakework.server.proxy.conversation import Conversation, new_request_id
+from cakework.server.proxy.crowd import Crowd
 from cakework.server.proxy.dialer import Dialer
 from cakework.server.proxy.patience import Sleepers
 from cakework.server.proxy.refusals import AnswerForm, Refusal, render
 from cakework.server.proxy.routes import Limits, Routes
 from cakework.server.proxy.upstreams import Destination, Upstreams
 from cakework.server.proxy.wire import Wire
+from cakework.turns import Turns
 
 SWEEP_S = 0.5
 
@@ -28,6 +30,8 @@ class Router:
         self._routes = routes
         self._sleepers = sleepers
         self._limits = limits or Limits()
+        self._crowd = Crowd(self._limits.connections)
+        self._accounts: Turns[str] = Turns(self._limits.connections)
         self._upstreams = Upstreams(dialer, per_vm=self._limits.connections_per_vm)
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -72,7 +76,7 @@ class Router:
         self._server = self._sweeper = None
 
     def _welcome(self, client: Wire) -> None:
-        if len(self._clients) >= self._limits.connections:
+        if not self._crowd.admit(client):
             busy = Refusal(503, "too_many_connections", "the router has too many connections")
             client.transport.write(render(busy, AnswerForm(new_request_id())))
             client.transport.close()
@@ -82,6 +86,8 @@ class Router:
             routes=self._routes,
             sleepers=self._sleepers,
             upstreams=self._upstreams,
+            crowd=self._crowd,
+            accounts=self._accounts,
             limits=self._limits,
         )
         task = asyncio.create_task(conversation.hold())
@@ -89,7 +95,9 @@ class Router:
         task.add_done_callback(self._see_off)
 
     def _see_off(self, task: asyncio.Task[None]) -> None:
-        self._clients.pop(task).abort()
+        client = self._clients.pop(task)
+        self._crowd.leave(client)
+        client.abort()
         if not task.cancelled() and (error := task.exception()):
             self._log.error("proxy.failed", exc_info=error)
 

@@ -7,13 +7,15 @@ from cakework.domain.vms import VmState
 
 
 class Route(Protocol):
-    """A hostname's VM, the port inside it (None: not to be reached), and the VM's state.
+    """A hostname's VM, its account, the port inside it (None: not to be reached), and its state.
 
     ``run`` is another one after each start; with ``auto_start`` a request starts the VM.
     """
 
     @property
     def vm_id(self) -> str: ...  # noqa: D102
+    @property
+    def account_id(self) -> str: ...  # noqa: D102
     @property
     def port(self) -> int | None: ...  # noqa: D102
     @property
@@ -50,7 +52,9 @@ class Limits:
 
     ``idle_timeout_s`` is how long an exchange, or a connection that was upgraded, may go on
     without a byte moving; ``keep_alive_s`` how long a connection may wait for a request;
-    ``wake_timeout_s`` how long a request may wait for its VM to be started and to listen.
+    ``wake_timeout_s`` how long a request may wait for its VM to be started and to listen. The first
+    head has ``head_timeout_s`` to begin, and as long again to end. Of ``connections`` in all, half
+    may have requests to the VMs of one account under way.
     """
 
     head_bytes: int = 32 * 1024

@@ -1,0 +1,77 @@
+"""All clients' connections: how many there may be, and which one gives way to a new one.
+
+A connection with a request under way is let be. One without is *silent*: nothing came on it yet,
+or a head that is not whole, or its last answer is over. When there are as many as may be, the one
+that is silent for longest gives way, of the address that has most of them. So whoever opens
+thousands and says nothing closes its own; and behind a proxy, where all have one address, those
+go that are of no use to anybody.
+"""
+
+import ipaddress
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from cakework.server.proxy.wire import Wire
+
+V6_PREFIX = 64
+"""What of an IPv6 address names a client: the rest, it chooses itself (RFC 4291, 2.5.4)."""
+
+
+class Crowd:
+    """The connections of clients, ``most`` at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._addresses: dict[Wire, str] = {}
+        self._silent: dict[str, dict[Wire, None]] = {}
+
+    def admit(self, client: Wire) -> bool:
+        """Take one more, silent at first, another giving way if need be; say whether it may be."""
+        if len(self._addresses) >= self._most and not self._have_one_give_way():
+            return False
+        self._addresses[client] = whose(client.peer)
+        self._fall_silent(client)
+        return True
+
+    def leave(self, client: Wire) -> None:
+        """Forget a connection that is over; one that gave way is forgotten already."""
+        if client in self._addresses:
+            self._speak(client)
+            del self._addresses[client]
+
+    @contextmanager
+    def speaking(self, client: Wire) -> Generator[None]:
+        """Let a connection be while the block runs: a request is under way."""
+        self._speak(client)
+        try:
+            yield
+        finally:
+            if client in self._addresses:
+                self._fall_silent(client)
+
+    def _have_one_give_way(self) -> bool:
+        if not self._silent:
+            return False
+        fullest = max(self._silent.values(), key=len)
+        oldest = next(iter(fullest))
+        self.leave(oldest)
+        oldest.abort()
+        return True
+
+    def _fall_silent(self, client: Wire) -> None:
+        self._silent.setdefault(self._addresses[client], {})[client] = None
+
+    def _speak(self, client: Wire) -> None:
+        address = self._addresses.get(client, "")
+        if (of_address := self._silent.get(address)) is not None:
+            of_address.pop(client, None)
+            if not of_address:
+                del self._silent[address]
+
+
+def whose(peer: str) -> str:
+    """Return what of a peer's address is not its own choice."""
+    address = ipaddress.ip_address(peer.partition("%")[0]) if peer else None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.IPv6Network((address, V6_PREFIX), strict=False))
+    return peer
