@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     max_builds_per_account: int = Field(
         default=20, ge=1, description="Unfinished builds per account."
     )
+    max_followed_logs_per_account: int = Field(
+        default=250, ge=1, le=400, description="Logs that an account may follow at once."
+    )
     max_log_lines: int = Field(
         default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )

@@ -1,20 +1,26 @@
 import asyncio
 import json
+import sqlite3
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cakework.domain.facts import BuildLine
-from cakework.domain.ids import VmId
+from cakework.domain.ids import AccountId, VmId
 from cakework.server.api.times import rfc3339
-from cakework.server.logs.lines import LineQuery, vm_source
+from cakework.server.logs import file
+from cakework.server.logs.lines import LineQuery, Page, vm_source
+from cakework.server.logs.search import Bounds
 from cakework.server.services.logs import Logs, VmLog
 
 from .fake_node import START_MS, FakeNode
 from .rig import Event, Rig, events, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
+ACCOUNT = AccountId("default")
 
 
 async def logged(rig: Rig, *messages: str) -> str:
@@ -276,8 +282,8 @@ async def test_a_quiet_log_has_heartbeats(folder: Path, node: FakeNode) -> None:
     async with running(settings_for(folder, None), node) as rig:
         vm_id = VmId((await rig.vm())["id"])
         parts = rig.server
-        logs = Logs(parts.database, parts.log_store, parts.followers, heartbeat_s=0.01)
-        following = logs.follow(VmLog(vm_id), LineQuery(vm_source(vm_id)))
+        logs = Logs(parts.database, parts.log_store, parts.followers, 1, heartbeat_s=0.01)
+        following = logs.follow(ACCOUNT, VmLog(vm_id), LineQuery(vm_source(vm_id)))
         assert [await anext(following) for _ in range(3)] == ["quiet"] * 3
         await following.aclose()
 
@@ -292,3 +298,83 @@ async def test_many_followers_cost_no_memory_when_they_do_not_read(rig: Rig) -> 
         found = await followed(rig, path, 3001)
         assert len(found) == 3001
     await until(lambda: not followers_of(rig), "nobody follows")
+
+
+async def test_searches_of_one_account_hold_up_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many it has under way, and however long they take: another's search is done at once,
+    and so is all else; its own are told to come again."""
+    path = await logged(rig, "one", "two")
+    over, begun, really_page = threading.Event(), list[LineQuery](), file.page
+
+    def page(connection: sqlite3.Connection, query: LineQuery) -> Page:
+        if query.contains == "endless":
+            begun.append(query)
+            over.wait(300)
+        return really_page(connection, query)
+
+    monkeypatch.setattr(file, "page", page)
+    monkeypatch.setattr("cakework.server.services.logs.TURN_S", 0.5)
+    theirs = await other_vms_log(rig)
+    searching = [
+        asyncio.create_task(rig.client.get(path, params={"query": "endless"})) for _ in range(20)
+    ]
+    await until(lambda: begun, "a search is under way")
+    monkeypatch.setattr("cakework.server.services.logs.TURN_S", 60)
+    async with await rig.other_account() as other:
+        for params in ({"query": "THEIR"}, {}):
+            found = await other.get(theirs, params=params)
+            assert [line["message"] for line in found.json()["lines"]] == ["theirs"]
+    assert len(await rig.messages(path, 2)) == 2
+    assert len(begun) == 1
+    over.set()
+    answers = await asyncio.gather(*searching)
+    assert {answer.status_code for answer in answers} <= {200, 429}
+
+
+async def test_a_search_goes_on_where_it_stopped(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page may have no line and yet a token; whoever goes by that finds all of them, and who
+    follows gets them without asking."""
+    path = await logged(rig, *(f"{'needle' if n in (5, 190) else 'hay'} {n}" for n in range(200)))
+    monkeypatch.setattr(file, "page", partial(file.page, bounds=Bounds(text_bytes=1)))
+    for order, wanted in (("oldest_first", [5, 190]), ("newest_first", [190, 5])):
+        found = await pages(rig, path, query="needle", order=order)
+        messages = [message for page in found for message in page]
+        assert messages == [f"needle {n}" for n in wanted]
+        assert [] in found
+    following = asyncio.create_task(followed(rig, path, 2, query="needle"))
+    assert [event.message for event in await following] == ["needle 5", "needle 190"]
+
+
+async def test_an_account_follows_so_many_logs(folder: Path, node: FakeNode) -> None:
+    """One more is refused, one of another account is not; who leaves makes room."""
+    settings = settings_for(folder, None, max_followed_logs_per_account=2)
+    async with running(settings, node) as rig, await rig.other_account() as other:
+        path, theirs = await logged(rig, "one"), await other_vms_log(rig)
+        params = {"follow": "true"}
+        async with rig.client.stream("GET", path, params=params) as first:
+            assert first.status_code == 200
+            async with rig.client.stream("GET", path, params=params):
+                await until(lambda: held(rig) == 2, "both follow")
+                problem = await rig.refused(429, "GET", path, params=params)
+                assert problem["code"] == "quota_exceeded"
+                async with other.stream("GET", theirs, params=params) as another:
+                    assert another.status_code == 200
+        await until(lambda: not held(rig), "nobody follows")
+
+
+def held(rig: Rig) -> int:
+    """Return how many follow logs."""
+    return vars(rig.server.logs)["_followed"]._held.total()
+
+
+async def other_vms_log(rig: Rig) -> str:
+    """Have a VM of the other account print "theirs"; return the path of its log."""
+    async with await rig.other_account() as other:
+        mine = rig.client
+        rig.client = other
+        try:
+            return await logged(rig, "theirs")
+        finally:
+            rig.client = mine

@@ -9,7 +9,13 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from cakework.domain.errors import CakeworkError, InvalidRequest, NotFound, Unauthenticated
+from cakework.domain.errors import (
+    CakeworkError,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from cakework.domain.ids import AccountId, BuildId, VmId
 from cakework.server.api.account_route import Account, Door
 from cakework.server.api.builds import BuildIdPath
@@ -35,7 +41,9 @@ class LogLine(AnswerBody):
 
 
 class LogPage(AnswerBody):
-    """A page of a log. When `pagination` is there, send all three back for the next page."""
+    """A page of a log. When `pagination` is there, send all three back for the next page, however
+    few lines this one has: a search looks at so much of a log in one call.
+    """
 
     lines: list[LogLine] = Field(description="The lines.")
     pagination: str | SkipJsonSchema[None] = Field(
@@ -94,7 +102,7 @@ class LogRoutes:
     def router(self, door: Door) -> APIRouter:
         """Return the calls, each entered through ``door``."""
         router = APIRouter(tags=["Logs"], route_class=door.route_class())
-        errors = responses(Unauthenticated, InvalidRequest, NotFound, CakeworkError)
+        errors = responses(Unauthenticated, InvalidRequest, NotFound, QuotaExceeded, CakeworkError)
         for path, endpoint, name, what in (
             ("/v1/image/build/{buildId}/logs", self.of_build, "getBuildLogs", "a build"),
             ("/v1/function/build/{buildId}/logs", self.of_build, "getFunctionBuildLogs", "a build"),
@@ -139,33 +147,35 @@ class LogRoutes:
     ) -> LogPage | Response:
         query = parameters.lines_of(await self.owners.check(account, log))
         if not parameters.follow:
-            return await self._page(query)
+            return await self._page(account, query)
+        self.logs.check_followed(account)
         query = replace(query, after=int(last_event_id or 0))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(log, query), headers=headers, media_type=EVENT_STREAM)
+        events = self._events(account, log, query)
+        return StreamingResponse(events, headers=headers, media_type=EVENT_STREAM)
 
-    async def _page(self, query: LineQuery) -> LogPage:
-        page = await self.logs.page(query)
+    async def _page(self, account: AccountId, query: LineQuery) -> LogPage:
+        page = await self.logs.page(account, query)
         lines = [_line(line) for line in page.lines]
         if not page.more:
             return LogPage(lines=lines)
-        start, end = await self._range(query)
+        start, end = await self._range(account, query)
         return LogPage(
             lines=lines,
-            pagination=next_token(query, page.lines[-1].seq),
+            pagination=next_token(query, page.through),
             from_=rfc3339(start),
             to=rfc3339(end),
         )
 
-    async def _range(self, query: LineQuery) -> tuple[int, int]:
+    async def _range(self, account: AccountId, query: LineQuery) -> tuple[int, int]:
         """Return what the query looked at: where it names no end, the log's own."""
-        first, last = await self.logs.span(query) or (0, 0)
+        first, last = await self.logs.span(account, query) or (0, 0)
         start = query.from_ms if query.from_ms is not None else first
         return start, query.to_ms if query.to_ms is not None else last
 
-    async def _events(self, log: Log, query: LineQuery) -> AsyncIterator[str]:
+    async def _events(self, account: AccountId, log: Log, query: LineQuery) -> AsyncIterator[str]:
         yield ": following\n\n"
-        async for lines in self.logs.follow(log, query):
+        async for lines in self.logs.follow(account, log, query):
             if lines == "quiet":
                 yield ": still here\n\n"
             else:

@@ -7,12 +7,14 @@ to it when stored.
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from cakework.domain.facts import BuildLine, VmLine
-from cakework.server.logs.lines import Line, LineQuery, Order, Page, Source, source_of
+from cakework.server.logs.lines import LineQuery, Order, Page, Source, source_of
+from cakework.server.logs.search import Bounds, Found, Span, allow, find, rows
 
+ANY_CALL = Bounds()
 _INCREMENTAL = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
@@ -43,7 +45,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.create_function("holds", 2, _holds, deterministic=True)
+    allow(connection)
     return connection
 
 
@@ -94,38 +96,26 @@ def append(
     return grown
 
 
-def page(connection: sqlite3.Connection, query: LineQuery) -> Page:
-    """Return the lines that answer a query."""
-    conditions, values = ["source = (SELECT id FROM sources WHERE name = ?)"], [query.source.name]
-    newest = query.order is Order.NEWEST_FIRST
-    optional: list[tuple[str, object]] = [
-        ("seq < ?" if newest else "seq > ?", query.after),
-        ("at_ms >= ?", query.from_ms),
-        ("at_ms <= ?", query.to_ms),
-        ("holds(text, ?)", fold(query.contains) if query.contains else None),
-    ]
-    arguments: list[object] = [*values]
-    for condition, value in optional:
-        if value is not None:
-            conditions.append(condition)
-            arguments.append(value)
-    sql = (
-        f"SELECT seq, at_ms, stderr, text FROM lines WHERE {' AND '.join(conditions)}"  # noqa: S608
-        f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT ?"
-    )
+def page(connection: sqlite3.Connection, query: LineQuery, bounds: Bounds = ANY_CALL) -> Page:
+    """Return the lines that answer a query, of those that were looked at within ``bounds``."""
     # First: what comes meanwhile may not be among the lines.
     through = last_seq(connection, query.source)
-    with closing(connection.execute(sql, [*arguments, query.batch + 1])) as rows:
-        lines = [Line(seq, at, "stderr" if err else "stdout", text) for seq, at, err, text in rows]
-    more, lines = len(lines) > query.batch, lines[: query.batch]
-    if lines:
-        through = lines[-1].seq if more else max(through, lines[-1].seq)
-    return Page(lines, more, through)
-
-
-def fold(text: str) -> str:
-    """Return ``text`` without case, as Unicode has it; İ, the capital of the Turkish i, is i."""
-    return text.casefold().replace("i\u0307", "i")
+    newest = query.order is Order.NEWEST_FIRST
+    span = _span_of(connection, query)
+    if span is None:
+        return Page([], more=False, through=through)
+    one_more = query.batch + 1
+    if query.contains is None:
+        found = Found(rows(connection, span, one_more, newest=newest))
+    else:
+        found = find(connection, span, query.contains, one_more, newest=newest, bounds=bounds)
+    lines = found.lines[: query.batch]
+    if len(found.lines) > query.batch:
+        return Page(lines, more=True, through=lines[-1].seq)
+    if found.rest is not None and rows(connection, found.rest, 1, newest=newest):
+        looked_through = found.rest.last + 1 if newest else found.rest.first - 1
+        return Page(lines, more=True, through=looked_through)
+    return Page(lines, more=False, through=max(through, lines[-1].seq if lines else 0))
 
 
 def span(connection: sqlite3.Connection, source: Source) -> tuple[int, int] | None:
@@ -143,6 +133,44 @@ def last_seq(connection: sqlite3.Connection, source: Source) -> int:
     query = "SELECT last_seq FROM sources WHERE name = ?"
     row = connection.execute(query, (source.name,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def _span_of(connection: sqlite3.Connection, query: LineQuery) -> Span | None:
+    """Return the lines among which a query's are; None for a log that has none."""
+    row = connection.execute(
+        "SELECT id, last_seq FROM sources WHERE name = ?", (query.source.name,)
+    ).fetchone()
+    if row is None:
+        return None
+    key, first, last = int(row[0]), 1, int(row[1])
+    if query.after is not None and query.order is Order.NEWEST_FIRST:
+        last = min(last, query.after - 1)
+    elif query.after is not None:
+        first = query.after + 1
+    if query.from_ms is not None:
+        first = max(first, _first_at(connection, key, int(row[1]), query.from_ms))
+    if query.to_ms is not None:
+        last = min(last, _first_at(connection, key, int(row[1]), query.to_ms + 1) - 1)
+    return Span(key, first, last)
+
+
+def _first_at(connection: sqlite3.Connection, key: int, last: int, at_ms: int) -> int:
+    """Return a number that all lines of ``at_ms`` or later reach, and no earlier ones do.
+
+    Times never fall within a log, so halving finds it without looking at every line.
+    """
+    before, behind = 0, last + 1
+    while behind - before > 1:
+        middle = (before + behind) // 2
+        row = connection.execute(
+            "SELECT seq, at_ms FROM lines WHERE source = ? AND seq >= ? ORDER BY seq LIMIT 1",
+            (key, middle),
+        ).fetchone()
+        if row is None or row[1] >= at_ms:
+            behind = middle
+        else:
+            before = int(row[0])
+    return behind
 
 
 def _append_each(
@@ -177,7 +205,3 @@ def _extend(
     )
     connection.execute("DELETE FROM lines WHERE source = ? AND seq <= ?", (key, last_seq - keep))
     return bool(rows)
-
-
-def _holds(text: str, folded: str) -> bool:
-    return folded in fold(text)

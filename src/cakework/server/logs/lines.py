@@ -68,10 +68,12 @@ class LineQuery:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Lines that answer a query; ``more`` says that at least one more is there now.
+    """Lines that answer a query; ``more`` says that at least one more is there now, or may be: who
+    asks for a word gets what was found until as much was looked at as one call may, which can be
+    nothing.
 
-    ``through`` is the number of the last line that was looked at, oldest first: of those up to it,
-    no other answers the query.
+    ``through`` is the number of the last line that was looked at: of those up to it, in the order
+    of the query, no other answers it.
     """
 
     lines: list[Line]

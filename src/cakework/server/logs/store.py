@@ -1,9 +1,13 @@
-"""The log store: the log file, used from threads, and the followers that wait for it to grow."""
+"""The log store: the log file, used from threads, accounts in turns.
+
+Reading a page is quick. Looking for a word is not, so that has turns of its own, of which an
+account never has all.
+"""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -11,8 +15,12 @@ from typing import TypeVar
 from cakework.domain.facts import BuildLine, VmLine
 from cakework.server.logs import file, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
+from cakework.turns import Turns
 
 READERS = 4
+SEARCHERS = 2
+MOST_WAITING = 500
+"""Searches of one account that may wait: more than its followers, who wait for theirs, too."""
 T = TypeVar("T")
 
 
@@ -26,7 +34,9 @@ class LogStore:
         self._writer: sqlite3.Connection | None = None
         self._writing = asyncio.Lock()
         self._idle: list[sqlite3.Connection] = []
-        self._readers = asyncio.Semaphore(READERS)
+        self._threads = ThreadPoolExecutor(READERS + SEARCHERS, thread_name_prefix="logs")
+        self._reads: Turns[str] = Turns(READERS)
+        self._searches: Turns[str] = Turns(SEARCHERS, waiting=MOST_WAITING)
 
     async def open(self) -> None:
         """Open the file, making it when it is not there."""
@@ -34,7 +44,8 @@ class LogStore:
         await asyncio.to_thread(file.make_tables, self._writer)
 
     async def close(self) -> None:
-        """Close the file."""
+        """Close the file, when nobody reads it any more."""
+        await asyncio.to_thread(self._threads.shutdown)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -71,13 +82,20 @@ class LogStore:
         while await self._write(removal.give_back):
             pass
 
-    async def page(self, query: LineQuery) -> Page:
-        """Return the lines that answer a query."""
-        return await self._read(lambda connection: file.page(connection, query))
+    async def page(self, query: LineQuery, account: str) -> Page:
+        """Return the lines that answer a query of an account, which waits for its turn.
 
-    async def span(self, source: Source) -> tuple[int, int] | None:
+        Raises:
+            Crowded: too many searches of the account wait.
+        """
+        turns = self._reads if query.contains is None else self._searches
+        async with turns.hold(account):
+            return await self._read(lambda connection: file.page(connection, query))
+
+    async def span(self, source: Source, account: str) -> tuple[int, int] | None:
         """Return the times of a log's first and last line; None when it has none."""
-        return await self._read(lambda connection: file.span(connection, source))
+        async with self._reads.hold(account):
+            return await self._read(lambda connection: file.span(connection, source))
 
     async def last_seq(self, source: Source) -> int:
         """Return the number of a log's last line, kept or not; 0 when it had none."""
@@ -89,25 +107,22 @@ class LogStore:
             writer = self._writer
             if writer is None:
                 raise RuntimeError("the log store is not open")
-            return await _to_the_end(lambda: change(writer))
+            return await _to_the_end(None, lambda: change(writer))
 
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        async with self._reader() as connection:
-            return await _to_the_end(lambda: question(connection))
-
-    @asynccontextmanager
-    async def _reader(self) -> AsyncGenerator[sqlite3.Connection]:
-        async with self._readers:
+        def work() -> T:
             connection = self._idle.pop() if self._idle else file.connect(self._path)
             try:
-                yield connection
+                return question(connection)
             finally:
                 self._idle.append(connection)
 
+        return await _to_the_end(self._threads, work)
 
-async def _to_the_end(work: Callable[[], T]) -> T:
+
+async def _to_the_end(threads: ThreadPoolExecutor | None, work: Callable[[], T]) -> T:
     """Run ``work`` in a thread; when cancelled, wait for its end before giving way."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
+    task = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -1,12 +1,14 @@
 """Logs of VMs and builds: a page of one, or all of it as it grows."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqlalchemy import ColumnElement, false, func, select
 
+from cakework.domain.errors import QuotaExceeded
 from cakework.domain.ids import AccountId, BuildId, VmId
 from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import VmState
@@ -17,8 +19,13 @@ from cakework.server.services.builds import Builds
 from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
 from cakework.server.store.models import BuildRow, VmRow
+from cakework.turns import Crowded, Turns
 
 HEARTBEAT_S = 15.0
+FOLLOWED_AT_ONCE = 4000
+TURN_S = 20.0
+"""Longest that a page waits for those that the account asked for before."""
+RETRY_AFTER_S = 5
 FOLLOW_BATCH = 500
 
 
@@ -49,35 +56,67 @@ class Logs:
         database: Database,
         store: LogStore,
         followers: Followers,
+        most_followed: int,
         *,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        """Read lines from ``store``; ``followers`` tells when one grows."""
+        """Read lines from ``store``; ``followers`` tells when one grows.
+
+        An account may follow ``most_followed`` logs at once.
+        """
         self._database = database
         self._store = store
         self._followers = followers
         self._heartbeat_s = heartbeat_s
+        self._followed: Turns[AccountId] = Turns(FOLLOWED_AT_ONCE, each=most_followed)
 
-    async def page(self, query: LineQuery) -> Page:
-        """Return the lines that answer a query."""
-        return await self._store.page(query)
+    async def page(self, account: AccountId, query: LineQuery) -> Page:
+        """Return the lines that answer a query, as far as one call looks.
 
-    async def span(self, query: LineQuery) -> tuple[int, int] | None:
+        Raises:
+            QuotaExceeded: too many searches of the account are under way.
+        """
+        try:
+            async with asyncio.timeout(TURN_S):
+                return await self._store.page(query, account)
+        except (TimeoutError, Crowded) as error:
+            raise QuotaExceeded(
+                "The account has as many searches in logs under way as it may.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+
+    async def span(self, account: AccountId, query: LineQuery) -> tuple[int, int] | None:
         """Return the times of the log's first and last line; None when it has none."""
-        return await self._store.span(query.source)
+        return await self._store.span(query.source, account)
 
-    async def follow(self, log: Log, query: LineQuery) -> AsyncGenerator[list[Line] | Quiet]:
+    def check_followed(self, account: AccountId) -> None:
+        """Refuse an account that follows as many logs as it may. Raises QuotaExceeded."""
+        if self._followed.whose([account]) is None:
+            raise QuotaExceeded(
+                "The account follows as many logs as it may.", retry_after_s=RETRY_AFTER_S
+            )
+
+    async def follow(
+        self, account: AccountId, log: Log, query: LineQuery
+    ) -> AsyncGenerator[list[Line] | Quiet]:
         """Yield the lines that answer ``query``, oldest first, as they come.
 
         Ends when the log is whole. Holds one batch at a time: who reads slowly has the rest
         wait in the store.
+
+        Raises:
+            QuotaExceeded: the account follows as many logs as it may.
         """
         query = replace(query, batch=FOLLOW_BATCH)
-        with self._followers.follow(query.source) as changed:
+        with self._counted(account), self._followers.follow(query.source) as changed:
             while not self._followers.closing:
                 changed.clear()
                 whole = await self._is_whole(log)
-                page = await self._store.page(query)
+                try:
+                    page = await self._store.page(query, account)
+                except Crowded:
+                    await asyncio.sleep(RETRY_AFTER_S)
+                    continue
                 query = replace(query, after=max(page.through, query.after or 0))
                 if page.lines:
                     yield page.lines
@@ -87,6 +126,16 @@ class Logs:
                     return
                 if not await _within(changed, self._heartbeat_s):
                     yield "quiet"
+
+    @contextmanager
+    def _counted(self, account: AccountId) -> Generator[None]:
+        """Count one who follows while the block runs. Raises QuotaExceeded."""
+        self.check_followed(account)
+        self._followed.take(account)
+        try:
+            yield
+        finally:
+            self._followed.give_back(account)
 
     @property
     def closing(self) -> bool:

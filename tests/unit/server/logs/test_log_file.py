@@ -1,14 +1,16 @@
 import sqlite3
 from collections.abc import Generator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cakework.domain.facts import VmLine
-from cakework.server.logs import file
+from cakework.server.logs import file, search
 from cakework.server.logs.lines import LineQuery, Order, vm_source
+from cakework.server.logs.search import Bounds
 from cakework.server.logs.tokens import next_token, resume
 from tests.properties import examples
 
@@ -136,7 +138,7 @@ def test_paging_while_a_log_grows_neither_repeats_nor_loses(
         page = file.page(log, asked)
         seen += [line.seq for line in page.lines]
         if page.more:
-            token = next_token(asked, page.lines[-1].seq)
+            token = next_token(asked, page.through)
         elif order is Order.NEWEST_FIRST or step >= len(growth):
             break
         elif page.lines:
@@ -161,3 +163,62 @@ def test_a_page_says_through_which_line_it_looked(log: sqlite3.Connection) -> No
     add(log, lines(31, 5), keep=3)
     assert file.page(log, LineQuery(SOURCE, contains="nothing", after=30)).through == 35
     assert file.page(log, LineQuery(vm_source("none"))).through == 0
+
+
+TEXTS = st.lists(
+    st.sampled_from(["Needle", "hay", "NEEDLE\u0130", "h\u00e4y", "a\0needle", " "]), max_size=40
+)
+WORDS = st.sampled_from(["needle", "\u0130", "\u00e4", "a\0n"])
+
+
+@settings(max_examples=examples(40))
+@given(st.sampled_from(Order), TEXTS, WORDS, st.integers(1, 4))
+def test_a_search_that_stops_again_and_again_finds_everything(
+    order: Order, texts: list[str], word: str, batch: int
+) -> None:
+    """Whatever bounds a call, whatever is in the lines: each that holds the word is found once."""
+    log = in_memory()
+    add(log, [lines(n, 1, text=text)[0] for n, text in enumerate(texts * 5, 1)], keep=100_000)
+    query, found = LineQuery(SOURCE, contains=word, order=order, batch=batch), list[int]()
+    with patch.multiple(search, PIECE_LINES_FIRST=3, PIECE_LINES_MIN=2, PIECE_LINES_MAX=3):
+        for _ in range(1000):
+            page = file.page(log, query, Bounds(text_bytes=1))
+            found += [line.seq for line in page.lines]
+            if not page.more:
+                break
+            assert page.through != query.after
+            query = resume(query, next_token(query, page.through), order_given=True)
+    log.close()
+    holding = [n for n, text in enumerate(texts * 5, 1) if search.fold(word) in search.fold(text)]
+    assert found == (holding if order is Order.OLDEST_FIRST else holding[::-1])
+
+
+def test_a_search_looks_at_so_much_in_one_call(log: sqlite3.Connection) -> None:
+    """In bytes and in time; and then says where to go on, though it found nothing."""
+    add(log, lines(1, 4000, text="x" * 100), keep=100_000)
+    asked = LineQuery(SOURCE, contains="nothing")
+    for bounds in (Bounds(text_bytes=10_000), Bounds(seconds=0)):
+        page = file.page(log, asked, bounds)
+        assert page.lines == []
+        assert page.more
+        assert 0 < page.through < 2000
+    assert not file.page(log, asked).more
+
+
+@given(
+    st.lists(st.integers(0, 6), max_size=30).map(sorted),
+    st.integers(0, 8),
+    st.integers(0, 8),
+    st.sampled_from(Order),
+    st.integers(1, 30),
+)
+def test_a_range_of_time_is_that_of_every_line(
+    times: list[int], from_ms: int, to_ms: int, order: Order, keep: int
+) -> None:
+    """Found without looking at the lines before it: those that it would be found among."""
+    log = in_memory()
+    add(log, [lines(n, 1, at_ms=at)[0] for n, at in enumerate(times, 1)], keep=keep)
+    query = LineQuery(SOURCE, order=order, batch=100, from_ms=from_ms, to_ms=to_ms)
+    kept = [n for n, at in enumerate(times, 1) if from_ms <= at <= to_ms and n > len(times) - keep]
+    assert seqs(log, query) == (kept if order is Order.OLDEST_FIRST else kept[::-1])
+    log.close()

@@ -1,0 +1,142 @@
+"""Looking through a log for a word: bounded in what one call looks at, and out of others' way.
+
+A log may have gigabytes. A call looks at so many bytes, or for so long, and then says how far it
+came; the next call goes on there. It looks at a piece at a time, short enough to stop in time, and
+rests after each for as long as it took, so that it never has more than half a processor.
+
+Text is compared without case, as Unicode has it, which SQLite cannot do; but ASCII it can, and
+that it does without Python, for which the whole server would have to wait.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from cakework.server.logs.lines import Line
+
+PIECE_BYTES = 256 * 1024
+PIECE_LINES_FIRST, PIECE_LINES_MIN, PIECE_LINES_MAX = 64, 8, 1024
+_HOLDS = (
+    "CASE WHEN length(text) = length(CAST(text AS BLOB))"
+    " THEN instr(lower(text), :word) > 0 ELSE holds(text, :word) END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one call looks at, at most: bytes of text, and how long in seconds."""
+
+    text_bytes: int = 32 << 20
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Lines of a log: its key, and the numbers of the first and the last of them."""
+
+    key: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Lines that were found, and the part of the span that was not looked at, if it was bounded."""
+
+    lines: list[Line]
+    rest: Span | None = None
+
+
+def allow(connection: sqlite3.Connection) -> None:
+    """Make a connection one that ``find`` can use."""
+    connection.create_function("holds", 2, _holds, deterministic=True)
+
+
+def fold(text: str) -> str:
+    """Return ``text`` without case, as Unicode has it; İ, the capital of the Turkish i, is i."""
+    return text.casefold().replace("i\u0307", "i")
+
+
+def find(
+    connection: sqlite3.Connection,
+    span: Span,
+    word: str,
+    most: int,
+    *,
+    newest: bool,
+    bounds: Bounds,
+) -> Found:
+    """Return up to ``most`` lines of a span that hold ``word``, the newest first if so asked."""
+    ends = time.monotonic() + bounds.seconds
+    lines: list[Line] = []
+    looked = 0
+    for piece, size in _pieces(connection, span, newest=newest):
+        began = time.monotonic()
+        lines += _in_piece(connection, piece, fold(word), most - len(lines), newest=newest)
+        if len(lines) == most:
+            break
+        looked += size
+        if looked >= bounds.text_bytes or time.monotonic() >= ends:
+            edge = piece.first if newest else piece.last
+            return Found(lines, _behind(span, edge, newest=newest))
+        time.sleep(time.monotonic() - began)
+    return Found(lines)
+
+
+def rows(
+    connection: sqlite3.Connection,
+    span: Span,
+    most: int,
+    *,
+    newest: bool,
+    condition: str = "",
+    **values: object,
+) -> list[Line]:
+    """Return up to ``most`` lines of a span, of those that meet a condition in SQL."""
+    sql = (
+        "SELECT seq, at_ms, stderr, text FROM lines"  # noqa: S608
+        f" WHERE source = :key AND seq BETWEEN :first AND :last {condition}"
+        f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT :most"
+    )
+    named = {"key": span.key, "first": span.first, "last": span.last, "most": most, **values}
+    with closing(connection.execute(sql, named)) as found:
+        return [Line(seq, at, "stderr" if err else "stdout", text) for seq, at, err, text in found]
+
+
+def _pieces(
+    connection: sqlite3.Connection, span: Span, *, newest: bool
+) -> Iterator[tuple[Span, int]]:
+    """Yield a span piece by piece, with the bytes in each."""
+    sql = (
+        "SELECT min(seq), max(seq), total(size), count(*) FROM"  # noqa: S608
+        " (SELECT seq, length(CAST(text AS BLOB)) AS size FROM lines"
+        " WHERE source = ? AND seq BETWEEN ? AND ?"
+        f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT ?)"
+    )
+    count = PIECE_LINES_FIRST
+    while True:
+        row = connection.execute(sql, (span.key, span.first, span.last, count)).fetchone()
+        if not row[3]:
+            return
+        piece, size = Span(span.key, int(row[0]), int(row[1])), int(row[2])
+        yield piece, size
+        fitting = PIECE_BYTES * int(row[3]) // max(size, 1)
+        count = max(PIECE_LINES_MIN, min(fitting, PIECE_LINES_MAX))
+        span = _behind(span, piece.first if newest else piece.last, newest=newest)
+
+
+def _in_piece(
+    connection: sqlite3.Connection, piece: Span, word: str, most: int, *, newest: bool
+) -> list[Line]:
+    return rows(connection, piece, most, newest=newest, condition=f"AND {_HOLDS}", word=word)
+
+
+def _behind(span: Span, seq: int, *, newest: bool) -> Span:
+    """Return what of a span comes after line ``seq``."""
+    return Span(span.key, span.first, seq - 1) if newest else Span(span.key, seq + 1, span.last)
+
+
+def _holds(text: str, folded: str) -> bool:
+    return folded in fold(text)
