@@ -210,6 +210,21 @@ class Settings(BaseSettings):
         default_factory=list[str],
         description="Private ranges guests and builds may reach all the same, comma-separated.",
     )
+    vm_connections: int = Field(
+        default=2048,
+        ge=16,
+        le=1_000_000,
+        description="Connections to others that the host tracks at once for a VM or a build; TCP's "
+        "count for two minutes after they were closed. All VMs' together should have room in the "
+        "host's net.netfilter.nf_conntrack_max.",
+    )
+    vm_connections_per_s: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="New connections per second of a VM or a build; five seconds' worth may be "
+        "opened at once.",
+    )
 
     build_concurrency: int = Field(
         default=3,

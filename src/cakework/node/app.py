@@ -148,7 +148,12 @@ async def _assemble(
     settings: Settings, artifacts: Artifacts, territory: Territory, stack: AsyncExitStack
 ) -> Node:
     folder = settings.node_dir
-    egress = Egress(settings.egress, tuple(settings.egress_allow))
+    egress = Egress(
+        settings.egress,
+        tuple(settings.egress_allow),
+        settings.vm_connections,
+        settings.vm_connections_per_s,
+    )
     reach = _reach(settings)
     _set_up_network(outer_rules(egress, territory, reach.ranges))
     journal = Journal.open(folder / "journal")

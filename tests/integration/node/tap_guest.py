@@ -27,9 +27,16 @@ class TapGuest:
         answer = self._receive(ARP)
         self._gateway = answer[8:14]
 
-    def say(self, text: bytes, target: str, port: int, source: str = GUEST_ADDRESS) -> None:
+    def say(
+        self,
+        text: bytes,
+        target: str,
+        port: int,
+        source: str = GUEST_ADDRESS,
+        from_port: int = PORT,
+    ) -> None:
         """Send a datagram from ``source``, whether that is ours or not."""
-        udp = struct.pack("!HHHH", PORT, port, 8 + len(text), 0) + text
+        udp = struct.pack("!HHHH", from_port, port, 8 + len(text), 0) + text
         head = struct.pack(
             "!BBHHHBBH4s4s",
             *(0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0),

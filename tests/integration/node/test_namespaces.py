@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from cakework.node.network.namespaces import (
     make_vm_namespace,
     run_inside,
     set_host_rules,
+    unplug,
     unplug_left,
 )
 from cakework.node.network.rules import Egress, no_rules, outer_rules
@@ -45,7 +46,14 @@ table ip nat { chain leaving {
   type nat hook postrouting priority 100; oifname "uplink" masquerade;
 }; }
 """
+TRACKING = """
+table ip tracking { chain passing {
+  type filter hook forward priority 0; ct state invalid drop;
+}; }
+"""
+"""A host tracks connections where a rule asks for them, and in practice one always does."""
 ALL = Egress()
+FLOOD = 3000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -128,6 +136,11 @@ def arrived(target: socket.socket) -> list[bytes]:
             found.append(target.recv(100))
         except BlockingIOError:
             return found
+
+
+def tracked() -> int:
+    """Return how many connections are in the host's table."""
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
 
 
 @pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
@@ -225,6 +238,85 @@ def test_a_guest_reaches_nothing_in_its_own_namespace(world: int) -> None:
         assert guest.hear() == (GATEWAY, b"from the node")
         guest.say(b"answer", GATEWAY, PORT)
         assert gateway.recv(100) == b"answer"
+
+
+@pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
+def test_thousands_of_connections_leave_room_for_a_neighbour(world: int, down: str) -> None:
+    """Of what a guest opens, the host's table takes no more than it may have, with either wall; its
+    neighbour opens connections as before, and what is open stays usable."""
+    egress = Egress(connections=100, connections_per_s=1_000_000)
+    set_host_rules(outer_rules(egress, TERRITORY))
+    with (
+        vm_namespace(egress) as namespace,
+        vm_namespace(egress, NEIGHBOUR) as other,
+        listener(world, PUBLIC) as public,
+    ):
+        take_down(namespace, down)
+        set_host_rules(TRACKING)
+        guest, neighbour = guest_of(namespace), guest_of(other)
+        guest.say(b"first", PUBLIC, PORT)
+        assert public.recv(100) == b"first"
+        for number in range(FLOOD):
+            guest.say(b"flood", PUBLIC, 20_000, from_port=1024 + number)
+        guest.say(b"still there", PUBLIC, PORT)
+        neighbour.say(b"neighbour", PUBLIC, PORT)
+        assert [public.recv(100), public.recv(100)] == [b"still there", b"neighbour"]
+        assert (tracked() <= 101) == (down != "both")
+
+
+@pytest.mark.parametrize("down", ["none", "inner", "outer"])
+def test_connections_are_opened_no_faster_than_allowed(world: int, down: str) -> None:
+    """A burst beyond the rate opens nothing, with either wall; one that was opened may send at any
+    rate, answered or not."""
+    egress = Egress(connections=1_000_000, connections_per_s=2)
+    set_host_rules(outer_rules(egress, TERRITORY))
+    with vm_namespace(egress) as namespace, listener(world, PUBLIC) as public:
+        take_down(namespace, down)
+        set_host_rules(TRACKING)
+        guest = guest_of(namespace)
+        for _ in range(100):
+            guest.say(b"one way", PUBLIC, PORT)
+            assert public.recv(100) == b"one way"
+        for number in range(FLOOD):
+            guest.say(b"flood", PUBLIC, 20_000, from_port=1024 + number)
+        assert tracked() < FLOOD / 2
+
+
+def test_connections_of_a_build_are_bounded(world: int) -> None:
+    """What runs in a build's namespace itself opens no more than a guest may."""
+    egress = Egress(connections=100, connections_per_s=1_000_000)
+    set_host_rules(outer_rules(Egress(connections_per_s=1_000_000), TERRITORY))
+    namespace = make_build_namespace(TERRITORY, SLOT, egress)
+
+    def flood() -> None:
+        for _ in range(FLOOD):
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+                suppress(PermissionError),
+            ):
+                one.sendto(b"flood", (PUBLIC, 20_000))
+
+    run_inside(namespace.fd, flood)
+    namespace.close()
+    assert 50 < tracked() <= 100
+
+
+def test_connections_go_with_their_namespace(world: int) -> None:
+    """What a VM left open is not counted for the next one in its place, nor for ever in the host's
+    table; others' connections stay."""
+    egress = Egress(connections=100, connections_per_s=1_000_000)
+    set_host_rules(outer_rules(egress, TERRITORY))
+    with vm_namespace(egress, NEIGHBOUR) as other, listener(world, PUBLIC) as public:
+        guest_of(other).say(b"neighbour", PUBLIC, PORT)
+        assert public.recv(100) == b"neighbour"
+        for _ in range(2):
+            with vm_namespace(egress) as namespace:
+                guest = guest_of(namespace)
+                for number in range(FLOOD):
+                    guest.say(b"flood", PUBLIC, 20_000, from_port=1024 + number)
+                assert 50 < tracked() <= 101
+            unplug(TERRITORY, SLOT)
+            assert tracked() == 1
 
 
 def test_a_namespace_goes_with_who_holds_it() -> None:

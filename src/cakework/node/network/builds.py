@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cakework.node.cleanup import clean_up
@@ -97,7 +97,7 @@ class BuildNetworks:
         """Give the path of a namespace to fetch from where the operator's reach goes, too."""
         allow = (*self._egress.allow, *self._reach.ranges)
         async with contextlib.AsyncExitStack() as stack:
-            egress = Egress(self._egress.public, allow)
+            egress = replace(self._egress, allow=allow)
             namespace = await stack.enter_async_context(self._namespace(egress))
             await stack.enter_async_context(self._let_through(namespace))
             for address in self._reach.loopback:

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import pyroute2  # pyright: ignore[reportMissingTypeStubs]
 
 from cakework.node.listing import entries, if_there
+from cakework.node.network.connections import forget_connections
 from cakework.node.network.rules import Egress, inner_rules, local_rules, names_rule
 from cakework.node.territory import Territory
 
@@ -161,15 +162,18 @@ def adopt_namespace(slot: int, pid: int) -> Namespace:
 
 
 def unplug(territory: Territory, slot: int) -> None:
-    """Remove the pair of links of ``slot`` at once; none there is no error.
+    """Remove the pair of links of ``slot`` at once, and what the host still tracks of its
+    connections; none there is no error.
 
-    The kernel does so by itself when a namespace is gone, but takes its time. Blocks for some
-    milliseconds. Raises OSError.
+    The kernel does the first by itself when a namespace is gone, but takes its time; a connection
+    that nobody closed it tracks for five days, and whoever has the slot next would be counted for
+    it. Blocks for some milliseconds. Raises OSError.
     """
     try:
         _remove(host_end_name(territory, slot))
     except NetlinkError as error:
         raise OSError(f"the kernel refused to remove a link: {error}") from error
+    forget_connections(territory.addresses(slot)[1])
 
 
 def unplug_left(territory: Territory, held: Callable[[int], bool]) -> None:
@@ -252,7 +256,8 @@ def _with_host_end(territory: Territory, slot: int, work: Callable[[], T]) -> T:
     """Do ``work``, which makes the links of ``slot``, in a thread; undo it if that fails."""
     name = host_end_name(territory, slot)
     try:
-        _remove(name)
+        if _remove(name):
+            forget_connections(territory.addresses(slot)[1])
         try:
             return _in_thread(work)
         except BaseException:
@@ -277,12 +282,12 @@ def _add_pair(name: str, address: str, namespace_fd: int) -> None:
         route.link("set", index=index, state="up")
 
 
-def _remove(name: str) -> None:
-    """Remove the host's end of a pair, and so both; none there is no error."""
+def _remove(name: str) -> bool:
+    """Remove the host's end of a pair, and so both; say whether it was there."""
     try:
         index = socket.if_nametoindex(name)
     except OSError:
-        return
+        return False
     try:
         with IPRoute() as route:
             route.link("del", index=index)
@@ -290,6 +295,7 @@ def _remove(name: str) -> None:
         # The kernel may have taken it since, with the namespace of its other end.
         if error.code != errno.ENODEV:
             raise
+    return True
 
 
 def _plug(territory: Territory, slot: int, host_end: str, namespace_fd: int) -> None:

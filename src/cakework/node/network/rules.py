@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cakework.node.territory import Territory
+from cakework.node.territory import SLOTS, Territory
 
 NOT_PUBLIC = (
     "0.0.0.0/8",
@@ -29,12 +29,29 @@ NOT_PUBLIC = (
 """Ranges that are not globally reachable, by IANA's special-purpose address registry."""
 
 
+UNTRACKED = "ct status & confirmed == 0"
+"""Matches the first packet of a connection, which enters the kernel's table if nothing drops it."""
+CONNECTIONS = 2048
+"""A 128th of 262,144, which is the most that Linux, left to itself, takes into its table
+(https://docs.kernel.org/networking/nf_conntrack-sysctl.html: nf_conntrack_buckets, _max)."""
+CONNECTIONS_PER_S = 100
+BURST_S = 5
+"""So many seconds' worth of new connections may be opened at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """What may be reached: the public internet, and ranges allowed although they are not public."""
+    """What may be reached: the public internet, and ranges allowed although they are not public;
+    and how much of the host's table of connections one network may take.
+
+    ``connections`` are those that the kernel tracks at once, of any protocol: it forgets a closed
+    one of TCP after two minutes, one of UDP half a minute after its last packet.
+    """
 
     public: bool = True
     allow: Sequence[str] = ()
+    connections: int = CONNECTIONS
+    connections_per_s: int = CONNECTIONS_PER_S
 
 
 def inner_rules(egress: Egress, guest: str, tap: str, uplink: str) -> str:
@@ -44,6 +61,7 @@ def inner_rules(egress: Egress, guest: str, tap: str, uplink: str) -> str:
     """
     return f"""
 table ip cakework {{
+  {_opening(egress)}
   chain incoming {{
     type filter hook input priority 0; policy drop;
     iifname "lo" accept
@@ -54,6 +72,7 @@ table ip cakework {{
     iifname "{uplink}" ct state established,related accept
     iifname != "{tap}" drop
     ip saddr != {guest} drop
+    {UNTRACKED} jump opening
     {_allow(egress)}
     ip daddr {{ {", ".join(NOT_PUBLIC)} }} drop
     {"accept" if egress.public else "drop"}
@@ -72,9 +91,10 @@ table ip6 cakework {{
 
 def names_rule(guest: str, gateway: str, tap: str) -> str:
     """Return what lets a guest ask a resolver at its gateway, and nothing else there."""
+    asks = f'iifname "{tap}" ip saddr {guest} ip daddr {gateway} udp dport 53'
     return (
-        f'add rule ip cakework incoming iifname "{tap}" ip saddr {guest} '
-        f"ip daddr {gateway} udp dport 53 accept\n"
+        f"add rule ip cakework incoming {asks} {UNTRACKED} jump opening\n"
+        f"add rule ip cakework incoming {asks} accept\n"
     )
 
 
@@ -82,6 +102,7 @@ def local_rules(egress: Egress, uplink: str) -> str:
     """Return the rules of a namespace in which processes themselves run: that of a build."""
     return f"""
 table ip cakework {{
+  {_opening(egress)}
   chain incoming {{
     type filter hook input priority 0; policy drop;
     iifname "lo" accept
@@ -90,6 +111,7 @@ table ip cakework {{
   chain outgoing {{
     type filter hook output priority 0; policy drop;
     oifname "lo" accept
+    {UNTRACKED} jump opening
     {_allow(egress)}
     ip daddr {{ {", ".join(NOT_PUBLIC)} }} reject with icmp type admin-prohibited
     oifname "{uplink}" {"accept" if egress.public else "drop"}
@@ -113,6 +135,12 @@ table ip {table}
 delete table ip {table}
 table ip {table} {{
   set fetching {{ type ifname; }}
+  set opened {{ type ifname; size {SLOTS}; flags dynamic, timeout; timeout 1m; }}
+  set open {{ type ifname; size {SLOTS}; flags dynamic; }}
+  chain opening {{
+    add @opened {{ iifname {_rate(egress)} }} drop
+    add @open {{ iifname ct count over {egress.connections} }} drop
+  }}
   chain incoming {{
     type filter hook input priority -10;
     iifname {ours} drop
@@ -121,6 +149,7 @@ table ip {table} {{
     type filter hook forward priority -10;
     iifname {ours} oifname {ours} drop
     iifname {ours} ip saddr != {territory.subnet} drop
+    iifname {ours} {UNTRACKED} jump opening
     iifname @fetching jump fetched
     iifname {ours} {_verdicts(egress)}
     oifname {ours} ct state established,related accept
@@ -151,6 +180,19 @@ def fetching_element(verb: Literal["add", "delete"], territory: Territory, slot:
 def no_rules(territory: Territory) -> str:
     """Return what takes the host's rules away again."""
     return f"table ip {territory.name}\ndelete table ip {territory.name}\n"
+
+
+def _opening(egress: Egress) -> str:
+    """Return the chain that drops what would open a connection too many."""
+    return f"""chain opening {{
+    {_rate(egress)} drop
+    ct count over {egress.connections} drop
+  }}"""
+
+
+def _rate(egress: Egress) -> str:
+    burst = BURST_S * egress.connections_per_s
+    return f"limit rate over {egress.connections_per_s}/second burst {burst} packets"
 
 
 def _verdicts(egress: Egress) -> str:
