@@ -12,6 +12,8 @@ LIST_MAX = 32_000
 HOSTNAME_MAX = 64
 SEED_SIZE = 32
 MARK = b"\xff"
+HELLO = 129
+"""The type of a guest's HELLO."""
 WIRE_MAX = 2 * FRAME_MAX
 """Bytes that a frame takes at most on the wire, without its closing FF."""
 

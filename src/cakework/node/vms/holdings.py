@@ -17,7 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
@@ -54,7 +54,6 @@ OVERHEAD_MB = 256
 GREET_TIMEOUT_S = 5.0
 GREET_RETRY_S = 0.01
 END_TIMEOUT_S = 0.5
-CLOSE_TIMEOUT_S = 1.0
 ADOPT_TIMEOUT_S = 30.0
 SHORTAGES = (
     errno.EAGAIN,
@@ -216,8 +215,7 @@ class Holdings:
 
     async def _let_go(self) -> None:
         self._held.pop_all()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.channel.close(), CLOSE_TIMEOUT_S)
+        await self.channel.close()
         await self.monitor.close()
         self.process.close()
         self.namespace.close()
@@ -343,7 +341,7 @@ class Holdings:
                 await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
             except TimeoutError:
                 raise error from None
-            said = (self.folder / OUTPUT).read_text(errors="replace")[-500:].strip()
+            said = _end_of(self.folder / OUTPUT, 500)
             raise Unavailable(f"QEMU {self.process.how()} at its start: {said}") from error
 
     async def _hold_monitor(self, timeout_s: float) -> None:
@@ -382,6 +380,13 @@ async def _end_process(process: Process) -> None:
     await process.wait()
     process.close()
     step(Step.NODE_MACHINE_PROCESS_GONE)
+
+
+def _end_of(file: Path, most: int) -> str:
+    """Return the last ``most`` bytes of what QEMU says, which may be any number."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - most))
+        return stream.read(most).decode(errors="replace").strip()
 
 
 def _remove_disks(folder: Path) -> None:

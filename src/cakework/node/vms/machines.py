@@ -330,7 +330,10 @@ class Machine(Holdings):
             try:
                 with theirs:
                     await self.monitor.save(theirs.fileno(), SAVE_TIMEOUT_S)
-                await receiving
+                async with asyncio.timeout(SAVE_TIMEOUT_S):
+                    await receiving
+            except TimeoutError as error:
+                raise Unavailable("QEMU's state has no end") from error
             finally:
                 receiving.cancel()
                 await asyncio.gather(receiving, return_exceptions=True)

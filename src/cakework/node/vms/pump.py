@@ -58,11 +58,13 @@ class Pump:
         frames = await self._channel.receive_all()
         if not frames:
             return None
-        lines = self._new(frame for frame in frames if isinstance(frame, Line))
+        lines = [frame for frame in frames if isinstance(frame, Line)]
+        if new := self._new(lines):
+            self._journal.extend(new)
+            self.newest.extend(line.text[:NEWEST_CHARACTERS] for line in new)
+            await self._channel.send(Ack(new[-1].seq - self._before))
         if lines:
-            self._journal.extend(lines)
-            self.newest.extend(line.text[:NEWEST_CHARACTERS] for line in lines)
-            await self._channel.send(Ack(lines[-1].seq - self._before))
+            # Also for those sent again, which a guest may do for ever.
             await self._keep_to_rate(lines)
         return [frame for frame in frames if not isinstance(frame, Line)]
 
@@ -90,7 +92,7 @@ class Pump:
             )
         return facts
 
-    async def _keep_to_rate(self, lines: list[VmLine]) -> None:
+    async def _keep_to_rate(self, lines: list[Line]) -> None:
         now = time.monotonic()
         cost = len(lines) / LINES_PER_S + sum(len(line.text) for line in lines) / BYTES_PER_S
         self._debt_s = max(0.0, self._debt_s - (now - self._at)) + cost

@@ -40,6 +40,9 @@ from cakework.node.vms.pump import Pump
 from cakework.node.vms.questions import Questions
 from cakework.node.vms.runs import how_it_ended
 
+START_TIMEOUT_S = 60.0
+"""How long a guest may take to start its program: as a rule some 15 ms, on a host that has no time
+for it seconds, and for ever in a machine that its image has brought to a halt."""
 CHECK_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 10.0
 END_NOTICE_S = 2.0
@@ -203,20 +206,31 @@ class Vm:
         self.now_started()
         return await asyncio.get_running_loop().create_future()
 
+    async def _be_begun(self) -> str:
+        """Wait for the program to be started; return only if it is not, and why."""
+        # The pump takes nothing while the journal is full.
+        await self._journal.room()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self.begun.wait()
+        except TimeoutError:
+            if self.asked_to_stop:
+                return STOPPED_ON_REQUEST
+            return f"the VM was ended: it did not start its program in {START_TIMEOUT_S:g} s"
+        return await asyncio.get_running_loop().create_future()
+
     async def _watch(self, machine: Machine) -> str:
         """Return why the VM is over, when it is."""
         questions = self._questions = Questions(machine.channel, self._hook_timeout_s)
         pumping = asyncio.create_task(self._pump(machine, questions))
         ended = asyncio.create_task(machine.process.wait())
         hung = asyncio.create_task(_hang(machine))
-        tasks: set[asyncio.Task[Any]] = {pumping, ended, hung}
-        beginning: asyncio.Task[str] | None = None
-        if machine.channel.hello.state == "frozen":
-            beginning = asyncio.create_task(self._begin(questions))
-            tasks.add(beginning)
+        frozen = machine.channel.hello.state == "frozen"
+        beginning = asyncio.create_task(self._begin(questions) if frozen else self._be_begun())
+        tasks: set[asyncio.Task[Any]] = {pumping, ended, hung, beginning}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if beginning is not None and beginning.done() and not pumping.done():
+            if beginning.done() and not pumping.done():
                 return beginning.result()
             if ended.done() and not pumping.done():
                 await asyncio.wait({pumping}, timeout=CHECK_TIMEOUT_S)
@@ -259,8 +273,9 @@ class Vm:
                 return None
             self._log.warning("vm.protocol_broken", reason=error.detail)
             return f"the VM was ended: {error.detail}"
-        await machine.process.wait()
-        return None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(machine.process.wait(), CHECK_TIMEOUT_S)
+        return None if machine.process.ended else "the VM was ended: it closed its port"
 
     def _take(self, frame: GuestFrame) -> None:
         if isinstance(frame, Started):

@@ -14,7 +14,6 @@ from typing import TypeVar, cast
 from qemu.qmp import QMPClient
 
 from cakework.node.guest.channel import GuestChannel
-from cakework.node.guest.codec import encode
 from cakework.node.guest.protocol import (
     Exited,
     Failed,
@@ -66,9 +65,7 @@ class Talk:
 
     async def send_at_once(self, *frames: HostFrame) -> None:
         """Send frames in one piece, with no time between them."""
-        writer = self.channel._writer  # pyright: ignore[reportPrivateUsage]
-        writer.write(b"".join(map(encode, frames)))
-        await writer.drain()
+        await self.channel.send(*frames)
 
     async def next(self) -> GuestFrame:
         async with asyncio.timeout(DEADLINE_S):

@@ -165,8 +165,12 @@ def test_no_line_is_from_the_future(tmp_path: Path) -> None:
     assert began_ms <= fact.at_ms <= time.time() * 1000
 
 
-def test_it_keeps_to_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the burst it waits as long as the rate says, unless nothing prints any more."""
+@pytest.mark.parametrize("again", [False, True])
+def test_it_keeps_to_its_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """Beyond the burst it waits as long as the rate says, unless nothing prints any more; also for
+    a line that a guest sends again and again."""
     waits: list[float] = []
     now = SimpleNamespace(monotonic=lambda: 100.0, time_ns=time.time_ns)
 
@@ -178,7 +182,7 @@ def test_it_keeps_to_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     async def scene() -> None:
         monkeypatch.setattr(module, "time", now)
         async with rig(tmp_path) as r:
-            lines = [line(n) for n in range(1, 501)]
+            lines = [line(1 if again else n) for n in range(1, 501)]
             with monkeypatch.context() as clock:
                 clock.setattr(module, "asyncio", SimpleNamespace(wait_for=wait_for))
                 clock.setattr(module, "LINES_PER_S", 50.0)
