@@ -4,19 +4,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "identity.h"
 #include "network.h"
 #include "paths.h"
-
-/* linux/openat2.h */
-enum { NO_MAGIC_LINKS = 0x02, IN_ROOT = 0x10 };
-
-struct how {
-    uint64_t flags, mode, resolve;
-};
 
 struct etc etc_of(const struct identity *identity, const char *address)
 {
@@ -40,14 +33,12 @@ struct etc etc_of(const struct identity *identity, const char *address)
 
 static bool write_one(int root, const char *path, const struct text *text, struct failure *f)
 {
-    const struct how how = {O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_CLOEXEC, 0644,
-                            IN_ROOT | NO_MAGIC_LINKS};
     int fd;
     ssize_t n;
     if (text->cut)
         return fail(f, E2BIG, "writing", path);
-    fd = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
-    n = fd < 0 ? -1 : write(fd, text->at, text->used);
+    fd = plain_open(root, path, O_WRONLY | O_CREAT);
+    n = fd < 0 || ftruncate(fd, 0) ? -1 : write(fd, text->at, text->used);
     if (n != (ssize_t)text->used)
         fail(f, n < 0 ? errno : ENOSPC, "writing", path);
     if (fd >= 0)

@@ -22,7 +22,8 @@ struct etc etc_of(const struct identity *identity, const char *address);
 /* Writes them below `root`, where the folders are there. */
 bool etc_write(const struct etc *etc, const char *root, struct failure *f);
 
-/* Writes them again as process `pid` sees them. No link leads out of what it sees. */
+/* Writes them again as process `pid` sees them. No link leads out of what it sees, and nothing but
+ * plain files is written to. */
 bool etc_rewrite(const struct etc *etc, pid_t pid, struct failure *f);
 
 #endif

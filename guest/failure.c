@@ -15,7 +15,7 @@ bool fail(struct failure *f, int error, const char *doing, const char *thing)
     }
     if (error) {
         text_add(&t, ": ");
-        text_add(&t, strerror(error));
+        text_add(&t, error == NOT_PLAIN ? "it is not a plain file" : strerror(error));
     }
     return false;
 }

@@ -2,7 +2,11 @@
 #ifndef FAILURE_H
 #define FAILURE_H
 
+#include <errno.h>
 #include <stdbool.h>
+
+/* An errno of our own: what was to be a plain file is something else. */
+enum { NOT_PLAIN = EMEDIUMTYPE };
 
 struct failure {
     int error;

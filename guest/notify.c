@@ -5,10 +5,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "etc.h"
 
-enum { MESSAGE_MAX = 4096 };
+enum { MESSAGE_MAX = 4096, MESSAGES_PER_TURN = 8 };
 
 int notify_open(void)
 {
@@ -18,6 +19,8 @@ int notify_open(void)
 bool notify_place(int fd, struct failure *f)
 {
     const struct sockaddr_un place = {AF_UNIX, ETC_FOLDER "/notify"};
+    /* The image may have something there; a folder, it may not. */
+    unlink(place.sun_path);
     if (bind(fd, (const struct sockaddr *)&place, sizeof place) || chmod(place.sun_path, 0666))
         return fail(f, errno, "making", place.sun_path);
     return true;
@@ -37,7 +40,10 @@ bool notify_read(int fd)
     char message[MESSAGE_MAX + 1];
     bool ready = false;
     ssize_t size;
-    while ((size = recv(fd, message, MESSAGE_MAX, 0)) >= 0) {
+    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+        size = recv(fd, message, MESSAGE_MAX, 0);
+        if (size < 0)
+            break;
         message[size] = '\0';
         ready |= says_ready(message);
     }

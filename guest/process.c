@@ -7,7 +7,9 @@
 #include <signal.h>
 #include <stdalign.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,7 +46,7 @@ struct start {
 static bool read_accounts(const char *path, char *buffer, struct file_text *text,
                           struct failure *f)
 {
-    ssize_t size = file_read(path, buffer, ACCOUNTS_MAX);
+    ssize_t size = plain_read(path, buffer, ACCOUNTS_MAX);
     if (size < 0 && errno != ENOENT && errno != ENOTDIR)
         return fail(f, errno, "reading", path);
     if (size == ACCOUNTS_MAX - 1)
@@ -77,11 +79,28 @@ static bool enter_folder(const char *cwd, struct failure *f)
     return true;
 }
 
+/* A program that a hook joins may have put anything in its place. */
+static int open_null(void)
+{
+    struct stat st;
+    int fd = open("/dev/null", O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    if (!fstat(fd, &st) && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3) &&
+        !fcntl(fd, F_SETFL, 0))
+        return fd;
+    close(fd);
+    errno = ENODEV;
+    return -1;
+}
+
 /* Standard input is the null device of the new root, not one of the old. */
 static bool set_streams(const struct start *start, struct failure *f)
 {
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(start->out, STDOUT_FILENO) < 0 ||
+    int null = open_null();
+    if (null < 0)
+        return fail(f, errno, "opening", "/dev/null");
+    if (dup2(null, STDIN_FILENO) < 0 || dup2(start->out, STDOUT_FILENO) < 0 ||
         dup2(start->err, STDERR_FILENO) < 0)
         return fail(f, errno, "setting up the standard streams", NULL);
     return true;
@@ -103,8 +122,7 @@ static bool detach(struct failure *f)
     sigemptyset(&none);
     if (!freezer_enter(f))
         return false;
-    if (!switch_write("/proc/self/oom_score_adj", "0") || setsid() < 0 ||
-        sigprocmask(SIG_SETMASK, &none, NULL))
+    if (setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL))
         return fail(f, errno, "detaching the process", NULL);
     return true;
 }
@@ -147,6 +165,9 @@ static bool execute(char **argv, char **env, struct failure *f)
 static bool enter(const struct start *start)
 {
     struct failure *f = start->failure;
+    /* By the guest's /proc: the program to be joined may have put another in the place of its. */
+    if (!switch_write(VM_PROC "/self/oom_score_adj", "0"))
+        return fail(f, errno, "detaching the process", NULL);
     if (start->mounts >= 0)
         return rootfs_join(start->mounts, f);
     return rootfs_enter(start->image, start->volume, f) &&

@@ -1,6 +1,7 @@
 #include "rootfs.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include "files.h"
 #include "mounts.h"
 #include "paths.h"
+#include "text.h"
 
 struct device {
     const char *path;
@@ -119,12 +121,33 @@ static bool mount_overlay(const struct disk *image, struct failure *f)
     return true;
 }
 
+/* The image may have a link there: it leads to somewhere in the image. */
+static int open_data(void)
+{
+    int root = open(NEW_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC), folder, error;
+    if (root < 0)
+        return -1;
+    folder = folder_open(root, "data");
+    error = errno;
+    close(root);
+    errno = error;
+    return folder;
+}
+
 static bool mount_volume(const struct disk *volume, struct failure *f)
 {
-    if (!folder_make(NEW_ROOT "/data", 0755) ||
-        mount(volume->node, NEW_ROOT "/data", "ext4", MS_NODEV | MS_NOATIME, EXT4_OPTIONS))
-        return fail(f, errno, "mounting the volume", NULL);
-    return true;
+    char path[64];
+    struct text t = text_of(path, sizeof path);
+    int folder = open_data(), error;
+    bool mounted;
+    text_add(&t, VM_PROC "/self/fd/");
+    text_number(&t, (uint64_t)folder);
+    mounted = folder >= 0 &&
+              !mount(volume->node, path, "ext4", MS_NODEV | MS_NOATIME, EXT4_OPTIONS);
+    error = errno;
+    if (folder >= 0)
+        close(folder);
+    return mounted ? true : fail(f, error, "mounting the volume at", "/data");
 }
 
 /* VM_FOLDER goes with all that is mounted in it; of the old root an empty shell is left,

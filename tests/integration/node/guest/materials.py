@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,13 @@ def _make_guest(build: Path) -> Path:
     return build / "cakework-guest"
 
 
-def make_image(target: Path, files: dict[str, str | bytes]) -> None:
-    """Make an EROFS image of busybox and ``files``, by path; those in bin can be executed."""
+def make_image(
+    target: Path, files: dict[str, str | bytes], change: Callable[[Path], None] | None = None
+) -> None:
+    """Make an EROFS image of busybox and ``files``, by path; those in bin can be executed.
+
+    ``change`` does to the folder of which it is made what else is to be done.
+    """
     root = target.with_name(target.name + ".root")
     for folder in ("bin", "etc", "tmp"):
         (root / folder).mkdir(parents=True)
@@ -60,6 +66,8 @@ def make_image(target: Path, files: dict[str, str | bytes]) -> None:
     for program in (root / "bin").iterdir():
         if not program.is_symlink():
             program.chmod(0o755)
+    if change is not None:
+        change(root)
     subprocess.run(["mkfs.erofs", target, root], check=True, stdout=subprocess.DEVNULL)
 
 
