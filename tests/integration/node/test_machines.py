@@ -14,6 +14,7 @@ import pytest
 
 from cakework.domain.errors import InvalidRequest, NoRoom, NotFound, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
+from cakework.domain.ids import new_vm_id
 from cakework.domain.vms import Shape
 from cakework.node.cgroups import Cgroup, NotEnded
 from cakework.node.guest.channel import GuestChannel
@@ -26,11 +27,13 @@ from cakework.node.guest.protocol import (
     Run,
     Started,
 )
+from cakework.node.images.store import RunConfig
 from cakework.node.vms import machines, qemu, vm
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Footprint
 from cakework.node.vms.workshop import Workshop
+from tests.integration.node.guest.materials import make_image
 from tests.integration.node.vm_site import (
     ARTIFACTS,
     DEADLINE_S,
@@ -177,6 +180,28 @@ async def test_a_vm_from_order_to_end(yard: Yard, tmp_path: Path) -> None:
         assert s.vms.report(order.vm_id).exit_code == 7
         with pytest.raises(NotFound):
             s.vms.machine(order.vm_id)
+
+
+async def test_an_image_with_a_pipe_for_its_accounts(yard: Yard, tmp_path: Path) -> None:
+    """Its start ends with a reason, all that it held is released, and the next goes well."""
+
+    def change(root: Path) -> None:
+        (root / "etc/passwd").unlink()
+        os.mkfifo(root / "etc/passwd")
+
+    make_image(tmp_path / "odd", {}, change)
+    async with site(yard, tmp_path) as s:
+        order = await s.order("exec sleep 600")
+        config = RunConfig(argv=("/bin/true",))
+        odd = await s.images.put("odd", tmp_path / "odd", config)
+        attack = order.model_copy(update={"vm_id": new_vm_id(), "image_id": odd.image_id})
+        report = await asyncio.wait_for(s.vms.start(attack), 2 * DEADLINE_S)
+        assert report.state == "stopped"
+        assert report.reason == (
+            "the program could not be started: reading /etc/passwd: it is not a plain file"
+        )
+        await s.clean()
+        assert (await s.vms.start(order)).state == "started"
 
 
 @pytest.mark.parametrize("pool", [0, 1])

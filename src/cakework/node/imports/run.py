@@ -117,7 +117,6 @@ class ImportRun:
         return image
 
     async def _pull(self, confinement: Confinement) -> None:
-        (confinement.work / "unpack.py").write_bytes(UNPACK.read_bytes())
         out = f"/b/{confinement.work.name}/out"
         stderr = ""
         for _ in range(PULLS):
@@ -151,7 +150,6 @@ class ImportRun:
         return BuildError(explain_export(stderr, limits.image_mb))
 
     async def _run(self, confinement: Confinement, step: str, *more: str) -> tuple[int, str, str]:
-        (confinement.work / "fetch.sh").write_bytes(SCRIPT.read_bytes())
         script = f"/b/{confinement.work.name}/fetch.sh"
         command = ("sh", script, step, self._order.image_uri, *more)
         return await self._shop.sandbox.read(command, confinement, _auth_file(self._order))
@@ -164,6 +162,9 @@ class ImportRun:
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
             stack.push_async_callback(shop.storage.clear_work, work_id)
+            for script in (SCRIPT, UNPACK):
+                # Before anything ran there: what did could have left links in their places.
+                (work / script.name).write_bytes(script.read_bytes())
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
             stack.push_async_callback(clean_up, "cgroup", cgroup.end, work_id=work_id)
             network = await stack.enter_async_context(shop.network.lease_fetching())
