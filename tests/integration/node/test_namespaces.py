@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,8 @@ TERRITORY = Territory(60)
 SLOT, NEIGHBOUR = 5, 6
 PUBLIC = "11.22.33.44"
 PRIVATE, METADATA, LAN = "10.99.0.2", "169.254.169.254", "192.168.77.2"
+WIRESERVER = "168.63.129.16"
+"""Azure's: a public address, answered by the host's neighbour."""
 HOST, OTHER = TERRITORY.addresses(SLOT)[0], TERRITORY.addresses(NEIGHBOUR)[1]
 PORT = 7777
 ONLY_NAT = """
@@ -86,7 +88,7 @@ def world() -> Iterator[int]:
         run_inside(fd, lambda: _ip("addr add 203.0.113.2/30 dev in"))
         run_inside(fd, lambda: _ip("link set in up"))
         run_inside(fd, lambda: _ip("route add default via 203.0.113.1"))
-        for address in (PUBLIC, PRIVATE, METADATA, LAN):
+        for address in (PUBLIC, PRIVATE, METADATA, LAN, WIRESERVER):
             run_inside(fd, lambda address=address: _ip(f"addr add {address}/32 dev in"))
             _ip(f"route add {address}/32 via 203.0.113.2")
         yield fd
@@ -144,7 +146,7 @@ def tracked() -> int:
 
 
 @pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
-@pytest.mark.parametrize("target", [PRIVATE, METADATA, LAN, HOST, OTHER])
+@pytest.mark.parametrize("target", [PRIVATE, METADATA, LAN, WIRESERVER, HOST, OTHER])
 def test_each_wall_is_enough(world: int, target: str, down: str) -> None:
     """Private ranges, the host and other slots are out of reach with either wall alone;
     without both they are reached, so nothing else stands in between."""
@@ -162,6 +164,32 @@ def test_each_wall_is_enough(world: int, target: str, down: str) -> None:
         guest = guest_of(namespace)
         guest.say(b"forbidden", target, PORT)
         guest.say(b"allowed", PUBLIC, PORT)
+        assert public.recv(100) == b"allowed"
+        if down == "both":
+            assert forbidden.recv(100) == b"forbidden"
+        assert arrived(forbidden) == []
+
+
+@pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
+@pytest.mark.parametrize("target", [METADATA, WIRESERVER])
+def test_each_wall_of_a_build_is_enough(world: int, target: str, down: str) -> None:
+    """The same for what runs in a build's namespace itself, and for what fetches there."""
+    set_host_rules(outer_rules(Egress(), TERRITORY))
+    namespace = make_build_namespace(TERRITORY, SLOT, ALL)
+    with (
+        closing(namespace),
+        listener(world, target) as forbidden,
+        listener(world, PUBLIC) as public,
+    ):
+        take_down(namespace, down)
+
+        def say(text: bytes, address: str) -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+                made.sendto(text, (address, PORT))
+
+        with suppress(PermissionError):
+            run_inside(namespace.fd, lambda: say(b"forbidden", target))
+        run_inside(namespace.fd, lambda: say(b"allowed", PUBLIC))
         assert public.recv(100) == b"allowed"
         if down == "both":
             assert forbidden.recv(100) == b"forbidden"

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+from cakework.domain.addresses import is_refused
 from cakework.node.cleanup import clean_up
 from cakework.node.network.namespaces import run_inside
-from cakework.node.network.rules import NOT_PUBLIC
 from cakework.node.unbroken import unbroken
 
 ADDRESS = "127.0.0.1"
@@ -135,7 +135,7 @@ def reachable(address: str, allow: Sequence[ipaddress.IPv4Network]) -> bool:
     parsed = ipaddress.IPv4Address(address)
     if any(parsed in network for network in allow):
         return True
-    return not any(parsed in ipaddress.IPv4Network(network) for network in NOT_PUBLIC)
+    return not is_refused(parsed)
 
 
 class _Resolver(asyncio.DatagramProtocol):

@@ -8,26 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cakework.domain.addresses import NOT_PUBLIC
 from cakework.node.territory import SLOTS, Territory
-
-NOT_PUBLIC = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/3",
-)
-"""Ranges that are not globally reachable, by IANA's special-purpose address registry."""
-
 
 UNTRACKED = "ct status & confirmed == 0"
 """Matches the first packet of a connection, which enters the kernel's table if nothing drops it."""

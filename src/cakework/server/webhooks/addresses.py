@@ -10,17 +10,11 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cakework.domain.addresses import Address, Network, is_public
 from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import AccountId
 from cakework.server.webhooks.names import Names
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_CARRIERS = tuple(
-    ipaddress.IPv6Network(one)
-    for one in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")
-)
-"""IPv6 ranges that carry an IPv4 address: NAT64, 6to4, Teredo, IPv4-compatible."""
 _BRACKETED = re.compile(r"\[([^\]]+)\](?::(\d+))?")
 
 
@@ -112,14 +106,6 @@ def plain(text: str) -> Address:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
-
-
-def is_public(address: Address) -> bool:
-    """Say whether an address is one of the public internet's, for one receiver."""
-    carries = isinstance(address, ipaddress.IPv6Address) and any(
-        address in carrier for carrier in _CARRIERS
-    )
-    return address.is_global and not (carries or address.is_multicast or address.is_reserved)
 
 
 def is_own(address: Address) -> bool:

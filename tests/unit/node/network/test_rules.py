@@ -1,12 +1,14 @@
 """Packet filter rules, read by nft itself."""
 
 import ipaddress
+import re
 import subprocess
 
 import pytest
 
+from cakework.domain.addresses import NOT_PUBLIC, PLATFORM
+from cakework.node.network.names import reachable
 from cakework.node.network.rules import (
-    NOT_PUBLIC,
     Egress,
     inner_rules,
     local_rules,
@@ -44,12 +46,37 @@ def test_ranges_that_are_not_public() -> None:
     networks = [ipaddress.IPv4Network(word) for word in NOT_PUBLIC]
     refused = (
         "10.0.0.1 172.16.0.1 172.31.255.1 192.168.1.1 127.0.0.1 169.254.169.254 100.64.0.1 "
-        "0.0.0.0 224.0.0.1 255.255.255.255 198.18.0.1 10.201.0.1"
+        "0.0.0.0 224.0.0.1 255.255.255.255 198.18.0.1 10.201.0.1 "
+        # Of clouds, and some of them in public ranges.
+        "168.63.129.16 161.26.0.10 166.9.1.1 100.100.100.200 192.0.0.192 169.254.170.2"
     )
     for word in refused.split():
         assert any(ipaddress.IPv4Address(word) in network for network in networks), word
-    for word in ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "192.169.0.1", "11.0.0.1"]:
+    passing = (
+        "1.1.1.1 8.8.8.8 172.32.0.1 100.128.0.1 192.169.0.1 11.0.0.1 168.63.129.15 168.63.129.17 "
+        "161.25.255.255 161.27.0.0 166.7.255.255 166.12.0.0"
+    )
+    for word in passing.split():
         assert not any(ipaddress.IPv4Address(word) in network for network in networks), word
+
+
+def test_every_wall_has_the_addresses_of_clouds() -> None:
+    """Whole ranges of the list, in each script, and in what builds' resolver keeps to itself."""
+    everything = Egress()
+    for platform in map(ipaddress.ip_network, PLATFORM):
+        if isinstance(platform, ipaddress.IPv6Network):
+            continue
+        assert not reachable(str(platform[0]), ())
+        assert reachable(str(platform[0]), [platform])
+        for script in (
+            inner_rules(everything, "172.31.255.2", "tap0", "uplink"),
+            local_rules(everything, "uplink"),
+            outer_rules(everything, Territory(0)),
+        ):
+            listed = re.search(r"ip daddr \{ ([^}]*) \} (?:drop|reject)", script)
+            assert listed is not None
+            ranges = map(ipaddress.IPv4Network, listed[1].split(", "))
+            assert any(platform.subnet_of(each) for each in ranges), platform
 
 
 def test_what_is_allowed_is_decided_before_what_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Which addresses webhooks may go to."""
 
+import ipaddress
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cakework.domain.addresses import PLATFORM
 from cakework.server.webhooks.addresses import Guard, NotAllowed, is_own, parse_allowed, plain
 from cakework.server.webhooks.loop import WAITS_S, wait_ms
 
@@ -42,6 +44,18 @@ def test_what_is_let_pass_is_global_and_for_one_receiver(address: object) -> Non
             continue
         assert plain(text).is_global
         assert not plain(text).is_multicast
+
+
+@pytest.mark.parametrize("network", PLATFORM)
+def test_addresses_of_clouds_are_refused(network: str) -> None:
+    """The first and the last of each range, also those that look public; IPv4 as IPv6, too."""
+    refused = ipaddress.ip_network(network)
+    for address in (refused[0], refused[-1]):
+        spelled = [str(address)] if address.version == 6 else [str(address), f"::ffff:{address}"]
+        for text in spelled:
+            with pytest.raises(NotAllowed, match="public"):
+                Guard().check(text, 443, encrypted=True)
+            Guard(parse_allowed([network])).check(text, 443, encrypted=True)
 
 
 def test_public_addresses_pass_over_https_alone() -> None:
