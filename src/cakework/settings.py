@@ -5,6 +5,7 @@ its keys are the lower-case names of the fields below.
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +33,10 @@ Words = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list of words: an array in the file, comma-separated in the environment."""
 
 
+def _ranges(words: list[str]) -> list[str]:
+    return [str(ip_network(word)) for word in words]
+
+
 Isolation = Literal["auto", "vm", "container"]
 
 
@@ -46,6 +51,11 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8081, ge=0, le=65535, description="Port of the API.")
+    trusted_proxies: Annotated[Words, AfterValidator(_ranges)] = Field(
+        default_factory=list[str],
+        description="Addresses and ranges of the proxies before the API whose X-Forwarded-For says "
+        "who asks, comma-separated; that of others says nothing.",
+    )
     proxy_host: str = Field(default="127.0.0.1", description="Address the router listens on.")
     proxy_port: int = Field(
         default=8082, ge=0, le=65535, description="Port of the router to the VMs."

@@ -64,6 +64,9 @@ async def serve(settings: Settings) -> None:
         create_app(settings, parts),
         host=settings.host,
         port=settings.port,
+        # By itself uvicorn believes whoever connects from 127.0.0.1.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=GRACE_S,
     )
     api = Api(config, parts)

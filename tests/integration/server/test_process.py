@@ -17,6 +17,7 @@ import pytest
 
 from cakework.domain.orders import NodeProblem
 from cakework.server.app import build_server
+from cakework.server.services.waitlist import CALLER_MOST
 from cakework.settings import Settings
 from tests.integration.open_files import open_files
 from tests.integration.ports import reserved_port
@@ -60,6 +61,8 @@ async def _serving(settings: Settings, node: FakeNode, port: int) -> AsyncGenera
         environment["CAKEWORK_DATABASE_URL"] = settings.database_url
     if settings.webhook_allow:
         environment["CAKEWORK_WEBHOOK_ALLOW"] = ",".join(settings.webhook_allow)
+    if settings.trusted_proxies:
+        environment["CAKEWORK_TRUSTED_PROXIES"] = ",".join(settings.trusted_proxies)
     log = settings.data_dir / "server.log"
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -87,6 +90,34 @@ async def _serving(settings: Settings, node: FakeNode, port: int) -> AsyncGenera
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]])
+async def test_no_header_of_a_callers_own_passes_the_waitlists_bound(
+    folder: Path, node: FakeNode, trusted: list[str]
+) -> None:
+    """One caller who says with each form that he is another, through any header; a proxy that is
+    trusted is believed, and not what its client wrote before."""
+    settings = settings_for(folder, None).model_copy(update={"trusted_proxies": trusted})
+    by_proxy = ", 198.51.100.7" if trusted == ["127.0.0.1"] else ""
+    async with serving(settings, node) as server:
+
+        async def join(number: int, by_proxy: str) -> int:
+            claimed = f"203.0.113.{number}"
+            headers = {
+                "X-Forwarded-For": claimed + by_proxy,
+                "Forwarded": f"for={claimed}",
+                "X-Real-IP": claimed,
+            }
+            form = {"email": f"{number}@example.com"}
+            return (
+                await server.rig.client.post("/waitlist", data=form, headers=headers)
+            ).status_code
+
+        answers = [await join(number, by_proxy) for number in range(CALLER_MOST + 1)]
+        assert answers == [303] * CALLER_MOST + [429]
+        if by_proxy:
+            assert await join(99, ", 198.51.100.8") == 303
 
 
 async def test_killed_between_store_and_acknowledgement_every_line_is_there_once(

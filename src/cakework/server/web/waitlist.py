@@ -49,6 +49,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _caller(request: Request) -> str:
+    """Return who asks: whoever connects, or whom a trusted proxy names (``trusted_proxies``)."""
     host = request.client.host if request.client else ""
     try:
         address = ip_address(host)
