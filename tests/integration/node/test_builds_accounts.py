@@ -174,14 +174,14 @@ def test_builds_of_one_account_hold_up_no_other(bench: Bench) -> None:
     async def run() -> None:
         async with bench.open(build_concurrency=2) as builds:
             for each in sleeping:
-                builds.submit(each)
+                await builds.submit(each)
             await bench.ledger.printed(sleeping[0].build_id, "asleep")
-            builds.submit(wanted)
+            await builds.submit(wanted)
             assert isinstance(await bench.ledger.ended(wanted.build_id), BuildSucceeded)
         # Taken up by the next node, they take turns as before.
         async with bench.open(build_concurrency=2) as builds:
             again = order(f"{BASE}RUN echo awake again", account_id="alice")
-            builds.submit(again)
+            await builds.submit(again)
             assert isinstance(await bench.ledger.ended(again.build_id), BuildSucceeded)
             for each in sleeping:
                 await builds.cancel(each.build_id)
