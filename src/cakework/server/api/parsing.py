@@ -9,13 +9,13 @@ import asyncio
 import json
 import marshal
 import sys
-import weakref
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
 from cakework.domain.ids import AccountId
+from cakework.turns import Turns
 
 LARGE_BYTES = 128 * 1024
 VALUES_MAX = 250_000
@@ -33,10 +33,7 @@ class Parser:
     """Reads JSON, with a process for what is large."""
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(AT_ONCE_MAX)
-        self._turns: weakref.WeakValueDictionary[AccountId, asyncio.Lock] = (
-            weakref.WeakValueDictionary()
-        )
+        self._turns: Turns[AccountId] = Turns(AT_ONCE_MAX)
 
     async def parsed(self, body: bytes, account: AccountId) -> Any:
         """Return what ``body`` says.
@@ -47,8 +44,7 @@ class Parser:
         """
         if len(body) <= LARGE_BYTES:
             return json.loads(body)
-        turn = self._turns.setdefault(account, asyncio.Lock())
-        async with turn, self._slots:
+        async with self._turns.hold(account):
             return await _parsed_elsewhere(body)
 
 
