@@ -249,6 +249,12 @@ class Settings(BaseSettings):
     )
     build_timeout_s: int = Field(default=900, ge=1, description="Longest time a build may take.")
     build_memory_mb: int = Field(default=2048, ge=256, description="Memory of a build.")
+    build_cpus: float | None = Field(
+        default=None,
+        ge=0.1,
+        description="Processors that all builds and imports together may use; unset: three "
+        "quarters of the host's.",
+    )
     build_output_mb: int = Field(
         default=16, ge=1, description="Output of a build that is kept, in MiB."
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from cakework.node.listing import entries, folders_below, text_of
+from cakework.node.listing import folders_below, text_of
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "cakework"
@@ -27,11 +27,15 @@ END_POLL_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a cgroup may use; ``None`` is as much as there is. ``cpus`` counts whole processors."""
+    """What a cgroup may use; ``None`` is as much as there is. ``cpus`` counts whole processors.
+
+    ``within`` is the name of another group, which bounds all that are in it together.
+    """
 
     memory_mb: int | None = None
     pids_max: int | None = None
     cpus: float | None = None
+    within: str = ""
 
 
 class Cgroup:
@@ -43,18 +47,21 @@ class Cgroup:
 
     @classmethod
     def create(cls, name: str, limits: Limits, root: Path = ROOT) -> "Cgroup":
-        """Make the group ``name`` with ``limits``; one of that name is taken over."""
+        """Make the group ``name`` with ``limits``; one of that name is taken over.
+
+        One that others are ``within`` must be there before them, and has no processes itself.
+        """
         if _is_v2(root):
             return cls(name, tuple(_make_v2(root, name, limits)))
         return cls(name, tuple(_make_v1(root, name, limits)))
 
     @classmethod
     def existing(cls, prefix: str, root: Path = ROOT) -> list["Cgroup"]:
-        """Return the groups on this host whose names begin with ``prefix``."""
+        """Return the groups on this host whose names begin with ``prefix``, within others too."""
         found: dict[str, list[Path]] = {}
         for parent in _parents(root):
-            for folder in entries(parent):
-                if folder.name.startswith(prefix) and folder.is_dir():
+            for folder in folders_below(parent):
+                if folder.name.startswith(prefix):
                     found.setdefault(folder.name, []).append(folder)
         return [cls(name, tuple(folders)) for name, folders in sorted(found.items())]
 
@@ -62,11 +69,6 @@ class Cgroup:
     def usable(self) -> bool:
         """Whether the host could make it at all."""
         return bool(self.folders)
-
-    @property
-    def runtime_path(self) -> str:
-        """What a container runtime takes as its ``--cgroup-parent``."""
-        return f"/{PARENT}/{self.name}"
 
     def procs_files(self) -> list[Path]:
         """Return the files that a process writes its id to in order to join."""
@@ -118,6 +120,12 @@ class Cgroup:
                     below.rmdir()
         return not any(folder.exists() for folder in self.folders)
 
+    def leave(self) -> None:
+        """Remove the group if nothing is in it, neither a process nor another group."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
     async def _until(self, done: Callable[[], bool], timeout_s: float) -> None:
         """Look again and again, for the kernel tells nobody when a group has become empty."""
         deadline = time.monotonic() + timeout_s
@@ -157,10 +165,11 @@ def _parents(root: Path) -> Iterator[Path]:
 
 
 def _make_v2(root: Path, name: str, limits: Limits) -> Iterator[Path]:
-    folder = root / PARENT / name
+    home = root / PARENT / limits.within
+    folder = home / name
     with contextlib.suppress(OSError):
         (root / PARENT).mkdir(exist_ok=True)
-        for above in (root, root / PARENT):
+        for above in dict.fromkeys((root, root / PARENT, home)):
             (above / "cgroup.subtree_control").write_text("+memory +pids +cpu")
         folder.mkdir(exist_ok=True)
         _write(folder / "memory.max", _bytes(limits.memory_mb))
@@ -172,24 +181,34 @@ def _make_v2(root: Path, name: str, limits: Limits) -> Iterator[Path]:
 
 
 def _make_v1(root: Path, name: str, limits: Limits) -> Iterator[Path]:
-    quota = None if limits.cpus is None else int(limits.cpus * CPU_PERIOD_US)
     values: dict[str, dict[str, int | None]] = {
         "memory": {
             "memory.limit_in_bytes": _bytes(limits.memory_mb),
             "memory.memsw.limit_in_bytes": _bytes(limits.memory_mb),
         },
         "pids": {"pids.max": limits.pids_max},
-        "cpu": {"cpu.cfs_period_us": CPU_PERIOD_US, "cpu.cfs_quota_us": quota},
+        "cpu": {"cpu.cfs_period_us": CPU_PERIOD_US, "cpu.cfs_quota_us": None},
     }
     for controller in V1_CONTROLLERS:
-        folder = root / controller / PARENT / name
+        home = root / controller / PARENT / limits.within
+        folder = home / name
         with contextlib.suppress(OSError):
             if not (root / controller / "cgroup.procs").exists():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
+            if controller == "cpu" and limits.cpus is not None:
+                quota = int(limits.cpus * CPU_PERIOD_US)
+                values[controller]["cpu.cfs_quota_us"] = min(quota, _quota_of(home) or quota)
             for file, value in values[controller].items():
                 _write(folder / file, value)
             yield folder
+
+
+def _quota_of(folder: Path) -> int | None:
+    """Return what a group of version 1 may use of a period: those in it cannot be promised more,
+    as they can in version 2."""
+    text = text_of(folder / "cpu.cfs_quota_us")
+    return int(text) if text and int(text) > 0 else None
 
 
 def _write(file: Path, value: int | str | None) -> None:

@@ -25,7 +25,8 @@ from tests.integration.node.vm_site import ARTIFACTS
 BASE = "FROM cakework/busybox\n"
 LOOK = (
     "RUN cat /proc/sys/kernel/random/boot_id; uname -r; grep MemTotal: /proc/meminfo;"
-    " grep -E '^(CapEff|Seccomp):' /proc/self/status; ps -o pid,comm; echo end"
+    " grep -E '^(CapEff|Seccomp):' /proc/self/status;"
+    " if unshare -U true; then echo nested; fi; ps -o pid,comm; echo end"
 )
 FILES: dict[str, bytes | str] = {
     "run.sh": "#!/bin/sh\n",
@@ -102,6 +103,8 @@ def test_a_build_runs_on_a_kernel_of_its_own(looked: Looked) -> None:
     assert int(texts[at + 1].split()[1]) < 512 << 10
     assert texts[at + 2] == "CapEff: 00000000800400fb"
     assert texts[at + 3] == "Seccomp: 2"
+    assert "nested" not in texts
+    assert "unshare: unshare(0x10000000): No space left on device" in texts
     assert len(texts[texts.index("PID COMMAND") : texts.index("end")]) <= 3
 
 

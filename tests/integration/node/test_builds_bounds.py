@@ -11,7 +11,17 @@ import pytest
 from cakework.domain.facts import BuildFailed
 from cakework.domain.orders import FilesSource
 from cakework.node.builds.context import write_files
-from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
+from cakework.node.builds.share import group_of_builds
+from cakework.node.cgroups import Cgroup
+from tests.integration.node.build_bench import (
+    DEADLINE_S,
+    NOTHING,
+    Bench,
+    cgroup_prefix,
+    mounted,
+    order,
+)
+from tests.integration.node.processors import throttled
 from tests.integration.open_files import open_files
 
 BASE = "FROM cakework/busybox\n"
@@ -48,6 +58,33 @@ def test_processes_are_bounded(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
+def test_processors_are_bounded_for_all_builds(bench: Bench) -> None:
+    """Steps that compute without end, of two builds, have together what all builds may use."""
+    wanted = [order(f"{BASE}RUN echo {n}; while true; do :; done") for n in range(2)]
+    node_dir = bench.settings().node_dir
+    group_name, prefix = group_of_builds(node_dir), cgroup_prefix(node_dir / "builds")
+
+    async def run() -> None:
+        async with bench.open(build_cpus=0.4) as builds:
+            for number, each in enumerate(wanted):
+                builds.submit(each)
+                await bench.ledger.printed(each.build_id, str(number))
+            (group,) = Cgroup.existing(group_name)
+            for each in wanted:
+                (own,) = Cgroup.existing(prefix + each.build_id)
+                assert own.pids() and own.pids() <= group.pids()
+            before = throttled(group)
+            async with asyncio.timeout(DEADLINE_S):
+                while throttled(group) < before + 3:  # noqa: ASYNC110 - the kernel tells nobody
+                    await asyncio.sleep(0.05)
+            for each in wanted:
+                await builds.cancel(each.build_id)
+
+    asyncio.run(run())
+    assert bench.leftovers() == NOTHING
+    assert Cgroup.existing(group_name) == []
+
+
 def test_output_is_bounded(bench: Bench) -> None:
     """Output without end is kept up to the bound; one line says that the rest is dropped."""
     wanted = order(f"{BASE}RUN yes | head -n 2000000; exit 9")
@@ -80,6 +117,15 @@ def test_the_disk_is_bounded(bench: Bench) -> None:
     error = bench.error(order(f"{BASE}RUN {step}"), image_size_mb=64)
     assert error == "the build wrote more than 64 MB"
     assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/var/tmp"])
+def test_what_is_temporary_is_bounded(bench: Bench, folder: str) -> None:
+    """A step's temporary files are of its layer as others are, and on no file system beside it."""
+    fill = "while true; do i=$((i+1)); dd if=/dev/zero of=$TMPDIR/$i bs=1M count=8; done"
+    step = f"mkdir -p {folder}; export TMPDIR={folder}; {fill}"
+    error = bench.error(order(f"{BASE}RUN {step}"), image_size_mb=64)
+    assert error == "the build wrote more than 64 MB"
 
 
 @pytest.mark.parametrize(

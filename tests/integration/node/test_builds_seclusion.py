@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +148,55 @@ def test_the_layers_of_all_builds_are_out_of_reach(bench: Bench, steps: str) -> 
     texts = bench.ledger.texts(wanted.build_id)
     assert isinstance(end, BuildFailed) or "looked" in texts
     assert not {*places} & set(texts)
+
+
+def test_no_step_makes_a_namespace(bench: Bench) -> None:
+    """Neither one of users, in which it would have all rights, nor another without one; the bound
+    that says so is not its own to change."""
+    tries = {
+        "users": "unshare -U true",
+        "root": "unshare -U -r true",
+        "mounts": "unshare -U -r -m mount -t tmpfs x /tmp",
+        "network": "unshare -U -r -n true",
+        "alone": "unshare -m true",
+        "bound": "echo 9 > /proc/sys/user/max_user_namespaces",
+        "proc": "mount -t proc p /tmp && echo 9 > /tmp/sys/user/max_user_namespaces",
+    }
+    steps = "; ".join(
+        f"if {{ {words}; }} 2>/dev/null; then echo did {name}; fi" for name, words in tries.items()
+    )
+    wanted = order(f"{BASE}RUN {steps}; unshare -U true; cat /proc/sys/user/max_user_namespaces")
+    bench.image(wanted)
+    texts = bench.ledger.texts(wanted.build_id)
+    assert [text for text in texts if text.startswith("did ")] == []
+    assert "0" in texts
+    assert any(text.startswith("unshare: ") and "No space left" in text for text in texts), texts
+
+
+def test_the_hosts_temporary_files_are_out_of_reach(bench: Bench) -> None:
+    """No step, COPY or mount finds what is in the host's /tmp and /var/tmp, and nothing that a
+    build leaves in its own gets there."""
+    mark = f"cakework-test-{secrets.token_hex(8)}"
+    hosts = [Path(folder) / mark for folder in ("/tmp", "/var/tmp")]
+    with contextlib.ExitStack() as stack:
+        for file in hosts:
+            file.write_text("the host's\n")
+            stack.callback(file.unlink)
+        look = f"find / -xdev -name '{mark}*' 2>/dev/null; find /m -name '{mark}*' 2>/dev/null"
+        leave = " ".join(f"{folder}/{mark}-left" for folder in ("/tmp", "/var/tmp", "/dev/shm"))
+        wanted = order(
+            f"{BASE}RUN mkdir -p /var/tmp; touch {leave}\n"
+            f"{BASE}RUN {look}; echo looked\n"
+            f"RUN --mount=type=bind,from=0,source=/tmp,target=/m {look}; echo looked"
+        )
+        bench.image(wanted)
+        texts = bench.ledger.texts(wanted.build_id)
+        assert texts.count("looked") == 2
+        assert [text for text in texts if text.startswith("/")] == [f"/m/{mark}-left"]
+        copy = f"RUN ln -s / /all\n{BASE}COPY --from=0 /all/tmp/{mark} /x\n"
+        assert "“COPY --from=0" in bench.error(order(BASE + copy))
+        left = [path for file in hosts for path in file.parent.glob(f"{mark}-left")]
+        assert left == []
 
 
 def test_mounts_of_a_builds_own_are_there(bench: Bench) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from cakework.node.cgroups import Cgroup, Limits
+from tests.integration.node.processors import throttled
 
 NAME = f"test-cgroups-{os.getpid()}-"
 """Ends so that it is the beginning of no other run's."""
+DEADLINE_S = 60
 
 
 def _run_inside(cgroup: Cgroup, command: str) -> subprocess.Popen[bytes]:
@@ -39,6 +42,29 @@ def test_memory_holds_and_is_told() -> None:
         assert cgroup.oom_kills() >= 1
     finally:
         asyncio.run(cgroup.end())
+
+
+def test_processors_are_bounded_for_all_within_a_group() -> None:
+    """Two groups that have no bound of their own, or a larger one, have that of the one that
+    they are within; they are found, and it goes when nothing is in it any more."""
+    whole = Cgroup.create(f"{NAME}whole", Limits(cpus=0.05))
+    inner = [
+        Cgroup.create(f"{NAME}in-{number}", Limits(cpus=cpus, within=whole.name))
+        for number, cpus in enumerate((None, 8))
+    ]
+    spin = "while true; do :; done"
+    with _run_inside(inner[0], spin) as one, _run_inside(inner[1], spin) as other:
+        before = throttled(whole)
+        deadline = time.monotonic() + DEADLINE_S
+        while throttled(whole) < before + 3:
+            assert time.monotonic() < deadline, "both use as much as they like"
+        assert {one.pid, other.pid} <= whole.pids()
+        whole.leave()
+        assert all(folder.exists() for folder in whole.folders)
+        for found in Cgroup.existing(f"{NAME}in-"):
+            asyncio.run(found.end())
+    whole.leave()
+    assert Cgroup.existing(NAME) == []
 
 
 def test_groups_of_an_earlier_run_are_found() -> None:

@@ -43,10 +43,13 @@ log = structlog.get_logger(__name__)
 class Bases:
     """Makes base images in ``storage``, each once however many builds ask for it."""
 
-    def __init__(self, storage: BuildStorage, sandbox: Sandbox, cgroup_prefix: str) -> None:
+    def __init__(
+        self, storage: BuildStorage, sandbox: Sandbox, cgroup_prefix: str, share: str
+    ) -> None:
         self._storage = storage
         self._sandbox = sandbox
         self._cgroup_prefix = cgroup_prefix
+        self._share = share
         self._making: dict[str, asyncio.Task[None]] = {}
         self._listeners: dict[str, list[Say]] = {}
         self._made: set[str] = set()
@@ -80,7 +83,7 @@ class Bases:
     async def _make(self, recipe: Recipe) -> None:
         work_id = f"base-{recipe.name}"
         work = self._storage.make_work(work_id)
-        limits = Limits(memory_mb=MEMORY_MB, pids_max=4096)
+        limits = Limits(memory_mb=MEMORY_MB, pids_max=4096, within=self._share)
         cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", limits)
         confinement = Confinement(
             work,

@@ -156,7 +156,7 @@ async def remove_containers(shop: Workshop, store: LayerStore, build_id: str) ->
     containers = store.containers_of(build_id)
     if not containers:
         return
-    cgroup = Cgroup.create(f"{shop.cgroup_prefix}clean-{build_id}", Limits())
+    cgroup = Cgroup.create(f"{shop.cgroup_prefix}clean-{build_id}", Limits(within=shop.share))
     work, bases = shop.storage.work / build_id, shop.storage.bases
     confinement = Confinement(work, HOST_RESOLV_CONF, cgroup, MIB * MIB, store=store, bases=bases)
     try:

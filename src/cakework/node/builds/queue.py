@@ -38,6 +38,7 @@ from cakework.node.builds.records import BuildRecord, BuildRecords, Outcome
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.run import BuildRun
 from cakework.node.builds.sandbox import Confinement, Sandbox
+from cakework.node.builds.share import share_of_builds
 from cakework.node.builds.shop import MIB, BuildLimits, BuildNetwork, Workshop
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup, Limits
@@ -99,6 +100,7 @@ class Builds:
         )
         for cgroup in Cgroup.existing(self._cgroup_prefix):
             await cgroup.end()
+        self._share = self._stack.enter_context(share_of_builds(self._settings))
         self._storage.prepare(registries, self._settings.extra_ca)
         self._storage.prepare_layers()
         self._records.prepare()
@@ -107,7 +109,7 @@ class Builds:
         await self._tidy(self._storage.bases)
         layers = AccountLayers(self._storage.layers, self._settings.build_cache_mb, self._tidy)
         await layers.recover()
-        bases = Bases(self._storage, sandbox, self._cgroup_prefix)
+        bases = Bases(self._storage, sandbox, self._cgroup_prefix, self._share)
         self._stack.push_async_callback(bases.close)
         self._shop = Workshop(
             self._storage,
@@ -119,7 +121,8 @@ class Builds:
             BuildLimits.of(self._settings),
             self._clone_limits(),
             self._cgroup_prefix,
-            BuilderRoots(self._storage, sandbox, bases, self._cgroup_prefix),
+            self._share,
+            BuilderRoots(self._storage, sandbox, bases, self._cgroup_prefix, self._share),
             self._yard,
         )
         for record in self._records.unfinished():
@@ -282,7 +285,7 @@ class Builds:
         work_id = _house(store)
         work = self._storage.make_work(work_id)
         (work / UNUSED_LAYERS.name).write_bytes(UNUSED_LAYERS.read_bytes())
-        cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", Limits())
+        cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", Limits(within=self._share))
         if not cgroup.usable:
             log.warning("no_cgroups", effect="builds have no bound on memory and processes")
         below = None if store.folder == self._storage.bases.folder else self._storage.bases

@@ -96,7 +96,7 @@ class BuildRun:
     async def _workplace(self) -> AsyncGenerator[Confinement]:
         """Give folder, cgroup and network; on the way out end and remove all that is left."""
         shop, work_id = self._shop, self._order.build_id
-        limits = Limits(memory_mb=shop.limits.memory_mb, pids_max=PIDS_MAX)
+        limits = Limits(shop.limits.memory_mb, PIDS_MAX, within=shop.share)
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
             stack.push_async_callback(shop.storage.clear_work, work_id)

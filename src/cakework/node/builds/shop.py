@@ -84,7 +84,10 @@ class BuildLimits:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What all builds of a node share; ``yard`` is there when they run in machines."""
+    """What all builds of a node share; ``yard`` is there when they run in machines.
+
+    ``share`` is the control group that theirs are within.
+    """
 
     storage: BuildStorage
     layers: AccountLayers
@@ -95,6 +98,7 @@ class Workshop:
     limits: BuildLimits
     cloning: CloneLimits
     cgroup_prefix: str
+    share: str
     roots: BuilderRoots
     yard: BuilderYard | None = None
 

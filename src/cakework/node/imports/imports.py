@@ -28,6 +28,7 @@ from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.log import Facts, now_ms
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.sandbox import Sandbox
+from cakework.node.builds.share import share_of_builds
 from cakework.node.builds.shop import BuildLimits, BuildNetwork
 from cakework.node.builds.storage import BuildStorage
 from cakework.node.cgroups import Cgroup
@@ -74,13 +75,16 @@ class Imports:
         prefix = f"import-{hashlib.sha256(str(self._home).encode()).hexdigest()[:8]}-"
         for cgroup in Cgroup.existing(prefix):
             await cgroup.end()
+        share = self._stack.enter_context(share_of_builds(settings))
         storage = BuildStorage(self._home)
         registries = Registries.parse(settings.registry_mirrors, settings.insecure_registries)
         storage.prepare(registries, settings.extra_ca)
         self._records.prepare()
         sandbox = Sandbox(self._home, self._stack.enter_context(user_namespace()))
         limits = BuildLimits.of(settings)
-        self._shop = ImportShop(storage, sandbox, self._images, self._network, limits, prefix)
+        self._shop = ImportShop(
+            storage, sandbox, self._images, self._network, limits, prefix, share
+        )
         for record in self._records.unfinished():
             self._start(record, None)
         return self

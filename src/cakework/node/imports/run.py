@@ -57,6 +57,7 @@ class ImportShop:
     network: BuildNetwork
     limits: BuildLimits
     cgroup_prefix: str
+    share: str
 
 
 class ImportRun:
@@ -158,7 +159,7 @@ class ImportRun:
     async def _workplace(self, step: str) -> AsyncGenerator[Confinement]:
         """Give folder, cgroup and network; on the way out end and remove all that is left."""
         shop, work_id = self._shop, f"{step}-{self._order.image_id}"
-        limits = Limits(memory_mb=shop.limits.memory_mb, pids_max=PIDS_MAX)
+        limits = Limits(shop.limits.memory_mb, PIDS_MAX, within=shop.share)
         async with contextlib.AsyncExitStack() as stack:
             work = shop.storage.make_work(work_id)
             stack.push_async_callback(shop.storage.clear_work, work_id)

@@ -226,7 +226,8 @@ class Holdings:
         self._held.push_async_callback(self._forget)
         self._held.push_async_callback(asyncio.to_thread, _remove_disks, self.folder)
         name = f"{self._host.territory.name}-{self.machine_id}"
-        limits = Limits(shape.memory_mb + OVERHEAD_MB, QEMU_THREADS, shape.cpu + 0.5)
+        memory_mb, cpus = shape.memory_mb + OVERHEAD_MB, shape.cpu + 0.5
+        limits = Limits(memory_mb, QEMU_THREADS, cpus, self._host.group)
         self.cgroup = Cgroup.create(name, limits)
         self._held.callback(self._reap_strays)
         self._held.push_async_callback(self._end_cgroup)

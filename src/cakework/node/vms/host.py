@@ -16,7 +16,10 @@ from cakework.node.vms.room import Footprint
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One node's place on its host: folders, numbers, networks, and what machines may take."""
+    """One node's place on its host: folders, numbers, networks, and what machines may take.
+
+    ``group`` is a control group that those of its machines are within, if there is one.
+    """
 
     machines_dir: Path
     artifacts: Artifacts
@@ -26,6 +29,7 @@ class Host:
     quiet: Quiet
     spares: Spares
     footprint: Footprint
+    group: str = ""
 
     @classmethod
     def assemble(

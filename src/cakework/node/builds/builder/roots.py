@@ -35,12 +35,18 @@ class BuilderRoots:
     """Makes and keeps them below ``storage``; what they are made of comes from ``bases``."""
 
     def __init__(
-        self, storage: BuildStorage, sandbox: Sandbox, bases: Bases, cgroup_prefix: str
+        self,
+        storage: BuildStorage,
+        sandbox: Sandbox,
+        bases: Bases,
+        cgroup_prefix: str,
+        share: str,
     ) -> None:
         self._storage = storage
         self._sandbox = sandbox
         self._bases = bases
         self._cgroup_prefix = cgroup_prefix
+        self._share = share
         self._folder = storage.home / "builders"
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -63,7 +69,7 @@ class BuilderRoots:
     async def _make(self, name: str, recipes: Sequence[Recipe], file: Path) -> None:
         work_id = f"builder-{name}"
         work = self._storage.make_work(work_id)
-        limits = Limits(memory_mb=MEMORY_MB, pids_max=4096)
+        limits = Limits(memory_mb=MEMORY_MB, pids_max=4096, within=self._share)
         cgroup = Cgroup.create(f"{self._cgroup_prefix}{work_id}", limits)
         resolv_conf = self._storage.resolv_conf
         try:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from cakework.domain.vms import CPU_MAX, Shape
 from cakework.faults import step
 from cakework.node.builds.bases import Say
 from cakework.node.builds.failure import BuildError
+from cakework.node.builds.share import group_of_builds
 from cakework.node.guest.protocol import Identity, Run
 from cakework.node.network.builds import BuildNetworks
 from cakework.node.network.namespaces import GATEWAY
@@ -134,6 +135,7 @@ def builder_yard(
     log.info("builds.isolation", isolation=isolation, setting=settings.build_isolation)
     if isolation == "container":
         return None
+    host = replace(host, group=group_of_builds(settings.node_dir))
     folder = settings.node_dir / "builder-templates"
     workshop = Workshop(folder, host, accelerator, disk_gb=DISK_GB, most=1, role=ROLE)
     return BuilderYard(host, workshop, room, networks)
