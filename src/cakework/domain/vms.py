@@ -198,3 +198,12 @@ class Shape:
 
     cpu: int = CPU_DEFAULT
     memory_mb: int = MEMORY_MB_DEFAULT
+
+    def rounded(self) -> "Shape":
+        """Return the shape that a machine for this one has: memory up to the next size.
+
+        There are four sizes to each doubling (256, 320, 384, 448, 512, 640, …), since each that is
+        asked for is a template that has to be made, and takes some 100 MB of disk.
+        """
+        step_mb = max(1, 1 << (self.memory_mb - 1).bit_length() >> 3)
+        return Shape(self.cpu, -(-self.memory_mb // step_mb) * step_mb)

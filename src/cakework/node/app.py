@@ -233,6 +233,7 @@ async def _serve(
     )
     server = _Api(config)
     shapes = [parse_shape(text) for text in settings.template_shapes]
+    node.workshop.in_use = lambda: {Shape(), *shapes, *node.vms.shapes()}
     dialing = DialServer(dial, lambda vm_id: node.vms.machine(vm_id).namespace.fd)
     tasks = [
         asyncio.create_task(node.prepare(shapes), name="prepare"),
@@ -293,7 +294,7 @@ async def _tidy(node: Node) -> None:
     while True:
         await asyncio.sleep(300)
         with cleanup("templates"):
-            node.workshop.discard_surplus({Shape(), *node.vms.shapes()})
+            node.workshop.discard_surplus()
         for what, forget in (
             ("builds", node.builds.forget_old),
             ("imports", node.imports.forget_old),
@@ -317,7 +318,7 @@ def parse_shape(text: str) -> Shape:
         shape = Shape(cpu=int(cpu), memory_mb=int(memory))
         fits = MEMORY_MB_MIN <= shape.memory_mb <= MEMORY_MB_MAX
         if CPU_MIN <= shape.cpu <= CPU_MAX and fits:
-            return shape
+            return shape.rounded()
     raise Unavailable(f"template_shapes: {text!r} is not a shape such as 1x256")
 
 

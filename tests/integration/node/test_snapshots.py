@@ -406,6 +406,20 @@ async def test_busy_shapes_wait_in_the_pool(yard: Yard, tmp_path: Path) -> None:
         assert "queue" in (await start_and_stop(s, order)).phases_ms
 
 
+async def test_sizes_in_between_share_a_template(yard: Yard, tmp_path: Path) -> None:
+    """VMs that asked for a little less are machines of the next size, and count as those."""
+    shape = Shape(memory_mb=320)
+    host_mb = 3 * yard.host(tmp_path).footprint.mb(shape) - 1
+    async with site(yard, tmp_path, memory_mb=host_mb) as s:
+        for memory_mb in (257, 300):
+            order = await s.order("exec sleep 600", shape=Shape(memory_mb=memory_mb))
+            await s.vms.start(order)
+            assert s.vms.machine(order.vm_id).record.shape == shape
+        assert s.vms.shapes() == {shape}
+        with pytest.raises(NoRoom):
+            await s.vms.start(await s.order("true", shape=Shape(memory_mb=257)))
+
+
 async def start_and_stop(s: Site, order: VmOrder) -> VmReport:
     """Start a VM like ``order``, stop it, and return how it was started."""
     vm = order.model_copy(update={"vm_id": new_vm_id()})

@@ -92,6 +92,7 @@ class Vms:
             NoRoom: the host's memory is promised to others.
             Unavailable: no machine could be made.
         """
+        order = _rounded(order)
         ended = self._ended.get(order.vm_id)
         if ended is not None and ended.run >= order.run:
             return ended
@@ -119,7 +120,7 @@ class Vms:
         """
         if order.vm_id in self._vms:
             raise Conflict(f"VM {order.vm_id} runs")
-        self._snapshots.order(order)
+        self._snapshots.order(_rounded(order))
 
     async def stop(self, vm_id: str, grace_s: float, *, keep_memory: bool = False) -> VmReport:
         """End a VM; returns when all it held is released. With ``keep_memory`` it is frozen and
@@ -357,6 +358,11 @@ class Vms:
         if vm_id not in self._ended:
             raise NotFound(f"no VM {vm_id} on this host")
         return self._ended[vm_id]
+
+
+def _rounded(order: VmOrder) -> VmOrder:
+    """Return the order for a machine of one of the shapes that there are templates of."""
+    return order.model_copy(update={"shape": order.shape.rounded()})
 
 
 def _check(order: VmOrder) -> None:

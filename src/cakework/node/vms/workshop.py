@@ -5,6 +5,9 @@
 
 The fingerprint covers all that a template depends on, so one made by other software, for
 another shape or on another processor is never found, and goes when room is needed.
+
+Whoever starts VMs says of what shape they are. So templates are made one after the other, and one
+that is not in use goes for each that would be too many.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -55,13 +58,17 @@ class Workshop:
         self._role = role
         self._locks: dict[str, asyncio.Lock] = {}
         self._used: dict[str, Template] = {}
+        self._turn = asyncio.Lock()
+        self.in_use: Callable[[], Iterable[Shape]] = tuple
+        """Says of which shapes there are VMs, or will be: their templates stay."""
         self.accelerator = accelerator
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in folder.glob(f"{MAKING}*"):
             shutil.rmtree(leftover)
 
     async def template(self, shape: Shape) -> Template:
-        """Return the template for ``shape``, making it first if it is not there (seconds).
+        """Return the template for ``shape``, making it first if it is not there (seconds, when it
+        is its turn).
 
         Raises CakeworkError when it cannot be made.
         """
@@ -69,25 +76,26 @@ class Workshop:
         async with self._locks.setdefault(name, asyncio.Lock()):
             template = self._used.pop(name, None) or Template(self._folder / name, spec)
             if not template.folder.exists():
-                await self._make(template)
+                async with self._turn:
+                    self._make_way(template)
+                    await self._make(template)
             self._used[name] = template
         return template
 
-    def discard_surplus(self, in_use: Iterable[Shape]) -> None:
-        """Remove the templates least recently used, beyond the bound; not those ``in_use``.
+    def discard_surplus(self) -> None:
+        """Remove the templates least recently used, beyond the bound, and those that were not used
+        since the node started; not those of shapes in use.
 
         Machines restored from a removed one keep its files until they end.
         """
-        wanted = set(in_use)
+        wanted = set(self.in_use())
         kept = [name for name, template in self._used.items() if template.spec.shape in wanted]
         others = [name for name in self._used if name not in kept]
         room = max(0, self._most - len(kept))
         keep = {*kept, *others[len(others) - room :]} if room else set(kept)
         for folder in entries(self._folder):
             if folder.name not in keep and not folder.name.startswith(MAKING):
-                self._used.pop(folder.name, None)
-                with cleanup("template", name=folder.name):
-                    _remove(folder)
+                self._discard(folder)
 
     def fingerprint(self, shape: Shape) -> str:
         """Return what the template for ``shape`` is called: 32 hexadecimal digits."""
@@ -99,6 +107,25 @@ class Workshop:
     def spec(self, shape: Shape) -> MachineSpec:
         """Return what machines of ``shape`` are."""
         return MachineSpec(self.accelerator, shape, tsc_khz(), self._role)
+
+    def _make_way(self, template: Template) -> None:
+        """Remove what is used least, so that there are not too many with ``template``."""
+        wanted = {template.spec.shape, *self.in_use()}
+        made = [folder for folder in entries(self._folder) if not folder.name.startswith(MAKING)]
+        unused = [folder for folder in made if folder.name not in self._used]
+        used = [
+            one.folder
+            for one in self._used.values()
+            if one.spec.shape not in wanted and one.folder in made
+        ]
+        surplus = max(0, len(made) + 1 - self._most)
+        for folder in [*unused, *used][:surplus]:
+            self._discard(folder)
+
+    def _discard(self, folder: Path) -> None:
+        self._used.pop(folder.name, None)
+        with cleanup("template", name=folder.name):
+            _remove(folder)
 
     async def _make(self, template: Template) -> None:
         shape = template.spec.shape

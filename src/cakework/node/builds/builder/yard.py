@@ -72,7 +72,7 @@ class BuilderYard:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(room_for(self.room, f"build {build_id}", shape, say))
             template = await self.workshop.template(shape)
-            self.workshop.discard_surplus({shape})
+            self.workshop.discard_surplus()
             machine = await Machine.restore(self.host, template, root)
             stack.push_async_callback(machine.release)
             await self._give_disk(machine, disk_mb)
@@ -138,6 +138,7 @@ def builder_yard(
     host = replace(host, group=group_of_builds(settings.node_dir))
     folder = settings.node_dir / "builder-templates"
     workshop = Workshop(folder, host, accelerator, disk_gb=DISK_GB, most=1, role=ROLE)
+    workshop.in_use = lambda: (builder_shape(settings.build_memory_mb),)
     return BuilderYard(host, workshop, room, networks)
 
 
