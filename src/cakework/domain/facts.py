@@ -1,10 +1,17 @@
-"""Facts: what a node tells the server, in one ordered stream, the journal.
+"""Facts: what a node tells the server, in two streams: changes of state, and lines.
 
 ``GET /v1/journal?after=N`` on the node's socket streams one JSON object a line, oldest
-first, every fact with a cursor above ``N``, and goes on as facts come; an empty line is a
-heartbeat. The server stores each fact under its cursor and then confirms with
-``POST /v1/journal/ack`` ``{"cursor": N}``, after which the node may forget it. Facts that
-were not confirmed are sent again, so a reader must treat a cursor that it has as done.
+first, every change with a cursor above ``N``, and goes on as they come; an empty line is a
+heartbeat. The server stores each under its cursor and then confirms with
+``POST /v1/journal/ack`` ``{"cursor": N}``, after which the node may forget it. What was
+not confirmed is sent again, so a reader must treat a cursor that it has as done.
+
+``GET /v1/lines`` streams the lines that were not confirmed yet, each source's in the order of
+their numbers, accounts in turns, sources in turns; and goes on as above. The server confirms with
+``POST /v1/lines/ack`` ``{"lines": {"<vm or build id>": <number of the last line>, …}}``. Lines are
+sent again like changes; one whose number its source is known to have is done. Only so many lines
+are sent unconfirmed. What ends a log (``vm.stopped``, a build's end, a snapshot's) comes in the
+journal when all lines before it are confirmed.
 """
 
 from typing import Annotated, Literal
@@ -15,7 +22,8 @@ Stream = Literal["stdout", "stderr"]
 
 
 class Fact(BaseModel):
-    """What all facts share: place in the journal, and when, in unix milliseconds."""
+    """What all facts share: place in the journal, which lines have none, and when, in unix
+    milliseconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -117,17 +125,19 @@ class ImportFailed(Fact):
     error: str
 
 
-AnyFact = Annotated[
-    VmLine
-    | VmStarted
+AnyLine = VmLine | BuildLine
+AnyChange = (
+    VmStarted
     | VmStopped
     | SnapshotMade
     | SnapshotFailed
-    | BuildLine
     | BuildSucceeded
     | BuildFailed
     | ImportSucceeded
-    | ImportFailed,
-    Field(discriminator="kind"),
-]
-FACT: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)
+    | ImportFailed
+)
+AnyFact = AnyLine | AnyChange
+
+LINE: TypeAdapter[AnyLine] = TypeAdapter(Annotated[AnyLine, Field(discriminator="kind")])
+CHANGE: TypeAdapter[AnyChange] = TypeAdapter(Annotated[AnyChange, Field(discriminator="kind")])
+FACT: TypeAdapter[AnyFact] = TypeAdapter(Annotated[AnyFact, Field(discriminator="kind")])

@@ -80,6 +80,11 @@ class BuildOrder(Order):
     source: BuildSource
 
     @property
+    def owner(self) -> str:
+        """Whose it is; an order of an earlier version, which does not say, is its own owner's."""
+        return self.account_id or self.build_id
+
+    @property
     def token(self) -> str:
         """The token that its source is fetched with; empty for none."""
         return self.source.token if isinstance(self.source, GithubSource) else ""
@@ -158,7 +163,8 @@ class VmOrder(Order):
     starts it again, once it has stopped. ``volume_gb`` is 0 for none; a volume that is ``kept``
     is there again at the next run, until ``DELETE /v1/volumes/{vm_id}``. ``lines_before`` is the
     number of the last line that the server has of earlier runs: lines are counted on from there,
-    or from the last one that the node remembers if that is higher.
+    or from the last one that the node remembers if that is higher. Lines of the VMs and builds of
+    one ``account_id`` take turns with those of others.
 
     What a start begins with, the first that applies:
 
@@ -171,6 +177,7 @@ class VmOrder(Order):
 
     vm_id: str
     run: int = 1
+    account_id: str = ""
     image_id: str
     shape: Shape = Shape()
     hostname: str
@@ -182,6 +189,11 @@ class VmOrder(Order):
     snapshot: Literal["boot", "ready"] = "boot"
     hooks: Hooks = Hooks()
     fork_of: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose it is; an order of an earlier version, which does not say, is its own owner's."""
+        return self.account_id or self.vm_id
 
 
 class SnapshotReport(BaseModel):
@@ -240,6 +252,12 @@ class NodeHealth(BaseModel):
     vms: int
     builds: int
     build_isolation: Literal["vm", "container"] = "container"
+
+
+class LinesAck(BaseModel):
+    """``POST /v1/lines/ack``: of these VMs and builds the lines up to these numbers are stored."""
+
+    lines: dict[str, int]
 
 
 class NodeProblem(BaseModel):

@@ -95,3 +95,5 @@ class Step(StrEnum):
     NODE_VM_ENDED = "node.vm.ended"
     NODE_VM_END_RECORDED = "node.vm.end_recorded"
     NODE_VM_END_TOLD = "node.vm.end_told"
+
+    NODE_LINES_CONFIRMED = "node.lines.confirmed"

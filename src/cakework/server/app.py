@@ -32,7 +32,7 @@ from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop
 from cakework.server.loops.idle import IdleLoop
 from cakework.server.loops.imports import ImportLoop
-from cakework.server.loops.journal import JournalReader
+from cakework.server.loops.journal import JournalReader, LinesReader
 from cakework.server.loops.leftovers import LeftoverLoop
 from cakework.server.loops.loop import Loop
 from cakework.server.loops.retention import KeptDays, RetentionLoop
@@ -128,6 +128,7 @@ class Server:
     webhooks: Webhooks
     loops: tuple[Loop, ...]
     journal: JournalReader
+    lines: LinesReader
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -146,7 +147,7 @@ class Server:
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
-            for run in (self.journal.run, *(loop.run for loop in self.loops)):
+            for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
             stack.callback(self.followers.close)
@@ -234,6 +235,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
             *(webhooks.loop, retention),
         ),
         journal=JournalReader(node, facts),
+        lines=LinesReader(node, facts),
     )
 
 

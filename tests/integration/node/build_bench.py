@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cakework.domain.facts import AnyFact, BuildFailed, BuildLine, BuildSucceeded
+from cakework.domain.facts import AnyFact, AnyLine, BuildFailed, BuildLine, BuildSucceeded
 from cakework.domain.ids import new_build_id, new_image_id
 from cakework.domain.orders import BuildOrder, ContextFile, FilesSource
 from cakework.node.builds import Builds
@@ -28,6 +28,26 @@ DEADLINE_S = 250
 ACCOUNT = "account-of-the-bench"
 
 
+class LedgerSource:
+    """Takes the lines of one build into a ledger."""
+
+    def __init__(self, ledger: "Ledger", build_id: str) -> None:
+        self._ledger = ledger
+        self._build_id = build_id
+
+    @property
+    def last_seq(self) -> int:
+        return max((line.seq for line in self._ledger.lines(self._build_id)), default=0)
+
+    def extend(self, lines: Sequence[AnyLine]) -> int:
+        for line in lines:
+            self._ledger.append(line)
+        return 0
+
+    async def room(self) -> None:
+        """There is room always."""
+
+
 class Ledger:
     """Takes facts as the journal does, in memory; wakes who waits for one."""
 
@@ -40,8 +60,8 @@ class Ledger:
         self._grown.set()
         self._grown = asyncio.Event()
 
-    def last_seq(self, source: str) -> int:
-        return max((line.seq for line in self.lines(source)), default=0)
+    def source(self, source: str, account: str) -> LedgerSource:
+        return LedgerSource(self, source)
 
     def lines(self, build_id: str) -> list[BuildLine]:
         return [

@@ -18,7 +18,8 @@ from cakework.domain.orders import VmOrder, VmReport
 from cakework.node.images import ImageStore
 from cakework.node.sockets import connect
 from cakework.node.territory import Territory
-from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, facts_in, processes_of, until
+from tests.integration.node.told import facts_in
+from tests.integration.node.vm_site import ARTIFACTS, DISK_GB, Yard, processes_of, until
 
 START_S, STOP_S = 200, 60
 FAULTS = ("Traceback", "never retrieved")

@@ -10,12 +10,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cakework.domain.facts import FACT, AnyFact, BuildFailed, BuildLine, BuildSucceeded
+from cakework.domain.facts import AnyFact, BuildFailed, BuildLine, BuildSucceeded
 from cakework.domain.orders import BuildOrder
 from cakework.node.builds import Builds
 from cakework.node.journal import Journal
 from tests.integration.node.build_bench import NOTHING, Bench, NetworkOfNothing, order
 from tests.integration.node.gates import Gate, gate
+from tests.integration.node.told import facts_in
 
 DEADLINE_S = 200
 ROOT = Path(__file__).resolve().parents[3]
@@ -152,12 +153,7 @@ def _node(bench: Bench, folder: Path, wanted: BuildOrder) -> Generator[int]:
 
 
 def _facts(folder: Path) -> list[AnyFact]:
-    return [
-        FACT.validate_json(line)
-        for file in sorted((folder / "facts").glob("*.ndjson"))
-        for line in file.read_text().splitlines()
-        if '"header"' not in line
-    ]
+    return facts_in(folder / "facts")
 
 
 def _texts(facts: list[AnyFact]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.facts import FACT, AnyFact, BuildLine, BuildSucceeded
+from cakework.domain.facts import AnyFact, BuildLine, BuildSucceeded
 from cakework.domain.orders import BuildOrder, BuildReport
 from cakework.node.builds import Builds
 from cakework.node.journal import Journal
@@ -20,6 +20,7 @@ from tests.integration.node.build_bench import NOTHING, Bench, NetworkOfNothing,
 from tests.integration.node.gates import gate
 from tests.integration.node.repositories import TOKEN, GitServer, serving
 from tests.integration.node.test_github_builds import files_with, order, settings
+from tests.integration.node.told import facts_in
 
 DEADLINE_S = 200
 ROOT = Path(__file__).resolve().parents[3]
@@ -110,12 +111,7 @@ def _node(bench: Bench, host: GitServer, folder: Path, wanted: BuildOrder) -> Ge
 
 
 def _facts(folder: Path) -> list[AnyFact]:
-    return [
-        FACT.validate_json(line)
-        for file in sorted((folder / "facts").glob("*.ndjson"))
-        for line in file.read_text().splitlines()
-        if '"header"' not in line
-    ]
+    return facts_in(folder / "facts")
 
 
 def _texts(folder: Path) -> list[str]:

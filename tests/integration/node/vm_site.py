@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cakework.domain.facts import FACT, AnyFact, VmLine, VmStopped
+from cakework.domain.facts import AnyFact, VmLine, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
 from cakework.domain.vms import Shape
@@ -32,6 +32,7 @@ from cakework.node.vms.template import Template
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 from tests.integration.node.guest.materials import REPOSITORY, make_image
+from tests.integration.node.told import facts_in
 
 DEADLINE_S = 60.0
 DISK_GB = 1
@@ -192,13 +193,6 @@ async def until(reached: Callable[[], object], timeout_s: float = DEADLINE_S) ->
     while not reached():
         assert time.monotonic() < deadline, "not reached in time"
         await asyncio.sleep(0.005)
-
-
-def facts_in(folder: Path) -> list[AnyFact]:
-    """Return the whole facts of a journal's files."""
-    text = b"".join(path.read_bytes() for path in sorted(folder.glob("*.ndjson")))
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
-    return [FACT.validate_json(line) for line in lines if not line.startswith(b'{"header"')]
 
 
 def printed(facts: list[AnyFact], vm_id: str) -> list[str]:

@@ -6,7 +6,7 @@ The real node is in the acceptance tests; here faults and the order of events mu
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from cakework.domain.facts import (
     AnyFact,
+    AnyLine,
     BuildFailed,
     BuildLine,
     BuildSucceeded,
@@ -34,6 +35,7 @@ from cakework.domain.orders import (
     BuildReport,
     ImportOrder,
     ImportReport,
+    LinesAck,
     NodeHealth,
     NodeProblem,
     SnapshotReport,
@@ -51,6 +53,11 @@ class Ack(BaseModel):
     """Body of an acknowledgement."""
 
     cursor: int
+
+
+def source_of(fact: AnyFact) -> str:
+    """Return the VM or build that a fact is of; nothing for none."""
+    return getattr(fact, "vm_id", None) or getattr(fact, "build_id", "")
 
 
 class FakeNode:
@@ -224,6 +231,8 @@ class FakeNode:
         add("/v1/builds/{build_id}/cancel", self._cancel, methods=["POST"], response_model=None)
         add("/v1/journal", self._journal, methods=["GET"], response_model=None)
         add("/v1/journal/ack", self._ack, methods=["POST"], response_model=None)
+        add("/v1/lines", self._lines_of_all, methods=["GET"], response_model=None)
+        add("/v1/lines/ack", self._ack_lines, methods=["POST"], response_model=None)
         return app
 
     async def _health(self) -> NodeHealth:
@@ -369,27 +378,60 @@ class FakeNode:
         return JSONResponse({})
 
     async def _journal(self, after: int) -> StreamingResponse:
-        return StreamingResponse(self._stream(after), media_type="application/x-ndjson")
+        return StreamingResponse(
+            self._stream(after, self._changes), media_type="application/x-ndjson"
+        )
 
-    async def _stream(self, after: int) -> AsyncIterator[bytes]:
+    async def _lines_of_all(self) -> StreamingResponse:
+        return StreamingResponse(self._stream(0, self._printed), media_type="application/x-ndjson")
+
+    def _printed(self) -> list[AnyFact]:
+        return [fact for fact in self.facts if isinstance(fact, AnyLine)]
+
+    def _changes(self) -> list[AnyFact]:
+        """Return what is told: no change of what has lines before it that are unconfirmed."""
+        told: list[AnyFact] = []
+        printing: set[str] = set()
+        for fact in self.facts:
+            if isinstance(fact, AnyLine):
+                printing.add(source_of(fact))
+            elif source_of(fact) in printing:
+                break
+            else:
+                told.append(fact)
+        return told
+
+    async def _stream(self, after: int, facts: Callable[[], list[AnyFact]]) -> AsyncIterator[bytes]:
         while not self._closing:
-            fresh = [fact for fact in self.facts if fact.cursor > after]
+            fresh = [fact for fact in facts() if fact.cursor > after]
             if fresh:
                 after = fresh[-1].cursor
                 yield b"".join(fact.model_dump_json().encode() + b"\n" for fact in fresh)
                 continue
             yield b"\n"
             async with self._grown:
-                if self._closing or any(fact.cursor > after for fact in self.facts):
+                if self._closing or any(fact.cursor > after for fact in facts()):
                     continue
                 await self._grown.wait()
 
     async def _ack(self, ack: Ack) -> Response:
+        return await self._forget(
+            lambda fact: not isinstance(fact, AnyLine) and fact.cursor <= ack.cursor
+        )
+
+    async def _ack_lines(self, ack: LinesAck) -> Response:
+        return await self._forget(
+            lambda fact: isinstance(fact, AnyLine) and fact.seq <= ack.lines.get(source_of(fact), 0)
+        )
+
+    async def _forget(self, known: Callable[[AnyFact], bool]) -> Response:
         if not self.may_ack.is_set():
             self.stalled_acks += 1
             await self.may_ack.wait()
-        self.acks.append(ack.cursor)
-        self.facts = [fact for fact in self.facts if fact.cursor > ack.cursor]
+        self.acks.append(max((fact.cursor for fact in self.facts if known(fact)), default=0))
+        self.facts = [fact for fact in self.facts if not known(fact)]
+        async with self._grown:
+            self._grown.notify_all()
         return JSONResponse({})
 
 

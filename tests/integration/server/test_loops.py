@@ -177,17 +177,17 @@ async def test_the_reader_begins_again_when_storing_fails(folder: Path, node: Fa
     """What could not be stored is not acknowledged, and comes again."""
     async with running(settings_for(folder, None), node) as rig:
         vm_id = (await rig.vm())["id"]
-        facts = vars(rig.server.journal)["_facts"]
-        apply, failures = facts.apply, 0
+        facts = vars(rig.server.lines)["_facts"]
+        keep, failures = facts.keep, 0
 
         async def fail_once(*arguments: object) -> None:
             nonlocal failures
             failures += 1
             if failures == 1:
                 raise OSError("disk full")
-            await apply(*arguments)
+            await keep(*arguments)
 
-        facts.apply = fail_once
+        facts.keep = fail_once
         await node.push(node.line(vm_id, "once"))
         assert await rig.messages(f"/v1/vm/{vm_id}/logs", 1) == ["once"]
         assert failures == 2

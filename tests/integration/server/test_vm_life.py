@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from sqlalchemy import insert, select, text
 
 from cakework.domain.errors import CakeworkError, NoRoom, NotFound, Unavailable
-from cakework.domain.facts import BuildLine, VmLine, VmStarted, VmStopped
+from cakework.domain.facts import AnyLine, VmStarted, VmStopped
 from cakework.domain.ids import AccountId, ImageId, VmId
 from cakework.domain.orders import StopOrder, VmOrder, VmReport
 from cakework.domain.snapshots import SnapshotState
@@ -155,9 +155,7 @@ class NoLog(LogStore):
     def __init__(self) -> None:
         pass
 
-    async def append(
-        self, node_id: str, cursor: int, lines: Sequence[VmLine | BuildLine]
-    ) -> set[Source]:
+    async def append(self, lines: Sequence[AnyLine]) -> set[Source]:
         assert not lines
         return set()
 

@@ -1,10 +1,10 @@
 """A build's log: numbered lines, told to the journal as they appear."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cakework.domain.facts import AnyFact, BuildLine, Stream
+from cakework.domain.facts import AnyChange, AnyLine, BuildLine, Stream
 
 LINE_BYTES_MAX = 16_384
 LINE_OVERHEAD_BYTES = 100
@@ -14,15 +14,32 @@ TAIL_BYTES = 16_384
 MORE = "[cakework: the build prints more than is kept; the rest is dropped]"
 
 
+class Source(Protocol):
+    """Where the lines of one build go: see :class:`cakework.node.journal.Source`."""
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last line taken, while the build has not ended; 0 for none."""
+        ...
+
+    def extend(self, lines: Sequence[AnyLine]) -> int:
+        """Take lines; return the bytes that they take."""
+        ...
+
+    async def room(self) -> None:
+        """Return when there may be more."""
+        ...
+
+
 class Facts(Protocol):
     """Where facts go: the node's journal. What it has taken, a crash of the node leaves there."""
 
-    def append(self, fact: AnyFact) -> None:
+    def append(self, fact: AnyChange) -> None:
         """Take one fact."""
         ...
 
-    def last_seq(self, source: str) -> int:
-        """Return the number of the last line taken of a build that has not ended; 0 for none."""
+    def source(self, source: str, account: str) -> Source:
+        """Return where the lines of a build of that id and account go."""
         ...
 
 
@@ -32,21 +49,24 @@ class BuildLog:
     When the build was begun before, by a node that was killed, numbering goes on from there.
     """
 
-    def __init__(self, build_id: str, facts: Facts, limit_bytes: int) -> None:
+    def __init__(self, build_id: str, source: Source, limit_bytes: int) -> None:
         self._build_id = build_id
-        self._facts = facts
+        self._source = source
         self._left = limit_bytes
         self._full = False
-        self._seq = facts.last_seq(build_id)
+        self._seq = source.last_seq
 
     def say(self, text: str, stream: Stream = "stdout") -> None:
         """Add a line of the platform's own."""
         self._seq += 1
-        self._facts.append(
-            BuildLine(
-                build_id=self._build_id, seq=self._seq, stream=stream, text=text, at_ms=now_ms()
-            )
+        line = BuildLine(
+            build_id=self._build_id, seq=self._seq, stream=stream, text=text, at_ms=now_ms()
         )
+        self._source.extend([line])
+
+    async def room(self) -> None:
+        """Return when there may be more output: the server takes it more slowly than it comes."""
+        await self._source.room()
 
     def output(self, text: str, stream: Stream) -> None:
         """Add a line that the build printed, if there is room for it."""
@@ -75,8 +95,9 @@ class LineSplitter:
         self._rest = b""
         self._tail = b""
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+    async def feed(self, chunk: bytes) -> None:
+        """Take the next bytes, when there is room for them."""
+        await self._log.room()
         self._tail = (self._tail + chunk)[-TAIL_BYTES:]
         if self._log.full:
             return

@@ -239,7 +239,8 @@ class Builds:
             order = await asyncio.to_thread(record.order)
             order = order.with_token(self._tokens.pop(record.build_id, ""))
             limit = self._settings.build_output_mb * MIB
-            build_log = BuildLog(record.build_id, self._facts, limit)
+            source = self._facts.source(record.build_id, order.owner)
+            build_log = BuildLog(record.build_id, source, limit)
             try:
                 image = self._images.get(order.image_id)
                 image = image or await self._build(record, order, build_log)

@@ -113,7 +113,7 @@ class BuildRun:
             async with VmBuild(shop, shop.yard, order, self._log, confinement) as making:
                 yield making
             return
-        async with shop.layers.used_for(order.account_id or order.build_id) as store:
+        async with shop.layers.used_for(order.owner) as store:
             try:
                 yield ContainerBuild(shop, order, self._log, confinement, store)
             finally:

@@ -97,7 +97,8 @@ class Making:
         """Run the program and save it; return the bytes it takes, and what was put on the shelf."""
         vm_id = self._order.vm_id
         before = max(self._journal.last_seq(vm_id), self._order.lines_before)
-        pump = Pump(vm_id, machine.channel, self._journal, before)
+        source = self._journal.source(vm_id, self._order.owner)
+        pump = Pump(vm_id, machine.channel, source, before)
         questions = Questions(machine.channel, self._patience.hook_s)
         await self._send_run(machine)
         listening = asyncio.create_task(self._listen(pump, questions))

@@ -253,7 +253,7 @@ class Vm:
         pump = Pump(
             self.order.vm_id,
             machine.channel,
-            self._journal,
+            self._journal.source(self.order.vm_id, self.order.owner),
             record.lines_before,
             record.lines_saved,
         )

@@ -1,4 +1,4 @@
-"""The log file: lines keyed (source, seq), and how far each node's journal is stored in it.
+"""The log file: lines keyed (source, seq), and the number of each source's last one.
 
 A source's line numbers and times both never fall, so order by time is order by number, and a
 page is a range of one key. A time earlier than its predecessor's (a clock set back) is raised
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cakework.domain.facts import BuildLine, VmLine
+from cakework.domain.facts import AnyLine
 from cakework.server.logs.lines import LineQuery, Order, Page, Source, source_of
 from cakework.server.logs.search import Bounds, Found, Span, allow, find, rows
 
@@ -31,10 +31,7 @@ CREATE TABLE IF NOT EXISTS lines (
     text TEXT NOT NULL,
     PRIMARY KEY (source, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cursors (
-    node_id TEXT PRIMARY KEY,
-    cursor INTEGER NOT NULL
-) STRICT;
+DROP TABLE IF EXISTS cursors;
 """
 
 
@@ -62,33 +59,15 @@ def make_tables(connection: sqlite3.Connection) -> None:
     connection.executescript(_SCHEMA)
 
 
-def cursor_of(connection: sqlite3.Connection, node_id: str) -> int:
-    """Return how far a node's journal is stored; 0 for a node never heard of."""
-    row = connection.execute("SELECT cursor FROM cursors WHERE node_id = ?", (node_id,)).fetchone()
-    return int(row[0]) if row else 0
+def append(connection: sqlite3.Connection, facts: Sequence[AnyLine], keep: int) -> set[Source]:
+    """Store lines in one transaction; returns the logs that grew.
 
-
-def append(
-    connection: sqlite3.Connection,
-    node_id: str,
-    cursor: int,
-    facts: Sequence[VmLine | BuildLine],
-    keep: int,
-) -> set[Source]:
-    """Store lines and the cursor in one transaction; returns the logs that grew.
-
-    Lines at or below the stored cursor, and lines already there, are left out. Each log keeps
+    Lines up to the number of a log's last are left out: they are there, or were. Each log keeps
     its newest ``keep`` lines.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        stored = cursor_of(connection, node_id)
-        grown = _append_each(connection, [fact for fact in facts if fact.cursor > stored], keep)
-        connection.execute(
-            "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (node_id)"
-            " DO UPDATE SET cursor = max(cursor, excluded.cursor)",
-            (node_id, cursor),
-        )
+        grown = _append_each(connection, facts, keep)
     except BaseException:
         connection.execute("ROLLBACK")
         raise
@@ -174,9 +153,9 @@ def _first_at(connection: sqlite3.Connection, key: int, last: int, at_ms: int) -
 
 
 def _append_each(
-    connection: sqlite3.Connection, facts: Iterable[VmLine | BuildLine], keep: int
+    connection: sqlite3.Connection, facts: Iterable[AnyLine], keep: int
 ) -> set[Source]:
-    by_source: dict[Source, list[VmLine | BuildLine]] = {}
+    by_source: dict[Source, list[AnyLine]] = {}
     for fact in facts:
         by_source.setdefault(source_of(fact), []).append(fact)
     return {
@@ -185,7 +164,7 @@ def _append_each(
 
 
 def _extend(
-    connection: sqlite3.Connection, source: Source, facts: list[VmLine | BuildLine], keep: int
+    connection: sqlite3.Connection, source: Source, facts: list[AnyLine], keep: int
 ) -> bool:
     """Add lines to one log and trim it; says whether it grew."""
     row = connection.execute(

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cakework.domain.facts import BuildLine, VmLine
+from cakework.domain.facts import AnyLine
 from cakework.server.logs import file, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
 from cakework.turns import Turns
@@ -52,17 +52,9 @@ class LogStore:
         while self._idle:
             self._idle.pop().close()
 
-    async def cursor(self, node_id: str) -> int:
-        """Return how far a node's journal is stored."""
-        return await self._read(lambda connection: file.cursor_of(connection, node_id))
-
-    async def append(
-        self, node_id: str, cursor: int, lines: Sequence[VmLine | BuildLine]
-    ) -> set[Source]:
-        """Store lines of a node's journal up to ``cursor``; returns the logs that grew."""
-        return await self._write(
-            lambda writer: file.append(writer, node_id, cursor, lines, self._max_lines)
-        )
+    async def append(self, lines: Sequence[AnyLine]) -> set[Source]:
+        """Store lines; returns the logs that grew."""
+        return await self._write(lambda writer: file.append(writer, lines, self._max_lines))
 
     async def remove_before(self, before_ms: int) -> None:
         """Remove the lines of every log that were printed before ``before_ms``."""

@@ -1,19 +1,21 @@
-"""The journal reader: facts come from the node as they happen, are stored, then acknowledged.
+"""The readers of the journal and of lines: what comes from the node is stored, then acknowledged.
 
 A batch is what has come since the last one was stored: one fact when all is quiet, hundreds
-when not. Facts of a node are keyed by its id, so a node with a new data folder starts afresh.
+when not. Each reader has a connection of its own, so that changes of state never wait for lines.
+Cursors are kept by node id, so a node with a new data folder starts afresh.
 """
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import ClassVar, cast
 
 import structlog
 from pydantic import ValidationError
 
 from cakework.domain.errors import Unavailable
-from cakework.domain.facts import FACT, AnyFact
+from cakework.domain.facts import FACT, LINE, AnyFact, AnyLine, VmLine
 from cakework.server.loops.gathering import gathered
 from cakework.server.loops.loop import retry_wait_s
 from cakework.server.node.client import NodeClient
@@ -23,8 +25,11 @@ FACT_BYTES_MAX = 8 * 1024 * 1024
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class JournalReader:
-    """Reads one node's journal for as long as it runs, connecting again when it breaks off."""
+class Reader(ABC):
+    """Reads one stream of a node for as long as it runs, connecting again when it breaks off."""
+
+    name: ClassVar[str]
+    """What is read, for the log."""
 
     def __init__(self, node: NodeClient, facts: Facts) -> None:
         """Read from ``node`` and apply with ``facts``."""
@@ -38,11 +43,21 @@ class JournalReader:
             try:
                 await self._read()
             except Unavailable as error:
-                _log.info("journal.waits", detail=error.detail, failures=self._failures)
+                _log.info(f"{self.name}.waits", detail=error.detail, failures=self._failures)
             except Exception:
-                _log.exception("journal.failed", failures=self._failures)
+                _log.exception(f"{self.name}.failed", failures=self._failures)
             self._failures += 1
             await asyncio.sleep(retry_wait_s(self._failures))
+
+    @abstractmethod
+    async def _read(self) -> None:
+        """Connect once and read until that breaks off, which raises."""
+
+
+class JournalReader(Reader):
+    """Reads the journal, which is changes of state."""
+
+    name = "journal"
 
     async def _read(self) -> None:
         node_id = (await self._node.health()).node_id
@@ -67,6 +82,26 @@ class JournalReader:
         if cursor:
             await self._facts.apply(node_id, facts, cursor)
             await self._node.acknowledge(cursor)
+
+
+class LinesReader(Reader):
+    """Reads the lines of all VMs and builds."""
+
+    name = "lines"
+
+    async def _read(self) -> None:
+        async with self._node.lines() as chunks, gathered(chunks) as batches:
+            _log.info("lines.reading")
+            async for texts in whole_lines(batches):
+                self._failures = 0
+                lines = [LINE.validate_json(text) for text in texts]
+                await self._facts.keep(lines)
+                await self._node.acknowledge_lines({_whose(line): line.seq for line in lines})
+        raise Unavailable("The node ended its lines.")
+
+
+def _whose(line: AnyLine) -> str:
+    return line.vm_id if isinstance(line, VmLine) else line.build_id
 
 
 async def whole_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:

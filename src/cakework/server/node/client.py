@@ -5,7 +5,7 @@ and the error that the node names when it refuses.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cakework.domain.orders import (
     BuildReport,
     ImportOrder,
     ImportReport,
+    LinesAck,
     NodeHealth,
     NodeProblem,
     SnapshotReport,
@@ -161,11 +162,29 @@ class NodeClient:
     @asynccontextmanager
     async def journal(self, after: int) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open the journal behind cursor ``after``: chunks of bytes, as they come."""
+        async with self._reading(f"/v1/journal?after={after}") as chunks:
+            yield chunks
+
+    async def acknowledge(self, cursor: int) -> None:
+        """Tell the node that facts up to ``cursor`` are stored and may be forgotten."""
+        await self._call("POST", "/v1/journal/ack", {"cursor": cursor})
+
+    @asynccontextmanager
+    async def lines(self) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """Open the lines that were not acknowledged: chunks of bytes, as they come."""
+        async with self._reading("/v1/lines") as chunks:
+            yield chunks
+
+    async def acknowledge_lines(self, seqs: Mapping[str, int]) -> None:
+        """Tell the node that lines of these VMs and builds are stored up to these numbers."""
+        await self._call("POST", "/v1/lines/ack", LinesAck(lines=dict(seqs)))
+
+    @asynccontextmanager
+    async def _reading(self, path: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         try:
             async with self._client.stream(
                 "GET",
-                "/v1/journal",
-                params={"after": after},
+                path,
                 timeout=httpx2.Timeout(ANSWER_S, read=SILENCE_S),
             ) as response:
                 if response.status_code != 200:
@@ -173,10 +192,6 @@ class NodeClient:
                 yield response.aiter_raw()
         except httpx2.TransportError as error:
             raise Unavailable("The node's journal broke off.") from error
-
-    async def acknowledge(self, cursor: int) -> None:
-        """Tell the node that facts up to ``cursor`` are stored and may be forgotten."""
-        await self._call("POST", "/v1/journal/ack", {"cursor": cursor})
 
     async def _call(
         self,

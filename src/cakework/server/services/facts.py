@@ -1,8 +1,8 @@
-"""Facts of a node's journal, applied once each.
+"""What a node tells, applied once each: changes of state, and lines.
 
-Lines go to the log store and changes of state to the database, each together with its own
-cursor in one transaction, so that a crash between the two leaves one of them behind and the
-other knows what it has. Lines are stored first: who sees that a VM stopped finds its whole log.
+Changes go to the database, together with the journal's cursor in one transaction. Lines go to the
+log store, which knows by their numbers which ones it has. The node tells that a log has ended when
+its lines are acknowledged: who sees that a VM stopped finds its whole log.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.facts import (
+    AnyChange,
     AnyFact,
+    AnyLine,
     BuildFailed,
     BuildLine,
     BuildSucceeded,
@@ -49,7 +51,6 @@ class States:
 
 
 _VmChange = VmStarted | VmStopped | SnapshotMade | SnapshotFailed
-_Change = _VmChange | BuildSucceeded | BuildFailed | ImportSucceeded | ImportFailed
 
 
 class Facts:
@@ -71,32 +72,30 @@ class Facts:
         self._build_ended = build_ended
 
     async def cursor(self, node_id: str) -> int:
-        """Return the cursor up to which every fact of the node's journal is applied.
-
-        It may be lower than what was acknowledged: the database notes its cursor only with
-        changes of state, and lines that came after them are known to the log store alone.
-        """
-        return min(await self._logs.cursor(node_id), await self._applied(node_id))
-
-    async def apply(self, node_id: str, facts: Sequence[AnyFact], cursor: int) -> None:
-        """Apply facts, in the journal's order, that end at ``cursor``; they are durable then.
-
-        Facts at or below a store's own cursor are left out there.
-        """
-        lines = [fact for fact in facts if isinstance(fact, VmLine | BuildLine)]
-        self._followers.wake(await self._logs.append(node_id, cursor, lines))
-        changes = [fact for fact in facts if not isinstance(fact, VmLine | BuildLine)]
-        if changes:
-            step(Step.FACTS_LINES_STORED)
-            await self._apply_changes(node_id, changes, cursor)
-            step(Step.FACTS_STORED)
-
-    async def _applied(self, node_id: str) -> int:
+        """Return the cursor up to which every fact of the node's journal is applied."""
         async with self._database.reading() as session:
             query = select(NodeCursorRow.cursor).where(NodeCursorRow.node_id == node_id)
             return await session.scalar(query) or 0
 
-    async def _apply_changes(self, node_id: str, changes: Sequence[_Change], cursor: int) -> None:
+    async def keep(self, lines: Sequence[AnyLine]) -> None:
+        """Store lines, each log's in order; they are durable then. Those it has are left out."""
+        self._followers.wake(await self._logs.append(lines))
+        step(Step.FACTS_LINES_STORED)
+
+    async def apply(self, node_id: str, facts: Sequence[AnyFact], cursor: int) -> None:
+        """Apply facts, in the journal's order, that end at ``cursor``; they are durable then.
+
+        Changes at or below the cursor that is on record are left out. Journals of earlier versions
+        have lines in them, before the changes that end their logs.
+        """
+        if lines := [fact for fact in facts if isinstance(fact, VmLine | BuildLine)]:
+            await self.keep(lines)
+        changes = [fact for fact in facts if not isinstance(fact, VmLine | BuildLine)]
+        if changes:
+            await self._apply_changes(node_id, changes, cursor)
+            step(Step.FACTS_STORED)
+
+    async def _apply_changes(self, node_id: str, changes: Sequence[AnyChange], cursor: int) -> None:
         vms: list[VmRow | None] = []
         builds: list[BuildRow | None] = []
         imports: list[ImportRow | None] = []

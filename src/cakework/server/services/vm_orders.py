@@ -37,6 +37,7 @@ class VmOrders:
         return VmOrder(
             vm_id=row.id,
             run=row.run,
+            account_id=row.account_id,
             image_id=row.image_id,
             shape=Shape(cpu=row.cpu, memory_mb=row.memory_mb),
             hostname=row.hostname,

@@ -1,24 +1,34 @@
 """A build's log: numbers, bounds, lines from bytes."""
 
+import asyncio
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cakework.domain.facts import AnyFact, BuildLine
+from cakework.domain.facts import AnyLine, BuildLine
 from cakework.node.builds.log import LINE_BYTES_MAX, MORE, BuildLog, LineSplitter
 
 
 class Facts:
     def __init__(self, last: int = 0) -> None:
         self.lines: list[BuildLine] = []
+        self.waits = 0
         self._last = last
 
-    def append(self, fact: AnyFact) -> None:
-        assert isinstance(fact, BuildLine)
-        self.lines.append(fact)
-
-    def last_seq(self, source: str) -> int:
-        assert source == "b"
+    @property
+    def last_seq(self) -> int:
         return self._last
+
+    def extend(self, lines: Sequence[AnyLine]) -> int:
+        for line in lines:
+            assert isinstance(line, BuildLine)
+            self.lines.append(line)
+        return 0
+
+    async def room(self) -> None:
+        """Wait for a moment at which there is room."""
+        self.waits += 1
 
 
 def _everything(_: str) -> bool:
@@ -52,10 +62,11 @@ def test_lines_do_not_depend_on_chunks(content: bytes, sizes: list[int]) -> None
     splitter = LineSplitter(BuildLog("b", facts, 10**9), "stdout", _everything)
     rest = content
     for size in sizes:
-        splitter.feed(rest[:size])
+        asyncio.run(splitter.feed(rest[:size]))
         rest = rest[size:]
-    splitter.feed(rest)
+    asyncio.run(splitter.feed(rest))
     splitter.finish()
+    assert facts.waits == len(sizes) + 1
     *whole, last = content.split(b"\n")
     expected = [*whole, last] if last else whole
     assert [line.text for line in facts.lines] == [
@@ -68,8 +79,8 @@ def test_long_lines_are_cut_not_lost(length: int) -> None:
     """No line is longer than the bound, and together they are what was printed."""
     facts = Facts()
     splitter = LineSplitter(BuildLog("b", facts, 10**9), "stdout", _everything)
-    splitter.feed(b"x" * length)
-    splitter.feed(b"\n")
+    asyncio.run(splitter.feed(b"x" * length))
+    asyncio.run(splitter.feed(b"\n"))
     splitter.finish()
     assert all(len(line.text) <= LINE_BYTES_MAX for line in facts.lines)
     assert sum(len(line.text) for line in facts.lines) == length

@@ -57,7 +57,8 @@ async def rig(folder: Path, before: int = 0) -> AsyncGenerator[Rig]:
     journal = Journal.open(folder)
     channel = GuestChannel(*await asyncio.open_unix_connection(sock=ours))
     try:
-        yield Rig(journal, guest, Pump("vm", channel, journal, before))
+        source = journal.source("vm", "account")
+        yield Rig(journal, guest, Pump("vm", channel, source, before))
     finally:
         await channel.close()
         guest.close()
@@ -65,10 +66,13 @@ async def rig(folder: Path, before: int = 0) -> AsyncGenerator[Rig]:
 
 
 def texts(folder: Path) -> list[tuple[int, str]]:
-    segments = [path.read_text() for path in sorted(folder.glob("*.ndjson"))]
+    return [(fact.seq, fact.text) for fact in lines_in(folder)]
+
+
+def lines_in(folder: Path) -> list[VmLine]:
+    segments = [path.read_text() for path in sorted(folder.glob("lines/vm.lines/*.ndjson"))]
     lines = "".join(segments).splitlines()
-    facts = [VmLine.model_validate_json(text) for text in lines if '"vm.line"' in text]
-    return [(fact.seq, fact.text) for fact in facts]
+    return [VmLine.model_validate_json(text) for text in lines if '"vm.line"' in text]
 
 
 def test_lines_are_recorded_then_acknowledged(tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_a_gap_is_the_guests_fault(tmp_path: Path) -> None:
 def test_a_further_run_counts_on(tmp_path: Path) -> None:
     """A guest counts its own lines from 1; the journal those of all runs of the VM."""
     journal = Journal.open(tmp_path)
-    journal.extend(
+    journal.source("vm", "account").extend(
         [VmLine(at_ms=1, vm_id="vm", seq=n, stream="stdout", text="x") for n in range(1, 8)]
     )
     journal.close()
@@ -161,7 +165,7 @@ def test_no_line_is_from_the_future(tmp_path: Path) -> None:
             await r.says([line(1, time_ns=2**63)])
 
     asyncio.run(scene())
-    fact = VmLine.model_validate_json((next(tmp_path.glob("*.ndjson"))).read_text().splitlines()[1])
+    (fact,) = lines_in(tmp_path)
     assert began_ms <= fact.at_ms <= time.time() * 1000
 
 
@@ -204,3 +208,51 @@ def test_the_last_lines_are_not_held_back(tmp_path: Path, monkeypatch: pytest.Mo
 
     asyncio.run(scene())
     assert len(texts(tmp_path)) == 99
+
+
+def test_bytes_count_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A character that is six bytes in the journal takes six bytes of the rate."""
+    monkeypatch.setattr(module, "LINES_PER_S", 1e9)
+    monkeypatch.setattr(module, "BYTES_PER_S", 1000.0)
+    monkeypatch.setattr(module, "BURST_S", 1e9)
+    spent: list[float] = []
+
+    async def scene() -> None:
+        for text in (b"x" * 1000, b"\1" * 1000, b"\xff" * 1000):
+            async with rig(tmp_path / str(len(spent))) as r:
+                await r.says([line(1, text)])
+                spent.append(vars(r.pump)["_debt_s"])
+
+    asyncio.run(scene())
+    plain, control, invalid = spent
+    assert control - plain == pytest.approx(5)
+    assert invalid - plain == pytest.approx(2)
+
+
+def test_a_guest_whose_lines_nobody_takes_is_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not read, and not acknowledged, until the server has taken some; or has it ended."""
+    monkeypatch.setattr("cakework.node.lines.BACKLOG_BYTES", 17 * 1000)
+
+    async def scene() -> None:
+        async with rig(tmp_path) as r:
+            loop = asyncio.get_running_loop()
+            await r.says([line(1, b"x" * 1000)])
+            assert r.acks() == [Ack(1)]
+            await loop.sock_sendall(r.guest, encode(line(2)))
+            receiving = asyncio.create_task(r.pump.receive())
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not receiving.done()
+            r.journal.confirm_lines({"vm": 1})
+            assert await asyncio.wait_for(receiving, 60) == []
+            await r.says([line(3, b"x" * 1000)])
+            await loop.sock_sendall(r.guest, encode(line(4)))
+            receiving = asyncio.create_task(r.pump.receive())
+            await asyncio.sleep(0)
+            r.pump.hurry()
+            assert await asyncio.wait_for(receiving, 60) == []
+
+    asyncio.run(scene())
+    assert [seq for seq, _ in texts(tmp_path)] == [1, 2, 3, 4]

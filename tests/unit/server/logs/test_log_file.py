@@ -16,7 +16,6 @@ from tests.properties import examples
 
 VM = "0123456789abcd"
 SOURCE = vm_source(VM)
-NODE = "node-1"
 
 
 @pytest.fixture
@@ -36,7 +35,6 @@ def in_memory() -> sqlite3.Connection:
 def lines(first: int, count: int, *, at_ms: int | None = None, text: str = "") -> list[VmLine]:
     return [
         VmLine(
-            cursor=seq,
             vm_id=VM,
             seq=seq,
             stream="stdout",
@@ -48,7 +46,7 @@ def lines(first: int, count: int, *, at_ms: int | None = None, text: str = "") -
 
 
 def add(log: sqlite3.Connection, batch: list[VmLine], keep: int = 1000) -> None:
-    file.append(log, NODE, batch[-1].cursor if batch else 0, batch, keep)
+    file.append(log, batch, keep)
 
 
 def seqs(log: sqlite3.Connection, query: LineQuery) -> list[int]:
@@ -60,13 +58,7 @@ def test_what_is_stored_twice_is_there_once(log: sqlite3.Connection) -> None:
     add(log, lines(1, 3))
     add(log, lines(2, 4))
     assert seqs(log, LineQuery(SOURCE)) == [1, 2, 3, 4, 5]
-    assert file.cursor_of(log, NODE) == 5
-
-
-def test_a_new_node_has_a_journal_of_its_own(log: sqlite3.Connection) -> None:
-    """Another node id starts at cursor 0, whatever the first one has reached."""
-    add(log, lines(1, 5))
-    assert file.cursor_of(log, "node-2") == 0
+    assert file.last_seq(log, SOURCE) == 5
 
 
 def test_the_newest_lines_are_kept(log: sqlite3.Connection) -> None:

@@ -31,7 +31,7 @@ class BuilderOutput:
                 raise GuestError("the guest's port was closed")
             lines = [frame for frame in frames if isinstance(frame, Line)]
             for line in lines:
-                self._take(line)
+                await self._take(line)
             if lines:
                 await self._channel.send(Ack(lines[-1].number))
             for frame in frames:
@@ -40,8 +40,8 @@ class BuilderOutput:
             await asyncio.sleep(time.monotonic() - began)
         return self.end
 
-    def _take(self, line: Line) -> None:
-        self._streams[line.stream].feed(line.text + (b"" if line.goes_on else b"\n"))
+    async def _take(self, line: Line) -> None:
+        await self._streams[line.stream].feed(line.text + (b"" if line.goes_on else b"\n"))
 
     def _hear(self, frame: object) -> None:
         if isinstance(frame, Ready):
