@@ -24,6 +24,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Journal:
         self._sources: dict[str, int] = {}
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._held: dict[int, _Held] = {}
+        self._mixed_until = 0
         self._grown = asyncio.Event()
 
     @classmethod
@@ -127,6 +129,7 @@ class Journal:
             journal._find(path)
         if journal._segments:
             journal._read_through(journal._segments[-1][1])
+            journal.lines.withheld = journal._mixed_until > 0
             if rebooted:
                 journal.cursor += HOST_RESTART_GAP
         journal._begin_segment()
@@ -167,6 +170,7 @@ class Journal:
         """Forget what lies at or before ``cursor``, as far as whole segments go."""
         while len(self._segments) > 1 and self._segments[1][0] - 1 <= cursor:
             self._segments.pop(0)[1].unlink()
+        self._give_lines(cursor)
 
     def confirm_lines(self, seqs: Mapping[str, int]) -> None:
         """Forget lines of these sources up to these numbers, and tell what waited for them."""
@@ -181,6 +185,7 @@ class Journal:
         files, so that any number of bytes may lie between reader and writer without taking
         memory.
         """
+        self._give_lines(after)
         first, file = self._open_segment(after)
         try:
             while True:
@@ -206,6 +211,12 @@ class Journal:
         """Make all facts durable and close it."""
         os.fdatasync(self._fd)
         os.close(self._fd)
+
+    def _give_lines(self, cursor: int) -> None:
+        """Let lines be read when those in the journal itself, by an earlier version, are known."""
+        if self.lines.withheld and cursor >= self._mixed_until:
+            self.lines.withheld = False
+            self.lines.wake()
 
     def _waits(self, source: str, after: int, fact: AnyChange) -> bool:
         if any(held.source == source for held in self._held.values()):
@@ -267,9 +278,12 @@ class Journal:
         header = line["header"]
         self._sources = dict(header["sources"])
         self._ended = OrderedDict(header.get("ended", {}))
-        self._held = {
-            int(cursor): _held_of(held) for cursor, held in header.get("held", {}).items()
-        }
+        held: dict[str, Any] | None = header.get("held")
+        if held is None:
+            self._mixed_until = sys.maxsize
+        elif self._mixed_until == sys.maxsize:
+            self._mixed_until = int(path.stem) - 1
+        self._held = {int(cursor): _held_of(each) for cursor, each in (held or {}).items()}
         self._segments.append((int(path.stem), path))
 
     def _read_through(self, path: Path) -> None:
@@ -282,6 +296,7 @@ class Journal:
                 whole += len(line)
                 self._note(record)
             file.truncate(whole)
+        self._mixed_until = min(self._mixed_until, self.cursor)
 
     def _note(self, record: dict[str, Any]) -> None:
         """Remember what a record of an earlier node says."""

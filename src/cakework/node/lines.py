@@ -85,6 +85,7 @@ class Lines:
     """The lines of all sources of a node, below one folder. Used by one event loop.
 
     ``unconfirmed`` is how many bytes of them the server has not confirmed, as they were written.
+    Readers are given none while they are ``withheld``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,6 +95,7 @@ class Lines:
         self._changed = asyncio.Event()
         self._shrunk = asyncio.Event()
         self.unconfirmed = 0
+        self.withheld = False
 
     @classmethod
     def open(cls, folder: Path, *, doubtful: bool) -> "Lines":
@@ -173,7 +175,7 @@ class Lines:
         try:
             while True:
                 changed = self._changed
-                if chunk := reader.next():
+                if not self.withheld and (chunk := reader.next()):
                     yield chunk
                 else:
                     yield b"" if await set_within(changed, heartbeat_s) else b"\n"

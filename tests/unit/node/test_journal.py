@@ -46,10 +46,10 @@ def read(journal: Journal, after: int) -> list[dict[str, object]]:
     return _there(journal.stream(after, heartbeat_s=0))
 
 
-def read_lines(journal: Journal) -> list[tuple[object, object, object]]:
+def read_lines(journal: Journal) -> list[tuple[str, int, str]]:
     """Return the lines that are there now: vm, number and text. All of them are sent at once."""
     found = _there(journal.lines.stream(heartbeat_s=0))
-    return [(fact["vm_id"], fact["seq"], fact["text"]) for fact in found]
+    return [(str(fact["vm_id"]), int(str(fact["seq"])), str(fact["text"])) for fact in found]
 
 
 def _there(stream: AsyncGenerator[bytes]) -> list[dict[str, object]]:
@@ -307,9 +307,17 @@ def test_a_journal_of_before_is_taken_over(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     put(journal, line("vm", 2))
     journal.append(stopped("long"))
+    assert cursors(read(journal, 2)) == [3, 4]
+    assert read_lines(journal) == [], "it would be taken for one behind the first"
     assert cursors(read(journal, 3)) == [4]
     assert read_lines(journal) == [("vm", 2, "x")]
     journal.close()
+    again = Journal.open(tmp_path)
+    again.confirm(2)
+    assert read_lines(again) == []
+    again.confirm(3)
+    assert read_lines(again) == [("vm", 2, "x")]
+    again.close()
 
 
 def test_after_a_restart_of_the_host_cursors_leave_a_gap(

@@ -31,12 +31,16 @@ class Source(Protocol):
         ...
 
 
-class Facts(Protocol):
+class Changes(Protocol):
     """Where facts go: the node's journal. What it has taken, a crash of the node leaves there."""
 
     def append(self, fact: AnyChange) -> None:
         """Take one fact."""
         ...
+
+
+class Facts(Changes, Protocol):
+    """Where facts and lines go: the node's journal."""
 
     def source(self, source: str, account: str) -> Source:
         """Return where the lines of a build of that id and account go."""

@@ -25,7 +25,7 @@ from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
-from cakework.node.builds.log import Facts, now_ms
+from cakework.node.builds.log import Changes, now_ms
 from cakework.node.builds.registries import Registries
 from cakework.node.builds.sandbox import Sandbox
 from cakework.node.builds.share import share_of_builds
@@ -56,7 +56,7 @@ class Imports:
     """The imports of a node; enter it before use. ``facts`` is told how each ends."""
 
     def __init__(
-        self, settings: Settings, images: ImageStore, network: BuildNetwork, facts: Facts
+        self, settings: Settings, images: ImageStore, network: BuildNetwork, facts: Changes
     ) -> None:
         self._settings = settings
         self._images = images
