@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cakework.domain.facts import AnyLine
 from cakework.node.ndjson import set_within
+from cakework.node.rotation import Rotation
 from cakework.node.spool import SUFFIX, Place, Spool
-from cakework.node.turns import Turns
 
 BACKLOG_BYTES = 512 * 1024 * 1024
 """What the lines of all sources together stay below, as they are written."""
@@ -40,7 +40,7 @@ class _Reader:
 
     def __init__(self, spools: Mapping[str, Spool]) -> None:
         self._spools = spools
-        self._turns: Turns[str] = Turns()
+        self._turns: Rotation[str] = Rotation()
         self._waiting: set[str] = set()
         self._places: dict[str, Place] = {}
         self._sent: deque[_Sent] = deque()

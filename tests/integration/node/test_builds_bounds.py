@@ -67,7 +67,7 @@ def test_processors_are_bounded_for_all_builds(bench: Bench) -> None:
     async def run() -> None:
         async with bench.open(build_cpus=0.4) as builds:
             for number, each in enumerate(wanted):
-                builds.submit(each)
+                await builds.submit(each)
                 await bench.ledger.printed(each.build_id, str(number))
             (group,) = Cgroup.existing(group_name)
             for each in wanted:

@@ -168,6 +168,6 @@ async def test_loud_vms_delay_nobody_else(
             await until(lambda: not journal.lines.unconfirmed, "all is stored")
         for vm_id, source in sources.items():
             assert await server.log_store.last_seq(vm_source(vm_id)) == source.last_seq
-            page = await server.log_store.page(LineQuery(vm_source(vm_id), batch=10_000))
+            page = await server.log_store.page(LineQuery(vm_source(vm_id), batch=10_000), "default")
             assert [each.seq for each in page.lines] == list(range(1, source.last_seq + 1))
     journal.close()

@@ -129,7 +129,7 @@ class Builds:
             if record.wants_token():
                 self._tokenless[record.build_id] = record
             else:
-                self._start(record, whose(record.order()))
+                self._start(record, record.order().owner)
         self._trimmer = asyncio.create_task(self._trim())
         self._stack.push_async_callback(_cancelled, self._trimmer)
         return self
@@ -167,7 +167,7 @@ class Builds:
             step(Step.NODE_BUILD_RECORDED)
             if order.token:
                 self._tokens[build_id] = order.token
-            self._start(record, whose(order))
+            self._start(record, order.owner)
 
     async def cancel(self, build_id: str) -> None:
         """End the build as failed; one that has ended, or is not known, is left as it is."""
@@ -310,11 +310,6 @@ class Builds:
             size_mb=settings.repository_size_mb,
             spare_mb=least_for_builds_mb(settings.min_free_disk_mb),
         )
-
-
-def whose(order: BuildOrder) -> str:
-    """Return the account whose turn a build takes; one of an earlier version is by itself."""
-    return order.account_id or order.build_id
 
 
 def _house(store: LayerStore) -> str:

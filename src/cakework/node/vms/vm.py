@@ -208,8 +208,8 @@ class Vm:
 
     async def _be_begun(self) -> str:
         """Wait for the program to be started; return only if it is not, and why."""
-        # The pump takes nothing while the journal is full.
-        await self._journal.room()
+        # The pump takes nothing while there is no room for lines.
+        await self._journal.source(self.order.vm_id, self.order.owner).room()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self.begun.wait()

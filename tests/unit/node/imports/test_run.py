@@ -74,6 +74,7 @@ def test_a_second_attempt_writes_through_no_link(
         cast("BuildNetwork", Network()),
         BuildLimits(600, 512, 64, 64, 0),
         "test-",
+        "",
     )
     order = ImportOrder(image_id="image", image_uri="registry.example/image:1")
     with pytest.raises(CakeworkError):

@@ -3,13 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cakework.node.turns import Turns
+from cakework.node.rotation import Rotation
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=60))
 def test_whoever_waits_is_next_after_one_of_each_account(accounts: list[str]) -> None:
     """All come, those of one account in order, and of none two before one of another that waits."""
-    turns: Turns[tuple[str, int]] = Turns()
+    turns: Rotation[tuple[str, int]] = Rotation()
     for number, account in enumerate(accounts):
         turns.add(account, (account, number))
     taken: list[tuple[str, int]] = []
@@ -27,7 +27,7 @@ def test_whoever_waits_is_next_after_one_of_each_account(accounts: list[str]) ->
 
 def test_a_newcomer_does_not_wait_for_all_that_was_there() -> None:
     """Thousands of one account's delay another's first by one."""
-    turns: Turns[int] = Turns()
+    turns: Rotation[int] = Rotation()
     for number in range(5000):
         turns.add("loud", number)
     assert turns.take() == 0

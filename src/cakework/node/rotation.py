@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class Rotation(Generic[T]):
     """Things that wait for their turn.
 
     However many of one account wait, another account's first is given after one of each account.
