@@ -24,7 +24,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ class Journal:
             journal._find(path)
         if journal._segments:
             journal._read_through(journal._segments[-1][1])
-            journal.lines.withheld = journal._mixed_until > 0
+            journal.lines.withheld = journal._mixed_until >= journal._segments[0][0]
             if rebooted:
                 journal.cursor += HOST_RESTART_GAP
         journal._begin_segment()
@@ -279,9 +278,9 @@ class Journal:
         self._sources = dict(header["sources"])
         self._ended = OrderedDict(header.get("ended", {}))
         held: dict[str, Any] | None = header.get("held")
-        if held is None:
-            self._mixed_until = sys.maxsize
-        elif self._mixed_until == sys.maxsize:
+        if held is not None:
+            self._mixed_until = header["mixed_until"]
+        elif self._segments:
             self._mixed_until = int(path.stem) - 1
         self._held = {int(cursor): _held_of(each) for cursor, each in (held or {}).items()}
         self._segments.append((int(path.stem), path))
@@ -296,7 +295,6 @@ class Journal:
                 whole += len(line)
                 self._note(record)
             file.truncate(whole)
-        self._mixed_until = min(self._mixed_until, self.cursor)
 
     def _note(self, record: dict[str, Any]) -> None:
         """Remember what a record of an earlier node says."""
@@ -313,6 +311,7 @@ class Journal:
             return
         if isinstance(fact, VmLine | BuildLine):
             # Of a version that had lines and changes of state in one.
+            self._mixed_until = self.cursor
             self._ended.pop(source, None)
             self._sources[source] = fact.seq
         elif _is_end(fact):
@@ -332,7 +331,14 @@ class Journal:
         path = self._path(first)
         partial = path.with_suffix(PARTIAL)
         held = {str(cursor): _held_fields(held) for cursor, held in self._held.items()}
-        header = {"header": {"sources": self._sources, "ended": self._ended, "held": held}}
+        header = {
+            "header": {
+                "sources": self._sources,
+                "ended": self._ended,
+                "held": held,
+                "mixed_until": self._mixed_until,
+            }
+        }
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             size = write_all(fd, json.dumps(header).encode() + b"\n", 0)

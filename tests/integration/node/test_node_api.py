@@ -112,6 +112,7 @@ async def test_images_are_listed_and_removed(node: NodeProcess, yard: Yard) -> N
         ("DELETE", "/v1/volumes/a.b", None, 400, "invalid_request"),
         ("GET", "/v1/journal?after=x", None, 400, "invalid_request"),
         ("POST", "/v1/journal/ack", {"cursor": "x"}, 400, "invalid_request"),
+        ("POST", "/v1/lines/ack", {"lines": ["x"]}, 400, "invalid_request"),
     ],
 )
 async def test_refusals(
@@ -124,37 +125,50 @@ async def test_refusals(
     assert node.facts() == []
 
 
-async def test_the_journal_streams_and_is_acknowledged(node: NodeProcess, yard: Yard) -> None:
-    """A reader gets facts as they come, from where it says; the stream ends with the node."""
+async def test_the_journal_and_lines_stream_and_are_acknowledged(
+    node: NodeProcess, yard: Yard
+) -> None:
+    """A reader gets changes as they come, from where it says, and lines until they are known."""
     order = await vm_order(node, yard, "echo one; echo two; exec sleep 600")
+    await node.order(order)
+    changes = await _read(node, "/v1/journal?after=0", 1)
+    assert [(fact["cursor"], fact["kind"]) for fact in changes] == [(1, "vm.started")]
+    assert node.call("POST", "/v1/journal/ack", {"cursor": 1}) == (200, {})
+    lines = await _read(node, "/v1/lines", 2)
+    assert [(fact["seq"], fact["text"]) for fact in lines] == [(1, "one"), (2, "two")]
+    assert node.call("POST", "/v1/lines/ack", {"lines": {order.vm_id: 1}}) == (200, {})
+    assert [fact["text"] for fact in await _read(node, "/v1/lines", 1)] == ["two"]
+
+
+async def _read(node: NodeProcess, path: str, count: int) -> list[dict[str, object]]:
+    """Return the first facts of a stream."""
+    seen: list[dict[str, object]] = []
     transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
-    seen: list[str] = []
     async with (
+        asyncio.timeout(60),
         httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client,
-        client.stream("GET", "/v1/journal?after=0") as stream,
+        client.stream("GET", path) as stream,
     ):
-        await node.order(order)
         async for line in stream.aiter_lines():
-            seen += [line] if line else []
-            if len(seen) == 3:
+            seen += [json.loads(line)] if line else []
+            if len(seen) >= count:
                 break
-    facts = [json.loads(line) for line in seen]
-    assert [fact["cursor"] for fact in facts] == [1, 2, 3]
-    assert [fact["kind"] for fact in facts] == ["vm.started", "vm.line", "vm.line"]
-    assert node.call("POST", "/v1/journal/ack", {"cursor": 3}) == (200, {})
+    return seen
 
 
-async def test_a_reader_does_not_hold_up_the_end(node: NodeProcess) -> None:
-    """A node that is asked to end does so while somebody reads its journal, which comes to an end
-    of its own: it is not cut off when all time for that is over."""
+async def test_readers_do_not_hold_up_the_end(node: NodeProcess) -> None:
+    """A node that is asked to end does so while somebody reads its journal and lines, which come
+    to an end of their own: they are not cut off when all time for that is over."""
     transport = httpx2.AsyncHTTPTransport(uds=str(node.socket))
     async with (
         httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client,
         client.stream("GET", "/v1/journal?after=0") as stream,
+        client.stream("GET", "/v1/lines") as lines,
     ):
         ending = asyncio.create_task(asyncio.to_thread(node.stop))
-        async for _ in stream.aiter_lines():
-            pass
+        for each in (stream, lines):
+            async for _ in each.aiter_lines():
+                pass
         assert "graceful shutdown exceeded" not in await ending
     await node.start()
 
