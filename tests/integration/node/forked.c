@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -132,6 +133,10 @@ static void try_rights(pid_t other)
     printf("fiosetown %s ", outcome(ioctl(0, FIOSETOWN, &other)));
     printf("shmget %s ", outcome(syscall(SYS_shmget, IPC_PRIVATE, 4096, 0600)));
     printf("mq_open %s ", outcome(syscall(SYS_mq_open, "queue", O_CREAT | O_RDWR, 0600, NULL)));
+    printf("socket %s ", outcome(socket(AF_UNIX, SOCK_STREAM, 0)));
+    printf("bind %s ", outcome(bind(0, NULL, 0)));
+    printf("connect %s ", outcome(connect(0, NULL, 0)));
+    printf("listen %s ", outcome(listen(0, 1)));
     printf("unshare %s\n", outcome(unshare(CLONE_NEWUSER)));
 }
 

@@ -13,6 +13,8 @@ import pytest
 from cakework.domain.facts import BuildFailed, BuildLine
 from cakework.domain.orders import GithubSource
 from cakework.node.builds.context import MTIME_S
+from cakework.node.builds.share import group_of_builds
+from cakework.node.cgroups import Cgroup
 from cakework.node.images import Image
 from tests.integration.node.build_bench import mounted, order
 from tests.integration.node.builder_site import BuilderBench
@@ -191,14 +193,20 @@ def test_a_failure_says_why(
 
 
 def test_cancelling_ends_the_machine(vm_bench: BuilderBench) -> None:
-    """A build that is cancelled in the middle of a step fails and leaves nothing behind."""
+    """A build that is cancelled in the middle of a step fails and leaves nothing behind. Its
+    machine was among what all builds have of the processors."""
     wanted = order(f"{BASE}RUN echo runs; sleep 1000")
+    group_name = group_of_builds(vm_bench.settings().node_dir)
 
     async def run() -> None:
         async with vm_bench.open() as builds:
             await builds.submit(wanted)
             await vm_bench.ledger.printed(wanted.build_id, "runs")
             assert len(vm_bench.leftovers()["machines"]) == 1
+            (group,) = Cgroup.existing(group_name)
+            (machine,) = Cgroup.existing(f"{vm_bench.territory.name}-")
+            assert [folder.parent for folder in machine.folders] == list(group.folders)
+            assert machine.pids()
             await builds.cancel(wanted.build_id)
             assert builds.known() == []
 

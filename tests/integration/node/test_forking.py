@@ -22,7 +22,8 @@ PLACE = 200
 RIGHTS = (
     "exec EPERM fork EPERM vfork EPERM clone3 ENOSYS kill EPERM tgkill EPERM own tgkill done "
     "ptrace EPERM setuid EPERM setgroups EPERM prlimit EPERM own prlimit done setpriority EPERM "
-    "setown EPERM setsig EPERM getfl done fiosetown EPERM shmget EPERM mq_open EPERM unshare EPERM"
+    "setown EPERM setsig EPERM getfl done fiosetown EPERM shmget EPERM mq_open EPERM "
+    "socket EPERM bind EPERM connect EPERM listen EPERM unshare EPERM"
 )
 ANSWER = """
 import os, socket, sys

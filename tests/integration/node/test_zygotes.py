@@ -1,9 +1,13 @@
 """Machines forked from one that rests: real QEMU, whose threads go on in the fork."""
 
 import asyncio
+import ctypes
+import itertools
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +17,24 @@ import pytest
 from cakework.domain.vms import Shape
 from cakework.node.guest.protocol import Exited, GuestFrame, Identity, Line, Run
 from cakework.node.network.namespaces import run_inside
-from cakework.node.vms.forking import NotForked
+from cakework.node.vms.forking import NotForked, find_places
 from cakework.node.vms.machines import Machine, Resting
 from cakework.node.vms.zygotes import Zygotes
 from tests.integration.node.guest.materials import compile_static, make_image
 from tests.integration.node.vm_site import Site, Yard, filling, site, until
 
 pytestmark = pytest.mark.anyio
+SYS_KCMP, KCMP_FILE = 312, 0
+READ_ONLY = {"/template/ram", "/template/rehearsal.erofs", "/dev/null"}
+EPOLL = """
+import select, sys
+with open(sys.argv[1]), select.epoll() as poll:
+    print(flush=True)
+    input()
+    poll.register(0, select.EPOLLIN)
+    print(flush=True)
+    input()
+"""
 RANDOM = "head -c 32 /dev/urandom | od -An -tx1 -v | tr -d ' \\n'; echo; date +%s; hostname"
 
 
@@ -103,6 +118,71 @@ async def test_forks_share_nothing_that_they_write(yard: Yard, tmp_path: Path) -
             await machine.release()
         await resting.machine.release()
         await s.clean()
+
+
+def open_files(pid: int) -> dict[int, str]:
+    return {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def shared(one: int, other: int) -> set[str]:
+    """Return what two processes have open together, by name: not the same file, opened by each,
+    but one descriptor's worth, so that what one does with it the other sees."""
+
+    def same(fd: int, other_fd: int) -> bool:
+        words = map(ctypes.c_ulong, (SYS_KCMP, one, other, KCMP_FILE, fd, other_fd))
+        order = ctypes.CDLL(None, use_errno=True).syscall(*words)
+        assert order >= 0, os.strerror(ctypes.get_errno())
+        return order == 0
+
+    theirs = open_files(other)
+    return {name for fd, name in open_files(one).items() if any(same(fd, at) for at in theirs)}
+
+
+async def test_forks_share_no_open_file_that_one_can_change(yard: Yard, tmp_path: Path) -> None:
+    """Neither with their zygote nor with each other, however they come about: what is left are the
+    template's files, which they can only read, and /dev/null. What was exchanged is there."""
+    async with site(yard, tmp_path) as s:
+        resting = await zygote(s)
+        forks = [await Machine.fork(s.host, resting, yard.rootfs) for _ in range(2)]
+        heir = await Machine.fork(s.host, resting, forkable=True)
+        again = await heir.rest()
+        forks += [await Machine.fork(s.host, again, yard.rootfs)]
+        machines = (resting.machine, *forks, heir)
+        pids = [machine.process.pid for machine in machines]
+        together = [shared(*two) for two in itertools.combinations(pids, 2)]
+        kinds = [sorted(n for n in open_files(p).values() if n.startswith("anon")) for p in pids]
+        masks = {told(pid, "sigmask") for pid in pids}
+        for machine in machines:
+            await machine.release()
+        await s.clean()
+    assert set.union(*together) <= READ_ONLY
+    assert all(each == kinds[0] for each in kinds)
+    assert {"anon_inode:[eventpoll]", "anon_inode:[signalfd]"} < set(kinds[0])
+    assert len(masks) == 1
+
+
+def told(pid: int, key: str) -> str:
+    """Return what /proc says of a process's descriptors under ``key``."""
+    texts = (path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    return "".join(line for text in texts for line in text.splitlines() if line.startswith(key))
+
+
+def test_one_that_waits_by_epoll_is_not_forked(tmp_path: Path) -> None:
+    """A fork would have an epoll of its own, with nothing in it."""
+    scratch = tmp_path / "scratch"
+    scratch.touch()
+    command = [sys.executable, "-c", EPOLL, str(scratch)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        places = find_places(process.pid, scratch)
+        assert places is not None and len(places.polls) == 1
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        with pytest.raises(OSError, match="waits by epoll"):
+            find_places(process.pid, scratch)
+        process.kill()
 
 
 async def test_a_fork_has_a_user_of_its_own_and_no_rights(yard: Yard, tmp_path: Path) -> None:

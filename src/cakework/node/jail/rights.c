@@ -40,6 +40,11 @@ static const int users[] = {
     SYS_setfsuid, SYS_setfsgid, SYS_setgroups,
 };
 
+/* A fork shares the network namespace of its zygote, and the names of sockets in it, with other accounts'. */
+static const int sockets[] = {
+    SYS_socket, SYS_bind, SYS_connect, SYS_listen,
+};
+
 struct filter {
     struct sock_filter rules[MOST];
     unsigned short count;
@@ -127,6 +132,7 @@ static int forbid(uint32_t may_fork, int trusted)
     bound_reach(&filter);
     if (!trusted) {
         refuse_all(&filter, users, sizeof users / sizeof *users);
+        refuse_all(&filter, sockets, sizeof sockets / sizeof *sockets);
         bound_signals(&filter);
     }
     answer(&filter, SECCOMP_RET_ALLOW);

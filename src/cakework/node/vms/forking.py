@@ -1,7 +1,9 @@
 """Asking a QEMU to be forked as it is; the other side is ``jail/zygote.c``."""
 
 import asyncio
+import ctypes
 import os
+import select
 import socket
 import struct
 from collections.abc import Generator, Mapping
@@ -25,6 +27,11 @@ CREDENTIALS = struct.Struct("=iII")
 ANSWER_TIMEOUT_S = 5.0
 SOCKETS_AT_REST = 3
 """Those on which monitor and guest listen, and the one for requests to be forked."""
+
+
+SIGSET_BYTES = 128
+"""Of the C library's ``sigset_t``."""
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NotForked(Unavailable):
@@ -97,18 +104,44 @@ class ForkSocket:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Descriptors of a QEMU that are its alone, by number: its writable disk, and events by which
-    its threads wake each other."""
+    """Descriptors of a QEMU that are its alone, by number.
+
+    ``scratch`` is its writable disk, ``events`` those by which its threads wake each other.
+    ``polls`` are instances of epoll: who has one of another's decides what that one is told of, and
+    with which pointer. ``signals`` are those in which signals are read, with which ones as a mask:
+    who has one changes that for all.
+    """
 
     scratch: int
     events: tuple[int, ...]
+    polls: tuple[int, ...] = ()
+    signals: tuple[tuple[int, int], ...] = ()
+
+    @contextmanager
+    def own(self) -> Generator[dict[int, int]]:
+        """Make what a fork has in the places of events, polls and signals; to be inherited."""
+        made: dict[int, int] = {}
+        try:
+            for place in self.events:
+                # One that has happened: whoever it wakes finds that there is nothing to do.
+                made[place] = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            for place in self.polls:
+                with select.epoll() as poll:
+                    made[place] = os.dup(poll.fileno())
+            for place, mask in self.signals:
+                made[place] = _signal_fd(mask)
+            yield made
+        finally:
+            for fd in made.values():
+                os.close(fd)
 
 
 def find_places(pid: int, scratch: Path) -> Places | None:
     """Return what process ``pid`` has of its own; None while somebody is connected to it.
 
     Raises:
-        OSError: the process is gone, or has not got the file ``scratch`` open.
+        OSError: the process is gone, has not got the file ``scratch`` open, or waits for something
+            by epoll, which a fork would not do any more.
     """
     names: dict[int, str] = {}
     disk = None
@@ -121,15 +154,27 @@ def find_places(pid: int, scratch: Path) -> Places | None:
         raise OSError(f"process {pid} has not got {scratch} open")
     if sum(name.startswith("socket:") for name in names.values()) > SOCKETS_AT_REST:
         return None
-    events = (number for number, name in names.items() if name == "anon_inode:[eventfd]")
-    return Places(disk, tuple(events))
+    events, polls, signals = (
+        tuple(number for number, name in names.items() if name == f"anon_inode:[{kind}]")
+        for kind in ("eventfd", "eventpoll", "signalfd")
+    )
+    masks = tuple((number, int(_told(pid, number, "sigmask")[0], 16)) for number in signals)
+    if any(_told(pid, number, "tfd") for number in polls):
+        raise OSError(f"process {pid} waits by epoll")
+    return Places(disk, events, polls, masks)
 
 
-@contextmanager
-def event_fd() -> Generator[int]:
-    """Make an event that has happened: whoever it wakes finds that there is nothing to do."""
-    fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _told(pid: int, number: int, key: str) -> list[str]:
+    """Return what /proc says of a descriptor under ``key``: a line each."""
+    text = Path(f"/proc/{pid}/fdinfo/{number}").read_text()
+    return [line.split()[1] for line in text.splitlines() if line.startswith(f"{key}:")]
+
+
+def _signal_fd(mask: int) -> int:
+    """Make a descriptor in which the signals of ``mask`` are read: bit 0 is signal 1."""
+    signals = mask.to_bytes(SIGSET_BYTES, "little")
+    fd = _libc.signalfd(-1, signals, os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return fd

@@ -26,7 +26,7 @@ from cakework.faults import step
 from cakework.node.guest.protocol import GuestError, GuestFrame, HostFrame, Rehearse, Rehearsed
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import clone_sparse
-from cakework.node.vms.forking import Forkable, NotForked, Places, event_fd, find_places
+from cakework.node.vms.forking import Forkable, NotForked, Places, find_places
 from cakework.node.vms.holdings import OUTPUT, Began, Ending, Holdings, MachineRecord
 from cakework.node.vms.host import Host
 from cakework.node.vms.memory import save_memory
@@ -292,7 +292,7 @@ class Machine(Holdings):
             scratch = stack.enter_context(self.disk("scratch").open("r+b", buffering=0))
             own = {fds.qmp: qmp, fds.guest: guest, fds.tap: self._tap(), 1: output, 2: output}
             own[resting.places.scratch] = scratch.fileno()
-            own |= {event: stack.enter_context(event_fd()) for event in resting.places.events}
+            own |= stack.enter_context(resting.places.own())
             if forkable:
                 own[fds.fork] = self._fork_socket()
             uid = self.uid if resting.as_others else None
