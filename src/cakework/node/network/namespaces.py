@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import pyroute2  # pyright: ignore[reportMissingTypeStubs]
 
+from cakework.node.cleanup import cleanup
 from cakework.node.listing import entries, if_there
 from cakework.node.network.connections import forget_connections
 from cakework.node.network.rules import Egress, inner_rules, local_rules, names_rule
@@ -257,7 +258,8 @@ def _with_host_end(territory: Territory, slot: int, work: Callable[[], T]) -> T:
     name = host_end_name(territory, slot)
     try:
         if _remove(name):
-            forget_connections(territory.addresses(slot)[1])
+            with cleanup("connections", slot=slot):
+                forget_connections(territory.addresses(slot)[1])
         try:
             return _in_thread(work)
         except BaseException:
