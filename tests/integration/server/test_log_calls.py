@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import sqlite3
 import threading
@@ -320,15 +321,16 @@ async def test_searches_of_one_account_hold_up_no_other(
     searching = [
         asyncio.create_task(rig.client.get(path, params={"query": "endless"})) for _ in range(20)
     ]
-    await until(lambda: begun, "a search is under way")
-    monkeypatch.setattr("cakework.server.services.logs.TURN_S", 60)
-    async with await rig.other_account() as other:
-        for params in ({"query": "THEIR"}, {}):
-            found = await other.get(theirs, params=params)
-            assert [line["message"] for line in found.json()["lines"]] == ["theirs"]
-    assert len(await rig.messages(path, 2)) == 2
-    assert len(begun) == 1
-    over.set()
+    with contextlib.ExitStack() as stack:
+        stack.callback(over.set)
+        await until(lambda: begun, "a search is under way")
+        monkeypatch.setattr("cakework.server.services.logs.TURN_S", 60)
+        async with await rig.other_account() as other:
+            for params in ({"query": "THEIR"}, {}):
+                found = await other.get(theirs, params=params)
+                assert [line["message"] for line in found.json()["lines"]] == ["theirs"]
+        assert len(await rig.messages(path, 2)) == 2
+        assert len(begun) == 1
     answers = await asyncio.gather(*searching)
     assert {answer.status_code for answer in answers} <= {200, 429}
 
