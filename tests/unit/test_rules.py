@@ -1,6 +1,7 @@
 """Rules of the repository: what must be documented, who may import whom, what no file names."""
 
 import ast
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -114,6 +115,17 @@ def test_every_setting_is_documented(name: str) -> None:
 def test_every_error_code_is_documented(code: str) -> None:
     """docs/errors.md has a row for it."""
     assert f"\n| `{code}` |" in (ROOT / "docs" / "errors.md").read_text()
+
+
+def test_every_promise_of_security_is_attacked() -> None:
+    """Each row of its table names tests, and they are there."""
+    table = (ROOT / "SECURITY.md").read_text().partition("| Attacked by |\n|---|---|---|---|\n")[2]
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), table.splitlines()))
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(rows) > 20
+    for row in rows:
+        named = set(re.findall(r"`(test_[a-z_]+\.py)`", row.rsplit("|", 2)[1]))
+        assert named and named <= there, row
 
 
 def commands(parent: App, prefix: str = "cakework") -> Iterator[tuple[str, App]]:
