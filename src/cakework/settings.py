@@ -197,6 +197,13 @@ class Settings(BaseSettings):
         description="Memory that may be promised to VMs, as a multiple of the host's. A VM counts "
         "with 64 MB more than its own, under emulation with 160 MB more.",
     )
+    account_share: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="Of the memory and the processors that VMs of others have not taken, as much "
+        "as one account's VMs may have together. 1 where there is one account.",
+    )
     cpu_overcommit: float = Field(
         default=64,
         gt=0,

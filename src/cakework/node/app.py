@@ -181,6 +181,7 @@ async def _assemble(
         settings.min_free_disk_mb,
         _cpus(settings),
         host.footprint,
+        settings.account_share,
     )
     patience = Patience(settings.ready_timeout_s, settings.hook_timeout_s)
     kept = folder / "snapshots"

@@ -202,7 +202,7 @@ class Vms:
     def _begin(self, order: VmOrder) -> Vm:
         image = self._image(order.image_id)
         _check(order)
-        self._room.take(order.vm_id, order.shape)
+        self._room.take(order.vm_id, order.shape, order.owner)
         vm = self._vms[order.vm_id] = self._vm(order)
         vm.launch = self._spawn(self._launch(vm, image))
         return vm
@@ -296,7 +296,7 @@ class Vms:
             await machine.release()
             return
         self._vms[vm.order.vm_id] = vm
-        self._room.hold(vm.order.vm_id, vm.order.shape)
+        self._room.hold(vm.order.vm_id, vm.order.shape, vm.order.owner)
         if machine.channel.hello.state == "running":
             vm.now_started()
         self._see_through(vm, machine)

@@ -2,13 +2,17 @@
 
 Memory and processors are promised when a VM is admitted, or the making of a snapshot. Disks are
 sparse and promise more than there is, so free space is watched: short of it, no VM is admitted;
-when it runs out, the VM that has taken most, its kept volume included, is ended, so that host
-and neighbours can go on. A kept volume stays, so that this may free little; others are then
-ended only if it gets worse still.
+when it runs out, the largest VM of the account whose VMs have taken most, kept volumes included, is
+ended, so that host and neighbours can go on. A kept volume stays, so that this may free little;
+others are then ended only if it gets worse still.
+
+Of what others have not been promised, one account gets at most its share, so that there is always
+something for who comes next; and one machine, if there is room for it at all.
 """
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from cakework.domain.errors import NoRoom
+from cakework.domain.errors import NoRoom, QuotaExceeded
 from cakework.domain.vms import Shape
 from cakework.node.cleanup import cleanup
 from cakework.node.free_space import least_for_vms_mb
@@ -49,54 +53,83 @@ class Footprint:
         return shape.memory_mb + QEMU_MB[self.accelerator]
 
 
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    shape: Shape
+    account: str
+
+
 @dataclass(slots=True)
 class Room:
     """The bounds of one host: ``memory_mb`` and ``cpus`` that may be promised, free space that is
-    kept on ``folder``."""
+    kept on ``folder``, and the ``share`` that one account may have."""
 
     folder: Path
     memory_mb: int
     min_free_disk_mb: int
     cpus: float = float("inf")
     footprint: Footprint = field(default_factory=Footprint)
+    share: float = 1.0
     when_changed: Callable[[int], None] = lambda _: None
     """Told how much memory is not promised to anybody, whenever that changes."""
-    _promised: dict[str, Shape] = field(default_factory=dict[str, Shape])
+    _promised: dict[str, _Promise] = field(default_factory=dict[str, _Promise])
 
     @property
     def promised_mb(self) -> int:
         """The memory that is promised."""
-        return sum(map(self.footprint.mb, self._promised.values()))
+        return sum(self.footprint.mb(each.shape) for each in self._promised.values())
 
     @property
     def free_mb(self) -> int:
         """The memory that is promised to nobody."""
         return self.memory_mb - self.promised_mb
 
-    def take(self, name: str, shape: Shape) -> None:
-        """Promise ``name`` what a machine of ``shape`` needs. Raises NoRoom."""
+    def take(self, name: str, shape: Shape, account: str = "") -> None:
+        """Promise ``name`` what a machine of ``shape`` needs, which is ``account``'s: no tenant's
+        if empty.
+
+        Raises:
+            NoRoom: there is not as much.
+            QuotaExceeded: it would be more than one account may have.
+        """
+        wanted_mb = self.footprint.mb(shape)
         promised_mb = self.promised_mb
-        if promised_mb + self.footprint.mb(shape) > self.memory_mb:
+        if promised_mb + wanted_mb > self.memory_mb:
             raise NoRoom(
                 f"the host's memory is promised to other VMs ({promised_mb} of "
                 f"{self.memory_mb} MB)",
                 retry_after_s=RETRY_AFTER_S,
             )
-        if sum(promised.cpu for promised in self._promised.values()) + shape.cpu > self.cpus:
+        promised = sum(each.shape.cpu for each in self._promised.values())
+        if promised + shape.cpu > self.cpus:
             raise NoRoom(
                 "the host's processors are promised to other VMs", retry_after_s=RETRY_AFTER_S
             )
+        own = [
+            each.shape for each in self._promised.values() if account and each.account == account
+        ]
+        if own:
+            own_mb, own_cpus = sum(map(self.footprint.mb, own)), sum(each.cpu for each in own)
+            for what, has, wants, bound in (
+                ("memory", own_mb, wanted_mb, self.memory_mb - promised_mb + own_mb),
+                ("processors", own_cpus, shape.cpu, self.cpus - promised + own_cpus),
+            ):
+                if has + wants > self.share * bound:
+                    raise QuotaExceeded(
+                        f"the account's VMs have as much of the host's {what} as one account's may",
+                        retry_after_s=RETRY_AFTER_S,
+                    )
         self.check_disk()
-        self.hold(name, shape)
+        self.hold(name, shape, account)
 
     def check_disk(self) -> None:
         """Raise NoRoom if the disk is short of the space that is to be kept."""
         if self.free_disk_mb() < self.min_free_disk_mb:
             raise NoRoom("the host's disk is full", retry_after_s=RETRY_AFTER_S)
 
-    def hold(self, name: str, shape: Shape) -> None:
+    def hold(self, name: str, shape: Shape, account: str = "") -> None:
         """Promise what is used already, whether it fits or not."""
-        self._promised[name] = shape
+        self._promised[name] = _Promise(shape, account)
         self.when_changed(self.free_mb)
 
     def give_back(self, name: str) -> None:
@@ -114,7 +147,8 @@ class Room:
         disks: Callable[[], Mapping[str, Path]],
         end: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """For ever: while less is free than VMs may go on with, end the largest.
+        """For ever: while less is free than VMs may go on with, end the largest of the account
+        that has taken most.
 
         ``disks`` gives the folder that holds each VM's disks; ``end`` takes a VM's id and why.
         """
@@ -124,7 +158,25 @@ class Room:
             if not shortage.asks_for_one(self.free_disk_mb()):
                 continue
             with cleanup("full disk"), shortage.met():
-                await _end_largest(disks(), end)
+                await self._end_largest(disks(), end)
+
+    async def _end_largest(
+        self, disks: Mapping[str, Path], end: Callable[[str, str], Awaitable[None]]
+    ) -> None:
+        sizes = {vm_id: taken(folder) for vm_id, folder in disks.items()}
+        if not sizes:
+            log.warning("disk.full", effect="no VM runs that could be ended")
+            return
+        by_account: Counter[str] = Counter()
+        for vm_id, size in sizes.items():
+            by_account[self._whose(vm_id)] += size
+        largest = max(sizes, key=lambda vm_id: (by_account[self._whose(vm_id)], sizes[vm_id]))
+        log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
+        await end(largest, "the host's disk was full, and this VM's account had taken most of it")
+
+    def _whose(self, vm_id: str) -> str:
+        promise = self._promised.get(vm_id)
+        return promise.account if promise else vm_id
 
 
 @dataclass(slots=True)
@@ -156,18 +208,6 @@ class Shortage:
             return False
         self.worst_mb = free_mb // 2
         return True
-
-
-async def _end_largest(
-    disks: Mapping[str, Path], end: Callable[[str, str], Awaitable[None]]
-) -> None:
-    sizes = {vm_id: taken(folder) for vm_id, folder in disks.items()}
-    if sizes:
-        largest = max(sizes, key=lambda vm_id: sizes[vm_id])
-        log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
-        await end(largest, "the host's disk was full, and this VM had taken most of it")
-    else:
-        log.warning("disk.full", effect="no VM runs that could be ended")
 
 
 def taken(folder: Path) -> int:

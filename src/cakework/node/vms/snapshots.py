@@ -214,7 +214,7 @@ class Snapshots:
     async def _make(self, order: VmOrder, image: Image) -> int:
         name = f"snapshot of {order.vm_id}"
         begun = time.perf_counter()
-        self._room.take(name, order.shape)
+        self._room.take(name, order.shape, order.owner)
         try:
             log.info("snapshot.making", vm_id=order.vm_id)
             self._failures.pop(order.vm_id, None)

@@ -14,7 +14,14 @@ order was given has its snapshot made by that start, of which no fact tells.
 import structlog
 from sqlalchemy import select
 
-from cakework.domain.errors import CakeworkError, Conflict, NoRoom, NotFound, Unavailable
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    NoRoom,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+)
 from cakework.domain.ids import VmId
 from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import VmState
@@ -71,7 +78,7 @@ class SnapshotLoop:
     async def _order(self, row: VmRow) -> None:
         try:
             await self._node.make_snapshot(await self._orders.snapshot_order_of(row))
-        except (Conflict, NoRoom, Unavailable) as error:
+        except (Conflict, NoRoom, QuotaExceeded, Unavailable) as error:
             # A conflict is that the VM runs: the start makes the snapshot, or its end lets us.
             _log.info("snapshot.waits", vm_id=row.id, detail=error.detail)
         except CakeworkError as error:

@@ -4,7 +4,14 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NoRoom, NotFound
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    InvalidRequest,
+    NoRoom,
+    NotFound,
+    QuotaExceeded,
+)
 from cakework.domain.ids import VmId
 from cakework.domain.orders import Hooks, VmOrder
 from cakework.domain.snapshots import SnapshotState
@@ -80,6 +87,8 @@ def refusal(error: CakeworkError) -> CakeworkError:
     match error:
         case NoRoom():
             return NoRoom(error.detail, retry_after_s=error.retry_after_s or RETRY_AFTER_S)
+        case QuotaExceeded():
+            return QuotaExceeded(error.detail, retry_after_s=error.retry_after_s or RETRY_AFTER_S)
         case InvalidRequest() | Conflict():
             return error
         case NotFound():

@@ -1,11 +1,14 @@
 import asyncio
+import itertools
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from cakework.domain.errors import NoRoom, QuotaExceeded
+from cakework.domain.vms import Shape
 from cakework.node.vms import room
-from cakework.node.vms.room import Room, Shortage, taken
+from cakework.node.vms.room import Footprint, Room, Shortage, taken
 from tests.unit.node.vanishing import vanish_once_listed
 
 MB = 1 << 20
@@ -87,6 +90,55 @@ async def test_the_largest_is_ended_and_no_other(
     with pytest.raises(asyncio.CancelledError):
         await Filling(tmp_path, 0, 2048).watch_disk(lambda: folders, end)
     assert ended == ["filling"]
+
+
+def test_one_account_leaves_some_for_who_comes_next(tmp_path: Path) -> None:
+    """Of memory and of processors, however many it has taken before; the first one is always
+    taken, and what is nobody's is not counted."""
+    for shape, bounds in ((Shape(1, 240), (1600, 0, 1e9)), (Shape(2, 128), (10**9, 0, 8))):
+        host = Room(tmp_path, *bounds, Footprint("tcg"), share=0.75)
+        taken_by = {account: _as_many(host, account, shape) for account in ("a", "b", "c")}
+        assert taken_by == {"a": 3, "b": 1, "c": 0}
+        host.give_back("a 0")
+        assert _as_many(host, "b", shape) == 0
+        assert _as_many(host, "", shape) == 1
+    alone = Room(tmp_path, 1600, 0, footprint=Footprint("tcg"))
+    assert _as_many(alone, "a", Shape(1, 240)) == 4
+
+
+def _as_many(host: Room, account: str, shape: Shape) -> int:
+    """Have an account take what it gets; return how many that were."""
+    for number in itertools.count():
+        try:
+            host.take(f"{account} {number}", shape, account)
+        except (NoRoom, QuotaExceeded):
+            return number
+    raise AssertionError
+
+
+@pytest.mark.anyio
+async def test_of_a_full_disk_the_account_gives_way_that_took_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its largest VM, though another's is larger by itself."""
+    monkeypatch.setattr(room, "WATCH_EVERY_S", 0)
+    host = Filling(tmp_path, 10_000, 2048)
+    folders: dict[str, Path] = {}
+    for name, account, size_mb in (("1", "a", 3), ("2", "a", 4), ("3", "b", 6), ("4", "", 1)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "scratch").write_bytes(bytes(size_mb * MB))
+        if account:
+            host.hold(name, Shape(), account)
+    Filling.looks = [900]
+    ended: list[str] = []
+
+    async def end(vm_id: str, _: str) -> None:
+        ended.append(vm_id)
+
+    with pytest.raises(asyncio.CancelledError):
+        await host.watch_disk(lambda: folders, end)
+    assert ended == ["2"]
 
 
 def test_a_disk_that_goes_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
