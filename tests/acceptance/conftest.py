@@ -17,7 +17,7 @@ from tests.integration.node.registries import Entry, Layout, Registry, serving, 
 from tests.integration.node.repositories import GitServer
 
 BUSYBOX = Path("/bin/busybox")
-VMS_MB = 10_240
+VMS_MB = 12_288
 """Memory that may be promised to VMs at once."""
 HOOKS = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 """An address of the host where webhooks may go, whose ports no other run of these tests has."""
