@@ -111,6 +111,19 @@ class Settings(BaseSettings):
     max_builds_per_account: int = Field(
         default=20, ge=1, description="Unfinished builds per account."
     )
+    max_images_per_account: int = Field(
+        default=500, ge=1, description="Images an account may have, with those being made."
+    )
+    max_images_mb_per_account: int = Field(
+        default=51_200,
+        ge=1,
+        description="Size of an account's images, in MiB, from which on it makes no more.",
+    )
+    max_volumes_gb_per_account: int = Field(
+        default=1000,
+        ge=0,
+        description="Volumes of an account's VMs, in GB, as large as they were asked for.",
+    )
     max_followed_logs_per_account: int = Field(
         default=250, ge=1, le=400, description="Logs that an account may follow at once."
     )

@@ -48,6 +48,7 @@ from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
 from cakework.server.services.forks import Forks
 from cakework.server.services.idempotency import Idempotency
+from cakework.server.services.image_quota import ImageQuota
 from cakework.server.services.images import Images
 from cakework.server.services.import_states import ImportStates
 from cakework.server.services.imports import Imports
@@ -164,8 +165,13 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     sealer = Sealer(settings.server_dir / "secret.key")
     spool = Spool(settings.server_dir / "spool", sealer)
     admission = VmAdmission(
-        VmLimits(settings.max_vms_per_account, settings.max_cached_vms_per_account)
+        VmLimits(
+            settings.max_vms_per_account,
+            settings.max_cached_vms_per_account,
+            settings.max_volumes_gb_per_account,
+        )
     )
+    image_quota = ImageQuota(settings.max_images_per_account, settings.max_images_mb_per_account)
     orders = VmOrders(sealer, log_store.last_seq)
     rules = VmRules(admission, orders, settings.base_domain, clock)
     webhooks = _webhooks(settings, database, sealer, clock)
@@ -182,11 +188,13 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     snapshot_pass = SnapshotLoop(database, node, orders, states.snapshots, states.vms).one_pass
     snapshot_loop = Loop("snapshots", snapshot_pass, SNAPSHOT_PERIOD_S, snapshot_hint)
     idle_loop = Loop("idle", IdleLoop(routes, activity, cached_vms).one_pass, IDLE_PERIOD_S)
-    imports = Imports(database, node, import_states, clock)
+    imports = Imports(database, node, import_states, image_quota, clock)
     import_loop = Loop(
         "imports", ImportLoop(database, node, imports, import_states).one_pass, IMPORT_PERIOD_S
     )
-    builds = Builds(database, spool, settings.max_builds_per_account, build_hint.set, clock)
+    builds = Builds(
+        database, spool, settings.max_builds_per_account, image_quota, build_hint.set, clock
+    )
     build_pass = BuildLoop(database, node, spool, builds, states.builds).one_pass
     build_loop = Loop("builds", build_pass, BUILD_PERIOD_S, build_hint)
     vm_pass = VmLoop(database, node, states.vms, vms, cached_vms).one_pass

@@ -66,6 +66,7 @@ class FakeNode:
     def __init__(self, socket: Path, node_id: str = "node-1") -> None:
         self.socket = socket
         self.node_id = node_id
+        self.image_bytes = 1000
         self.vm_orders: list[VmOrder] = []
         self.build_orders: list[BuildOrder] = []
         self.stops: list[str] = []
@@ -130,7 +131,10 @@ class FakeNode:
         self.images.add(order.image_id)
         await self.push(
             BuildSucceeded(
-                at_ms=START_MS, build_id=build_id, image_id=order.image_id, size_bytes=1000
+                at_ms=START_MS,
+                build_id=build_id,
+                image_id=order.image_id,
+                size_bytes=self.image_bytes,
             )
         )
 

@@ -148,7 +148,7 @@ async def test_a_delete_waits_for_a_start_that_found_the_image(rig: Rig) -> None
     account, image_id = AccountId("default"), await rig.image()
     new = NewVm(ImageId(image_id), Shape())
     orders = VmOrders(rig.server.sealer, rig.server.log_store.last_seq)
-    rules = VmRules(VmAdmission(VmLimits(1, 1)), orders, "example.com")
+    rules = VmRules(VmAdmission(VmLimits(1, 1, 1)), orders, "example.com")
     async with rig.server.database.writing() as session:
         await rules.admission.check_image(session, account, new.image_id)
         delete = asyncio.create_task(rig.client.delete(f"/v1/image/{image_id}"))

@@ -185,7 +185,7 @@ class Lives(RuleBasedStateMachine):
         states = States(self.states, snapshots, builds, imports)
         self.facts = Facts(self.database, NoLog(), Followers(), states, lambda: None)
         self.cursor = 0
-        admission = VmAdmission(VmLimits(started=3, cached=9))
+        admission = VmAdmission(VmLimits(started=3, cached=9, volumes_gb=1000))
         rules = VmRules(admission, VmOrders(sealer, NoLog().last_seq), "localhost")
         self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
         self.cached = CachedVms(

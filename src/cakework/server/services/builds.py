@@ -18,6 +18,7 @@ from cakework.domain.orders import BuildOrder, BuildSource
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
+from cakework.server.services.image_quota import ImageQuota
 from cakework.server.services.spool import Spool
 from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
@@ -43,6 +44,7 @@ class Builds:
         database: Database,
         spool: Spool,
         per_account: int,
+        images: ImageQuota,
         hint: Callable[[], None],
         clock: Clock,
     ) -> None:
@@ -50,6 +52,7 @@ class Builds:
         self._database = database
         self._spool = spool
         self._per_account = per_account
+        self._images = images
         self._hint = hint
         self._clock = clock
         self.arriving: set[BuildId] = set()
@@ -60,7 +63,7 @@ class Builds:
         ``token`` names an idempotent request: what it made before is returned again.
 
         Raises:
-            QuotaExceeded: the account has as many unfinished builds as it may.
+            QuotaExceeded: the account has as many unfinished builds, or images, as it may.
         """
         build_id = new_build_id()
         order = BuildOrder(
@@ -134,3 +137,4 @@ class Builds:
                 f"The account has {unfinished} unfinished builds, which is as many as it may.",
                 retry_after_s=RETRY_AFTER_S,
             )
+        await self._images.check(session, account)

@@ -60,6 +60,7 @@ class CachedVms:
                 return made
             await self._rules.admission.check_image(session, account, new.image_id)
             await self._rules.admission.check_cached(session, account)
+            await self._rules.admission.check_volume(session, account, new.volume_gb)
             row = self._rules.new_cached_row(account, vm_id, new)
             row.request_token = token
             session.add(row)

@@ -32,6 +32,7 @@ from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
+from cakework.server.services.image_quota import ImageQuota
 from cakework.server.services.import_states import ImportStates, import_source
 from cakework.server.store.database import Database
 from cakework.server.store.models import AccountRow, ImportRow
@@ -63,9 +64,15 @@ class Imports:
     """Takes the imports of accounts, and has starts wait for them."""
 
     def __init__(
-        self, database: Database, node: NodeClient, states: ImportStates, clock: Clock
+        self,
+        database: Database,
+        node: NodeClient,
+        states: ImportStates,
+        images: ImageQuota,
+        clock: Clock,
     ) -> None:
-        """Keep records in ``database`` and have ``node`` do the work."""
+        """Keep records in ``database``, have ``node`` do the work, hold accounts to ``images``."""
+        self._images = images
         self._database = database
         self._node = node
         self._states = states
@@ -79,8 +86,8 @@ class Imports:
         ``token`` names an idempotent request: what it made before is taken up again.
 
         Raises:
-            QuotaExceeded: the account has as many unfinished imports as it may, or as many whose
-                registries have not answered.
+            QuotaExceeded: the account has as many unfinished imports, or images, as it may, or as
+                many imports whose registries have not answered.
             RegistryDenied, RegistryUnreachable, WrongPlatform, ImageNotInRegistry: no image
                 comes of it; nothing is left of it.
             NoRoom, Unavailable: the node cannot take it now.
@@ -180,6 +187,7 @@ class Imports:
             if token is not None and (made := await session.get(ImportRow, image_id)) is not None:
                 return made
             await _check_quota(session, account)
+            await self._images.check(session, account)
             row = ImportRow(
                 id=image_id,
                 account_id=account,

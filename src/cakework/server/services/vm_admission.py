@@ -15,10 +15,12 @@ from cakework.server.store.models import ImageRow, VmRow
 
 @dataclass(frozen=True, slots=True)
 class VmLimits:
-    """How many VMs one account may have started, and how many cached, running or not."""
+    """How many VMs one account may have started, how many cached, running or not, and how large
+    the volumes of all may be together, in GB."""
 
     started: int
     cached: int
+    volumes_gb: int
 
 
 class VmAdmission:
@@ -54,6 +56,24 @@ class VmAdmission:
         if (count := await _count(session, account, there)) >= self._limits.cached:
             raise QuotaExceeded(
                 f"The account has {count} cached VMs, which is as many as it may.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def check_volume(self, session: AsyncSession, account: AccountId, size_gb: int) -> None:
+        """Raise QuotaExceeded if the account may not have one more volume of ``size_gb``.
+
+        It counts with its whole size from the time that it is asked for until it is freed.
+        """
+        if not size_gb:
+            return
+        await lock_account(session, account)
+        theirs = (VmRow.account_id == account) & (VmRow.state != VmState.DESTROYED)
+        query = select(func.coalesce(func.sum(VmRow.volume_gb), 0)).where(theirs)
+        total_gb = await session.scalar(query) or 0
+        if total_gb + size_gb > self._limits.volumes_gb:
+            raise QuotaExceeded(
+                f"The account has volumes of {total_gb} GB and may have {self._limits.volumes_gb}: "
+                "destroy VMs that are not needed.",
                 retry_after_s=RETRY_AFTER_S,
             )
 

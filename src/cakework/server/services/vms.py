@@ -268,6 +268,7 @@ class Vms:
                 return row
             await self._rules.admission.check_image(session, account, new.image_id)
             await self._rules.admission.check_started(session, account)
+            await self._rules.admission.check_volume(session, account, new.volume_gb)
             row = self._rules.new_row(account, vm_id, new)
             row.request_token = token
             session.add(row)
