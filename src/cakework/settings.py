@@ -100,7 +100,8 @@ class Settings(BaseSettings):
     max_bodies_mb: int = Field(
         default=256,
         ge=1,
-        description="Request bodies held in memory at once, in MiB: beyond that, some are refused.",
+        description="Request bodies held in memory at once, in MiB, half of them of one account; "
+        "at least two of the largest.",
     )
     max_vms_per_account: int = Field(
         default=200, ge=1, description="VMs an account may have started."

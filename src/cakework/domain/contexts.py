@@ -4,10 +4,12 @@ A context path is relative, with ``/`` between its parts, and stays below the co
 root whatever is done with it: it has no ``..``, no NUL and no empty name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 NAME_BYTES_MAX = 255
 PATH_BYTES_MAX = 4096
+PARTS_MAX = 128
+"""Folders in one another: what npm once made in its worst times was a third of that."""
 
 
 class PathError(ValueError):
@@ -23,6 +25,8 @@ def directory_path(directory: str) -> str:
     if directory.startswith("/"):
         raise PathError("must be relative to the context's root, without a leading slash")
     parts = [part for part in directory.split("/") if part not in ("", ".")]
+    if len(parts) > PARTS_MAX:
+        raise PathError(f"must not be deeper than {PARTS_MAX} folders")
     for part in parts:
         _check_part(part)
     return _bounded("/".join(parts))
@@ -68,17 +72,23 @@ def collisions(paths: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Yield index and fault of each path that another one leaves no place for."""
     files = set(paths)
     seen: set[str] = set()
+    in_the_way: dict[str, str | None] = {"": None}
     for index, path in enumerate(paths):
+        parents = list(_unknown_parents(path, in_the_way))
+        for parent in reversed(parents):
+            above = in_the_way[parent.rpartition("/")[0]]
+            in_the_way[parent] = parent if parent in files else above
         if path in seen:
             yield index, f"{path} is given twice"
-        elif parent := next((above for above in _parents(path) if above in files), None):
-            yield index, f"{parent} cannot be both a file and a folder"
+        elif file := in_the_way[path.rpartition("/")[0]]:
+            yield index, f"{file} cannot be both a file and a folder"
         seen.add(path)
 
 
-def _parents(path: str) -> Iterator[str]:
+def _unknown_parents(path: str, known: Container[str]) -> Iterator[str]:
+    """Yield the folders above ``path``, from below, up to one that is known."""
     parent = path.rpartition("/")[0]
-    while parent:
+    while parent not in known:
         yield parent
         parent = parent.rpartition("/")[0]
 

@@ -270,8 +270,9 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(RequestScope)
-    bodies = Bodies(max(settings.max_bodies_mb, settings.max_body_mb) << 20)
-    door = Door(parts.keys, parts.idempotency, bodies, Parser(), settings.max_body_mb << 20)
+    body_bytes = settings.max_body_mb << 20
+    bodies = Bodies(settings.max_bodies_mb << 20, body_bytes)
+    door = Door(parts.keys, parts.idempotency, bodies, Parser(), body_bytes)
     for router in (
         GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),

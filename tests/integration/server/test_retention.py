@@ -264,6 +264,7 @@ async def test_the_settings_say_how_long(
 def row_of(vm_id: str, image_id: str) -> VmRow:
     return VmRow(
         id=vm_id,
+        account_id="default",
         image_id=image_id,
         hostname=vm_id,
         cpu=1,

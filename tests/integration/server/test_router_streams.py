@@ -429,3 +429,48 @@ async def test_any_upgrade_becomes_a_pipe() -> None:
         await client.send(b"late\n\n")
         client.writer.write_eof()
         assert await client.rest() == b"READY EARLY LATE\n\n END"
+
+
+@pytest.mark.parametrize("side", ["request", "answer"])
+async def test_very_small_chunks_hold_up_nobody(side: str) -> None:
+    """Whoever sends them, others have their turns in between."""
+    small = b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        if side == "answer":
+            writer.write(head + small)
+            return
+        await _last_chunk(reader)
+        writer.write(ok(b"read"))
+
+    async with router_rig() as rig:
+        await rig.vm(serve)
+        visitor = await rig.client()
+        done = asyncio.Event()
+        turns = asyncio.create_task(_turns_until(done))
+        if side == "answer":
+            await visitor.send(get("/", HOST))
+            await _last_chunk(visitor.reader)
+        else:
+            head = f"POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await visitor.send(head.encode() + small)
+            assert (await visitor.answer())[0] == 200
+        done.set()
+        assert await turns > 200
+
+
+async def _last_chunk(reader: asyncio.StreamReader) -> None:
+    end = b""
+    while not end.endswith(b"\r\n0\r\n\r\n"):
+        end = (end + await reader.read(65536))[-9:]
+
+
+async def _turns_until(done: asyncio.Event) -> int:
+    """Return how often whoever wants nothing but a turn has had one."""
+    turns = 0
+    while not done.is_set():
+        turns += 1
+        await asyncio.sleep(0)
+    return turns

@@ -35,7 +35,8 @@ from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
 from cakework.node.vms.saved import Saved
 
 START_TIMEOUT_S = 30.0
-BOOT_TIMEOUT_S = 60.0
+BOOT_TIMEOUT_S = 180.0
+"""A boot takes 6 s of two processors under emulation, and on a busy host it may get few of them."""
 REHEARSAL_TIMEOUT_S = 30.0
 SAVE_TIMEOUT_S = 60.0
 REST_TIMEOUT_S = 5.0

@@ -1,8 +1,10 @@
 """Bodies of requests: how much of them is held in memory at once, and for how long.
 
-A body is held from its first byte until its request is answered. When all together are more than
-what may be held, one that still comes gives way: of the account that holds most, the largest. So
-who sends much, or sends without ever coming to an end, takes room from themselves.
+A body is held from its first byte until its request is answered. One account's are half of what may
+be held at most, whether they still come or wait to be answered: what would be more is refused. When
+those of several accounts are too many together, one that still comes gives way: of the account that
+holds most, the largest. So who sends much, or sends without ever coming to an end, takes room from
+themselves.
 """
 
 import asyncio
@@ -21,10 +23,11 @@ BYTES_PER_S = 64 * 1024
 
 
 class Bodies:
-    """The bodies that a server holds, ``bytes_max`` in all."""
+    """The bodies that a server holds, ``bytes_max`` in all; one may have ``one_max``."""
 
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
+    def __init__(self, bytes_max: int, one_max: int) -> None:
+        self._bytes_max = max(bytes_max, 2 * one_max)
+        self._share = self._bytes_max // 2
         self._bodies: set[Body] = set()
 
     @contextmanager
@@ -37,8 +40,14 @@ class Bodies:
         finally:
             self._bodies.discard(body)
 
-    def make_room(self) -> None:
-        """Have bodies give way until the others are no more than may be held."""
+    def make_room(self, account: AccountId) -> None:
+        """Have bodies give way until the others are no more than may be held.
+
+        Raises:
+            NoRoom: ``account`` has more than its share.
+        """
+        if sum(body.size for body in self._bodies if body.account == account) > self._share:
+            raise NoRoom("Too many large bodies of the account came at once; send this one later.")
         staying = [body for body in self._bodies if not body.gives_way]
         while sum(body.size for body in staying) > self._bytes_max:
             body = _most_in_the_way(staying)
@@ -63,7 +72,7 @@ class Body:
         Raises:
             TooLarge: it has over ``bytes_max`` bytes, or says so.
             TooSlow: it does not come in time.
-            NoRoom: others came, and this one gave way.
+            NoRoom: it would be too many with others of its account, or gave way to another's.
         """
         too_large = TooLarge(f"The body is larger than the {bytes_max >> 20} MiB taken here.")
         declared = request.headers.get("content-length", "")
@@ -80,7 +89,7 @@ class Body:
                         raise too_large
                     chunks.append(chunk)
                     self._clock.reschedule(began + FIRST_S + self.size / BYTES_PER_S)
-                    self._bodies.make_room()
+                    self._bodies.make_room(self.account)
                     if self.gives_way:
                         raise TimeoutError
         except TimeoutError as error:

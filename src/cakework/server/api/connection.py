@@ -18,8 +18,13 @@ HEADERS_MAX = 128
 HEAD_S = 15.0
 """From the connection, or the end of the last answer, to the end of the head."""
 LINGER_S = 10.0
-"""How long the rest of a body is read that was answered before its end: so that who sends it sees
+"""How long the rest of a body is taken that was answered before its end: so that who sends it sees
 the answer, and not a connection that is reset."""
+FRAMING_BYTES_MAX = 64 * 1024
+"""What may come besides a body, such as the sizes of its chunks, and a quarter of the body more: to
+look at chunks of one byte takes a second for each megabyte."""
+WRITE_S = 30.0
+"""Within which who has an answer waiting takes some of it."""
 PIPELINED_MAX = 16
 _PIECE = 16 * 1024
 _CLOSE = b"connection: close\r\ncontent-length: 0\r\n\r\n"
@@ -37,7 +42,10 @@ class ApiConnection(HttpToolsProtocol):
         self._headers = 0
         self._in_head = False
         self._in_message = False
+        self._fed = self._body = 0
+        """Bytes of the request that came, and of them those of its body."""
         self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -47,6 +55,7 @@ class ApiConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._within(None)
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -59,16 +68,36 @@ class ApiConnection(HttpToolsProtocol):
             piece = data[start : start + _PIECE]
             super().data_received(piece)
             self._besides += len(piece)
-            if self._besides > HEAD_BYTES_MAX or self._headers > HEADERS_MAX:
+            self._fed += len(piece)
+            if self._is_too_much():
                 self._refuse(_LARGE)
-            elif len(self.pipeline) > PIPELINED_MAX:
-                self.transport.close()
+
+    def _is_too_much(self) -> bool:
+        framing_max = HEAD_BYTES_MAX + FRAMING_BYTES_MAX + self._body // 4
+        return (
+            self._besides > HEAD_BYTES_MAX
+            or self._headers > HEADERS_MAX
+            or self._fed - self._body > framing_max
+            or len(self.pipeline) > PIPELINED_MAX
+        )
+
+    def pause_writing(self) -> None:
+        """The answer waits for who asked: for as long as some of it is taken now and then."""
+        super().pause_writing()
+        self._writing = self.loop.call_later(WRITE_S, self._look_after_answer, self._unsent())
+
+    def resume_writing(self) -> None:
+        """The answer goes on."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._in_message = self._in_head = True
-        self._besides = self._headers = 0
+        self._besides = self._headers = self._fed = self._body = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, unless there are too many. Trailers count, and are nobody's concern."""
@@ -78,14 +107,15 @@ class ApiConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer, unless there were too many headers."""
-        self._in_head = False
-        self._within(None)
         if self._headers <= HEADERS_MAX:
+            self._in_head = False
+            self._within(None)
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._besides = 0
+        self._body += len(body)
         if self._headers <= HEADERS_MAX:
             super().on_body(body)
 
@@ -98,31 +128,48 @@ class ApiConnection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is given: now the rest of the body, if there is any, or another head."""
+        """The answer is given: now another head, or the rest of the body."""
         super().on_response_complete()
-        if self._in_message and not self._in_head and not self.pipeline:
+        if self._in_message and not self._in_head and not self._is_answering():
             self._within(LINGER_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP; not in the midst of another answer, which it would end up in."""
         if self._is_answering():
-            self.transport.close()
+            self._refuse(b"")
         else:
             super().send_400_response(msg)
 
     def _head_is_late(self) -> None:
-        if self._in_head:
-            self._refuse(_LATE)
+        if self._is_answering():
+            self._within(HEAD_S, self._head_is_late)
         else:
-            self.transport.close()
+            self._refuse(_LATE)
 
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete
 
     def _refuse(self, answer: bytes) -> None:
-        if not (self._is_answering() or self.transport.is_closing()):
+        """Close; with an answer, unless it would come in the midst of another or after it."""
+        if self.transport.is_closing():
+            return
+        if self._is_answering():
+            # Whoever makes the answer finds that nobody waits for it.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif self._in_head:
             self.transport.write(answer)
         self.transport.close()
+
+    def _unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def _look_after_answer(self, before: int) -> None:
+        unsent = self._unsent()
+        if unsent >= before:
+            self.transport.abort()
+        else:
+            self._writing = self.loop.call_later(WRITE_S, self._look_after_answer, unsent)
 
     def _within(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
         if self._timer is not None:

@@ -8,6 +8,7 @@ bytes of memory it may take, the third how many seconds of a processor.
 
 import json
 import marshal
+import os
 import resource
 import sys
 
@@ -16,6 +17,7 @@ Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 def main() -> int:
     """Read, look, write."""
+    os.nice(5)
     values_max, memory_bytes, cpu_s = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -46,6 +46,7 @@ from cakework.server.services.vms import VmFilter, Vms
 from cakework.server.store.models import VmRow
 
 ENV_BYTES_MAX = 128 * 1024
+ENV_NAMES_MAX = 1000
 VmIdPath = Annotated[str, Path(alias="vmId", pattern=VM_ID_PATTERN, description="Id of the VM.")]
 
 
@@ -73,8 +74,8 @@ class StartVm(RequestBody):
     )
     env_vars: dict[Text, Text] | None = Field(
         default=None,
-        description="Environment of the program, over the image's: at most 128 KiB in all, names "
-        "without `=`, neither with NUL.",
+        description="Environment of the program, over the image's: at most 1,000 names, 128 KiB in "
+        "all, names without `=`, neither with NUL.",
     )
     volume_gb: int | None = Field(
         default=None,
@@ -83,6 +84,14 @@ class StartVm(RequestBody):
         le=VOLUME_GB_MAX,
         description="Size of a volume at `/data`, in GB; none if absent.",
     )
+
+    @field_validator("env_vars", mode="before")
+    @classmethod
+    def _check_number(cls, env: Any) -> Any:
+        # Before each of them is looked at, and its faults told.
+        if isinstance(env, dict) and len(cast("dict[str, object]", env)) > ENV_NAMES_MAX:
+            raise ValueError(f"must have at most {ENV_NAMES_MAX} names")
+        return cast("object", env)
 
     @field_validator("env_vars")
     @classmethod

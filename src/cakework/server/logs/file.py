@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cakework.domain.facts import AnyLine
 from cakework.server.logs.lines import LineQuery, Order, Page, Source, source_of
-from cakework.server.logs.search import Bounds, Found, Span, allow, find, rows
+from cakework.server.logs.search import Bounds, Found, Span, allow, behind, find, rows
 
 ANY_CALL = Bounds()
 _INCREMENTAL = 2
@@ -85,7 +85,10 @@ def page(connection: sqlite3.Connection, query: LineQuery, bounds: Bounds = ANY_
         return Page([], more=False, through=through)
     one_more = query.batch + 1
     if query.contains is None:
-        found = Found(rows(connection, span, one_more, newest=newest))
+        lines = rows(connection, span, one_more, newest=newest, chars=bounds.chars)
+        last = lines[-1].seq if lines else 0
+        whole = len(lines) > query.batch or not lines
+        found = Found(lines, None if whole else behind(span, last, newest=newest))
     else:
         found = find(connection, span, query.contains, one_more, newest=newest, bounds=bounds)
     lines = found.lines[: query.batch]

@@ -26,10 +26,12 @@ _HOLDS = (
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one call looks at, at most: bytes of text, and how long in seconds."""
+    """What one call looks at, at most: bytes of text, and how long in seconds; and from how many
+    characters on it gives no more. (As JSON, one may take six bytes.)"""
 
     text_bytes: int = 32 << 20
     seconds: float = 1.0
+    chars: int = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,19 @@ def find(
     ends = time.monotonic() + bounds.seconds
     lines: list[Line] = []
     looked = 0
+    chars = 0
     for piece, size in _pieces(connection, span, newest=newest):
         began = time.monotonic()
-        lines += _in_piece(connection, piece, fold(word), most - len(lines), newest=newest)
+        found = _in_piece(connection, piece, fold(word), most - len(lines), newest=newest)
+        lines += found
         if len(lines) == most:
             break
         looked += size
-        if looked >= bounds.text_bytes or time.monotonic() >= ends:
+        chars += sum(len(line.text) for line in found)
+        over = looked >= bounds.text_bytes or chars >= bounds.chars
+        if over or time.monotonic() >= ends:
             edge = piece.first if newest else piece.last
-            return Found(lines, _behind(span, edge, newest=newest))
+            return Found(lines, behind(span, edge, newest=newest))
         time.sleep(time.monotonic() - began)
     return Found(lines)
 
@@ -91,18 +97,26 @@ def rows(
     most: int,
     *,
     newest: bool,
+    chars: int = 1 << 62,
     condition: str = "",
     **values: object,
 ) -> list[Line]:
-    """Return up to ``most`` lines of a span, of those that meet a condition in SQL."""
+    """Return up to ``most`` lines of a span, of those that meet a condition in SQL; and none after
+    one with which they have ``chars`` characters."""
     sql = (
         "SELECT seq, at_ms, stderr, text FROM lines"  # noqa: S608
         f" WHERE source = :key AND seq BETWEEN :first AND :last {condition}"
         f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT :most"
     )
     named = {"key": span.key, "first": span.first, "last": span.last, "most": most, **values}
+    lines: list[Line] = []
     with closing(connection.execute(sql, named)) as found:
-        return [Line(seq, at, "stderr" if err else "stdout", text) for seq, at, err, text in found]
+        for seq, at, err, text in found:
+            lines.append(Line(seq, at, "stderr" if err else "stdout", text))
+            chars -= len(text)
+            if chars <= 0:
+                break
+    return lines
 
 
 def _pieces(
@@ -124,7 +138,7 @@ def _pieces(
         yield piece, size
         fitting = PIECE_BYTES * int(row[3]) // max(size, 1)
         count = max(PIECE_LINES_MIN, min(fitting, PIECE_LINES_MAX))
-        span = _behind(span, piece.first if newest else piece.last, newest=newest)
+        span = behind(span, piece.first if newest else piece.last, newest=newest)
 
 
 def _in_piece(
@@ -133,7 +147,7 @@ def _in_piece(
     return rows(connection, piece, most, newest=newest, condition=f"AND {_HOLDS}", word=word)
 
 
-def _behind(span: Span, seq: int, *, newest: bool) -> Span:
+def behind(span: Span, seq: int, *, newest: bool) -> Span:
     """Return what of a span comes after line ``seq``."""
     return Span(span.key, span.first, seq - 1) if newest else Span(span.key, seq + 1, span.last)
 

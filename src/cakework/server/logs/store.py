@@ -15,6 +15,7 @@ from typing import TypeVar
 from cakework.domain.facts import AnyLine
 from cakework.server.logs import file, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
+from cakework.server.logs.search import Bounds
 from cakework.turns import Turns
 
 READERS = 4
@@ -74,7 +75,7 @@ class LogStore:
         while await self._write(removal.give_back):
             pass
 
-    async def page(self, query: LineQuery, account: str) -> Page:
+    async def page(self, query: LineQuery, account: str, bounds: Bounds = file.ANY_CALL) -> Page:
         """Return the lines that answer a query of an account, which waits for its turn.
 
         Raises:
@@ -82,7 +83,7 @@ class LogStore:
         """
         turns = self._reads if query.contains is None else self._searches
         async with turns.hold(account):
-            return await self._read(lambda connection: file.page(connection, query))
+            return await self._read(lambda connection: file.page(connection, query, bounds))
 
     async def span(self, source: Source, account: str) -> tuple[int, int] | None:
         """Return the times of a log's first and last line; None when it has none."""

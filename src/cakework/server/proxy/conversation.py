@@ -65,8 +65,11 @@ class Conversation:
         """Serve requests until either side wants no more, then close the connection."""
         try:
             with contextlib.closing(self._upstream):
-                while await self._serve_one():
-                    pass
+                more = True
+                while more:
+                    more = await self._serve_one()
+                    # What was sent in advance lets nobody wait either.
+                    await asyncio.sleep(0)
             await self._finish(self._client)
         except (ClientGone, ConnectionError):
             self._client.reset()

@@ -25,6 +25,9 @@ from cakework.server.proxy.wire import Wire
 BODILESS = frozenset({204, 304})
 """Statuses whose answers have no body, whatever their heads say (RFC 9110, 6.4.1)."""
 
+EVENTS_AT_ONCE = 64
+"""A chunk of one byte is an event, of which it takes 100,000 to hold others up for a second."""
+
 
 class ClientGone(Exception):
     """The client is no longer there to be answered."""
@@ -134,7 +137,11 @@ class Exchange:
 
     async def _pump_body(self) -> None:
         sent: list[bytes] = []
+        number = 0
         while True:
+            number += 1
+            if not number % EVENTS_AT_ONCE:
+                await asyncio.sleep(0)
             event = self._near.next_event()
             if event is h11.NEED_DATA:
                 await self._send(b"".join(sent))
@@ -160,14 +167,20 @@ class Exchange:
             self._heard = self._heard or bool(data)
             self._touch()
             self._far.receive_data(data)
-            passed = self._take_answer()
-            if passed:
-                await self._client.write(passed)
-                self._touch()
+            more = True
+            while more:
+                passed, more = self._take_answer()
+                if passed:
+                    await self._client.write(passed)
+                    self._touch()
+                await asyncio.sleep(0)
 
-    def _take_answer(self) -> bytes:
+    def _take_answer(self) -> tuple[bytes, bool]:
+        """Return what some of what came is for the client; and whether there is more of it."""
         passed: list[bytes] = []
-        while not (self._answered or self._switched):
+        for _ in range(EVENTS_AT_ONCE):
+            if self._answered or self._switched:
+                break
             event = self._far.next_event()
             if event is h11.NEED_DATA:
                 break
@@ -183,7 +196,9 @@ class Exchange:
             elif isinstance(event, h11.EndOfMessage):
                 self._answered = True
                 passed.append(self._near.send(h11.EndOfMessage()))
-        return b"".join(passed)
+        else:
+            return b"".join(passed), True
+        return b"".join(passed), False
 
     def _interim(self, event: h11.InformationalResponse) -> bytes:
         if self._near.their_http_version == b"1.0":

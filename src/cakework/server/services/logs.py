@@ -14,6 +14,7 @@ from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import VmState
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import Line, LineQuery, Page, build_source, vm_source
+from cakework.server.logs.search import Bounds
 from cakework.server.logs.store import LogStore
 from cakework.server.services.builds import Builds
 from cakework.server.services.vms import Vms
@@ -27,6 +28,8 @@ TURN_S = 20.0
 """Longest that a page waits for those that the account asked for before."""
 RETRY_AFTER_S = 5
 FOLLOW_BATCH = 500
+FOLLOWED = Bounds(chars=64 * 1024)
+"""Of each log that is followed, so much waits in memory for whoever reads slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Logs:
                 changed.clear()
                 whole = await self._is_whole(log)
                 try:
-                    page = await self._store.page(query, account)
+                    page = await self._store.page(query, account, FOLLOWED)
                 except Crowded:
                     await asyncio.sleep(RETRY_AFTER_S)
                     continue

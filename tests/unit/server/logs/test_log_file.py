@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -94,6 +95,27 @@ def test_what_is_looked_for_has_no_case(log: sqlite3.Connection, text: str, quer
     """Case folds beyond ASCII, and no character has a meaning of its own."""
     add(log, [*lines(1, 1, text=text), *lines(2, 1, text="other")])
     assert seqs(log, LineQuery(SOURCE, contains=query)) == [1]
+
+
+@pytest.mark.parametrize("contains", [None, "X"])
+@pytest.mark.parametrize("order", Order)
+def test_a_page_of_long_lines_has_few(
+    log: sqlite3.Connection, order: Order, contains: str | None
+) -> None:
+    """However many are asked for; and whoever goes on gets all of them."""
+    add(log, lines(1, 100, text="x" * 16_000))
+    query, found = LineQuery(SOURCE, batch=1000, order=order, contains=contains), [0]
+    pages = 0
+    more = True
+    while more:
+        page = file.page(log, query)
+        assert sum(len(line.text) for line in page.lines) < 1_600_000
+        found += [line.seq for line in page.lines]
+        query, more, pages = replace(query, after=page.through), page.more, pages + 1
+    assert sorted(found) == list(range(101))
+    assert pages > 2
+    followed = file.page(log, replace(query, after=None), Bounds(chars=64 * 1024))
+    assert 1 <= len(followed.lines) <= 20 and followed.more
 
 
 def test_a_log_that_is_not_there_is_empty(log: sqlite3.Connection) -> None:
