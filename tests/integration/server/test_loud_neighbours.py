@@ -22,6 +22,7 @@ from cakework.node.lines import TURN_BYTES, WINDOW_BYTES
 from cakework.node.vms.pump import Pump
 from cakework.server.app import Server, build_server
 from cakework.server.logs.lines import LineQuery, vm_source
+from cakework.server.logs.search import Bounds
 
 from .rig import lay_tables, settings_for, until
 from .served import Served
@@ -168,6 +169,7 @@ async def test_loud_vms_delay_nobody_else(
             await until(lambda: not journal.lines.unconfirmed, "all is stored")
         for vm_id, source in sources.items():
             assert await server.log_store.last_seq(vm_source(vm_id)) == source.last_seq
-            page = await server.log_store.page(LineQuery(vm_source(vm_id), batch=10_000), "default")
+            query, whole = LineQuery(vm_source(vm_id), batch=10_000), Bounds(chars=1 << 40)
+            page = await server.log_store.page(query, "default", whole)
             assert [each.seq for each in page.lines] == list(range(1, source.last_seq + 1))
     journal.close()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from cakework.server.logs.lines import Line
 
 PIECE_BYTES = 256 * 1024
-PIECE_LINES_FIRST, PIECE_LINES_MIN, PIECE_LINES_MAX = 64, 8, 1024
+PIECE_LINES_FIRST, PIECE_LINES_MIN, PIECE_LINES_MAX = 16, 8, 1024
 _HOLDS = (
     "CASE WHEN length(text) = length(CAST(text AS BLOB))"
     " THEN instr(lower(text), :word) > 0 ELSE holds(text, :word) END"

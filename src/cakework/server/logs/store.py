@@ -75,15 +75,16 @@ class LogStore:
         while await self._write(removal.give_back):
             pass
 
-    async def page(self, query: LineQuery, account: str, bounds: Bounds = file.ANY_CALL) -> Page:
+    async def page(self, query: LineQuery, account: str, bounds: Bounds | None = None) -> Page:
         """Return the lines that answer a query of an account, which waits for its turn.
 
         Raises:
             Crowded: too many searches of the account wait.
         """
         turns = self._reads if query.contains is None else self._searches
+        bounded = {} if bounds is None else {"bounds": bounds}
         async with turns.hold(account):
-            return await self._read(lambda connection: file.page(connection, query, bounds))
+            return await self._read(lambda connection: file.page(connection, query, **bounded))
 
     async def span(self, source: Source, account: str) -> tuple[int, int] | None:
         """Return the times of a log's first and last line; None when it has none."""

@@ -113,7 +113,7 @@ def test_a_page_of_long_lines_has_few(
         found += [line.seq for line in page.lines]
         query, more, pages = replace(query, after=page.through), page.more, pages + 1
     assert sorted(found) == list(range(101))
-    assert pages > 2
+    assert pages >= 2
     followed = file.page(log, replace(query, after=None), Bounds(chars=64 * 1024))
     assert 1 <= len(followed.lines) <= 20 and followed.more
 
