@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from cakework.domain.ids import AccountId
@@ -154,6 +155,18 @@ async def test_requests_in_advance_have_an_end(rig: Rig) -> None:
         await caller.say(begun(length=10))
         await caller.say(b"0" * 10)
         assert await caller.say_on(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000) < MUCH
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+async def test_requests_in_advance_that_are_given_up_are_no_fault_of_ours(rig: Rig) -> None:
+    """Nobody fills the log with errors by sending more of them than are taken."""
+    with capture_logs() as logs:
+        async with calling(rig) as caller:
+            key = b"X-Api-Key: cw_" + b"n" * 43
+            await caller.say((b"GET /v1/vms HTTP/1.1\r\nHost: x\r\n" + key + b"\r\n\r\n") * 40)
+            await caller.rest()
+        await until(lambda: [each for each in logs if each["event"] == "request"], "it is over")
+    assert [each["event"] for each in logs if each["log_level"] == "error"] == []
 
 
 @pytest.mark.parametrize("said", [b"", b"\r\n", b"GET / HTTP/1.1\r\nHost:"])

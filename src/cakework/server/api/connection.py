@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES_MAX = 32 * 1024
 """As the router's; nginx has 8 KiB for a line and 32 KiB for all, Node.js 16 KiB."""
@@ -46,6 +46,8 @@ class ApiConnection(HttpToolsProtocol):
         """Bytes of the request that came, and of them those of its body."""
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
+        self._at_work: RequestResponseCycle | None = None
+        """Which is answered; uvicorn's ``cycle`` is the one that came last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -55,6 +57,7 @@ class ApiConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._within(None)
+        self._give_up()
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -146,17 +149,26 @@ class ApiConnection(HttpToolsProtocol):
         else:
             self._refuse(_LATE)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._at_work = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _is_answering(self) -> bool:
-        return bool(self.cycle) and not self.cycle.response_complete
+        return self._at_work is not None and not self._at_work.response_complete
+
+    def _give_up(self) -> None:
+        """Have whoever makes the answer find that nobody waits for it, nor for those after it."""
+        self.pipeline.clear()
+        if self._at_work is not None and not self._at_work.response_complete:
+            self._at_work.disconnected = True
+            self._at_work.message_event.set()
 
     def _refuse(self, answer: bytes) -> None:
         """Close; with an answer, unless it would come in the midst of another or after it."""
         if self.transport.is_closing():
             return
         if self._is_answering():
-            # Whoever makes the answer finds that nobody waits for it.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self._give_up()
         elif self._in_head:
             self.transport.write(answer)
         self.transport.close()
