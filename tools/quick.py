@@ -19,9 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = ROOT / ".build" / "test-seconds.json"
 SOURCES = {"src": "cakework", "sdk/python/src": "cakework_client", ".": "tests"}
 STARTED = {
-    "tests.acceptance.platform": ("cakework.cli.main", "cakework.node.app", "cakework.server.app"),
+    "tests.acceptance.platform": (
+        *("cakework.cli.main", "cakework.node.app", "cakework.server.app"),
+        "cakework.router.__main__",
+    ),
     "tests.integration.node.node_process": ("cakework.node.app",),
-    "tests.integration.faults.parts": ("cakework.node.app", "cakework.server.app"),
+    "tests.integration.faults.parts": (
+        *("cakework.node.app", "cakework.server.app", "cakework.router.__main__"),
+    ),
+    "tests.integration.server.processes": ("cakework.server.app", "cakework.router.__main__"),
 }
 """What modules of tests run in a process of its own, and so do not import."""
 ELSEWHERE = {

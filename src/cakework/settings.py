@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8081, ge=0, le=65535, description="Port of the API.")
+    api_connections: int = Field(
+        default=8000,
+        ge=2,
+        description="Connections that the API has at once, half of them at most with requests of one "
+        "account under way; those without a request give way.",
+    )
     trusted_proxies: Annotated[Words, AfterValidator(_ranges)] = Field(
         default_factory=list[str],
         description="Addresses and ranges of the proxies before the API whose X-Forwarded-For says "
@@ -64,6 +70,12 @@ class Settings(BaseSettings):
         default=3600,
         ge=1,
         description="Longest time without a byte on a connection through the router.",
+    )
+    proxy_connections: int = Field(
+        default=4000,
+        ge=2,
+        description="Connections that the router has at once; at most half of them have requests "
+        "to one account's VMs under way.",
     )
     proxy_connections_per_vm: int = Field(
         default=256, ge=1, description="Requests the router has under way to one VM."
@@ -348,3 +360,8 @@ class Settings(BaseSettings):
     def dial_socket(self) -> Path:
         """The node's dial socket: hands out connections into VMs."""
         return self.run_dir / "dial.sock"
+
+    @property
+    def routes_socket(self) -> Path:
+        """Where the server tells routers which hostname is which VM."""
+        return self.run_dir / "server" / "routes.sock"

@@ -21,7 +21,7 @@ from tests.integration.ports import reserved_port
 
 START_S = 300.0
 STOP_S = 90.0
-Part = Literal["node", "server"]
+Part = Literal["node", "server", "router"]
 
 
 class Platform:
@@ -127,7 +127,7 @@ class Platform:
         return json.loads(made.stdout)["key"]
 
     def pid(self, part: Part) -> int | None:
-        """Return the process of the node or the server; none while it is being started again."""
+        """Return the process of a part; none while it is being started again."""
         assert self._up is not None
         for pid in _descendants(self._up.pid):
             words = _command(pid)
@@ -136,12 +136,12 @@ class Platform:
         return None
 
     def kill(self, part: Part) -> None:
-        """Kill node or server as a crash would, and wait until another one serves."""
+        """Kill a part as a crash would, and wait until another one serves."""
         old = self.pid(part)
         assert old is not None
         os.kill(old, signal.SIGKILL)
         until(lambda: self.pid(part) not in (None, old), 120, f"the {part} is started again")
-        until(self._serves, 120, f"the API serves again after kill -9 of the {part}")
+        until(self._serves, 120, f"API and router serve again after kill -9 of the {part}")
 
     def tail(self) -> str:
         """Return the end of the log of all parts."""
@@ -149,7 +149,8 @@ class Platform:
 
     def _serves(self) -> bool:
         try:
-            return httpx2.get(f"{self.url}/readyz").is_success
+            nobody = httpx2.get(self.router, headers={"Host": "nobody.invalid"})
+            return httpx2.get(f"{self.url}/readyz").is_success and nobody.status_code == 404
         except httpx2.TransportError:
             return False
 

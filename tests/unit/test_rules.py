@@ -21,12 +21,14 @@ PACKAGE = ROOT / "src" / "cakework"
 
 FORBIDDEN_IMPORTS = {
     "domain": (
-        *("cakework.server", "cakework.node", "cakework.cli", "cakework.settings"),
+        *("cakework.server", "cakework.node", "cakework.router", "cakework.cli"),
+        "cakework.settings",
         "cakework_client",
     ),
-    "node": ("cakework.server", "cakework.cli", "cakework_client"),
-    "server": ("cakework.node", "cakework.cli", "cakework_client"),
-    "cli": ("cakework.node",),
+    "node": ("cakework.server", "cakework.router", "cakework.cli", "cakework_client"),
+    "server": ("cakework.node", "cakework.router", "cakework.cli", "cakework_client"),
+    "router": ("cakework.node", "cakework.server", "cakework.cli", "cakework_client"),
+    "cli": ("cakework.node", "cakework.router"),
 }
 FORBIDDEN_MODULES = {"utils", "helpers", "common", "manager"}
 DEEP_IMPORT_OF_SERVER = {"cakework.server.keys_admin", "cakework.server.services.keys"}

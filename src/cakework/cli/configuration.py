@@ -42,7 +42,7 @@ def load_settings(**overrides: object) -> "Settings":
 
 
 def environment(settings: "Settings") -> dict[str, str]:
-    """Return the environment of node and server: this one, with what was given as options."""
+    """Return the environment of all parts: this one, with what was given as options."""
     chosen = {
         "CAKEWORK_DATA_DIR": str(settings.data_dir),
         "CAKEWORK_HOST": settings.host,

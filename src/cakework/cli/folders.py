@@ -5,6 +5,7 @@
 <data_dir>/node/     root          0700
 <data_dir>/server/   server user   0700
 <data_dir>/run/      root, server user's group   0750
+<data_dir>/run/server/   server user   0700
 """
 
 import fcntl
@@ -44,6 +45,8 @@ def prepare_folders(settings: Settings) -> None:
         make_folder(settings.node_dir, 0, 0, 0o700)
         make_folder(settings.server_dir, account.pw_uid, account.pw_gid, 0o700)
         make_folder(settings.run_dir, 0, account.pw_gid, 0o750)
+        socket_dir = settings.routes_socket.parent
+        make_folder(socket_dir, account.pw_uid, account.pw_gid, 0o700)
     except OSError as error:
         raise CommandFailed(f"Cannot prepare {settings.data_dir}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The platform on one machine: starts node and server in order, and stops them in order."""
+"""The platform on one machine: starts node, server and router in order, and stops them in order."""
 
 import json
 import subprocess
@@ -22,11 +22,15 @@ START_S = 180.0
 POLL_S = 0.05
 ANSWER_S = 2.0
 SAY_EVERY_S = 5.0
+NO_VM = "ready.invalid"
+"""A hostname that no VM has (RFC 6761, 6.4)."""
+SECRETS = frozenset({"CAKEWORK_API_KEY", "CAKEWORK_DATABASE_URL"})
+"""What the router has no use for."""
 DEFAULT_URL = "http://127.0.0.1:8081"
 
 
 class Serving:
-    """Node and server of one data folder."""
+    """Node, server and router of one data folder."""
 
     def __init__(self, settings: Settings, output: Output, *, stop_vms: bool) -> None:
         self._settings = settings
@@ -37,9 +41,12 @@ class Serving:
         server = as_server_user([sys.executable, "-m", "cakework.server"], settings)
         self._node = Program("node", node, self._env, output.progress)
         self._server = Program("server", server, self._env, output.progress)
+        router = as_server_user([sys.executable, "-m", "cakework.router"], settings)
+        secretless = {name: text for name, text in self._env.items() if name not in SECRETS}
+        self._router = Program("router", router, secretless, output.progress)
 
     async def run(self) -> None:
-        """Start both, say so when all is ready, and keep them running.
+        """Start all, say so when all is ready, and keep them running.
 
         Raises:
             CommandFailed: One does not start.
@@ -49,13 +56,16 @@ class Serving:
             await self._wait("node", self._node_answers)
             self._node.proven = True
             group.start_soon(self._server.keep)
+            group.start_soon(self._router.keep)
             await self._wait("node", self._node_is_ready)
             await self._wait("server", self._server_is_ready)
             self._server.proven = True
+            await self._wait("router", self._router_is_ready)
+            self._router.proven = True
             self._announce(await self._first_key())
 
     async def stop(self) -> None:
-        """Stop the server, then the VMs if they are to be stopped, then the node.
+        """Stop router and server, then the VMs if they are to be stopped, then the node.
 
         Raises:
             CommandFailed: The node does not answer, so that VMs cannot be stopped.
@@ -63,7 +73,9 @@ class Serving:
         self._output.progress(
             "stopping, and all VMs too" if self._stop_vms else "stopping; VMs keep running"
         )
-        await self._server.stop()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._router.stop)
+            group.start_soon(self._server.stop)
         try:
             if self._stop_vms:
                 await self._stop_all_vms()
@@ -71,7 +83,8 @@ class Serving:
             await self._node.stop()
 
     def kill(self) -> None:
-        """End both at once. What they were doing is picked up at the next start."""
+        """End all at once. What they were doing is picked up at the next start."""
+        self._router.kill()
         self._server.kill()
         self._node.kill()
 
@@ -116,6 +129,16 @@ class Serving:
         except CakeworkError:
             return "no answer yet"
         return None
+
+    async def _router_is_ready(self) -> str | None:
+        """Ask for a VM that is not there: the router says so once the server told it of all."""
+        url = f"http://{connectable(self._settings.proxy_host)}:{self._settings.proxy_port}"
+        try:
+            async with httpx2.AsyncClient(timeout=ANSWER_S, trust_env=False) as client:
+                answer = await client.get(url, headers={"Host": NO_VM})
+        except httpx2.HTTPError:
+            return "no answer yet"
+        return None if answer.status_code == 404 else "it waits for the server"
 
     async def _first_key(self) -> str | None:
         """Make a key when there is none yet, and return it."""

@@ -1,6 +1,6 @@
-"""``cakework up``: node and server on this machine, kept running until Ctrl-C.
+"""``cakework up``: node, server and router on this machine, kept running until Ctrl-C.
 
-The node runs as root; the server, which reads what strangers send, as ``server_user``.
+The node runs as root; server and router, which read what strangers send, as ``server_user``.
 Stopping leaves VMs running, so that an upgrade does not end them: the next start takes them
 over. ``--stop-vms`` ends them too.
 """

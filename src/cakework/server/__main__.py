@@ -1,7 +1,7 @@
-"""``python -m cakework.server`` runs the API and, in the same process, the router to the VMs.
+"""``python -m cakework.server`` runs the API, and the loops that carry out what it recorded.
 
 SIGTERM and SIGINT end it in order: no new connections, streams told to go, the requests at
-work finished, the router and the stores closed.
+work finished, routers sent away and the stores closed.
 """
 
 import asyncio
@@ -17,9 +17,6 @@ from cakework.logging import configure
 from cakework.open_files import allow_most
 from cakework.server.api.connection import api_config
 from cakework.server.app import Server, build_server, create_app
-from cakework.server.proxy.dialer import NodeDialer
-from cakework.server.proxy.router import Router
-from cakework.server.proxy.routes import Limits
 from cakework.settings import Settings
 
 GRACE_S = 30
@@ -56,12 +53,12 @@ async def serve(settings: Settings) -> None:
     """Serve until a signal says to end.
 
     Raises:
-        OSError: the router's address cannot be listened on.
         SystemExit: the API could not start.
     """
     parts = build_server(settings)
     config = api_config(
         create_app(settings, parts),
+        settings.api_connections,
         host=settings.host,
         port=settings.port,
         # By itself uvicorn believes whoever connects from 127.0.0.1.
@@ -73,22 +70,12 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, api.end)
-    limits = Limits(
-        idle_timeout_s=settings.proxy_idle_timeout_s,
-        connections_per_vm=settings.proxy_connections_per_vm,
-        wake_timeout_s=settings.wake_timeout_s,
-    )
-    dialer = NodeDialer(settings.dial_socket)
-    router = Router(routes=parts.routes, dialer=dialer, sleepers=parts.sleepers, limits=limits)
     try:
-        await router.start(settings.proxy_host, settings.proxy_port)
-        _log.info("server.starting", port=settings.port, proxy_port=router.port)
+        _log.info("server.starting", port=settings.port)
         await api.serve()
     except asyncio.CancelledError:
         if not api.should_exit:
             raise
-    finally:
-        await router.close()
     if not (api.started or api.should_exit):
         raise SystemExit(1)
     _log.info("server.ended")
@@ -98,7 +85,7 @@ def main() -> None:
     """Run the server with the settings of the environment."""
     settings = Settings()  # pyright: ignore[reportCallIssue]
     configure(settings.log_level, settings.log_format)
-    # Each connection through the router takes two, and each VM may have hundreds.
+    # Debian's usual 1,024 are fewer than the connections that are taken.
     allow_most()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))

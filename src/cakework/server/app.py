@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 
 import cakework
+from cakework.domain.ids import AccountId
 from cakework.server.api import problems
 from cakework.server.api.account_builds import AccountBuildRoutes
 from cakework.server.api.account_route import Door
@@ -39,8 +40,8 @@ from cakework.server.loops.retention import KeptDays, RetentionLoop
 from cakework.server.loops.snapshots import SnapshotLoop
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
-from cakework.server.proxy.activity import Activity
-from cakework.server.proxy.patience import Sleepers
+from cakework.server.routers.desk import Desk
+from cakework.server.routers.gates import Gates
 from cakework.server.services.account_builds import AccountBuilds
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
@@ -75,6 +76,7 @@ from cakework.server.webhooks.loop import DeliveryLoop
 from cakework.server.webhooks.outbox import Outbox, Shapes
 from cakework.server.webhooks.sender import Sender, trusted
 from cakework.settings import Settings
+from cakework.turns import Turns
 
 BUILD_PERIOD_S = 5.0
 VM_PERIOD_S = 5.0
@@ -116,8 +118,9 @@ class Server:
     vms: Vms
     cached_vms: CachedVms
     forks: Forks
-    sleepers: Sleepers
+    gates: Gates
     wakes: Wakes
+    desk: Desk
     vm_states: VmStates
     builds: Builds
     account_builds: AccountBuilds
@@ -151,6 +154,8 @@ class Server:
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
+            stack.push_async_callback(self.desk.close)
+            await self.desk.open(self.settings.routes_socket)
             stack.callback(self.followers.close)
             yield
 
@@ -182,12 +187,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         import_states,
     )
     build_hint, vm_hint, leftover_hint = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    snapshot_hint, activity = asyncio.Event(), Activity()
+    snapshot_hint, gates = asyncio.Event(), Gates()
     vms = Vms(database, node, states.vms, rules, clock, vm_hint.set)
-    cached_vms = CachedVms(database, vms, states.vms, rules, activity, snapshot_hint.set)
+    cached_vms = CachedVms(database, vms, states.vms, rules, gates, snapshot_hint.set)
     snapshot_pass = SnapshotLoop(database, node, orders, states.snapshots, states.vms).one_pass
     snapshot_loop = Loop("snapshots", snapshot_pass, SNAPSHOT_PERIOD_S, snapshot_hint)
-    idle_loop = Loop("idle", IdleLoop(routes, activity, cached_vms).one_pass, IDLE_PERIOD_S)
+    idle_loop = Loop("idle", IdleLoop(routes, gates, cached_vms).one_pass, IDLE_PERIOD_S)
     imports = Imports(database, node, import_states, image_quota, clock)
     import_loop = Loop(
         "imports", ImportLoop(database, node, imports, import_states).one_pass, IMPORT_PERIOD_S
@@ -213,6 +218,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     retention = Loop(
         "retention", retention_pass, RETENTION_PERIOD_S, first_after_s=RETENTION_FIRST_S
     )
+    wakes = Wakes(database, cached_vms)
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,
@@ -227,8 +233,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         vms=vms,
         cached_vms=cached_vms,
         forks=Forks(database, vms, states, rules, snapshot_hint.set),
-        sleepers=Sleepers(activity, wakes := Wakes(database, cached_vms)),
+        gates=gates,
         wakes=wakes,
+        desk=Desk(routes, gates, wakes),
         vm_states=states.vms,
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
@@ -272,7 +279,8 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     app.add_middleware(RequestScope)
     body_bytes = settings.max_body_mb << 20
     bodies = Bodies(settings.max_bodies_mb << 20, body_bytes)
-    door = Door(parts.keys, parts.idempotency, bodies, Parser(), body_bytes)
+    under_way: Turns[AccountId] = Turns(settings.api_connections)
+    door = Door(parts.keys, parts.idempotency, bodies, Parser(), under_way, body_bytes)
     for router in (
         GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),

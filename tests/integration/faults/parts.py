@@ -1,4 +1,4 @@
-"""Node and server of one data folder, each a process of its own, in which faults are laid."""
+"""The parts of one data folder, each a process of its own, in which faults are laid."""
 
 import contextlib
 import json
@@ -103,6 +103,7 @@ class Parts:
         }
         self.node = Part("node", folder, environment)
         self.server = Part("server", folder, environment)
+        self.router_part = Part("router", folder, environment)
 
     @property
     def url(self) -> str:
@@ -121,19 +122,21 @@ class Parts:
         return Territory(int((self.settings.node_dir / "territory").read_text()))
 
     def start(self) -> None:
-        """Start both; return when they serve."""
+        """Start all; return when they serve."""
         self.node.start()
         self.server.start()
+        self.router_part.start()
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """End both in order."""
+        """End all in order."""
+        assert self.router_part.stop() == 0, self.tail()
         assert self.server.stop() == 0, self.tail()
         assert self.node.stop() == 0, self.tail()
 
     def close(self) -> None:
         """End what still runs, at once."""
-        for part in (self.server, self.node):
+        for part in (self.router_part, self.server, self.node):
             part.close()
         self._kept.close()
 
@@ -166,29 +169,31 @@ class Parts:
         return time.monotonic() - began
 
     def faulty(self) -> list[str]:
-        """Return what both logged with a traceback, each with the lines around it."""
+        """Return what all logged with a traceback, each with the lines around it."""
         return [
             "".join(lines[max(0, number - FAULT_BEFORE) : number + FAULT_AFTER])
-            for part in (self.node, self.server)
+            for part in (self.node, self.server, self.router_part)
             for lines in (part.log.read_text().splitlines(keepends=True),)
             for number, line in enumerate(lines)
             if "Traceback" in line
         ]
 
     def tail(self) -> str:
-        """Return the end of both logs."""
+        """Return the end of all logs."""
         return "\n".join(
-            part.log.read_text(errors="replace")[-6000:] for part in (self.node, self.server)
+            part.log.read_text(errors="replace")[-6000:]
+            for part in (self.node, self.server, self.router_part)
         )
 
     def _wait_until_ready(self) -> None:
         until(self._is_ready, START_S, lambda: f"node and server serve:\n{self.tail()}")
 
     def _is_ready(self) -> bool:
-        for part in (self.node, self.server):
+        for part in (self.node, self.server, self.router_part):
             assert part.ended is None, f"the {part.name} ended by itself:\n{self.tail()}"
         try:
-            return httpx2.get(f"{self.url}/readyz").is_success
+            nobody = httpx2.get(self.router, headers={"Host": "nobody.invalid"})
+            return httpx2.get(f"{self.url}/readyz").is_success and nobody.status_code == 404
         except httpx2.TransportError:
             return False
 

@@ -16,7 +16,7 @@ import httpx2
 from pydantic import SecretStr
 
 from cakework.domain.ids import AccountId
-from cakework.server.api.connection import api_config
+from cakework.server.api.connection import CONNECTIONS, api_config
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.clock import Clock, now_ms
 from cakework.server.loops.retention import KeptDays, RetentionLoop
@@ -170,7 +170,8 @@ async def running(settings: Settings, node: FakeNode, clock: Clock = now_ms) -> 
     if not settings.server_dir.exists():
         await lay_tables(settings)
     server = build_server(settings, clock)
-    async with listening(create_app(settings, server)) as base_url:
+    app = create_app(settings, server)
+    async with listening(app, settings.api_connections) as base_url:
         client = httpx2.AsyncClient(
             base_url=base_url, headers={"X-Api-Key": KEY}, timeout=DEADLINE_S, verify=False
         )
@@ -193,10 +194,10 @@ async def lay_tables(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Any) -> AsyncGenerator[str]:
+async def listening(app: Any, connections: int = CONNECTIONS) -> AsyncGenerator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        api = Served(api_config(app))
+        api = Served(api_config(app, connections))
         task = asyncio.create_task(api.serve([listener]))
         await until(lambda: api.started or task.done(), "the server has started")
         try:

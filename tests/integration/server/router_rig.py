@@ -12,11 +12,13 @@ from pathlib import Path
 
 from cakework.domain.orders import DialAnswer, DialRequest
 from cakework.domain.vms import VmState
-from cakework.server.proxy.activity import Activity
-from cakework.server.proxy.dialer import NodeDialer
-from cakework.server.proxy.patience import Sleepers
-from cakework.server.proxy.router import Router
-from cakework.server.proxy.routes import Limits
+from cakework.router.activity import Activity
+from cakework.router.dialer import NodeDialer
+from cakework.router.link import ServerLink
+from cakework.router.patience import Sleepers
+from cakework.router.router import Router
+from cakework.router.routes import Limits
+from cakework.settings import Settings
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = "01arz3ndektsv4rrffq69g5fav.localhost"
@@ -61,6 +63,9 @@ class KnownRoutes:
 
     def find(self, host: str) -> KnownRoute | None:
         return self.by_host.get(host)
+
+    async def confirm(self) -> None:
+        return
 
 
 @dataclass
@@ -253,6 +258,19 @@ async def router_rig(
         await router.start("127.0.0.1", 0)
         stack.push_async_callback(router.close)
         yield Rig(router, routes, node, stack, sleepers.activity, alarm)
+
+
+@contextlib.asynccontextmanager
+async def linked(settings: Settings, activity: Activity) -> AsyncGenerator[ServerLink]:
+    """Have a router's link to the server of ``settings``, which told everything."""
+    link = ServerLink(settings.routes_socket, activity)
+    task = asyncio.create_task(link.run())
+    try:
+        await eventually(lambda: link.is_whole)
+        yield link
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def get(path: str = "/", host: str = HOST, *lines: str) -> bytes:

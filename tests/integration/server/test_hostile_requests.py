@@ -14,15 +14,19 @@ import pytest
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
+from cakework.crowd import Crowd
 from cakework.domain.ids import AccountId
 from cakework.domain.orders import FilesSource
 from cakework.server.api import bodies, connection, parsing
+from cakework.server.web import waitlist
 
 from .fake_node import FakeNode
-from .rig import KEY, Rig, as_problem, running, settings_for, until
+from .rig import DEADLINE_S, KEY, Rig, as_problem, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
 FILES = "/v1/image/build/files"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+EXPECTANT = b"Host: x\r\nExpect: 100-continue"
 MIB = 1 << 20
 MUCH = 64 * MIB
 """More than what may be on its way unseen, in the sockets of both sides."""
@@ -65,6 +69,10 @@ class Caller:
                 heard += more
         return heard
 
+    async def is_heard(self) -> None:
+        """Return once the server says that it waits for a body."""
+        assert await self._reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+
     async def answer(self) -> tuple[int, dict[str, Any]]:
         """Return status and body of the next answer."""
         head = await self._reader.readuntil(b"\r\n\r\n")
@@ -75,9 +83,10 @@ class Caller:
 
 
 @contextlib.asynccontextmanager
-async def calling(rig: Rig) -> AsyncGenerator[Caller]:
+async def calling(rig: Rig, address: str = "127.0.0.1") -> AsyncGenerator[Caller]:
+    """Connect from an address of the loopback."""
     url = rig.client.base_url
-    reader, writer = await asyncio.open_connection(url.host, url.port)
+    reader, writer = await asyncio.open_connection(url.host, url.port, local_addr=(address, 0))
     try:
         yield Caller(reader, writer)
     finally:
@@ -185,6 +194,65 @@ async def test_who_says_nothing_is_let_go(
                 await caller.say(said)
             rest = await caller.rest()
             assert rest.startswith(b"HTTP/1.1 408 ") if said.startswith(b"GET") else rest == b""
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost:", HEALTH])
+async def test_who_is_silent_shuts_nobody_out(folder: Path, node: FakeNode, said: bytes) -> None:
+    """Connections without a request give way, those of the address with most first, the one that is
+    silent for longest. One that has a request under way is let be, and answered."""
+    settings = settings_for(folder, None, api_connections=8)
+    async with running(settings, node) as rig, contextlib.AsyncExitStack() as stack:
+        image_id = await rig.image()
+        node.may_answer.clear()
+        start = asyncio.create_task(
+            rig.client.post("/v1/vm/start", json={"imageId": image_id}, timeout=DEADLINE_S)
+        )
+        await until(lambda: node.vm_orders, "it is under way")
+        other = await stack.enter_async_context(calling(rig, "127.0.0.2"))
+        silent: list[Caller] = []
+        for _ in range(20):
+            caller = await stack.enter_async_context(calling(rig))
+            silent.append(caller)
+            await caller.say(said)
+            if said == HEALTH:
+                assert (await caller.answer())[0] == 200
+        for caller in silent[:14]:
+            assert await caller.rest() == b""
+        await other.say(HEALTH)
+        assert (await other.answer())[0] == 200
+        node.may_answer.set()
+        assert (await start).status_code == 200
+
+
+async def test_where_all_speak_no_more_are_taken(folder: Path, node: FakeNode) -> None:
+    """And that is said. Of one account half as many requests are under way, and another's are
+    taken."""
+    settings = settings_for(folder, None, api_connections=8)
+    async with running(settings, node) as rig, contextlib.AsyncExitStack() as stack:
+        other = (await rig.server.keys.create("test", AccountId("other"))).key
+        await rig.ok("GET", "/v1/vms")
+        for key in (KEY, other):
+            for _ in range(4):
+                caller = await stack.enter_async_context(calling(rig))
+                await caller.say(begun(9, key).replace(b"Host: x", EXPECTANT))
+                await caller.is_heard()
+            if key == KEY:
+                caller = await stack.enter_async_context(calling(rig))
+                await caller.say(begun(length=9))
+                assert (await caller.answer())[1]["code"] == "quota_exceeded"
+                answer = await rig.client.get("/v1/vms", headers={"X-Api-Key": other})
+                assert answer.status_code == 200
+        late = await stack.enter_async_context(calling(rig))
+        assert (await late.rest()).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_form_has_to_come_in_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no key, so anybody could keep a connection with one."""
+    monkeypatch.setattr(waitlist, "BODY_S", 0.1)
+    async with calling(rig) as caller:
+        await caller.say(b"POST /waitlist HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\ne")
+        status, problem = await caller.answer()
+        assert (status, problem["code"]) == (408, "request_timeout")
 
 
 async def test_a_body_after_its_answer_has_an_end(
@@ -411,7 +479,7 @@ async def test_who_takes_nothing_of_an_answer_is_let_go(
     monkeypatch.setattr(connection, "WRITE_S", 0.01)
     config = connection.api_config(lambda: None)
     transport = Transport([*unsent])
-    made = connection.ApiConnection(config, ServerState(), {})
+    made = connection.ApiConnection(Crowd(1), config, ServerState(), {})
     made.connection_made(cast("asyncio.Transport", transport))
     made.pause_writing()
     await until(lambda: transport.aborted, "it is let go")

@@ -1,95 +1,24 @@
 """The server as a process of its own: killed, ended, started again."""
 
 import asyncio
-import contextlib
-import os
 import random
 import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from cakework.domain.orders import NodeProblem
-from cakework.server.app import build_server
 from cakework.server.services.waitlist import CALLER_MOST
-from cakework.settings import Settings
 from tests.integration.open_files import open_files
-from tests.integration.ports import reserved_port
 
 from .fake_node import FakeNode
-from .rig import DEADLINE_S, DOCKERFILE, KEY, Rig, events, eventually, settings_for, until
+from .processes import serving
+from .rig import DEADLINE_S, DOCKERFILE, KEY, Rig, events, settings_for, until
 
 pytestmark = pytest.mark.anyio
-
-
-@dataclass
-class Process:
-    """A server process that listens, and its log."""
-
-    process: asyncio.subprocess.Process
-    rig: Rig
-    log: Path
-
-
-@contextlib.asynccontextmanager
-async def serving(settings: Settings, node: FakeNode) -> AsyncGenerator[Process]:
-    """Run the server as a process until the block ends; kill it then if it still runs."""
-    with reserved_port() as port:
-        async with _serving(settings, node, port) as server:
-            yield server
-
-
-@contextlib.asynccontextmanager
-async def _serving(settings: Settings, node: FakeNode, port: int) -> AsyncGenerator[Process]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "CAKEWORK_DATA_DIR": str(settings.data_dir),
-        "CAKEWORK_PORT": str(port),
-        "CAKEWORK_PROXY_PORT": "0",
-        "CAKEWORK_API_KEY": KEY,
-        "CAKEWORK_LOG_LEVEL": "debug",
-        "CAKEWORK_LOG_FORMAT": "json",
-        "CAKEWORK_RETAIN_LOGS_DAYS": "0",
-    }
-    if settings.database_url:
-        environment["CAKEWORK_DATABASE_URL"] = settings.database_url
-    if settings.webhook_allow:
-        environment["CAKEWORK_WEBHOOK_ALLOW"] = ",".join(settings.webhook_allow)
-    if settings.trusted_proxies:
-        environment["CAKEWORK_TRUSTED_PROXIES"] = ",".join(settings.trusted_proxies)
-    log = settings.data_dir / "server.log"
-    with log.open("ab") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "cakework.server"),
-            env=environment,
-            stderr=stderr,
-        )
-    base_url = f"http://127.0.0.1:{port}"
-    headers = {"X-Api-Key": KEY}
-    try:
-        async with httpx2.AsyncClient(
-            base_url=base_url, headers=headers, timeout=DEADLINE_S
-        ) as client:
-
-            async def listening() -> bool:
-                assert process.returncode is None, log.read_text()
-                try:
-                    return (await client.get("/healthz")).status_code == 200
-                except httpx2.TransportError:
-                    return False
-
-            await eventually(listening, "the server listens")
-            yield Process(process, Rig(settings, node, build_server(settings), client), log)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]])
@@ -292,7 +221,6 @@ async def test_an_address_that_is_taken_ends_it_with_an_error(folder: Path) -> N
         environment = {
             "CAKEWORK_DATA_DIR": str(folder),
             "CAKEWORK_PORT": str(listener.getsockname()[1]),
-            "CAKEWORK_PROXY_PORT": "0",
         }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cakework.server"),
@@ -310,7 +238,6 @@ async def test_sigterm_breaks_off_a_start_that_takes_long(folder: Path) -> None:
         environment = {
             "CAKEWORK_DATA_DIR": str(folder),
             "CAKEWORK_PORT": "0",
-            "CAKEWORK_PROXY_PORT": "0",
             "CAKEWORK_DATABASE_URL": f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x",
         }
         process = await asyncio.create_subprocess_exec(
@@ -323,7 +250,7 @@ async def test_sigterm_breaks_off_a_start_that_takes_long(folder: Path) -> None:
 
 
 async def test_as_many_files_as_allowed_may_be_open(folder: Path, node: FakeNode) -> None:
-    """The usual soft limit of 1,024 would end where the router's connections do not."""
+    """The usual soft limit of 1,024 would end where the connections do not."""
     with open_files(512) as most:
         async with serving(settings_for(folder, None), node) as server:
             limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)

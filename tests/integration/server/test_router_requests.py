@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cakework.domain.vms import VmState
-from cakework.server.proxy.routes import Limits
+from cakework.router.routes import Limits
 from tests.integration.server.router_rig import (
     DEADLINE_S,
     HOST,

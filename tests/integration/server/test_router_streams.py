@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from cakework.domain.vms import VmState
-from cakework.server.proxy.routes import Limits
+from cakework.router.routes import Limits
 from tests.integration.server.router_rig import (
     DEADLINE_S,
     HOST,

@@ -6,7 +6,7 @@ import pytest
 
 from cakework.domain.errors import CakeworkError, Conflict, NoRoom, Unavailable
 from cakework.domain.vms import VmState
-from cakework.server.proxy.routes import Limits
+from cakework.router.routes import Limits
 
 from .router_rig import DEADLINE_S, HOST, VM, Rig, eventually, get, post, router_rig, tell
 
@@ -113,16 +113,30 @@ async def test_nobody_enters_a_vm_that_is_put_to_rest() -> None:
         route = rig.routes.by_host[HOST]
         route.state = VmState.STARTED
         client = await rig.client()
-        with rig.activity.resting(VM):
-            await client.send(get())
-            other = await rig.client()
-            await other.send(get(host="no.localhost"))
-            assert (await other.answer())[0] == 404
-            assert rig.node.dials == 0
-            route.state = VmState.STOPPED
+        rig.activity.shut(VM, "gate")
+        rig.activity.shut(VM, "another")
+        await client.send(get())
+        rig.activity.open(VM, "another")
+        other = await rig.client()
+        await other.send(get(host="no.localhost"))
+        assert (await other.answer())[0] == 404
+        assert rig.node.dials == 0
+        route.state = VmState.STOPPED
+        rig.activity.open(VM, "gate")
         assert (await client.answer())[0] == 200
         assert rig.alarm.asked == 1
         assert rig.activity.count(VM) == 0
+
+
+async def test_a_gate_that_stays_shut_is_not_waited_for() -> None:
+    """As when the server ended while it put the VM to rest."""
+    async with router_rig(Limits(wake_timeout_s=0.1)) as rig:
+        await rig.vm(tell)
+        rig.activity.shut(VM, "gate")
+        client = await rig.client()
+        await client.send(get())
+        assert await client.problem() == (504, "vm_timeout")
+        assert rig.node.dials == 0
 
 
 async def test_a_connection_is_not_used_beyond_its_run() -> None:

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cakework.server.proxy.wire import HIGH_WATER, Wire
+from cakework.router.wire import HIGH_WATER, Wire
 from tests.integration.server.router_rig import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.anyio

@@ -33,7 +33,7 @@ from cakework.server.logs.lines import Source
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.vms import VmLoop
 from cakework.server.node.client import NodeClient
-from cakework.server.proxy.activity import Activity
+from cakework.server.routers.gates import Gates
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.facts import Facts, States
@@ -188,9 +188,7 @@ class Lives(RuleBasedStateMachine):
         admission = VmAdmission(VmLimits(started=3, cached=9, volumes_gb=1000))
         rules = VmRules(admission, VmOrders(sealer, NoLog().last_seq), "localhost")
         self.vms = Vms(self.database, self.node, self.states, rules, lambda: 1000, lambda: None)
-        self.cached = CachedVms(
-            self.database, self.vms, self.states, rules, Activity(), lambda: None
-        )
+        self.cached = CachedVms(self.database, self.vms, self.states, rules, Gates(), lambda: None)
         self.passes = VmLoop(self.database, self.node, self.states, self.vms, self.cached)
         new = NewVm(IMAGE, Shape(), env={"A": "1"}, volume_gb=1)
         self.ids: list[VmId] = []

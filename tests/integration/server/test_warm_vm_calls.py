@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import pytest
 from cakework.domain.errors import Conflict, NotFound, QuotaExceeded, Unavailable
 from cakework.domain.ids import AccountId, VmId
 from cakework.domain.orders import ExecHook, Hooks, HttpHook, NodeProblem, SnapshotReport
+from cakework.router.activity import Activity
 from cakework.server.loops.idle import IdleLoop
 from cakework.server.loops.leftovers import LeftoverLoop
-from cakework.server.proxy.activity import Activity
 from cakework.server.services.wakes import Wakes
 from cakework.server.store.models import VmRow
 
 from .fake_node import FakeNode
-from .rig import Json, Rig, events, running, settings_for, until
+from .rig import DEADLINE_S, Json, Rig, events, running, settings_for, until
+from .router_rig import linked
 
 pytestmark = pytest.mark.anyio
 CACHE = "/v1/vm/cache"
@@ -301,12 +303,13 @@ async def test_forks_that_were_cut_off_are_had_once(one: Rig) -> None:
 
 
 async def test_idle_vms_are_put_to_rest(one: Rig) -> None:
-    """When no request came for so long: not while one is under way, nor right after it. The
-    server's own loop, which has the real time, has none to put to rest meanwhile."""
+    """When no request came for so long: not while one is under way, nor right after it, nor while
+    there is no router to say. The server's own loop, which has the real time, has none to put to
+    rest meanwhile."""
     vm = await started(one, port=80, idleTimeout=1000)
     now = [0.0]
-    activity = Activity(lambda: now[0])
-    loop = IdleLoop(one.server.routes, activity, one.server.cached_vms, lambda: now[0])
+    loop = IdleLoop(one.server.routes, one.server.gates, one.server.cached_vms, lambda: now[0])
+    first, second = Activity(lambda: now[0]), Activity(lambda: now[0])
     path = f"/v1/vm/{vm['id']}"
 
     async def state_at(moment: float) -> str:
@@ -314,15 +317,20 @@ async def test_idle_vms_are_put_to_rest(one: Rig) -> None:
         await loop.one_pass()
         return (await one.ok("GET", path))["state"]
 
-    assert await state_at(0) == await state_at(990) == "started"
-    async with activity.visit(vm["id"]):
-        assert await state_at(5000) == "started"
-    assert await state_at(5990) == "started"
-    one.node.keeps = NodeProblem(code="conflict", detail="not now")
-    assert await state_at(6000) == "started"
-    one.node.keeps = None
-    assert await state_at(6990) == "started"
-    assert await state_at(7000) == "stopped"
+    assert await state_at(0) == await state_at(3000) == "started"
+    async with linked(one.settings, first), linked(one.settings, second):
+        assert await state_at(3990) == "started"
+        async with second.visit(vm["id"], inf):
+            assert await state_at(5000) == "started"
+        assert await state_at(5990) == "started"
+        one.node.keeps = NodeProblem(code="conflict", detail="not now")
+        assert await state_at(6000) == "started"
+        one.node.keeps = None
+        assert await state_at(6990) == "started"
+        assert await state_at(7000) == "stopped"
+        async with asyncio.timeout(DEADLINE_S):
+            async with first.visit(vm["id"], inf), second.visit(vm["id"], inf):
+                pass
     asleep = await one.ok("GET", path)
     assert asleep["reason"] == "Idle: no request for 1000 s. Its memory is kept."
     assert asleep["memoryKept"]

@@ -18,13 +18,14 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from cakework.domain.errors import CakeworkError
+from cakework.domain.errors import CakeworkError, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.api.bodies import Bodies
 from cakework.server.api.parsing import Parser
 from cakework.server.api.problems import problem
 from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
 from cakework.server.services.keys import Keys
+from cakework.turns import Turns
 
 _KEY_HEADER = "X-Api-Key"
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -42,6 +43,7 @@ class Door:
     idempotency: Idempotency
     bodies: Bodies
     parser: Parser
+    under_way: Turns[AccountId]
     files_bytes_max: int
 
     def route_class(self, *, with_files: bool = False) -> type[APIRoute]:
@@ -65,12 +67,21 @@ class Door:
         """Serve one request of an account, with a body of at most ``bytes_max`` bytes.
 
         Raises:
-            Unauthenticated, TooLarge, TooSlow, NoRoom, InvalidRequest, Conflict: it is refused at
-                the door.
+            Unauthenticated, TooLarge, TooSlow, NoRoom, QuotaExceeded, InvalidRequest, Conflict: it
+                is refused at the door.
         """
         account = await self.keys.verify(request.headers.get(_KEY_HEADER))
         request.state.account = account
         request.state.token = None
+        if not self.under_way.take(account):
+            raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
+        try:
+            return await self._take(request, inner, bytes_max)
+        finally:
+            self.under_way.give_back(account)
+
+    async def _take(self, request: Request, inner: _Handler, bytes_max: int) -> Response:
+        account: AccountId = request.state.account
         if request.method not in ("POST", "PATCH"):
             return await inner(request)
         with self.bodies.one(account) as room:

@@ -2,15 +2,19 @@
 
 A head is read before it is known whose it is, and uvicorn's parser keeps all of it in memory,
 however long it is and however long it takes. Here a head, and whatever else is no body (sizes of
-chunks, trailers), is bounded in bytes, number and time; so is what is sent after the answer.
+chunks, trailers), is bounded in bytes, number and time; so is what is sent after the answer, and
+the number of connections: those without a request give way (``cakework.crowd``).
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from cakework.crowd import Crowd
 
 HEAD_BYTES_MAX = 32 * 1024
 """As the router's; nginx has 8 KiB for a line and 32 KiB for all, Node.js 16 KiB."""
@@ -26,8 +30,10 @@ look at chunks of one byte takes a second for each megabyte."""
 WRITE_S = 30.0
 """Within which who has an answer waiting takes some of it."""
 PIPELINED_MAX = 16
+CONNECTIONS = 8000
 _PIECE = 16 * 1024
 _CLOSE = b"connection: close\r\ncontent-length: 0\r\n\r\n"
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n" + _CLOSE
 _LATE = b"HTTP/1.1 408 Request Timeout\r\n" + _CLOSE
 _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _CLOSE
 
@@ -35,8 +41,9 @@ _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _CLOSE
 class ApiConnection(HttpToolsProtocol):
     """One connection of the API."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, crowd: "Crowd[ApiConnection]", *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._crowd = crowd
         self._besides = 0
         """Bytes that came since the last that were a body's, or since the request's first."""
         self._headers = 0
@@ -49,13 +56,27 @@ class ApiConnection(HttpToolsProtocol):
         self._at_work: RequestResponseCycle | None = None
         """Which is answered; uvicorn's ``cycle`` is the one that came last."""
 
+    @property
+    def peer(self) -> str:
+        """The address that connects."""
+        return self.client[0] if self.client else ""
+
+    def abort(self) -> None:
+        """Close now, for another's sake."""
+        self.transport.abort()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Begin to wait for a head, unless all connections there may be have requests under way."""
         super().connection_made(transport)
-        self._within(HEAD_S, self._head_is_late)
+        if self._crowd.admit(self):
+            self._within(HEAD_S, self._head_is_late)
+        else:
+            transport.write(_BUSY)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
+        self._crowd.leave(self)
         self._within(None)
         self._give_up()
         self.resume_writing()
@@ -113,6 +134,7 @@ class ApiConnection(HttpToolsProtocol):
         if self._headers <= HEADERS_MAX:
             self._in_head = False
             self._within(None)
+            self._crowd.speaks(self)
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -133,6 +155,8 @@ class ApiConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is given: now another head, or the rest of the body."""
         super().on_response_complete()
+        if not self._is_answering():
+            self._crowd.falls_silent(self)
         if self._in_message and not self._in_head and not self._is_answering():
             self._within(LINGER_S, self.transport.close)
 
@@ -191,11 +215,12 @@ class ApiConnection(HttpToolsProtocol):
             self._timer = self.loop.call_later(seconds, then)
 
 
-def api_config(app: Any, **options: Any) -> uvicorn.Config:
-    """Return how the API is served: with ``options`` of uvicorn besides."""
+def api_config(app: Any, connections: int = CONNECTIONS, **options: Any) -> uvicorn.Config:
+    """Return how the API is served: so many connections at once, ``options`` of uvicorn besides."""
+    crowd: Crowd[ApiConnection] = Crowd(connections)
     return uvicorn.Config(
         app,
-        http=ApiConnection,
+        http=cast("type[ApiConnection]", partial(ApiConnection, crowd)),
         ws="none",
         log_config=None,
         access_log=False,

@@ -12,7 +12,7 @@ from cakework.domain.ids import AccountId, VmId, new_vm_id
 from cakework.domain.steps import Step
 from cakework.domain.vms import Ending, Ignore, Refuse, VmRequest, VmState, decide
 from cakework.faults import step
-from cakework.server.proxy.activity import Activity
+from cakework.server.routers.gates import Gates
 from cakework.server.services.new_vms import NewVm, VmRules
 from cakework.server.services.vm_states import VmStates, life_of
 from cakework.server.services.vms import Started, Vms, ending_of
@@ -32,19 +32,19 @@ class CachedVms:
         vms: Vms,
         states: VmStates,
         rules: VmRules,
-        activity: Activity,
+        gates: Gates,
         hint: Callable[[], None],
     ) -> None:
         """Keep records in ``database`` and have the node run them through ``vms``.
 
-        ``activity`` keeps requests from a VM that is being put to rest;
+        ``gates`` keep requests from a VM that is being put to rest;
         ``hint`` says that there may be a snapshot to be made.
         """
         self._database = database
         self._vms = vms
         self._states = states
         self._rules = rules
-        self._activity = activity
+        self._gates = gates
         self._hint = hint
 
     async def cache(self, account: AccountId, new: NewVm, token: str | None = None) -> VmRow:
@@ -166,7 +166,7 @@ class CachedVms:
         vm_id = VmId(row.id)
         async with self._database.writing() as session:
             await self._states.resting(session, vm_id, row.run, reason)
-        with self._activity.resting(vm_id):
+        async with self._gates.shut(vm_id):
             report = await self._vms.suspend_on_node(vm_id)
             async with self._database.writing() as session:
                 stopped = await self._states.stopped(session, vm_id, row.run, ending_of(report))

@@ -1,8 +1,9 @@
 """Which VM a hostname leads to: a map in memory, kept as the store is.
 
-The router asks it for every connection, so it never waits for the store.
+Routers are told of all of it, and of each change (``server/routers``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -34,6 +35,15 @@ class Routes:
     def __init__(self) -> None:
         """Begin with no route; ``load()`` brings in those of the store."""
         self._by_host: dict[str, Route] = {}
+        self._watcher: Callable[[str, Route | None], None] | None = None
+
+    def watch(self, watcher: Callable[[str, Route | None], None] | None) -> None:
+        """Have ``watcher`` called with each change from now on: a hostname and its new route."""
+        self._watcher = watcher
+
+    def hosts(self) -> list[str]:
+        """Return every hostname."""
+        return list(self._by_host)
 
     async def load(self, database: Database) -> None:
         """Bring in every VM of the store."""
@@ -63,7 +73,7 @@ class Routes:
         if row.state == VmState.DESTROYED:
             self.remove(row.hostname)
         else:
-            self._by_host[row.hostname] = Route(
+            route = Route(
                 vm_id=VmId(row.id),
                 account_id=row.account_id,
                 port=row.port,
@@ -72,7 +82,15 @@ class Routes:
                 auto_start=row.auto_start,
                 idle_timeout_s=row.idle_timeout_s,
             )
+            if self._by_host.get(row.hostname) != route:
+                self._by_host[row.hostname] = route
+                self._changed(row.hostname, route)
 
     def remove(self, hostname: str) -> None:
         """Forget a hostname."""
-        self._by_host.pop(hostname, None)
+        if self._by_host.pop(hostname, None) is not None:
+            self._changed(hostname, None)
+
+    def _changed(self, hostname: str, route: Route | None) -> None:
+        if self._watcher is not None:
+            self._watcher(hostname, route)

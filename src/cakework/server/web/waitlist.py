@@ -1,5 +1,6 @@
 """The landing page's form. It is no call of the API, and needs no key."""
 
+import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -8,10 +9,11 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from cakework.domain.errors import TooLarge
+from cakework.domain.errors import TooLarge, TooSlow
 from cakework.server.services.waitlist import Waitlist
 
 BODY_BYTES_MAX = 4096
+BODY_S = 15.0
 THANKS = "/thanks/"
 IPV6_PREFIX = 64
 """One household's, at the least: who has one address of it has them all."""
@@ -41,10 +43,14 @@ class WaitlistForm:
 
 async def _body(request: Request) -> bytes:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise TooLarge("The form is larger than what is taken.")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise TooLarge("The form is larger than what is taken.")
+    except TimeoutError as error:
+        raise TooSlow("The form did not come to its end in time.") from error
     return body
 
 

@@ -33,6 +33,14 @@ class Routes(Protocol):
         """Return the route of ``host`` (lower case, no port), or None when no VM has it."""
         ...
 
+    async def confirm(self) -> None:
+        """Return once what is found is as new as this call.
+
+        Raises:
+            Unavailable: nobody says.
+        """
+        ...
+
 
 class Waker(Protocol):
     """Starts VMs that a request came for."""

@@ -13,14 +13,14 @@ from collections.abc import Callable
 
 import h11
 
-from cakework.server.proxy.forwarding import (
+from cakework.router.forwarding import (
     answer_for_client,
     interim_for_client,
     request_for_vm,
 )
-from cakework.server.proxy.heads import RequestHead
-from cakework.server.proxy.refusals import malformed
-from cakework.server.proxy.wire import Wire
+from cakework.router.heads import RequestHead
+from cakework.router.refusals import malformed
+from cakework.router.wire import Wire
 
 BODILESS = frozenset({204, 304})
 """Statuses whose answers have no body, whatever their heads say (RFC 9110, 6.4.1)."""

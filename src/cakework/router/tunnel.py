@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from cakework.server.proxy.wire import Wire
+from cakework.router.wire import Wire
 
 
 async def tunnel(client: Wire, vm: Wire, touch: Callable[[], None]) -> None:

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 
-from cakework.server.proxy.dialer import Dialer, DialFailed
-from cakework.server.proxy.refusals import Refusal
-from cakework.server.proxy.wire import Wire
+from cakework.router.dialer import Dialer, DialFailed
+from cakework.router.refusals import Refusal
+from cakework.router.wire import Wire
 
 IDLE_MAX_PER_VM = 64
 IDLE_S = 4.0

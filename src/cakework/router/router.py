@@ -7,15 +7,15 @@ import asyncio
 
 import structlog
 
+from cakework.crowd import Crowd
 from cakework.domain.vms import VmState
-from cakework.server.proxy.conversation import Conversation, new_request_id
-from cakework.server.proxy.crowd import Crowd
-from cakework.server.proxy.dialer import Dialer
-from cakework.server.proxy.patience import Sleepers
-from cakework.server.proxy.refusals import AnswerForm, Refusal, render
-from cakework.server.proxy.routes import Limits, Routes
-from cakework.server.proxy.upstreams import Destination, Upstreams
-from cakework.server.proxy.wire import Wire
+from cakework.router.conversation import Conversation, new_request_id
+from cakework.router.dialer import Dialer
+from cakework.router.patience import Sleepers
+from cakework.router.refusals import AnswerForm, Refusal, render
+from cakework.router.routes import Limits, Routes
+from cakework.router.upstreams import Destination, Upstreams
+from cakework.router.wire import Wire
 from cakework.turns import Turns
 
 SWEEP_S = 0.5
@@ -30,9 +30,10 @@ class Router:
         self._routes = routes
         self._sleepers = sleepers
         self._limits = limits or Limits()
-        self._crowd = Crowd(self._limits.connections)
+        self._crowd = Crowd[Wire](self._limits.connections)
         self._accounts: Turns[str] = Turns(self._limits.connections)
         self._upstreams = Upstreams(dialer, per_vm=self._limits.connections_per_vm)
+        self._ending = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._clients: dict[asyncio.Task[None], Wire] = {}
@@ -58,6 +59,18 @@ class Router:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Wire(self._welcome), host, port)
         self._sweeper = asyncio.create_task(self._sweep())
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop listening and close what has no request; return when the others have ended theirs,
+        or ``grace_s`` is over."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._ending.set()
+        for client in self._crowd.silent():
+            client.transport.close()
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=grace_s)
 
     async def close(self) -> None:
         """Stop listening and close every connection, at once; return when they are gone."""
@@ -88,6 +101,7 @@ class Router:
             upstreams=self._upstreams,
             crowd=self._crowd,
             accounts=self._accounts,
+            ending=self._ending,
             limits=self._limits,
         )
         task = asyncio.create_task(conversation.hold())

@@ -1,7 +1,7 @@
 import h11
 
-from cakework.server.proxy.forwarding import answer_for_client, request_for_vm
-from cakework.server.proxy.heads import parse_head
+from cakework.router.forwarding import answer_for_client, request_for_vm
+from cakework.router.heads import parse_head
 
 
 def forwarded(*lines: bytes, version: bytes = b"1.1") -> dict[bytes, bytes]:

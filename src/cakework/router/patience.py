@@ -6,10 +6,10 @@ from math import ceil
 
 from cakework.domain.errors import CakeworkError, NoRoom, NotFound, QuotaExceeded, Unavailable
 from cakework.domain.vms import VmState
-from cakework.server.proxy.activity import Activity
-from cakework.server.proxy.refusals import Refusal
-from cakework.server.proxy.routes import Route, Routes, Waker
-from cakework.server.proxy.upstreams import Destination, NotReached
+from cakework.router.activity import Activity
+from cakework.router.refusals import Refusal
+from cakework.router.routes import Route, Routes, Waker
+from cakework.router.upstreams import Destination, NotReached
 
 PAUSE_FIRST_S = 0.02
 PAUSE_GROWTH = 1.5
@@ -36,13 +36,18 @@ class Patience:
     deadline: float
     pause_s: float = PAUSE_FIRST_S
 
-    def route(self) -> Route:
+    async def route(self) -> Route:
         """Return the route of a VM that is there and may be reached.
 
+        One that can take requests, or be woken, is known; any other may be so by now.
+
         Raises:
-            Refusal: there is none.
+            Refusal: there is none, or nobody knows now.
         """
         route = self.routes.find(self.host)
+        if route is None or not (route.state is VmState.STARTED or route.auto_start):
+            await self._confirm()
+            route = self.routes.find(self.host)
         if route is None or route.state is VmState.DESTROYED:
             raise Refusal(404, "not_found", "there is no VM with this hostname and a port")
         if route.port is None:
@@ -55,7 +60,7 @@ class Patience:
         Raises:
             Refusal: the VM is not started, and is not to be by a request, or cannot be.
         """
-        while (route := self.route()).state is not VmState.STARTED:
+        while (route := await self.route()).state is not VmState.STARTED:
             if not route.auto_start:
                 raise _asleep(route)
             await self._wake(route)
@@ -63,13 +68,21 @@ class Patience:
 
     async def again(self, failure: NotReached) -> bool:
         """Wait a little for a VM that could not be reached; say whether to try once more."""
-        if failure.code not in ("vm_stopped", "vm_not_listening") or not self.route().auto_start:
+        if failure.code not in ("vm_stopped", "vm_not_listening"):
+            return False
+        if not (await self.route()).auto_start:
             return False
         if asyncio.get_running_loop().time() + self.pause_s > self.deadline:
             return False
         await asyncio.sleep(self.pause_s)
         self.pause_s = min(self.pause_s * PAUSE_GROWTH, PAUSE_LAST_S)
         return True
+
+    async def _confirm(self) -> None:
+        try:
+            await self.routes.confirm()
+        except CakeworkError as error:
+            raise _refusal(error) from error
 
     async def _wake(self, route: Route) -> None:
         try:

@@ -2,7 +2,7 @@ import json
 
 import h11
 
-from cakework.server.proxy.refusals import AnswerForm, Refusal, render
+from cakework.router.refusals import AnswerForm, Refusal, render
 
 
 def test_a_refusal_is_a_problem_document() -> None:

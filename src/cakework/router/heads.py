@@ -9,7 +9,7 @@ transfer coding, any coding but ``chunked``, headers that another program may ta
 import re
 from dataclasses import dataclass
 
-from cakework.server.proxy.refusals import Refusal, malformed
+from cakework.router.refusals import Refusal, malformed
 
 HEADERS_MAX = 128
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)(?!\Z)")

@@ -1,9 +1,6 @@
-from typing import cast
-
 import pytest
 
-from cakework.server.proxy.crowd import Crowd, whose
-from cakework.server.proxy.wire import Wire
+from cakework.crowd import Crowd, whose
 
 
 class Caller:
@@ -17,52 +14,48 @@ class Caller:
         self.is_lost = True
 
 
-def wire(peer: str) -> Wire:
-    return cast("Wire", Caller(peer))
-
-
 def test_of_the_address_with_most_the_one_that_is_silent_for_longest_gives_way() -> None:
     """Which is not the oldest connection: one that has asked meanwhile stays, as do others'."""
-    crowd = Crowd(4)
-    other, first, second, third = map(wire, ("10.0.0.1", *["10.0.0.2"] * 3))
+    crowd = Crowd[Caller](4)
+    other, first, second, third = map(Caller, ("10.0.0.1", *["10.0.0.2"] * 3))
     for each in (other, first, second, third):
         assert crowd.admit(each)
     with crowd.speaking(first):
         pass
-    assert crowd.admit(wire("10.0.0.3"))
+    assert crowd.admit(Caller("10.0.0.3"))
     assert [each.is_lost for each in (other, first, second, third)] == [False, False, True, False]
-    assert crowd.admit(wire("10.0.0.3"))
+    assert crowd.admit(Caller("10.0.0.3"))
     assert third.is_lost
 
 
 def test_nobody_who_speaks_gives_way() -> None:
     """Where all do, no more are taken; nothing is kept of those that left."""
-    crowd = Crowd(2)
-    one, two = wire("10.0.0.1"), wire("10.0.0.1")
+    crowd = Crowd[Caller](2)
+    one, two = Caller("10.0.0.1"), Caller("10.0.0.1")
     assert crowd.admit(one)
     assert crowd.admit(two)
     with crowd.speaking(one), crowd.speaking(two):
-        assert not crowd.admit(wire("10.0.0.2"))
+        assert not crowd.admit(Caller("10.0.0.2"))
         crowd.leave(one)
-        three = wire("10.0.0.2")
+        three = Caller("10.0.0.2")
         assert crowd.admit(three)
     for each in (one, two, three):
         crowd.leave(each)
-    assert vars(crowd) == vars(Crowd(2))
+    assert vars(crowd) == vars(Crowd[Caller](2))
 
 
 def test_one_that_gave_way_is_counted_no_more() -> None:
     """Also while its request, which came in the same moment, is still seen to its end."""
-    crowd = Crowd(1)
-    one, two = wire("10.0.0.1"), wire("10.0.0.1")
+    crowd = Crowd[Caller](1)
+    one, two = Caller("10.0.0.1"), Caller("10.0.0.1")
     assert crowd.admit(one)
     assert crowd.admit(two)
     assert one.is_lost
     with crowd.speaking(one), crowd.speaking(two):
         crowd.leave(one)
-        assert not crowd.admit(wire("10.0.0.1"))
+        assert not crowd.admit(Caller("10.0.0.1"))
     crowd.leave(two)
-    assert vars(crowd) == vars(Crowd(1))
+    assert vars(crowd) == vars(Crowd[Caller](1))
 
 
 @pytest.mark.parametrize(

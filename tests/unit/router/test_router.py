@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cakework.server.proxy import router
-from cakework.server.proxy.router import Router
-from cakework.server.proxy.upstreams import Upstreams
+from cakework.router import router
+from cakework.router.router import Router
+from cakework.router.upstreams import Upstreams
 
 
 def test_sweeping_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

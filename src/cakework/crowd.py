@@ -1,4 +1,4 @@
-"""All clients' connections: how many there may be, and which one gives way to a new one.
+"""All clients' connections to a port: how many there may be, and which one gives way to a new one.
 
 A connection with a request under way is let be. One without is *silent*: nothing came on it yet,
 or a head that is not whole, or its last answer is over. When there are as many as may be, the one
@@ -10,44 +10,75 @@ go that are of no use to anybody.
 import ipaddress
 from collections.abc import Generator
 from contextlib import contextmanager
-
-from cakework.server.proxy.wire import Wire
+from typing import Generic, Protocol, TypeVar
 
 V6_PREFIX = 64
 """What of an IPv6 address names a client: the rest, it chooses itself (RFC 4291, 2.5.4)."""
 
 
-class Crowd:
+class Connection(Protocol):
+    """One client's connection."""
+
+    @property
+    def peer(self) -> str:
+        """The address of the client, empty where it has none."""
+        ...
+
+    def abort(self) -> None:
+        """Close it now."""
+        ...
+
+
+AnyConnection = TypeVar("AnyConnection", bound=Connection)
+
+
+class Crowd(Generic[AnyConnection]):
     """The connections of clients, ``most`` at once."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._addresses: dict[Wire, str] = {}
-        self._silent: dict[str, dict[Wire, None]] = {}
+        self._addresses: dict[AnyConnection, str] = {}
+        self._silent: dict[str, dict[AnyConnection, None]] = {}
 
-    def admit(self, client: Wire) -> bool:
+    def admit(self, client: AnyConnection) -> bool:
         """Take one more, silent at first, another giving way if need be; say whether it may be."""
         if len(self._addresses) >= self._most and not self._have_one_give_way():
             return False
         self._addresses[client] = whose(client.peer)
-        self._fall_silent(client)
+        self.falls_silent(client)
         return True
 
-    def leave(self, client: Wire) -> None:
+    def leave(self, client: AnyConnection) -> None:
         """Forget a connection that is over; one that gave way is forgotten already."""
         if client in self._addresses:
-            self._speak(client)
+            self.speaks(client)
             del self._addresses[client]
 
     @contextmanager
-    def speaking(self, client: Wire) -> Generator[None]:
+    def speaking(self, client: AnyConnection) -> Generator[None]:
         """Let a connection be while the block runs: a request is under way."""
-        self._speak(client)
+        self.speaks(client)
         try:
             yield
         finally:
-            if client in self._addresses:
-                self._fall_silent(client)
+            self.falls_silent(client)
+
+    def speaks(self, client: AnyConnection) -> None:
+        """Let a connection be until it falls silent."""
+        address = self._addresses.get(client, "")
+        if (of_address := self._silent.get(address)) is not None:
+            of_address.pop(client, None)
+            if not of_address:
+                del self._silent[address]
+
+    def falls_silent(self, client: AnyConnection) -> None:
+        """Say that no request is under way on a connection any more."""
+        if client in self._addresses:
+            self._silent.setdefault(self._addresses[client], {})[client] = None
+
+    def silent(self) -> list[AnyConnection]:
+        """Return the connections without a request."""
+        return [client for of_address in self._silent.values() for client in of_address]
 
     def _have_one_give_way(self) -> bool:
         if not self._silent:
@@ -57,16 +88,6 @@ class Crowd:
         self.leave(oldest)
         oldest.abort()
         return True
-
-    def _fall_silent(self, client: Wire) -> None:
-        self._silent.setdefault(self._addresses[client], {})[client] = None
-
-    def _speak(self, client: Wire) -> None:
-        address = self._addresses.get(client, "")
-        if (of_address := self._silent.get(address)) is not None:
-            of_address.pop(client, None)
-            if not of_address:
-                del self._silent[address]
 
 
 def whose(peer: str) -> str:

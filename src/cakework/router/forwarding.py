@@ -7,7 +7,7 @@ itself sent is left, in no spelling.
 
 import h11
 
-from cakework.server.proxy.heads import Headers, RequestHead, tokens
+from cakework.router.heads import Headers, RequestHead, tokens
 
 HOP_BY_HOP = frozenset(
     {

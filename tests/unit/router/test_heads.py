@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cakework.server.proxy.heads import HeadScanner, RequestHead, parse_head
-from cakework.server.proxy.refusals import Refusal
+from cakework.router.heads import HeadScanner, RequestHead, parse_head
+from cakework.router.refusals import Refusal
 
 LIMIT = 32 * 1024
 

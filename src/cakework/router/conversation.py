@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import h11
 import structlog
 
-from cakework.server.proxy.crowd import Crowd
-from cakework.server.proxy.exchange import ClientGone, Exchange, VmBroke
-from cakework.server.proxy.heads import HeadScanner, RequestHead, parse_head
-from cakework.server.proxy.patience import Patience, Sleepers
-from cakework.server.proxy.refusals import AnswerForm, Refusal, malformed, render
-from cakework.server.proxy.routes import Limits, Routes
-from cakework.server.proxy.tunnel import tunnel
-from cakework.server.proxy.upstreams import Destination, Lease, NotReached, Upstreams
-from cakework.server.proxy.wire import Wire
+from cakework.crowd import Crowd
+from cakework.router.exchange import ClientGone, Exchange, VmBroke
+from cakework.router.heads import HeadScanner, RequestHead, parse_head
+from cakework.router.patience import Patience, Sleepers
+from cakework.router.refusals import AnswerForm, Refusal, malformed, render
+from cakework.router.routes import Limits, Routes
+from cakework.router.tunnel import tunnel
+from cakework.router.upstreams import Destination, Lease, NotReached, Upstreams
+from cakework.router.wire import Wire
 from cakework.turns import Turns
 
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
@@ -46,11 +46,16 @@ class Conversation:
         routes: Routes,
         sleepers: Sleepers,
         upstreams: Upstreams,
-        crowd: Crowd,
+        crowd: Crowd[Wire],
         accounts: Turns[str],
+        ending: asyncio.Event,
         limits: Limits,
     ) -> None:
-        """Serve ``client``, one of ``crowd``; each request takes one of its account's turns."""
+        """Serve ``client``, one of ``crowd``; each request takes one of its account's turns.
+
+        Once ``ending`` is set, the request at work is the last.
+        """
+        self._ending = ending
         self._client = client
         self._routes = routes
         self._sleepers = sleepers
@@ -67,7 +72,7 @@ class Conversation:
             with contextlib.closing(self._upstream):
                 more = True
                 while more:
-                    more = await self._serve_one()
+                    more = await self._serve_one() and not self._ending.is_set()
                     # What was sent in advance lets nobody wait either.
                     await asyncio.sleep(0)
             await self._finish(self._client)
@@ -128,7 +133,7 @@ class Conversation:
 
     async def _forward(self, visit: _Visit) -> bool:
         patience = self._patience(visit.head.host)
-        route = patience.route()
+        route = await patience.route()
         vm_id = visit.vm_id = route.vm_id
         activity = self._sleepers.activity
         if activity.count(vm_id) >= self._limits.connections_per_vm:
@@ -148,7 +153,12 @@ class Conversation:
             self._accounts.give_back(account)
 
     async def _visit(self, visit: _Visit, vm_id: str, patience: Patience) -> bool:
-        async with self._sleepers.activity.visit(vm_id):
+        async with contextlib.AsyncExitStack() as stack:
+            visiting = self._sleepers.activity.visit(vm_id, patience.deadline)
+            try:
+                await stack.enter_async_context(visiting)
+            except TimeoutError as error:
+                raise Refusal(504, "vm_timeout", "the VM was put to rest for too long") from error
             near = _take_head(visit.head, self._limits.head_bytes)
             while not self._client.is_lost:
                 try:

@@ -1,0 +1,1 @@
+"""The routers that are connected: what they are told, and asked, and ask."""
