@@ -54,8 +54,8 @@ class Settings(BaseSettings):
     api_connections: int = Field(
         default=8000,
         ge=2,
-        description="Connections that the API has at once, half of them at most with requests of one "
-        "account under way; those without a request give way.",
+        description="Connections that the API has at once, at most half of them with requests of "
+        "one account under way; those without a request give way.",
     )
     trusted_proxies: Annotated[Words, AfterValidator(_ranges)] = Field(
         default_factory=list[str],
@@ -102,6 +102,24 @@ class Settings(BaseSettings):
     )
     server_user: str = Field(
         default="nobody", description="User the server runs as when `cakework up` is root."
+    )
+    server_memory_mb: int = Field(
+        default=2048,
+        ge=256,
+        description="Memory that the server may take, in MiB, before it is ended and started anew; "
+        "half of it is for what becomes of large bodies.",
+    )
+    router_memory_mb: int = Field(
+        default=1024,
+        ge=256,
+        description="Memory that the router may take, in MiB; from a quarter of it on, connections "
+        "give way in which most waits to be taken.",
+    )
+    node_memory_mb: int = Field(
+        default=2048,
+        ge=256,
+        description="Memory that the node may take, in MiB; VMs and builds have bounds of their "
+        "own.",
     )
     log_level: str = Field(default="info", description="debug, info, warning or error.")
     log_format: str = Field(

@@ -39,11 +39,15 @@ class Serving:
         self._env = environment(settings)
         node = ["setpriv", "--pdeathsig=TERM", "--", sys.executable, "-m", "cakework.node"]
         server = as_server_user([sys.executable, "-m", "cakework.server"], settings)
-        self._node = Program("node", node, self._env, output.progress)
-        self._server = Program("server", server, self._env, output.progress)
+        self._node = Program("node", node, self._env, output.progress, settings.node_memory_mb)
+        self._server = Program(
+            "server", server, self._env, output.progress, settings.server_memory_mb
+        )
         router = as_server_user([sys.executable, "-m", "cakework.router"], settings)
         secretless = {name: text for name, text in self._env.items() if name not in SECRETS}
-        self._router = Program("router", router, secretless, output.progress)
+        self._router = Program(
+            "router", router, secretless, output.progress, settings.router_memory_mb
+        )
 
     async def run(self) -> None:
         """Start all, say so when all is ready, and keep them running.

@@ -1,9 +1,14 @@
-"""Keeps a program running: starts it, starts it again when it dies, ends it when told to."""
+"""Keeps a program running: starts it, starts it again when it dies, ends it when told to.
+
+One that takes more memory than it may is ended, and started again: it alone, and not whatever the
+kernel would choose once the host has none left.
+"""
 
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 from anyio.abc import Process
@@ -15,6 +20,8 @@ STEADY_S = 60.0
 """A program that ran this long is started again without waiting long."""
 GRACE_S = 30.0
 """Time a program has to end after SIGTERM."""
+LOOK_S = 0.2
+"""Between two looks at the memory of a program: long enough for a few hundred MB more."""
 
 
 @dataclass
@@ -25,12 +32,20 @@ class Program:
     argv: Sequence[str]
     env: Mapping[str, str]
     say: Callable[[str], None]
+    memory_mb: int | None = None
+    """Memory of its own it may take, in MiB; that of processes it starts is not counted."""
     proven: bool = False
     deaths: int = 0
     _process: Process | None = None
     _begun: bool = False
     _stop_asked: anyio.Event = field(default_factory=anyio.Event)
     _ended: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now, if one does."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if self._process is not None and running else None
 
     async def keep(self) -> None:
         """Run the program until :meth:`stop`.
@@ -71,10 +86,21 @@ class Program:
             start_new_session=True,
         )
         try:
-            await self._process.wait()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch_memory, self._process)
+                await self._process.wait()
+                group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
+
+    async def _watch_memory(self, process: Process) -> None:
+        while self.memory_mb is not None:
+            await anyio.sleep(LOOK_S)
+            if own_memory(process.pid) > self.memory_mb << 20:
+                self.say(f"the {self.name} takes more than {self.memory_mb} MiB of memory")
+                process.kill()
+                return
 
     async def _end(self) -> None:
         if self._process is None or self._process.returncode is not None:
@@ -93,6 +119,19 @@ class Program:
         self.say(f"the {self.name} died ({how}); starting it again in {wait_s:g} s")
         with anyio.move_on_after(wait_s):
             await self._stop_asked.wait()
+
+
+def own_memory(pid: int) -> int:
+    """Return how many bytes a process has that are neither a file's nor shared, also if swapped.
+
+    ``RssAnon`` and ``VmSwap`` of ``/proc/<pid>/status`` (see ``proc(5)``), 0 when it is gone.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = (line.split() for line in lines)
+    return sum(int(field[1]) << 10 for field in fields if field[0] in ("RssAnon:", "VmSwap:"))
 
 
 def describe_end(returncode: int | None) -> str:

@@ -36,6 +36,7 @@ async def serve(settings: Settings) -> None:
         connections=settings.proxy_connections,
         connections_per_vm=settings.proxy_connections_per_vm,
         wake_timeout_s=settings.wake_timeout_s,
+        held_bytes=(settings.router_memory_mb << 20) // 4,
     )
     activity = Activity()
     link = ServerLink(settings.routes_socket, activity)

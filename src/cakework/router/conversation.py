@@ -55,7 +55,10 @@ class Conversation:
 
         Once ``ending`` is set, the request at work is the last.
         """
+        self.account = ""
+        """Whose VM the request at work is for."""
         self._ending = ending
+        self._vm: Wire | None = None
         self._client = client
         self._routes = routes
         self._sleepers = sleepers
@@ -65,6 +68,15 @@ class Conversation:
         self._served = 0
         self._limits = limits
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait in both its connections, to be taken by who is slower."""
+        return self._client.held + (self._vm.held if self._vm is not None else 0)
+
+    def give_way(self) -> None:
+        """Break off what is at work."""
+        self._client.reset()
 
     async def hold(self) -> None:
         """Serve requests until either side wants no more, then close the connection."""
@@ -147,9 +159,11 @@ class Conversation:
         if not self._accounts.take(account):
             detail = "the VM's account has too many connections already"
             raise Refusal(503, "too_many_connections", detail)
+        self.account = account
         try:
             yield
         finally:
+            self.account = ""
             self._accounts.give_back(account)
 
     async def _visit(self, visit: _Visit, vm_id: str, patience: Patience) -> bool:
@@ -175,8 +189,12 @@ class Conversation:
             async with self._upstream.lease(destination, reuse=reuse) as lease:
                 exchange = Exchange(self._client, near, lease.wire, head)
                 visit.exchange = exchange
-                if await self._carry_out(exchange, lease):
-                    return exchange.client_may_persist
+                self._vm = lease.wire
+                try:
+                    if await self._carry_out(exchange, lease):
+                        return exchange.client_may_persist
+                finally:
+                    self._vm = None
             reuse = False
 
     def _patience(self, host: str) -> Patience:

@@ -160,7 +160,8 @@ class ServerLink:
 
     def _shut(self, shut: wire.Shut) -> None:
         idle_s = self._activity.idle_s(shut.vm_id)
-        may = shut.idle_s is None or idle_s >= shut.idle_s
+        busy = self._activity.count(shut.vm_id) > 0
+        may = shut.idle_s is None or (not busy and idle_s >= shut.idle_s)
         if may:
             key = (self._connections, shut.gate)
             self._gates[key] = shut.vm_id

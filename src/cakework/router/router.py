@@ -4,6 +4,7 @@ See docs/dev/router.md.
 """
 
 import asyncio
+from operator import itemgetter
 
 import structlog
 
@@ -37,6 +38,7 @@ class Router:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._clients: dict[asyncio.Task[None], Wire] = {}
+        self._conversations: dict[asyncio.Task[None], Conversation] = {}
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
     @property
@@ -106,23 +108,31 @@ class Router:
         )
         task = asyncio.create_task(conversation.hold())
         self._clients[task] = client
+        self._conversations[task] = conversation
         task.add_done_callback(self._see_off)
 
     def _see_off(self, task: asyncio.Task[None]) -> None:
         client = self._clients.pop(task)
+        del self._conversations[task]
         self._crowd.leave(client)
         client.abort()
         if not task.cancelled() and (error := task.exception()):
             self._log.error("proxy.failed", exc_info=error)
 
     async def _sweep(self) -> None:
-        """Close what leads to VMs that are gone, and notice resets of stalled connections."""
+        """Close what leads to VMs that are gone, or holds too much that nobody takes, and notice
+        resets of stalled connections."""
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
                 self._upstreams.sweep(self._is_live)
                 for client in self._clients.values():
                     client.probe()
+                for conversation in in_the_way(
+                    list(self._conversations.values()), self._limits.held_bytes
+                ):
+                    self._log.warning("proxy.gave_way", account_id=conversation.account)
+                    conversation.give_way()
             except Exception:
                 self._log.exception("proxy.sweep_failed")
 
@@ -131,3 +141,26 @@ class Router:
         if route is None or route.state is not VmState.STARTED:
             return False
         return route.run == destination.run
+
+
+def in_the_way(conversations: list[Conversation], bytes_max: int) -> list[Conversation]:
+    """Return which have to give way for the others to hold no more than ``bytes_max`` bytes.
+
+    Of the account that holds most, the one that holds most; then again.
+    """
+    held = [(each.held, each) for each in conversations]
+    total = sum(size for size, _ in held)
+    if total <= bytes_max:
+        return []
+    accounts: dict[str, list[tuple[int, Conversation]]] = {}
+    for size, each in sorted(held, key=itemgetter(0)):
+        accounts.setdefault(each.account, []).append((size, each))
+    sums = {account: sum(size for size, _ in sizes) for account, sizes in accounts.items()}
+    found: list[Conversation] = []
+    while total > bytes_max:
+        account = max(sums, key=lambda account: sums[account])
+        size, each = accounts[account].pop()
+        found.append(each)
+        sums[account] -= size
+        total -= size
+    return found

@@ -62,7 +62,8 @@ class Limits:
     without a byte moving; ``keep_alive_s`` how long a connection may wait for a request;
     ``wake_timeout_s`` how long a request may wait for its VM to be started and to listen. The first
     head has ``head_timeout_s`` to begin, and as long again to end. Of ``connections`` in all, half
-    may have requests to the VMs of one account under way.
+    may have requests to the VMs of one account under way. Of what waits in all of them to be taken,
+    ``held_bytes`` are kept.
     """
 
     head_bytes: int = 32 * 1024
@@ -73,3 +74,4 @@ class Limits:
     linger_s: float = 2.0
     connections: int = 4000
     connections_per_vm: int = 256
+    held_bytes: int = 256 << 20

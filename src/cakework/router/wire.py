@@ -69,6 +69,12 @@ class Wire(asyncio.Protocol):
         return bool(self._chunks)
 
     @property
+    def held(self) -> int:
+        """How many bytes wait in it, in both directions."""
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._size + unsent
+
+    @property
     def is_quiet(self) -> bool:
         """Whether the connection is whole in both directions, with nothing waiting in it."""
         return not (self.has_ended or self.has_bytes or self._eof_written)

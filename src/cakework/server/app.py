@@ -15,6 +15,7 @@ from cakework.server.api.account_route import Door
 from cakework.server.api.bodies import Bodies
 from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
+from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.forks import ForkRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
@@ -280,7 +281,8 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     body_bytes = settings.max_body_mb << 20
     bodies = Bodies(settings.max_bodies_mb << 20, body_bytes)
     under_way: Turns[AccountId] = Turns(settings.api_connections)
-    door = Door(parts.keys, parts.idempotency, bodies, Parser(), under_way, body_bytes)
+    costs = Costs((settings.server_memory_mb << 20) // 2)
+    door = Door(parts.keys, parts.idempotency, bodies, Parser(), costs, under_way, body_bytes)
     for router in (
         GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),

@@ -485,3 +485,36 @@ async def test_who_takes_nothing_of_an_answer_is_let_go(
     await until(lambda: transport.aborted, "it is let go")
     assert transport.unsent == unsent[-1:]
     made.connection_lost(ConnectionError())
+
+
+async def test_bodies_that_cost_much_are_looked_into_one_by_one(
+    folder: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one account as many as half of the memory is enough for, however many come; another's is
+    looked into meanwhile, and all of them are answered."""
+    settings = settings_for(folder, None, server_memory_mb=256)
+    wide = "x" * (4 * MIB) + "\U0001f600"
+    body = json.dumps({"dockerfile": "FROM x", "files": [_file(content=wide)]}, ensure_ascii=False)
+    looked: list[str] = []
+    headers = {"Content-Type": "application/json"}
+    may_go = asyncio.Event()
+    parsed = parsing.Parser.parsed
+
+    async def watched(self: parsing.Parser, body: bytes, account: AccountId) -> Any:
+        found = await parsed(self, body, account)
+        looked.append(account)
+        await may_go.wait()
+        return found
+
+    monkeypatch.setattr(parsing.Parser, "parsed", watched)
+    async with running(settings, node) as rig, await rig.other_account() as other:
+        asked = [
+            asyncio.create_task(rig.client.post(FILES, content=body, headers=headers))
+            for _ in range(3)
+        ]
+        await until(lambda: looked == ["default"], "one is looked into")
+        asked.append(asyncio.create_task(other.post(FILES, content=body, headers=headers)))
+        await until(lambda: looked == ["default", "other"], "and another account's")
+        may_go.set()
+        assert [(await each).status_code for each in asked] == [200] * 4
+        assert sorted(looked) == ["default"] * 3 + ["other"]

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncGenerator
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -52,7 +53,7 @@ async def program(anyio_backend: str) -> AsyncGenerator[int]:
         writer.transport.abort()
 
 
-async def vm_with_port(rig: Rig, dials: DialNode, program: int, **fields: object) -> Json:
+async def vm_with_port(rig: Rig, dials: DialNode, program: int, **fields: Any) -> Json:
     """Return a VM that is started and reached through the router."""
     vm = await rig.vm(port=80, **fields)
     dials.ports[vm["id"], 80] = program

@@ -16,6 +16,7 @@ from cakework.router.routes import Limits
 from tests.integration.server.router_rig import (
     DEADLINE_S,
     HOST,
+    Client,
     Handler,
     Rig,
     get,
@@ -474,3 +475,37 @@ async def _turns_until(done: asyncio.Event) -> int:
         turns += 1
         await asyncio.sleep(0)
     return turns
+
+
+async def test_what_nobody_takes_does_not_fill_the_router() -> None:
+    """Beyond a bound in all, connections give way: of the account that holds most. Another's body,
+    which waits likewise, arrives whole."""
+    may_read = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        await may_read.wait()
+        await reader.readexactly(MB // 4)
+        writer.write(ok(b"whole"))
+        await writer.drain()
+
+    async def upload(client: Client) -> None:
+        with contextlib.suppress(ConnectionError):
+            await client.send(post(f"Content-Length: {64 * MB}", body=b"x" * 32 * MB))
+
+    async with router_rig(Limits(held_bytes=2 * MB)) as rig:
+        await rig.vm(deaf, account_id="mallory")
+        await rig.vm(deaf, "other.localhost", "fedcba98765432", account_id="alice")
+        alice = await rig.client()
+        head = post(f"Content-Length: {MB // 4}").replace(HOST.encode(), b"other.localhost")
+        await alice.send(head + b"x" * (MB // 4 - 1))
+        mallory = [await rig.client() for _ in range(12)]
+        uploads = [asyncio.create_task(upload(client)) for client in mallory]
+        done, _ = await asyncio.wait(uploads, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        may_read.set()
+        await alice.send(b"x")
+        assert (await alice.answer())[2] == b"whole"
+        for each in uploads:
+            each.cancel()
+        await asyncio.wait(uploads)

@@ -17,6 +17,14 @@ pytestmark = pytest.mark.anyio
 
 RECORD = "import os, sys; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n');"
 WAIT = RECORD + "import signal; signal.pause()"
+EAT = RECORD + "eaten = b'x' * (200 << 20); import signal; signal.pause()"
+SHARE = (
+    "import mmap, subprocess, sys; shared = mmap.mmap(-1, 200 << 20);"
+    "[shared.write(bytes(1 << 20)) for _ in range(190)];"
+    "other = 'eaten = b\\'x\\' * (200 << 20); print(1, flush=True); import sys; sys.stdin.read()';"
+    "one = subprocess.Popen([sys.executable, '-c', other], stdin=-1, stdout=-1);"
+    "one.stdout.readline();" + WAIT
+)
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + WAIT
 
 
@@ -72,6 +80,24 @@ async def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
     assert first != second
     assert said == ["the node died (signal 9); starting it again in 0.5 s"]
     assert is_gone(second)
+
+
+async def test_a_program_that_takes_too_much_memory_is_ended_alone(tmp_path: Path) -> None:
+    """And started again; another, whose memory is a file's or another process's, goes on."""
+    said: list[str] = []
+    greedy = program(EAT, tmp_path / "greedy", said)
+    frugal = program(SHARE, tmp_path / "frugal", said)
+    for one in (greedy, frugal):
+        one.memory_mb, one.proven = 100, True
+    async with kept(frugal), kept(greedy):
+        [first] = await starts(tmp_path / "frugal", 1)
+        await starts(tmp_path / "greedy", 2)
+        assert recorded(tmp_path / "frugal") == [first]
+        assert not is_gone(first)
+    assert said[:2] == [
+        "the node takes more than 100 MiB of memory",
+        "the node died (signal 9); starting it again in 0.5 s",
+    ]
 
 
 async def test_a_program_that_never_worked_is_given_up(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ looked into.
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ from starlette.types import Message
 from cakework.domain.errors import CakeworkError, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.api.bodies import Bodies
-from cakework.server.api.parsing import Parser
+from cakework.server.api.costs import Costs, cost
+from cakework.server.api.parsing import LARGE_BYTES, VALUES_MAX, Parser
 from cakework.server.api.problems import problem
 from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
 from cakework.server.services.keys import Keys
@@ -43,6 +45,7 @@ class Door:
     idempotency: Idempotency
     bodies: Bodies
     parser: Parser
+    costs: Costs
     under_way: Turns[AccountId]
     files_bytes_max: int
 
@@ -86,7 +89,12 @@ class Door:
             return await inner(request)
         with self.bodies.one(account) as room:
             body = await room.read(request, bytes_max)
-            return await self._serve(account, _Read(request, body, self.parser), body, inner)
+            async with AsyncExitStack() as stack:
+                if len(body) > LARGE_BYTES:
+                    await stack.enter_async_context(
+                        self.costs.hold(account, cost(body, VALUES_MAX))
+                    )
+                return await self._serve(account, _Read(request, body, self.parser), body, inner)
 
     async def _serve(
         self, account: AccountId, request: Request, body: bytes, inner: _Handler

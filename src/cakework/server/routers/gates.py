@@ -63,8 +63,10 @@ class Gates:
         not say, or there is none. That may be one that is about to be back, with visitors.
         """
         async with self._shut(vm_id, idle_s) as answers:
-            shut = bool(answers) and all(gate is not None and gate.shut for gate in answers)
-            yield None if shut else min((g.idle_s if g else 0.0 for g in answers), default=0.0)
+            if answers and all(gate is not None and gate.shut for gate in answers):
+                yield None
+                return
+        yield min((gate.idle_s if gate else 0.0 for gate in answers), default=0.0)
 
     @asynccontextmanager
     async def _shut(self, vm_id: str, idle_s: float | None) -> AsyncGenerator[list[Gate | None]]:
