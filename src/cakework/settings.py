@@ -161,6 +161,12 @@ class Settings(BaseSettings):
     max_log_lines: int = Field(
         default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )
+    max_logs_mb_per_account: int = Field(
+        default=1024,
+        ge=1,
+        description="Lines kept for the VMs and builds of an account together, in MiB on disk; "
+        "beyond it its oldest go.",
+    )
     retain_logs_days: int = Field(
         default=14, ge=0, description="Days that lines of logs are kept; 0: for ever."
     )

@@ -29,6 +29,7 @@ from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
+from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop
@@ -55,6 +56,7 @@ from cakework.server.services.images import Images
 from cakework.server.services.import_states import ImportStates
 from cakework.server.services.imports import Imports
 from cakework.server.services.keys import Keys
+from cakework.server.services.log_owners import LogOwners
 from cakework.server.services.logs import Logs, Owners
 from cakework.server.services.new_vms import VmRules
 from cakework.server.services.routes import Routes
@@ -164,7 +166,8 @@ class Server:
 def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     """Put a server together. Nothing is opened and nothing runs yet."""
     database = Database(database_url(settings))
-    log_store = LogStore(settings.server_dir / "logs.db", settings.max_log_lines)
+    kept = Kept(settings.max_log_lines, settings.max_logs_mb_per_account << 20)
+    log_store = LogStore(settings.server_dir / "logs.db", kept, LogOwners(database).find)
     followers, routes = Followers(), Routes()
     node = NodeClient(settings.node_socket)
     import_states = ImportStates(followers, clock)

@@ -1,13 +1,16 @@
 """What one account may have of what is stored; another has its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cakework.domain.ids import AccountId
+from cakework.server.logs import file, ledger
+from cakework.server.logs.ledger import NOTICE
 
 from .fake_node import FakeNode
-from .rig import Json, Rig, running, settings_for, until
+from .rig import Json, Rig, eventually, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
 BUILD, CACHE, START = "/v1/image/build/files", "/v1/vm/cache", "/v1/vm/start"
@@ -65,3 +68,41 @@ async def test_volumes_have_a_size(folder: Path, node: FakeNode, database_url: s
         await rig.vm(image_id)
         await rig.ok("POST", f"/v1/vm/{cached}/destroy")
         await rig.vm(image_id, volumeGB=6)
+
+
+async def test_logs_have_a_size(folder: Path, node: FakeNode, database_url: str | None) -> None:
+    """Of all VMs and builds of an account together. Who prints more loses the oldest lines, and the
+    log says so; what another account printed before all of it stays."""
+    settings = settings_for(folder, database_url, max_logs_mb_per_account=1)
+    async with running(settings, node) as rig, await rig.other_account() as theirs:
+        theirs = replace(rig, client=theirs)
+        quiet = (await theirs.vm())["id"]
+        await rig.node.push(rig.node.line(quiet, "oldest"))
+        await theirs.messages(f"/v1/vm/{quiet}/logs", 1)
+        build_id = (await rig.build())["buildId"]
+        await rig.node.push(rig.node.build_line(build_id, "STEP 1"))
+        await rig.messages(f"/v1/image/build/{build_id}/logs", 1)
+        vm_id = (await rig.vm())["id"]
+        path = f"/v1/vm/{vm_id}/logs?order=newest_first&batch=50"
+        for number in range(12):
+            lines = [rig.node.line(vm_id, f"{number}-{n} " + "x" * 900) for n in range(100)]
+            await rig.node.push(*lines)
+        await until_newest(rig, path, "11-99")
+        assert await rig.messages(f"/v1/image/build/{build_id}/logs", 1) == [NOTICE]
+        first, *rest = await rig.messages(f"/v1/vm/{vm_id}/logs", 1)
+        assert (first, NOTICE in rest) == (NOTICE, False)
+        assert await theirs.messages(f"/v1/vm/{quiet}/logs", 1) == ["oldest"]
+    log = file.connect(settings.server_dir / "logs.db")
+    assert 900_000 < ledger.taken(log, "default") <= 1 << 20
+    assert ledger.taken(log, "other") == ledger.size_of("oldest")
+    log.close()
+
+
+async def until_newest(rig: Rig, path: str, beginning: str) -> None:
+    """Wait until the newest line of a log begins so."""
+
+    async def look() -> bool:
+        lines = (await rig.ok("GET", path))["lines"]
+        return bool(lines) and lines[0]["message"].startswith(beginning)
+
+    await eventually(look, f"{path} ends with {beginning}")

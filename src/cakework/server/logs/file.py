@@ -6,11 +6,14 @@ to it when stored.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from cakework.domain.facts import AnyLine
+from cakework.server.logs import ledger
 from cakework.server.logs.lines import LineQuery, Order, Page, Source, source_of
 from cakework.server.logs.search import Bounds, Found, Span, allow, behind, find, rows
 
@@ -21,8 +24,16 @@ CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     last_seq INTEGER NOT NULL,
-    last_ms INTEGER NOT NULL
+    last_ms INTEGER NOT NULL,
+    account TEXT,
+    first_ms INTEGER,
+    notice INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX IF NOT EXISTS sources_by_age ON sources (account, first_ms) WHERE first_ms IS NOT NULL;
+CREATE TABLE IF NOT EXISTS accounts (
+    name TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lines (
     source INTEGER NOT NULL REFERENCES sources (id) ON DELETE CASCADE,
     seq INTEGER NOT NULL CHECK (seq > 0),
@@ -33,6 +44,38 @@ CREATE TABLE IF NOT EXISTS lines (
 ) STRICT, WITHOUT ROWID;
 DROP TABLE IF EXISTS cursors;
 """
+_WITHOUT_LEDGER = "SELECT count(*) = 4 FROM pragma_table_info('sources')"
+_ADD_LEDGER = (
+    "ALTER TABLE sources ADD COLUMN account TEXT",
+    "ALTER TABLE sources ADD COLUMN first_ms INTEGER",
+    "ALTER TABLE sources ADD COLUMN notice INTEGER NOT NULL DEFAULT 0",
+    "UPDATE sources SET first_ms ="
+    " (SELECT at_ms FROM lines WHERE source = sources.id ORDER BY seq LIMIT 1)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept: so many ``lines`` of each log, and of each account's so many ``size`` bytes."""
+
+    lines: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    key: int
+    last_seq: int
+    last_ms: int
+    account: str
+
+
+class Unowned(Exception):
+    """Lines of logs that are new, and of which it was not said whose they are."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        super().__init__(f"{len(sources)} new logs")
+        self.sources = sources
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -56,23 +99,47 @@ def make_tables(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
         with suppress(sqlite3.OperationalError):
             connection.execute("VACUUM")
+    if connection.execute(_WITHOUT_LEDGER).fetchone()[0]:
+        with transaction(connection):
+            for statement in _ADD_LEDGER:
+                connection.execute(statement)
     connection.executescript(_SCHEMA)
 
 
-def append(connection: sqlite3.Connection, facts: Sequence[AnyLine], keep: int) -> set[Source]:
+def append(
+    connection: sqlite3.Connection,
+    facts: Sequence[AnyLine],
+    kept: Kept,
+    accounts: Mapping[Source, str],
+) -> set[Source]:
     """Store lines in one transaction; returns the logs that grew.
 
     Lines up to the number of a log's last are left out: they are there, or were. Each log keeps
-    its newest ``keep`` lines.
+    its newest lines, and so does each account. ``accounts`` says whose logs are that are new.
+
+    Raises:
+        Unowned: it does not say so of all; nothing is stored.
     """
+    with transaction(connection):
+        return _append_each(connection, facts, kept, accounts)
+
+
+def adopt(connection: sqlite3.Connection, accounts: Mapping[Source, str]) -> None:
+    """Note whose logs are that a version without a ledger made."""
+    with transaction(connection):
+        ledger.adopt(connection, accounts)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Generator[None]:
+    """Do what is done within as a whole, or not at all."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        grown = _append_each(connection, facts, keep)
+        yield
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-    return grown
 
 
 def page(connection: sqlite3.Connection, query: LineQuery, bounds: Bounds = ANY_CALL) -> Page:
@@ -156,34 +223,65 @@ def _first_at(connection: sqlite3.Connection, key: int, last: int, at_ms: int) -
 
 
 def _append_each(
-    connection: sqlite3.Connection, facts: Iterable[AnyLine], keep: int
+    connection: sqlite3.Connection,
+    facts: Iterable[AnyLine],
+    kept: Kept,
+    accounts: Mapping[Source, str],
 ) -> set[Source]:
     by_source: dict[Source, list[AnyLine]] = {}
     for fact in facts:
         by_source.setdefault(source_of(fact), []).append(fact)
-    return {
-        source for source, lines in by_source.items() if _extend(connection, source, lines, keep)
-    }
+    logs = {source: _find(connection, source) for source in by_source}
+    if unowned := [source for source, log in logs.items() if not log and source not in accounts]:
+        raise Unowned(unowned)
+    grown: set[Source] = set()
+    sizes: Counter[str] = Counter()
+    for source, lines in by_source.items():
+        log = logs[source] or _begin(connection, source, accounts[source])
+        size = _extend(connection, log, lines, kept.lines)
+        if size is not None:
+            grown.add(source)
+            sizes[log.account] += size
+    for account, size in sizes.items():
+        if ledger.charge(connection, account, size) > kept.size:
+            ledger.drop_oldest(connection, account, kept.size)
+    return grown
+
+
+def _find(connection: sqlite3.Connection, source: Source) -> _Log | None:
+    row = connection.execute(
+        "SELECT id, last_seq, last_ms, account FROM sources WHERE name = ?", (source.name,)
+    ).fetchone()
+    return _Log(int(row[0]), int(row[1]), int(row[2]), str(row[3] or "")) if row else None
+
+
+def _begin(connection: sqlite3.Connection, source: Source, account: str) -> _Log:
+    row = connection.execute(
+        "INSERT INTO sources (name, last_seq, last_ms, account) VALUES (?, 0, 0, ?) RETURNING id",
+        (source.name, account),
+    ).fetchone()
+    return _Log(int(row[0]), 0, 0, account)
 
 
 def _extend(
-    connection: sqlite3.Connection, source: Source, facts: list[AnyLine], keep: int
-) -> bool:
-    """Add lines to one log and trim it; says whether it grew."""
-    row = connection.execute(
-        "INSERT INTO sources (name, last_seq, last_ms) VALUES (?, 0, 0)"
-        " ON CONFLICT (name) DO UPDATE SET name = name RETURNING id, last_seq, last_ms",
-        (source.name,),
-    ).fetchone()
-    key, last_seq, last_ms = int(row[0]), int(row[1]), int(row[2])
+    connection: sqlite3.Connection, log: _Log, facts: list[AnyLine], keep: int
+) -> int | None:
+    """Add lines to one log and trim it; returns by how much more it counts, None if it did not
+    grow."""
+    last_seq, last_ms, size = log.last_seq, log.last_ms, 0
     rows: list[tuple[int, int, int, int, str]] = []
     for fact in facts:
         if fact.seq > last_seq:
             last_seq, last_ms = fact.seq, max(last_ms, fact.at_ms)
-            rows.append((key, last_seq, last_ms, fact.stream == "stderr", fact.text))
+            rows.append((log.key, last_seq, last_ms, fact.stream == "stderr", fact.text))
+            size += ledger.size_of(fact.text)
+    if not rows:
+        return None
     connection.executemany("INSERT INTO lines VALUES (?, ?, ?, ?, ?)", rows)
     connection.execute(
-        "UPDATE sources SET last_seq = ?, last_ms = ? WHERE id = ?", (last_seq, last_ms, key)
+        "UPDATE sources SET last_seq = ?, last_ms = ?, first_ms = coalesce(first_ms, ?)"
+        " WHERE id = ?",
+        (last_seq, last_ms, rows[0][2], log.key),
     )
-    connection.execute("DELETE FROM lines WHERE source = ? AND seq <= ?", (key, last_seq - keep))
-    return bool(rows)
+    _, gone = ledger.remove_through(connection, log.key, last_seq - keep)
+    return size - gone

@@ -4,9 +4,9 @@ A log keeps the number of its last line, so that no number is given twice.
 """
 
 import sqlite3
-from collections.abc import Generator
-from contextlib import contextmanager
 
+from cakework.server.logs import ledger
+from cakework.server.logs.file import transaction
 from cakework.server.logs.lines import Source
 
 LOGS_A_STEP = 500
@@ -19,7 +19,7 @@ def remove_before(connection: sqlite3.Connection, before_ms: int, after: int) ->
 
     Returns the number to go on behind; None when every log was seen to.
     """
-    with _transaction(connection):
+    with transaction(connection):
         found = connection.execute(
             "SELECT id FROM sources WHERE id > ? ORDER BY id LIMIT ?", (after, LOGS_A_STEP)
         ).fetchall()
@@ -33,7 +33,7 @@ def remove_before(connection: sqlite3.Connection, before_ms: int, after: int) ->
 
 def remove_log(connection: sqlite3.Connection, source: Source) -> bool:
     """Remove a log from its beginning; says whether nothing is left of it."""
-    with _transaction(connection):
+    with transaction(connection):
         row = connection.execute("SELECT id FROM sources WHERE name = ?", (source.name,)).fetchone()
         if row is None:
             return True
@@ -41,6 +41,14 @@ def remove_log(connection: sqlite3.Connection, source: Source) -> bool:
             return False
         connection.execute("DELETE FROM sources WHERE id = ?", (row[0],))
     return True
+
+
+def drop_beyond(connection: sqlite3.Connection, most: int) -> bool:
+    """Drop the oldest lines of an account that has more than ``most`` bytes, as appending does when
+    lines come; says whether there is more to drop."""
+    with transaction(connection):
+        over = ledger.over(connection, most)
+        return any(ledger.drop_oldest(connection, account, most) for account in over)
 
 
 def give_back(connection: sqlite3.Connection) -> bool:
@@ -55,25 +63,19 @@ def _remove_oldest(connection: sqlite3.Connection, key: int, before_ms: int | No
 
     Times never fall within a log, so they are the first ones.
     """
-    return connection.execute(
-        "DELETE FROM lines WHERE source = ?1 AND seq <= ("
-        " SELECT max(seq) FROM"
+    last = connection.execute(
+        "SELECT max(seq) FROM"
         " (SELECT seq, at_ms FROM lines WHERE source = ?1 ORDER BY seq LIMIT ?2)"
-        " WHERE ?3 IS NULL OR at_ms < ?3)",
+        " WHERE ?3 IS NULL OR at_ms < ?3",
         (key, LINES_A_STEP, before_ms),
-    ).rowcount
+    ).fetchone()[0]
+    if last is None:
+        return 0
+    count, size = ledger.remove_through(connection, key, int(last))
+    account = connection.execute("SELECT account FROM sources WHERE id = ?", (key,)).fetchone()[0]
+    ledger.charge(connection, account or "", -size)
+    return count
 
 
 def _free_pages(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

@@ -6,14 +6,14 @@ account never has all.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from cakework.domain.facts import AnyLine
-from cakework.server.logs import file, removal
+from cakework.server.logs import file, ledger, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
 from cakework.server.logs.search import Bounds
 from cakework.turns import Turns
@@ -23,15 +23,21 @@ SEARCHERS = 2
 MOST_WAITING = 500
 """Searches of one account that may wait: more than its followers, who wait for theirs, too."""
 T = TypeVar("T")
+Owners = Callable[[Sequence[Source]], Awaitable[Mapping[Source, str]]]
+"""Says whose logs these are; those of nobody's are left out."""
 
 
 class LogStore:
     """Stores and finds log lines. ``open()`` before use, ``close()`` after."""
 
-    def __init__(self, path: Path, max_lines: int) -> None:
-        """Prepare for the file at ``path``; each log keeps its newest ``max_lines``."""
+    def __init__(self, path: Path, kept: file.Kept, owners: Owners) -> None:
+        """Prepare for the file at ``path``, of which ``kept`` is kept.
+
+        ``owners`` is asked once for each log, when its first lines come.
+        """
         self._path = path
-        self._max_lines = max_lines
+        self._kept = kept
+        self._owners = owners
         self._writer: sqlite3.Connection | None = None
         self._writing = asyncio.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -43,6 +49,9 @@ class LogStore:
         """Open the file, making it when it is not there."""
         self._writer = await asyncio.to_thread(file.connect, self._path)
         await asyncio.to_thread(file.make_tables, self._writer)
+        while unowned := await self._write(ledger.unowned):
+            accounts = await self._whose(unowned)
+            await self._write(partial(file.adopt, accounts=accounts))
 
     async def close(self) -> None:
         """Close the file, when nobody reads it any more."""
@@ -55,7 +64,13 @@ class LogStore:
 
     async def append(self, lines: Sequence[AnyLine]) -> set[Source]:
         """Store lines; returns the logs that grew."""
-        return await self._write(lambda writer: file.append(writer, lines, self._max_lines))
+        accounts: Mapping[Source, str] = {}
+        while True:
+            append = partial(file.append, facts=lines, kept=self._kept, accounts=accounts)
+            try:
+                return await self._write(append)
+            except file.Unowned as error:
+                accounts = {**accounts, **await self._whose(error.sources)}
 
     async def remove_before(self, before_ms: int) -> None:
         """Remove the lines of every log that were printed before ``before_ms``."""
@@ -64,6 +79,11 @@ class LogStore:
             behind = await self._write(
                 partial(removal.remove_before, before_ms=before_ms, after=behind)
             )
+
+    async def drop_beyond(self) -> None:
+        """Drop the oldest lines of every account that has more than it may."""
+        while await self._write(partial(removal.drop_beyond, most=self._kept.size)):
+            pass
 
     async def remove(self, source: Source) -> None:
         """Remove a log."""
@@ -94,6 +114,11 @@ class LogStore:
     async def last_seq(self, source: Source) -> int:
         """Return the number of a log's last line, kept or not; 0 when it had none."""
         return await self._read(lambda connection: file.last_seq(connection, source))
+
+    async def _whose(self, sources: Sequence[Source]) -> Mapping[Source, str]:
+        """Return the account of each log; the one without a name has those of nobody's."""
+        found = await self._owners(sources)
+        return {source: found.get(source, "") for source in sources}
 
     async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Make one change; those that wait take turns."""

@@ -86,6 +86,7 @@ class RetentionLoop:
         await self._remove_deliveries(self._before(self._days.deliveries))
         if before := self._before(self._days.logs):
             await self._logs.remove_before(before)
+        await self._logs.drop_beyond()
         await self._logs.give_back()
         if before := self._before(self._days.stopped):
             await self._destroy_vms(before)

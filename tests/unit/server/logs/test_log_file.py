@@ -47,7 +47,7 @@ def lines(first: int, count: int, *, at_ms: int | None = None, text: str = "") -
 
 
 def add(log: sqlite3.Connection, batch: list[VmLine], keep: int = 1000) -> None:
-    file.append(log, batch, keep)
+    file.append(log, batch, file.Kept(keep, 1 << 40), {SOURCE: "default"})
 
 
 def seqs(log: sqlite3.Connection, query: LineQuery) -> list[int]:

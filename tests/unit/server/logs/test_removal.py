@@ -44,7 +44,7 @@ def add(log: sqlite3.Connection, vm_id: str, *at_ms: int, text: str = "x") -> So
         )
         for place, at in enumerate(at_ms)
     ]
-    file.append(log, lines, keep=100_000)
+    file.append(log, lines, file.Kept(100_000, 1 << 40), {source: "default"})
     return source
 
 
