@@ -93,12 +93,12 @@ class Source:
 
     @property
     def full(self) -> bool:
-        """Whether it has as much unconfirmed as it may have."""
-        return self._lines.full(self._source)
+        """Whether it has as much unconfirmed as it may have, or its account has."""
+        return self._lines.full(self._source, self._account)
 
     async def room(self) -> None:
         """Return when it is not full."""
-        await self._lines.room(self._source)
+        await self._lines.room(self._source, self._account)
 
 
 class Journal:

@@ -8,7 +8,7 @@ so that whoever begins to print waits behind no more than that.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,10 @@ SHARE = 16
 """A source has to wait when it has as much as one in so many of the bytes that are still free:
 with n sources that print without end each has BACKLOG_BYTES / (SHARE + n), and so much is always
 left for one that has none. (Choudhury and Hahne, Dynamic queue length thresholds, 1998.)"""
+ACCOUNT_SHARE = 1
+"""So has an account's every source when they have as much together as one in so many of the bytes
+that are still free, however many they are: with n accounts that print without end each has
+BACKLOG_BYTES / (ACCOUNT_SHARE + n)."""
 TURN_BYTES = 64 * 1024
 WINDOW_BYTES = 512 * 1024
 
@@ -94,6 +98,7 @@ class Lines:
         self._readers: set[_Reader] = set()
         self._changed = asyncio.Event()
         self._shrunk = asyncio.Event()
+        self._by_account: Counter[str] = Counter()
         self.unconfirmed = 0
         self.withheld = False
 
@@ -105,7 +110,7 @@ class Lines:
         for path in folder.glob(f"*{SUFFIX}"):
             if spool := Spool.find(path, doubtful=doubtful):
                 lines._spools[spool.source] = spool
-                lines.unconfirmed += spool.unconfirmed
+                lines._count(spool.account, spool.unconfirmed)
         return lines
 
     def last_seq(self, source: str) -> int:
@@ -130,21 +135,25 @@ class Lines:
             spool = Spool(folder, source, account, lines[0].seq - 1)
         size = spool.extend(lines)
         self._spools[source] = spool
-        self.unconfirmed += size
+        self._count(spool.account, size)
         for reader in self._readers:
             reader.look_at(spool)
         self.wake()
         return size
 
-    def full(self, source: str) -> bool:
-        """Whether a source has as much unconfirmed as it may have; with nothing it never has."""
+    def full(self, source: str, account: str) -> bool:
+        """Whether a source, or its account, has as much unconfirmed as it may have; an account with
+        nothing never has."""
+        free = BACKLOG_BYTES - self.unconfirmed
+        own = self._by_account[account]
+        if own > 0 and own >= free / ACCOUNT_SHARE:
+            return True
         spool = self._spools.get(source)
-        most = (BACKLOG_BYTES - self.unconfirmed) / SHARE
-        return spool is not None and spool.unconfirmed > 0 and spool.unconfirmed >= most
+        return spool is not None and spool.unconfirmed > 0 and spool.unconfirmed >= free / SHARE
 
-    async def room(self, source: str) -> None:
+    async def room(self, source: str, account: str) -> None:
         """Return when a source is not full."""
-        while self.full(source):
+        while self.full(source, account):
             await self._shrunk.wait()
 
     def confirm(self, seqs: Mapping[str, int]) -> None:
@@ -153,7 +162,7 @@ class Lines:
             if spool := self._spools.get(source):
                 before = spool.unconfirmed
                 spool.confirm(seq)
-                self.unconfirmed -= before - spool.unconfirmed
+                self._count(spool.account, spool.unconfirmed - before)
                 self._let_go(spool)
         self._shrunk.set()
         self._shrunk = asyncio.Event()
@@ -186,6 +195,13 @@ class Lines:
         """Let every reader look again."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _count(self, account: str, size: int) -> None:
+        """Count so many bytes more of an account's as unconfirmed, or less."""
+        self.unconfirmed += size
+        self._by_account[account] += size
+        if not self._by_account[account]:
+            del self._by_account[account]
 
     def _let_go(self, spool: Spool) -> None:
         if spool.ended and spool.settled:

@@ -159,3 +159,50 @@ def test_each_source_is_held_back_by_itself(
 
     asyncio.run(scene())
     journal.close()
+
+
+def print_until_full(journal: Journal, account: str, vms: int) -> tuple[int, int]:
+    """Have very many VMs of an account print a line each and end, one after the other, until none
+    may; return how many there were, and the bytes that they took."""
+    taken = 0
+    for number in range(vms):
+        vm_id = f"{account}{number}"
+        source = journal.source(vm_id, account)
+        if source.full:
+            return number, taken
+        taken += source.extend([line(vm_id, 1, "x" * LINE_BYTES)])
+        journal.append(VmStopped(at_ms=1, vm_id=vm_id, reason="over"))
+    raise AssertionError("it was never full")
+
+
+def test_an_account_is_held_back_however_many_sources_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VMs that print too little to be held back each, and end, take no more together than is left
+    for others; a node that is started again knows it; what the server takes makes room."""
+    monkeypatch.setattr(module, "BACKLOG_BYTES", 400_000)
+    journal = Journal.open(tmp_path)
+    count, taken = print_until_full(journal, "loud", 400)
+    assert 200_000 <= taken < 200_000 + 2 * LINE_BYTES
+    journal.close()
+    journal = Journal.open(tmp_path)
+    assert journal.source("another", "loud").full
+    assert journal.source("loud0", "loud").full
+    quiet = journal.source("quiet", "other")
+    assert not quiet.full
+    _, others = print_until_full(journal, "other", 400)
+    assert 90_000 <= others < 120_000
+    assert not journal.source("third", "nobody yet").full
+
+    async def scene() -> None:
+        room = asyncio.create_task(journal.source("another", "loud").room())
+        await asyncio.sleep(0)
+        journal.confirm_lines(dict.fromkeys((f"other{number}" for number in range(90)), 1))
+        await asyncio.sleep(0)
+        assert not room.done()
+        journal.confirm_lines(dict.fromkeys((f"loud{number}" for number in range(count)), 1))
+        await asyncio.wait_for(room, 60)
+
+    asyncio.run(scene())
+    assert not journal.source("another", "loud").full
+    journal.close()
