@@ -155,6 +155,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Volumes of an account's VMs, in GB, as large as they were asked for.",
     )
+    max_kept_memory_mb_per_account: int = Field(
+        default=16_384,
+        ge=1,
+        description="Snapshots and kept memory of an account's VMs on disk, in MiB, from which on "
+        "it has no snapshots made; beyond it the memory goes that it kept first.",
+    )
     max_followed_logs_per_account: int = Field(
         default=250, ge=1, le=400, description="Logs that an account may follow at once."
     )

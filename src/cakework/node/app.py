@@ -185,7 +185,10 @@ async def _assemble(
     )
     patience = Patience(settings.ready_timeout_s, settings.hook_timeout_s)
     kept = folder / "snapshots"
-    snapshots = Snapshots(kept, host, workshop, pool, images, volumes, journal, room, patience)
+    most_bytes = settings.max_kept_memory_mb_per_account << 20
+    snapshots = Snapshots(
+        kept, host, workshop, pool, images, volumes, journal, room, patience, most_bytes
+    )
     vms = Vms(host, workshop, pool, images, volumes, journal, room, snapshots)
     stack.push_async_callback(snapshots.close)
     stack.push_async_callback(vms.close)

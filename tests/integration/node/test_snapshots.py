@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.errors import Conflict, InvalidRequest, NoRoom, NotFound, Unavailable
+from cakework.domain.errors import (
+    Conflict,
+    InvalidRequest,
+    NoRoom,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+)
 from cakework.domain.facts import AnyFact, SnapshotFailed, SnapshotMade, VmStarted
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder, VmReport
@@ -171,6 +178,36 @@ async def test_a_stop_keeps_memory_for_one_start(yard: Yard, tmp_path: Path) -> 
             before = len(s.printed(order.vm_id))
         assert s.snapshots.ids() == []
         await s.clean()
+
+
+async def test_what_an_account_keeps_is_its_own_affair(yard: Yard, tmp_path: Path) -> None:
+    """Who keeps more than it may has what it kept first go, and that VM boots; what another account
+    kept before all of it is there. Snapshots stay; beyond them there are no more of either kind."""
+    async with site(yard, tmp_path, kept_bytes=1) as s:
+
+        async def kept(account: str) -> VmOrder:
+            order = await s.order(COUNT, account_id=account)
+            await s.vms.start(order)
+            await grown(s, order.vm_id, 2)
+            assert (await s.vms.stop(order.vm_id, 0, keep_memory=True)).memory_kept
+            return order.model_copy(update={"run": 2})
+
+        theirs, first, second = await kept("quiet"), await kept("loud"), await kept("loud")
+        for order, began in ((theirs, "memory"), (first, "boot"), (second, "memory")):
+            assert (await s.vms.start(order)).began == began
+            await s.vms.stop(order.vm_id, 0)
+        ready, another = [
+            await s.order(COUNTER, account_id="loud", port=PORT, snapshot="ready") for _ in range(2)
+        ]
+        assert isinstance(await made(s, ready), SnapshotMade)
+        fact = await made(s, another)
+        assert isinstance(fact, SnapshotFailed)
+        assert "account's snapshots" in fact.error
+        assert (await s.vms.start(another)).began == "boot"
+        with pytest.raises(QuotaExceeded):
+            await s.vms.stop(another.vm_id, 0, keep_memory=True)
+        await grown(s, another.vm_id, len(s.printed(another.vm_id)) + 2)
+        await kept("quiet")
 
 
 async def test_kept_memory_goes_with_its_volume(yard: Yard, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ async def site(
     pool_snapshots: int = 0,
     networks: int = 0,
     patience: Patience = PATIENCE,
+    kept_bytes: int = 1 << 40,
 ) -> AsyncGenerator[Site]:
     """Open a site; at the end everything in it is stopped."""
     host = yard.host(folder, networks=networks)
@@ -158,7 +159,7 @@ async def site(
         room = Room(folder, memory_mb, 0)
         shelf = folder / "snapshots"
         snapshots = Snapshots(
-            shelf, host, workshop, ready, images, volumes, journal, room, patience
+            shelf, host, workshop, ready, images, volumes, journal, room, patience, kept_bytes
         )
         vms = Vms(host, workshop, ready, images, volumes, journal, room, snapshots)
         stack.push_async_callback(snapshots.close)

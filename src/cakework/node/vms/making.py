@@ -107,7 +107,8 @@ class Making:
             with shelf.making(template.spec, lines) as target:
                 await machine.save(target)
                 step(Step.NODE_SNAPSHOT_SAVED)
-                size = await asyncio.to_thread(shelf.put, "ready", vm_id, needs, target)
+                owner = self._order.owner
+                size = await asyncio.to_thread(shelf.put, "ready", vm_id, owner, needs, target)
         except OSError as error:
             raise Unavailable(f"the snapshot could not be written: {error}") from error
         finally:

@@ -65,13 +65,15 @@ class Stamps(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What lies in a snapshot's folder. ``lines`` is how many lines its program has printed."""
+    """What lies in a snapshot's folder. ``lines`` is how many lines its program has printed,
+    ``account`` whose VM it is, empty where an earlier version made it."""
 
     model_config = ConfigDict(frozen=True)
 
     format: int = FORMAT
     kind: Kind
     vm_id: str
+    account: str = ""
     needs: Needs
     files: Stamps
     lines: int
@@ -111,6 +113,13 @@ class Seal:
         if differing:
             raise Mismatch(f"it differs in {', '.join(differing)}")
         return manifest
+
+    def glance(self, folder: Path) -> Manifest | None:
+        """Return the manifest in ``folder``, whatever it says; None if there is none of ours."""
+        try:
+            return self._manifest(folder)
+        except (FileNotFoundError, Mismatch):
+            return None
 
     def sign(self, content: bytes) -> str:
         """Return the HMAC of ``content``."""

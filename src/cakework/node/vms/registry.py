@@ -154,7 +154,7 @@ class Vms:
                 if vm.machine is not None
             }
 
-        await self._room.watch_disk(disks, self._end)
+        await self._room.watch_disk(disks, self._end, self._snapshots.kept)
 
     async def adopt(self) -> None:
         """Take on the VMs that an earlier node left running; reap what nobody claims."""

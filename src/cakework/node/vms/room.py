@@ -2,9 +2,10 @@
 
 Memory and processors are promised when a VM is admitted, or the making of a snapshot. Disks are
 sparse and promise more than there is, so free space is watched: short of it, no VM is admitted;
-when it runs out, the largest VM of the account whose VMs have taken most, kept volumes included, is
-ended, so that host and neighbours can go on. A kept volume stays, so that this may free little;
-others are then ended only if it gets worse still.
+when it runs out, the account gives way that has taken most, kept volumes included, so that host and
+neighbours can go on: memory that was kept of its VMs goes, without which they can start, and if
+there is none its largest VM is ended. A kept volume stays, so that this may free little; others are
+then ended only if it gets worse still.
 
 Of what others have not been promised, one account gets at most its share, so that there is always
 something for who comes next; and one machine, if there is room for it at all.
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -51,6 +53,18 @@ class Footprint:
     def mb(self, shape: Shape) -> int:
         """Return what a machine of ``shape`` may come to take."""
         return shape.memory_mb + QEMU_MB[self.accelerator]
+
+
+class KeptMemory(Protocol):
+    """Memory that was kept of VMs, for their next start: see :mod:`.shelf`."""
+
+    async def sizes(self) -> Mapping[str, int]:
+        """Return the bytes that it takes of each account that has any."""
+        ...
+
+    async def drop_oldest(self, account: str) -> None:
+        """Forget what was kept first of an account's."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +160,10 @@ class Room:
         self,
         disks: Callable[[], Mapping[str, Path]],
         end: Callable[[str, str], Awaitable[None]],
+        kept: KeptMemory,
     ) -> None:
-        """For ever: while less is free than VMs may go on with, end the largest of the account
-        that has taken most.
+        """For ever: while less is free than VMs may go on with, have the account give way that has
+        taken most: forget memory that was ``kept`` of its VMs, or else end its largest.
 
         ``disks`` gives the folder that holds each VM's disks; ``end`` takes a VM's id and why.
         """
@@ -158,19 +173,31 @@ class Room:
             if not shortage.asks_for_one(self.free_disk_mb()):
                 continue
             with cleanup("full disk"), shortage.met():
-                await self._end_largest(disks(), end)
+                await self._make_room(disks(), end, kept, shortage)
 
-    async def _end_largest(
-        self, disks: Mapping[str, Path], end: Callable[[str, str], Awaitable[None]]
+    async def _make_room(
+        self,
+        disks: Mapping[str, Path],
+        end: Callable[[str, str], Awaitable[None]],
+        kept: KeptMemory,
+        shortage: "Shortage",
     ) -> None:
         sizes = {vm_id: taken(folder) for vm_id, folder in disks.items()}
-        if not sizes:
-            log.warning("disk.full", effect="no VM runs that could be ended")
-            return
-        by_account: Counter[str] = Counter()
+        by_account = Counter(await kept.sizes())
+        has_kept = set(by_account)
         for vm_id, size in sizes.items():
             by_account[self._whose(vm_id)] += size
-        largest = max(sizes, key=lambda vm_id: (by_account[self._whose(vm_id)], sizes[vm_id]))
+        if not by_account:
+            log.warning("disk.full", effect="no VM runs that could be ended")
+            return
+        account = max(by_account, key=lambda account: by_account[account])
+        if account in has_kept:
+            await kept.drop_oldest(account)
+            # No VM was ended for it, so that the next look asks for more if it was too little.
+            shortage.worst_mb = None
+            return
+        own = [vm_id for vm_id in sizes if self._whose(vm_id) == account]
+        largest = max(own, key=lambda vm_id: sizes[vm_id])
         log.warning("disk.full", vm_id=largest, taken_mb=sizes[largest] >> 20)
         await end(largest, "the host's disk was full, and this VM's account had taken most of it")
 

@@ -5,19 +5,23 @@ snapshots/<vm id>/kept/     memory that a stop kept; one start resumes it
 snapshots/.making-*/        not whole yet; removed at start
 snapshots/.used-*/          kept memory that a start uses, or used; removed at start
 snapshots/.removing-*/      on its way out; removed at start
+
+What an account has on it is bounded. Beyond that, and where the disk is full, the memory of its own
+that was kept first goes; then those VMs boot when they are started, and nothing else is lost.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from cakework.domain.errors import InvalidRequest
+from cakework.domain.errors import InvalidRequest, QuotaExceeded
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.cleanup import cleanup
@@ -25,6 +29,7 @@ from cakework.node.vms.manifest import NAME, Kind, Manifest, Mismatch, Needs, Se
 from cakework.node.vms.qemu import MachineSpec
 from cakework.node.vms.saved import Saved
 
+RETRY_AFTER_S = 60
 KINDS: tuple[Kind, ...] = ("ready", "kept")
 MAKING, USED, REMOVING = ".making-", ".used-", ".removing-"
 log = structlog.get_logger("cakework.node.snapshots")
@@ -39,12 +44,25 @@ class Snapshot(Saved):
     size_bytes: int = 0
 
 
-class Shelf:
-    """The snapshots in one folder."""
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A snapshot, as its manifest says: whose, how large, and when it was made. One of an earlier
+    version's is the VM's own."""
 
-    def __init__(self, folder: Path, seal: Seal) -> None:
+    account: str
+    vm_id: str
+    kind: Kind
+    size: int
+    made_ns: int
+
+
+class Shelf:
+    """The snapshots in one folder, of each account's so many as have ``most_bytes``."""
+
+    def __init__(self, folder: Path, seal: Seal, most_bytes: int) -> None:
         self._folder = folder
         self._seal = seal
+        self._most_bytes = most_bytes
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for prefix in (MAKING, USED, REMOVING):
             for leftover in folder.glob(f"{prefix}*"):
@@ -77,10 +95,11 @@ class Shelf:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, kind: Kind, vm_id: str, needs: Needs, made: Saved) -> int:
+    def put(self, kind: Kind, vm_id: str, account: str, needs: Needs, made: Saved) -> int:
         """Take what was saved as the snapshot of ``vm_id``, in place of one of its kind.
 
         Returns the bytes it takes. From then on it is there also after a crash of the host.
+        Where its account has more than it may then, other kept memory of the account's goes.
         Blocks.
         """
         for file in (made.ram, made.state, made.scratch):
@@ -90,6 +109,7 @@ class Shelf:
         manifest = Manifest(
             kind=kind,
             vm_id=vm_id,
+            account=account,
             needs=needs,
             lines=made.lines,
             size_bytes=size,
@@ -106,7 +126,36 @@ class Shelf:
         _sync(folder)
         _sync(self._folder)
         step(Step.NODE_SNAPSHOT_NAMED)
+        # It is there: what cannot be dropped for it makes no failure of that.
+        with cleanup("kept memory", account=account):
+            self._drop_beyond(account, vm_id)
         return size
+
+    def check(self, account: str) -> None:
+        """Refuse an account one more if it has as many that do not give way as it may. Blocks.
+
+        Raises:
+            QuotaExceeded: it has.
+        """
+        own = [each for each in self._items() if each.account == account]
+        if sum(each.size for each in own if each.kind != "kept") >= self._most_bytes:
+            raise QuotaExceeded(
+                "the account's snapshots take as much of the host's disk as one account's may",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def kept_sizes(self) -> Mapping[str, int]:
+        """Return the bytes that kept memory takes of each account that has any. Blocks."""
+        sizes: Counter[str] = Counter()
+        for each in self._items():
+            if each.kind == "kept":
+                sizes[each.account] += each.size
+        return sizes
+
+    def drop_oldest(self, account: str) -> None:
+        """Remove the memory that was kept first of an account's. Blocks."""
+        kept = [each for each in self._items() if (each.account, each.kind) == (account, "kept")]
+        self._drop_oldest(kept, 1, "the host's disk is full")
 
     def use_up(self, kept: Snapshot) -> Snapshot:
         """Take kept memory away for good, durably; return it as what one start may still use.
@@ -162,6 +211,33 @@ class Shelf:
     def folder_of(self, vm_id: str, kind: Kind) -> Path:
         """Return where a snapshot lies, if it is there."""
         return self._path(vm_id) / kind
+
+    def _drop_beyond(self, account: str, but: str) -> None:
+        """Remove an account's kept memory, the oldest first, as far as it has more than it may;
+        that of the VM ``but`` stays."""
+        own = [each for each in self._items() if each.account == account]
+        over = sum(each.size for each in own) - self._most_bytes
+        kept = [each for each in own if each.kind == "kept" and each.vm_id != but]
+        self._drop_oldest(kept, over, "the account has more than it may")
+
+    def _drop_oldest(self, items: Iterable[_Item], enough: int, why: str) -> None:
+        for each in sorted(items, key=lambda each: each.made_ns):
+            if enough <= 0:
+                break
+            enough -= each.size
+            log.info("snapshot.dropped", vm_id=each.vm_id, size_mb=each.size >> 20, reason=why)
+            self.remove(each.vm_id, each.kind)
+
+    def _items(self) -> Iterator[_Item]:
+        """Look at what is there; what goes meanwhile is left out."""
+        for vm_id in self.ids():
+            for kind in KINDS:
+                folder = self.folder_of(vm_id, kind)
+                with suppress(FileNotFoundError):
+                    made_ns = (folder / NAME).stat().st_mtime_ns
+                    if manifest := self._seal.glance(folder):
+                        account, size = manifest.account or vm_id, manifest.size_bytes
+                        yield _Item(account, vm_id, kind, size, made_ns)
 
     def _tidy(self, vm_id: str) -> None:
         with suppress(OSError):

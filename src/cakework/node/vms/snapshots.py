@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,21 @@ CPUINFO = Path("/proc/cpuinfo")
 log = structlog.get_logger("cakework.node.snapshots")
 
 
+class KeptMemory:
+    """The memory that was kept of all VMs, for whoever makes room on the disk."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def sizes(self) -> Mapping[str, int]:
+        """Return the bytes that it takes of each account that has any."""
+        return await asyncio.to_thread(self._shelf.kept_sizes)
+
+    async def drop_oldest(self, account: str) -> None:
+        """Forget what was kept first of an account's."""
+        await asyncio.to_thread(self._shelf.drop_oldest, account)
+
+
 class Snapshots:
     """The snapshots of this node's VMs."""
 
@@ -54,9 +69,11 @@ class Snapshots:
         journal: Journal,
         room: Room,
         patience: Patience,
+        most_bytes: int,
     ) -> None:
         self._seal = Seal(folder.parent / "snapshots.key")
-        self._shelf = Shelf(folder, self._seal)
+        self._shelf = Shelf(folder, self._seal, most_bytes)
+        self.kept = KeptMemory(self._shelf)
         self._host = host
         self._workshop = workshop
         self._pool = pool
@@ -128,7 +145,11 @@ class Snapshots:
         found = await self._find("kept", order, image)
         if found is None:
             return None
-        return await unbroken(asyncio.to_thread(self._shelf.use_up, found))
+        try:
+            return await unbroken(asyncio.to_thread(self._shelf.use_up, found))
+        except FileNotFoundError:
+            # It gave way to what its account keeps besides, just now.
+            return None
 
     async def used(self, kept: Snapshot) -> None:
         """The machine has what it needs of kept memory."""
@@ -137,6 +158,7 @@ class Snapshots:
     async def keep(self, machine: Machine, order: VmOrder, lines: int) -> None:
         """Keep the memory of a machine whose program is frozen. Raises CakeworkError."""
         self._room.check_disk()
+        await asyncio.to_thread(self._shelf.check, order.owner)
         image = self._image(order.image_id)
         template = await self._workshop.template(order.shape)
         try:
@@ -145,7 +167,8 @@ class Snapshots:
                 step(Step.NODE_SNAPSHOT_SAVED)
                 # The environment is in the memory, and the node has forgotten it.
                 needs = self._needs(order, image, kept=True)
-                await asyncio.to_thread(self._shelf.put, "kept", order.vm_id, needs, target)
+                put = partial(self._shelf.put, "kept", order.vm_id, order.owner, needs, target)
+                await asyncio.to_thread(put)
         except OSError as error:
             raise Unavailable(f"the memory could not be kept: {error}") from error
 
@@ -218,6 +241,7 @@ class Snapshots:
         try:
             log.info("snapshot.making", vm_id=order.vm_id)
             self._failures.pop(order.vm_id, None)
+            await asyncio.to_thread(self._shelf.check, order.owner)
             template = await self._workshop.template(order.shape)
             needs = self._needs(order, image)
             making = Making(self._host, self._pool, self._journal, self.patience, order, image)

@@ -84,10 +84,11 @@ class CachedVmRoutes:
         start = "Start a cached VM; one that runs is left as it is"
         stop = "Stop a cached VM; one that is stopped is left as it is"
         destroy = "End a VM for good, its volume too; doing it again changes nothing"
+        stopped = (*always, Unavailable, NoRoom, QuotaExceeded)
         for path, endpoint, name, summary, errors in (
             ("/v1/vm/cache", self.cache, "cacheVM", cached_only, cached),
             (f"{one}/start", self.start, "startCachedVM", start, started),
-            (f"{one}/stop", self.stop, "stopCachedVM", stop, (*always, Unavailable, NoRoom)),
+            (f"{one}/stop", self.stop, "stopCachedVM", stop, stopped),
             (f"{one}/destroy", self.destroy, "destroyCachedVM", destroy, (*always, Unavailable)),
             ("/v1/vm/{vmId}/destroy", self.destroy, "destroyVM", destroy, (*always, Unavailable)),
         ):

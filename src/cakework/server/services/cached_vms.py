@@ -121,6 +121,7 @@ class CachedVms:
             NotFound: the account has no such VM.
             Conflict: it is not a cached one, or not started, or its memory cannot be kept.
             NoRoom: the host has no room for its memory now.
+            QuotaExceeded: the account's snapshots take as much of the host as they may.
             Unavailable: the node did not answer; the VM goes on, or is stopped in this way.
         """
         async with self._vms.claims.hold(vm_id):

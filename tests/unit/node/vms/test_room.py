@@ -66,6 +66,21 @@ class Filling(Room):
         return self.looks.pop(0)
 
 
+class Kept:
+    """Kept memory of so many bytes each, by account."""
+
+    def __init__(self, sizes: dict[str, list[int]] | None = None) -> None:
+        self.of = sizes or {}
+        self.dropped: list[str] = []
+
+    async def sizes(self) -> dict[str, int]:
+        return {account: sum(sizes) for account, sizes in self.of.items() if sizes}
+
+    async def drop_oldest(self, account: str) -> None:
+        self.dropped.append(account)
+        self.of[account].pop(0)
+
+
 @pytest.mark.anyio
 async def test_the_largest_is_ended_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +103,7 @@ async def test_the_largest_is_ended_and_no_other(
         del folders[vm_id]
 
     with pytest.raises(asyncio.CancelledError):
-        await Filling(tmp_path, 0, 2048).watch_disk(lambda: folders, end)
+        await Filling(tmp_path, 0, 2048).watch_disk(lambda: folders, end, Kept())
     assert ended == ["filling"]
 
 
@@ -137,8 +152,36 @@ async def test_of_a_full_disk_the_account_gives_way_that_took_most(
         ended.append(vm_id)
 
     with pytest.raises(asyncio.CancelledError):
-        await host.watch_disk(lambda: folders, end)
+        await host.watch_disk(lambda: folders, end, Kept())
     assert ended == ["2"]
+
+
+@pytest.mark.anyio
+async def test_kept_memory_gives_way_before_a_vm_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the account that has taken most, and when it has none any more, its VM; never what
+    was kept of others."""
+    monkeypatch.setattr(room, "WATCH_EVERY_S", 0)
+    host = Filling(tmp_path, 10_000, 2048)
+    (tmp_path / "scratch").write_bytes(bytes(2 * MB))
+    host.hold("vm", Shape(), "a")
+    kept = Kept({"a": [MB, MB], "b": [2 * MB], "z": [5 * MB // 2]})
+    Filling.looks = [900] * 3
+    ended: list[str] = []
+
+    async def end(vm_id: str, _: str) -> None:
+        ended.append(f"{vm_id} after {len(kept.dropped)}")
+
+    with pytest.raises(asyncio.CancelledError):
+        await host.watch_disk(lambda: {"vm": tmp_path}, end, kept)
+    assert kept.dropped == ["a", "a", "z"]
+    assert ended == []
+    Filling.looks = [900, 900]
+    kept = Kept({"b": [MB]})
+    with pytest.raises(asyncio.CancelledError):
+        await host.watch_disk(lambda: {"vm": tmp_path}, end, kept)
+    assert (kept.dropped, ended) == ([], ["vm after 0"])
 
 
 def test_a_disk_that_goes_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,5 +207,5 @@ async def test_the_watch_goes_on_when_one_cannot_be_ended(
             raise OSError("not now")
 
     with pytest.raises(asyncio.CancelledError):
-        await Filling(tmp_path, 0, 2048).watch_disk(lambda: {"vm": tmp_path}, end)
+        await Filling(tmp_path, 0, 2048).watch_disk(lambda: {"vm": tmp_path}, end, Kept())
     assert tried == ["vm", "vm"]
