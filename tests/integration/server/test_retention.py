@@ -331,3 +331,54 @@ async def test_deliveries_kept_of_one_endpoint_are_not_without_number(
         left = sorted(row.created_ms for row in await session.scalars(select(WebhookDeliveryRow)))
         told = sorted(row.created_ms for row in await session.scalars(select(WebhookEventRow)))
     assert left == told == [0, 2, 4, 6, 7, 8, 9]
+
+
+async def test_records_of_one_account_are_not_without_number(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of VMs, builds, imports and images that ended the oldest go, whatever the settings say, with
+    their logs; VMs whose program ended are destroyed then. What has not ended stays, and so does
+    all of another account's."""
+    monkeypatch.setattr(retention, "RECORDS_MAX", 2)
+    async with await rig.other_account() as client:
+        theirs = replace(rig, client=client)
+        others = await destroyed(theirs, await theirs.image(), "oldest of all")
+        image_id, runs = await rig.image(), await rig.vm()
+        vms = [await destroyed(rig, image_id, "x") for _ in range(4)]
+        builds = [(await rig.build())["buildId"] for _ in range(4)]
+        await until(lambda: set(builds) <= rig.node.builds, "the node has the builds")
+        for build_id in builds:
+            await rig.node.fail(build_id, "no")
+            await rig.eventually(f"/v1/image/build/{build_id}", status="failed")
+        imports = [await failed_import(rig) for _ in range(4)]
+        images = [await rig.image() for _ in range(4)]
+        for each in images:
+            await rig.ok("DELETE", f"/v1/image/{each}")
+        await until(lambda: not rig.node.images & set(images), "the files are gone")
+        stopped = [(await rig.vm(image_id))["id"] for _ in range(3)]
+        for vm_id in stopped:
+            await rig.node.stopped(vm_id, "The program ended.", 0)
+            await rig.eventually(f"/v1/vm/{vm_id}", state="stopped")
+        await rig.retain(FOR_EVER, now_ms())
+        assert (await rig.ok("GET", f"/v1/vm/{stopped[0]}"))["state"] == "destroyed"
+        # That it was destroyed is the newest of these; builds that made images are newer, too.
+        paths = [f"/v1/vm/{each}" for each in vms[:3]]
+        paths += [f"/v1/vm/{each}/logs" for each in vms[:3]]
+        paths += [f"/v1/image/build/{each}" for each in builds]
+        paths += [f"/v1/image/{each}" for each in imports[:2] + images[:2]]
+        for path in paths:
+            await rig.refused(404, "GET", path)
+        paths = [f"/v1/vm/{each}" for each in (vms[3], runs["id"], *stopped[1:])]
+        paths += [f"/v1/image/{each}" for each in (image_id, *imports[2:], *images[2:])]
+        for path in paths:
+            await rig.ok("GET", path)
+        assert await theirs.messages(f"/v1/vm/{others}/logs", 1) == ["oldest of all"]
+
+
+async def failed_import(rig: Rig) -> str:
+    """Have an import that failed; return its image's id."""
+    body = {"imageUri": "registry.example/app:1", "password": ""}
+    image_id = (await rig.ok("POST", "/v1/image/import", json=body))["imageId"]
+    await rig.node.not_imported(image_id, "no")
+    await rig.eventually(f"/v1/image/{image_id}", state="failed")
+    return image_id

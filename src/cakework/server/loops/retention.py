@@ -2,9 +2,10 @@
 
 VMs that were started once and whose program ended are destroyed after a while, as stopVM does it.
 Records go when nothing can need them any more: VMs that are destroyed, builds and imports that
-ended, images that are deleted. Images that are not deleted stay, whatever becomes of the build
-that made them. A record by which the leftover loop knows that a file is nobody's stays as long
-as the node has the file. Everything goes in small parts, so that nobody waits long to write.
+ended, images that are deleted; where an account has very many, its oldest go before their time.
+Images that are not deleted stay, whatever becomes of the build that made them. A record by which
+the leftover loop knows that a file is nobody's stays as long as the node has the file. Everything
+goes in small parts, so that nobody waits long to write.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ ANSWERS_MAX = 10_000
 """Kept for the Idempotency-Keys of one account: beyond that the oldest go before their time."""
 DELIVERIES_MAX = 10_000
 """Kept, of those that ended, for one endpoint."""
+RECORDS_MAX = 10_000
+"""Kept for one account, of each kind that ended: VMs, builds, imports, images."""
 Columns = TypeVarTuple("Columns")
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -88,13 +91,10 @@ class RetentionLoop:
             await self._logs.remove_before(before)
         await self._logs.drop_beyond()
         await self._logs.give_back()
-        if before := self._before(self._days.stopped):
-            await self._destroy_vms(before)
-        if before := self._before(self._days.vms):
-            await self._remove_vms(before)
-        if before := self._before(self._days.builds):
-            await self._remove_builds(before)
-            await self._remove_images(before)
+        await self._destroy_vms()
+        await self._remove_vms()
+        await self._remove_builds()
+        await self._remove_images()
 
     def _before(self, days: int) -> int | None:
         return self._clock() - days * DAY_MS if days else None
@@ -132,31 +132,49 @@ class RetentionLoop:
             async with self._database.writing() as session:
                 await session.execute(delete(table).where(key.in_(some), over))
 
-    async def _destroy_vms(self, before: int) -> None:
+    def _over(
+        self,
+        ended: ColumnElement[bool],
+        key: InstrumentedAttribute[str],
+        of: InstrumentedAttribute[str],
+        age: InstrumentedAttribute[int] | InstrumentedAttribute[int | None],
+        days: int,
+    ) -> ColumnElement[bool]:
+        """Say of which rows that ended nothing is kept: those of so many days ago, and of each
+        account those beyond the newest."""
+        over = key.in_(_beyond(key, ended, of, age, RECORDS_MAX))
+        if before := self._before(days):
+            over |= age < before
+        return ended & over
+
+    async def _destroy_vms(self) -> None:
         """End VMs that nobody can start again and that nobody ended."""
         stopped = (VmRow.state == VmState.STOPPED) & ~VmRow.cached
-        over = stopped & (VmRow.updated_ms < before)
+        row = VmRow
+        over = self._over(stopped, row.id, row.account_id, row.updated_ms, self._days.stopped)
         found = await self._found(select(VmRow.account_id, VmRow.id).where(over))
         for account_id, vm_id in found:
             await self._vms.end(AccountId(account_id), VmId(vm_id), VmRequest.STOP)
         if found:
             _log.info("retention.destroyed", count=len(found))
 
-    async def _remove_vms(self, before: int) -> None:
+    async def _remove_vms(self) -> None:
         held = {*await self._node.volumes(), *await self._node.snapshots()}
-        over = (VmRow.state == VmState.DESTROYED) & (VmRow.updated_ms < before)
+        row, ended = VmRow, VmRow.state == VmState.DESTROYED
+        over = self._over(ended, row.id, row.account_id, row.updated_ms, self._days.vms)
         found = await self._found(select(VmRow.id).where(over))
         for some in _parts([vm_id for (vm_id,) in found if vm_id not in held]):
             for vm_id in some:
                 await self._logs.remove(vm_source(vm_id))
             async with self._database.writing() as session:
-                await session.execute(delete(VmRow).where(VmRow.id.in_(some), over))
+                await session.execute(delete(row).where(row.id.in_(some), ended))
             _log.info("retention.removed", kind="vm", count=len(some))
 
-    async def _remove_builds(self, before: int) -> None:
+    async def _remove_builds(self) -> None:
         running = {report.build_id for report in await self._node.builds()}
         files = set(await self._node.images())
-        over = (BuildRow.status != BuildStatus.CREATED) & (BuildRow.updated_ms < before)
+        row, done = BuildRow, BuildRow.status != BuildStatus.CREATED
+        over = self._over(done, row.id, row.account_id, row.updated_ms, self._days.builds)
         found = await self._found(
             select(BuildRow.id, BuildRow.image_id, BuildRow.status).where(over)
         )
@@ -172,18 +190,20 @@ class RetentionLoop:
             async with self._database.writing() as session:
                 made = ImageRow.build_id.in_(some)
                 await session.execute(update(ImageRow).where(made).values(build_id=None))
-                await session.execute(delete(BuildRow).where(BuildRow.id.in_(some), over))
+                await session.execute(delete(row).where(row.id.in_(some), done))
             _log.info("retention.removed", kind="build", count=len(some))
 
-    async def _remove_images(self, before: int) -> None:
+    async def _remove_images(self) -> None:
         """Remove what is on record of images that are deleted, and of imports that failed."""
-        files = set(await self._node.images())
-        failed = (ImportRow.status == ImportStatus.FAILED) & (ImportRow.updated_ms < before)
-        unused = ~exists().where(VmRow.image_id == ImageRow.id)
-        deleted = (ImageRow.deleted_ms < before) & unused
+        files, days = set(await self._node.images()), self._days.builds
+        row, failed = ImportRow, ImportRow.status == ImportStatus.FAILED
+        imports = self._over(failed, row.id, row.account_id, row.updated_ms, days)
+        image, unused = ImageRow, ~exists().where(VmRow.image_id == ImageRow.id)
+        deleted = image.deleted_ms.is_not(None) & unused
+        images = self._over(deleted, image.id, image.account_id, image.deleted_ms, days)
         found = [
-            *await self._found(select(ImportRow.id).where(failed)),
-            *await self._found(select(ImageRow.id).where(deleted)),
+            *await self._found(select(ImportRow.id).where(imports)),
+            *await self._found(select(ImageRow.id).where(images)),
         ]
         for some in _parts([image_id for (image_id,) in found if image_id not in files]):
             async with self._database.writing() as session:
@@ -201,7 +221,7 @@ def _beyond(
     key: InstrumentedAttribute[str],
     counted: ColumnElement[bool],
     of: InstrumentedAttribute[str],
-    age: InstrumentedAttribute[int],
+    age: InstrumentedAttribute[int] | InstrumentedAttribute[int | None],
     most: int,
 ) -> Select[str]:
     """Return the keys of the rows that are counted, but for the ``most`` newest of each owner."""
