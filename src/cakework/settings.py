@@ -126,6 +126,12 @@ class Settings(BaseSettings):
         default="auto", description="json, console, or auto: console on a terminal."
     )
 
+    min_free_store_mb: int = Field(
+        default=512,
+        ge=1,
+        description="Free space of the disk that the server writes to, in MiB, below which it "
+        "takes on nothing new and no account's logs grow; reading, stopping and deleting go on.",
+    )
     max_body_mb: int = Field(default=64, ge=1, description="Largest request body taken, in MiB.")
     max_bodies_mb: int = Field(
         default=256,

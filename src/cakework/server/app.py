@@ -69,6 +69,7 @@ from cakework.server.services.vms import Vms
 from cakework.server.services.waitlist import Waitlist
 from cakework.server.services.wakes import Wakes
 from cakework.server.store.database import Database, database_url
+from cakework.server.store.free_space import FreeSpace
 from cakework.server.store.sealing import Sealer
 from cakework.server.web.site import Site
 from cakework.server.web.waitlist import WaitlistForm
@@ -111,6 +112,7 @@ class Server:
 
     settings: Settings
     database: Database
+    space: FreeSpace
     sealer: Sealer
     log_store: LogStore
     followers: Followers
@@ -167,7 +169,8 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     """Put a server together. Nothing is opened and nothing runs yet."""
     database = Database(database_url(settings))
     kept = Kept(settings.max_log_lines, settings.max_logs_mb_per_account << 20)
-    log_store = LogStore(settings.server_dir / "logs.db", kept, LogOwners(database).find)
+    space = FreeSpace(settings.server_dir, settings.min_free_store_mb)
+    log_store = LogStore(settings.server_dir / "logs.db", kept, LogOwners(database).find, space)
     followers, routes = Followers(), Routes()
     node = NodeClient(settings.node_socket)
     import_states = ImportStates(followers, clock)
@@ -222,11 +225,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     retention = Loop(
         "retention", retention_pass, RETENTION_PERIOD_S, first_after_s=RETENTION_FIRST_S
     )
-    wakes = Wakes(database, cached_vms)
+    wakes = Wakes(database, cached_vms, space)
     facts = Facts(database, log_store, followers, states, build_hint.set)
     return Server(
         settings=settings,
         database=database,
+        space=space,
         sealer=sealer,
         log_store=log_store,
         followers=followers,
@@ -285,7 +289,16 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     bodies = Bodies(settings.max_bodies_mb << 20, body_bytes)
     under_way: Turns[AccountId] = Turns(settings.api_connections)
     costs = Costs((settings.server_memory_mb << 20) // 2)
-    door = Door(parts.keys, parts.idempotency, bodies, Parser(), costs, under_way, body_bytes)
+    door = Door(
+        parts.keys,
+        parts.idempotency,
+        parts.space,
+        bodies,
+        Parser(),
+        costs,
+        under_way,
+        body_bytes,
+    )
     for router in (
         GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),

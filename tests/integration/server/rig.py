@@ -157,6 +157,8 @@ def settings_for(folder: Path, database_url: str | None, **changes: Any) -> Sett
         "log_format": "json",
         # What the node of these tests prints is years old.
         "retain_logs_days": 0,
+        # However little there is where tests run.
+        "min_free_store_mb": 1,
         **changes,
     }
     settings = Settings(**values)

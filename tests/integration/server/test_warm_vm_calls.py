@@ -341,7 +341,7 @@ async def test_a_program_that_keeps_ending_is_woken_later_and_later(one: Rig) ->
     """One start for all who wait; then a pause that doubles; none after a stop on request."""
     vm = await cache(one, port=80, autoStart=True)
     now = [100.0]
-    wakes = Wakes(one.server.database, one.server.cached_vms, lambda: now[0])
+    wakes = Wakes(one.server.database, one.server.cached_vms, one.server.space, lambda: now[0])
     one.node.ends_at_once = True
     outcomes = await asyncio.gather(
         *(wakes.wake(vm["id"]) for _ in range(9)), return_exceptions=True
@@ -373,7 +373,7 @@ async def test_a_vm_is_not_woken_beyond_the_quota(one: Rig) -> None:
     """Its account is told so, and when there is room it is woken without a pause."""
     vm = await cache(one, port=80, autoStart=True)
     others = [await one.vm(vm["imageId"]) for _ in range(5)]
-    wakes = Wakes(one.server.database, one.server.cached_vms)
+    wakes = Wakes(one.server.database, one.server.cached_vms, one.server.space)
     with pytest.raises(QuotaExceeded):
         await wakes.wake(vm["id"])
     await one.ok("POST", f"/v1/vm/{others[0]['id']}/stop")

@@ -8,6 +8,7 @@ from cakework.cli.checks.machine import (
     check_kvm,
     check_memory,
     check_root,
+    check_store,
     check_system,
 )
 from cakework.cli.checks.network import (
@@ -40,6 +41,7 @@ def all_checks(settings: Settings) -> list[Check]:
         check_cgroups(),
         check_memory(settings),
         check_disk(settings),
+        check_store(settings),
         check_server_user(settings),
         check_port("port API", settings.host, settings.port, "CAKEWORK_PORT"),
         check_port("port router", settings.proxy_host, settings.proxy_port, "CAKEWORK_PROXY_PORT"),

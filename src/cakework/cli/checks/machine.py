@@ -119,11 +119,7 @@ def check_memory(settings: Settings) -> Check:
 
 def check_disk(settings: Settings) -> Check:
     """Room for images, templates and the disks of VMs."""
-    folder = next(
-        f
-        for f in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents)
-        if f.exists()
-    )
+    folder = there(settings.data_dir)
     free = shutil.disk_usage(folder).free / GB
     found = f"{free:.0f} GB free at {folder}"
     if free < 2:
@@ -131,3 +127,21 @@ def check_disk(settings: Settings) -> Check:
     if free < 10:
         return Check("disk", Level.WARN, found, "20 GB are comfortable.")
     return Check("disk", Level.OK, found)
+
+
+def check_store(settings: Settings) -> Check:
+    """Room for what the server writes: records, logs, builds that wait."""
+    folder = there(settings.server_dir)
+    free, least = shutil.disk_usage(folder).free >> 20, settings.min_free_store_mb
+    found = f"{free} MB free at {folder}; below {least} MB nothing new is taken on"
+    if free < least:
+        advice = "Calls that make things are refused (503, no_room): free some of that disk."
+        return Check("store", Level.FAIL, found, advice)
+    if free < 2 * least:
+        return Check("store", Level.WARN, found, "Free some of that disk.")
+    return Check("store", Level.OK, found)
+
+
+def there(folder: Path) -> Path:
+    """Return ``folder``, or the one it will be made in."""
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())

@@ -1,4 +1,5 @@
-"""The way into every call: whose key, how large a body, done once for an Idempotency-Key.
+"""The way into every call: whose key, whether there is room, how large a body, done once for an
+Idempotency-Key.
 
 In this order, so that a stranger without a key gets nothing read, and before the body is
 looked into.
@@ -27,6 +28,7 @@ from cakework.server.api.parsing import LARGE_BYTES, VALUES_MAX, Parser
 from cakework.server.api.problems import problem
 from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
 from cakework.server.services.keys import Keys
+from cakework.server.store.free_space import FreeSpace
 from cakework.turns import Turns
 
 _KEY_HEADER = "X-Api-Key"
@@ -35,6 +37,10 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 BODY_BYTES_MAX = 2 << 20
 """Of a body, where no files come with it."""
+GOES_ON = frozenset(
+    {"getBuildByPost", "cancelBuild", "stopVM", "stopCachedVM", "destroyVM", "destroyCachedVM"}
+)
+"""Calls by POST that go on when the disk is nearly full: they make nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class Door:
 
     keys: Keys
     idempotency: Idempotency
+    space: FreeSpace
     bodies: Bodies
     parser: Parser
     costs: Costs
@@ -58,16 +65,20 @@ class Door:
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
                 inner = super().get_route_handler()
+                makes = "POST" in (self.methods or ()) and self.operation_id not in GOES_ON
 
                 async def enter(request: Request) -> Response:
-                    return await door.enter(request, inner, bytes_max)
+                    return await door.enter(request, inner, bytes_max, makes=makes)
 
                 return enter
 
         return AccountRoute
 
-    async def enter(self, request: Request, inner: _Handler, bytes_max: int) -> Response:
-        """Serve one request of an account, with a body of at most ``bytes_max`` bytes.
+    async def enter(
+        self, request: Request, inner: _Handler, bytes_max: int, *, makes: bool
+    ) -> Response:
+        """Serve one request of an account, with a body of at most ``bytes_max`` bytes; one that
+        ``makes`` something only while there is room on the disk.
 
         Raises:
             Unauthenticated, TooLarge, TooSlow, NoRoom, QuotaExceeded, InvalidRequest, Conflict: it
@@ -79,14 +90,18 @@ class Door:
         if not self.under_way.take(account):
             raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
         try:
-            return await self._take(request, inner, bytes_max)
+            return await self._take(request, inner, bytes_max, makes=makes)
         finally:
             self.under_way.give_back(account)
 
-    async def _take(self, request: Request, inner: _Handler, bytes_max: int) -> Response:
+    async def _take(
+        self, request: Request, inner: _Handler, bytes_max: int, *, makes: bool
+    ) -> Response:
         account: AccountId = request.state.account
         if request.method not in ("POST", "PATCH"):
             return await inner(request)
+        if makes:
+            self.space.check()
         with self.bodies.one(account) as room:
             body = await room.read(request, bytes_max)
             async with AsyncExitStack() as stack:

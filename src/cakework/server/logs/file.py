@@ -18,6 +18,8 @@ from cakework.server.logs.lines import LineQuery, Order, Page, Source, source_of
 from cakework.server.logs.search import Bounds, Found, Span, allow, behind, find, rows
 
 ANY_CALL = Bounds()
+LITTLE_BYTES = 256 * 1024
+"""So much of an account is kept on a disk that is nearly full, so that nobody is left without."""
 _INCREMENTAL = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
@@ -56,10 +58,12 @@ _ADD_LEDGER = (
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept: so many ``lines`` of each log, and of each account's so many ``size`` bytes."""
+    """What is kept: so many ``lines`` of each log, and of each account's so many ``size`` bytes.
+    Unless it ``grows``, no account has more than before, or than LITTLE_BYTES."""
 
     lines: int
     size: int
+    grows: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +247,10 @@ def _append_each(
             grown.add(source)
             sizes[log.account] += size
     for account, size in sizes.items():
-        if ledger.charge(connection, account, size) > kept.size:
-            ledger.drop_oldest(connection, account, kept.size)
+        total = ledger.charge(connection, account, size)
+        most = kept.size if kept.grows else min(kept.size, max(total - size, LITTLE_BYTES))
+        if total > most:
+            ledger.drop_oldest(connection, account, most)
     return grown
 
 

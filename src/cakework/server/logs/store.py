@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from cakework.domain.facts import AnyLine
 from cakework.server.logs import file, ledger, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
 from cakework.server.logs.search import Bounds
+from cakework.server.store.free_space import FreeSpace
 from cakework.turns import Turns
 
 READERS = 4
@@ -30,14 +32,16 @@ Owners = Callable[[Sequence[Source]], Awaitable[Mapping[Source, str]]]
 class LogStore:
     """Stores and finds log lines. ``open()`` before use, ``close()`` after."""
 
-    def __init__(self, path: Path, kept: file.Kept, owners: Owners) -> None:
+    def __init__(self, path: Path, kept: file.Kept, owners: Owners, space: FreeSpace) -> None:
         """Prepare for the file at ``path``, of which ``kept`` is kept.
 
-        ``owners`` is asked once for each log, when its first lines come.
+        ``owners`` is asked once for each log, when its first lines come. While the disk is short of
+        ``space`` no account's logs grow.
         """
         self._path = path
         self._kept = kept
         self._owners = owners
+        self._space = space
         self._writer: sqlite3.Connection | None = None
         self._writing = asyncio.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -66,7 +70,8 @@ class LogStore:
         """Store lines; returns the logs that grew."""
         accounts: Mapping[Source, str] = {}
         while True:
-            append = partial(file.append, facts=lines, kept=self._kept, accounts=accounts)
+            kept = replace(self._kept, grows=not self._space.short)
+            append = partial(file.append, facts=lines, kept=kept, accounts=accounts)
             try:
                 return await self._write(append)
             except file.Unowned as error:

@@ -17,6 +17,7 @@ from cakework.domain.ids import AccountId, VmId
 from cakework.domain.vms import STOPPED_ON_REQUEST, VmState
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.store.database import Database
+from cakework.server.store.free_space import FreeSpace
 from cakework.server.store.models import VmRow
 
 WAIT_LAST_S = 60.0
@@ -52,11 +53,14 @@ class Wakes:
         self,
         database: Database,
         cached_vms: CachedVms,
+        space: FreeSpace,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start VMs on record in ``database`` through ``cached_vms``; ``clock`` in seconds."""
+        """Start VMs on record in ``database`` through ``cached_vms``, while there is ``space`` for
+        what they print; ``clock`` in seconds."""
         self._database = database
         self._cached_vms = cached_vms
+        self._space = space
         self._clock = clock
         self._under_way: dict[VmId, asyncio.Task[None]] = {}
         self._paces: dict[VmId, Pace] = {}
@@ -89,6 +93,7 @@ class Wakes:
             row = await session.get(VmRow, vm_id)
         if row is None or row.state == VmState.DESTROYED:
             raise NotFound(f"There is no VM {vm_id}.")
+        self._space.check()
         if row.memory_kept or row.reason == STOPPED_ON_REQUEST:
             self._paces.pop(vm_id, None)
         self._keep_pace(vm_id)
