@@ -123,6 +123,11 @@ class ImportOrder(Order):
     username: str = ""
     password: str = Field(default="", repr=False)
 
+    @property
+    def owner(self) -> str:
+        """Whose it is; an order of an earlier version, which does not say, is its own owner's."""
+        return self.account_id or self.image_id
+
 
 class ImportReport(BaseModel):
     """``GET /v1/imports/{image_id}``: where an import is; 404 when the node knows none."""

@@ -104,11 +104,11 @@ class NetworkOfNothing:
     reach: Reach = field(default_factory=Reach)
 
     @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncGenerator[str]:
+    async def lease(self, owner: str) -> AsyncGenerator[str]:
         yield self.path
 
     @contextlib.asynccontextmanager
-    async def lease_fetching(self) -> AsyncGenerator[str]:
+    async def lease_fetching(self, owner: str) -> AsyncGenerator[str]:
         async with self.reaching():
             yield self.path
 

@@ -27,7 +27,7 @@ class Names(HostNames):
         super().__init__()
         self._known = known
 
-    async def lookup(self, name: str) -> list[str]:
+    async def lookup(self, account: str, name: str) -> list[str]:
         if name not in self._known:
             raise socket.gaierror(socket.EAI_NONAME, "as the test says")
         return list(self._known[name])

@@ -48,7 +48,7 @@ class SharedNetwork(NetworkOfNothing):
     """One that several fetch in at once: what they reach is there all the time."""
 
     @contextlib.asynccontextmanager
-    async def lease_fetching(self) -> AsyncGenerator[str]:
+    async def lease_fetching(self, owner: str) -> AsyncGenerator[str]:
         yield self.path
 
 

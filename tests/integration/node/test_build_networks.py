@@ -19,6 +19,7 @@ from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory, lease_territory
 from tests.integration.node.neighbours import PRIVATE, greeting_on, neighbouring
 
+OWNER = "an account"
 RANGE = f"{PRIVATE}/32"
 NAMES = {"public.example": ["93.184.216.34"], "private.example": [PRIVATE]}
 
@@ -60,7 +61,7 @@ async def networks(territory: Territory, reach: Reach) -> AsyncGenerator[BuildNe
 class Names(HostNames):
     """Knows NAMES and no others, so that the tests need no network."""
 
-    async def lookup(self, name: str) -> list[str]:
+    async def lookup(self, account: str, name: str) -> list[str]:
         if name not in NAMES:
             raise socket.gaierror(socket.EAI_NONAME, "as the test says")
         return NAMES[name]
@@ -72,7 +73,7 @@ def look(territory: Territory, reach: Reach, *, fetching: bool, work: Callable[[
     async def run() -> str:
         async with (
             networks(territory, reach) as made,
-            made.lease_fetching() if fetching else made.lease() as path,
+            made.lease_fetching(OWNER) if fetching else made.lease(OWNER) as path,
         ):
             fd = os.open(path, os.O_RDONLY)
             try:

@@ -60,7 +60,7 @@ async def _lease_and_cancel(
     networks: BuildNetworks, begun: threading.Event, go_on: threading.Event
 ) -> None:
     async def lease() -> None:
-        async with networks.lease_fetching():
+        async with networks.lease_fetching("an account"):
             return
 
     leasing = asyncio.create_task(lease())
@@ -112,7 +112,7 @@ def test_a_network_that_cannot_be_shut_off_is_nobodys(
         set_rules(script)
 
     async def fetch(networks: BuildNetworks) -> str:
-        async with networks.lease_fetching():
+        async with networks.lease_fetching("an account"):
             return "fetched"
 
     reach, slots = Reach(("192.0.2.0/24",)), Slots()

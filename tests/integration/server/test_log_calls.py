@@ -11,9 +11,10 @@ import pytest
 
 from cakework.domain.facts import BuildLine
 from cakework.domain.ids import AccountId, VmId
+from cakework.server.api import logs
 from cakework.server.api.times import rfc3339
 from cakework.server.logs import file
-from cakework.server.logs.lines import LineQuery, Page, vm_source
+from cakework.server.logs.lines import Line, LineQuery, Page, vm_source
 from cakework.server.logs.search import Bounds
 from cakework.server.services.logs import Logs, VmLog
 
@@ -333,6 +334,32 @@ async def test_searches_of_one_account_hold_up_no_other(
         assert len(begun) == 1
     answers = await asyncio.gather(*searching)
     assert {answer.status_code for answer in answers} <= {200, 429}
+
+
+@pytest.mark.parametrize("messages", [["x" * 20_000], ["short"] * 1000])
+async def test_a_large_page_holds_up_nobody_while_it_is_rendered(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Large in bytes or in lines: another's request is answered meanwhile, and then the page is
+    what it always is."""
+    path = await logged(rig, *messages)
+    begun, over = threading.Event(), threading.Event()
+
+    def slowly(lines: list[Line], around: logs.LogPage) -> bytes:
+        begun.set()
+        assert over.wait(30), "nobody else was served"
+        return rendered(lines, around)
+
+    rendered = logs.rendered
+    monkeypatch.setattr(logs, "rendered", slowly)
+    reading = asyncio.create_task(rig.ok("GET", path, params={"batch": 1000}))
+    with contextlib.ExitStack() as stack:
+        stack.callback(over.set)
+        await until(begun.is_set, "the page is rendered")
+        async with await rig.other_account() as other:
+            assert (await other.get("/v1/vms")).json() == {"vms": []}
+        assert not reading.done()
+    assert [line["message"] for line in (await reading)["lines"]] == messages
 
 
 async def test_a_search_goes_on_where_it_stopped(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

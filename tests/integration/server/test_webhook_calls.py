@@ -129,6 +129,32 @@ async def test_as_many_endpoints_as_an_account_may_have(rig: Rig) -> None:
     await rig.ok("POST", "/v1/webhooks", json={"url": URL})
 
 
+async def test_no_more_deliveries_are_asked_for_than_may_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next test or repetition is refused, but not to one who asks again for what was made; of
+    another webhook they are not, and when nothing waits any more they are taken again."""
+    monkeypatch.setattr("cakework.server.webhooks.deliveries.PENDING_MAX", 5)
+    ids = [(await rig.ok("POST", "/v1/webhooks", json={"url": NOWHERE}))["id"] for _ in range(2)]
+    path = f"/v1/webhooks/{ids[0]}"
+    once = {"Idempotency-Key": "once"}
+    made = await rig.ok("POST", f"{path}/test", headers=once)
+    again = f"{path}/deliveries/{made['id']}/redeliver"
+    for _ in range(2):
+        await rig.ok("POST", f"{path}/test")
+        await rig.ok("POST", again)
+    for refused in (f"{path}/test", again):
+        problem = await rig.refused(429, "POST", refused)
+        assert problem["code"] == "quota_exceeded"
+        assert "5 deliveries pending" in problem["detail"]
+    assert (await rig.ok("POST", f"{path}/test", headers=once))["id"] == made["id"]
+    assert len((await rig.ok("GET", f"{path}/deliveries"))["deliveries"]) == 5
+    await rig.ok("POST", f"/v1/webhooks/{ids[1]}/test")
+    for enabled in (False, True):
+        await rig.ok("PATCH", path, json={"enabled": enabled})
+    await rig.ok("POST", again)
+
+
 async def test_a_secret_is_on_no_disk(folder: Path, node: FakeNode) -> None:
     """Neither in the records nor among kept answers; the same request shows the same again."""
     async with running(settings_for(folder, None), node) as rig:

@@ -66,3 +66,26 @@ def test_paths_that_leave_no_place_for_each_other_are_found() -> None:
     paths = ["a", "b/c", "a", "a/b/c", "b/d"]
     assert [index for index, _ in collisions(paths)] == [2, 3]
     assert list(collisions(["a/b", "a/c", "ab"])) == []
+
+
+class Counted(str):
+    """A text that counts how often a part of it is cut off."""
+
+    cuts = 0
+    __slots__ = ()
+
+    def rpartition(self, sep: str | None, /) -> tuple[str, str, str]:
+        Counted.cuts += 1
+        before, sign, after = super().rpartition(sep)
+        return Counted(before), sign, after
+
+
+@pytest.mark.parametrize("folders", [2000, 4000])
+def test_of_folders_in_one_another_each_is_looked_at_once(folders: int) -> None:
+    """Also where they are thousands deep, which no check of a path lets through, and have thousands
+    of files: the work grows with what is given, not with its depth times its number."""
+    deep = "/".join(["d"] * folders)
+    paths = [Counted(f"{deep}/{number}") for number in range(folders)]
+    Counted.cuts = 0
+    assert list(collisions(paths)) == []
+    assert Counted.cuts < 8 * folders

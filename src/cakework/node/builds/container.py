@@ -61,7 +61,7 @@ class ContainerBuild:
             await self._shop.bases.ensure(recipe, self._log.say)
         if foreign:
             written = WrittenByCommands(self._confinement.cgroup)
-            async with self._shop.network.lease_fetching() as network:
+            async with self._shop.network.lease_fetching(self._order.owner) as network:
                 for reference in foreign:
                     confinement = replace(self._confinement, network=network)
                     await self._pull(reference, confinement, written)

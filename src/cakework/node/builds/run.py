@@ -102,7 +102,7 @@ class BuildRun:
             stack.push_async_callback(shop.storage.clear_work, work_id)
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
             stack.push_async_callback(clean_up, "cgroup", cgroup.end, build_id=work_id)
-            network = await stack.enter_async_context(shop.network.lease())
+            network = await stack.enter_async_context(shop.network.lease(self._order.owner))
             resolv_conf, file_bytes = shop.storage.resolv_conf, shop.limits.image_mb * MIB
             yield Confinement(work, resolv_conf, cgroup, file_bytes, network)
 
@@ -126,7 +126,7 @@ class BuildRun:
             limit = self._shop.limits.context_mb * MIB
             await unbroken(asyncio.to_thread(write_files, source, work, limit))
             return
-        async with self._shop.network.lease_fetching() as network:
+        async with self._shop.network.lease_fetching(self._order.owner) as network:
             clone = Clone(self._shop.sandbox, self._shop.cloning, source, self._log)
             await clone.fetch(replace(confinement, network=network))
 

@@ -23,13 +23,13 @@ MIB = 2**20
 
 
 class BuildNetwork(Protocol):
-    """Where the networks come from that builds run on."""
+    """Where the networks come from that builds run on, each for an account, its ``owner``."""
 
-    def lease(self) -> contextlib.AbstractAsyncContextManager[str]:
+    def lease(self, owner: str) -> contextlib.AbstractAsyncContextManager[str]:
         """Give the path of a network namespace for as long as it is held."""
         ...
 
-    def lease_fetching(self) -> contextlib.AbstractAsyncContextManager[str]:
+    def lease_fetching(self, owner: str) -> contextlib.AbstractAsyncContextManager[str]:
         """Give one to fetch images and sources from, where no command of a stranger's runs."""
         ...
 

@@ -111,7 +111,7 @@ class Imports:
         if len(self._tasks) >= MOST:
             raise NoRoom(f"{MOST} imports are waiting", retry_after_s=30)
         answered_by = asyncio.get_running_loop().time() + CHECK_S
-        async with self._check_turn(order.account_id or order.image_id):
+        async with self._check_turn(order.owner):
             await ImportRun(self._shop, order).check(answered_by)
         step(Step.NODE_IMPORT_CHECKED)
         if record := self._records.add(order):
@@ -179,7 +179,7 @@ class Imports:
             return None
         if order is None and record.secret:
             return CUT_OFF
-        async with self._turns.hold(record.account_id or record.image_id):
+        async with self._turns.hold(record.owner):
             record.attempts += 1
             if record.attempts > MAX_ATTEMPTS:
                 return f"the node ended during the import, {MAX_ATTEMPTS} times"

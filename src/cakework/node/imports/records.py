@@ -31,6 +31,11 @@ class ImportRecord(BaseModel):
     error: str | None = None
     told: bool = False
 
+    @property
+    def owner(self) -> str:
+        """Whose it is, as its order says."""
+        return self.order().owner
+
     def order(self) -> ImportOrder:
         """Return its order, without a password."""
         return ImportOrder(

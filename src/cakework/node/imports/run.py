@@ -168,7 +168,8 @@ class ImportRun:
                 (work / script.name).write_bytes(script.read_bytes())
             cgroup = Cgroup.create(f"{shop.cgroup_prefix}{work_id}", limits)
             stack.push_async_callback(clean_up, "cgroup", cgroup.end, work_id=work_id)
-            network = await stack.enter_async_context(shop.network.lease_fetching())
+            leasing = shop.network.lease_fetching(self._order.owner)
+            network = await stack.enter_async_context(leasing)
             file_bytes = shop.limits.image_mb * MIB
             yield Confinement(work, shop.storage.resolv_conf, cgroup, file_bytes, network)
 

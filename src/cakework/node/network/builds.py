@@ -87,39 +87,42 @@ class BuildNetworks:
         self._names.close()
 
     @asynccontextmanager
-    async def lease(self) -> AsyncGenerator[str]:
-        """Give the path of a namespace for a build's commands; it goes when the lease ends."""
-        async with self._namespace(self._egress) as namespace:
+    async def lease(self, owner: str) -> AsyncGenerator[str]:
+        """Give the path of a namespace for a build's commands; it goes when the lease ends.
+
+        Names are looked up for ``owner``, the account that builds.
+        """
+        async with self._namespace(owner, self._egress) as namespace:
             yield namespace.path
 
     @asynccontextmanager
-    async def lease_fetching(self) -> AsyncGenerator[str]:
+    async def lease_fetching(self, owner: str) -> AsyncGenerator[str]:
         """Give the path of a namespace to fetch from where the operator's reach goes, too."""
         allow = (*self._egress.allow, *self._reach.ranges)
         async with contextlib.AsyncExitStack() as stack:
             egress = replace(self._egress, allow=allow)
-            namespace = await stack.enter_async_context(self._namespace(egress))
+            namespace = await stack.enter_async_context(self._namespace(owner, egress))
             await stack.enter_async_context(self._let_through(namespace))
             for address in self._reach.loopback:
                 await stack.enter_async_context(relay(namespace.fd, address))
             yield namespace.path
 
     @asynccontextmanager
-    async def names_for(self, namespace_fd: int) -> AsyncGenerator[None]:
-        """Answer the guest of a VM's namespace, at its gateway, as builds are answered."""
+    async def names_for(self, namespace_fd: int, owner: str) -> AsyncGenerator[None]:
+        """Answer the guest of a VM's namespace, at its gateway, as builds of ``owner`` are."""
         await unbroken(asyncio.to_thread(let_ask_names, namespace_fd))
-        async with serve_names(namespace_fd, self._names.lookup, self._egress.allow, GATEWAY):
+        lookup = partial(self._names.lookup, owner)
+        async with serve_names(namespace_fd, lookup, self._egress.allow, GATEWAY):
             yield
 
     @asynccontextmanager
-    async def _namespace(self, egress: Egress) -> AsyncGenerator[Namespace]:
+    async def _namespace(self, owner: str, egress: Egress) -> AsyncGenerator[Namespace]:
         async with contextlib.AsyncExitStack() as stack:
             slot = self._slots.take()
             stack.callback(self._slots.give_back, slot)
             namespace = await unbroken(self._plug(slot, egress, stack))
-            await stack.enter_async_context(
-                serve_names(namespace.fd, self._names.lookup, egress.allow)
-            )
+            lookup = partial(self._names.lookup, owner)
+            await stack.enter_async_context(serve_names(namespace.fd, lookup, egress.allow))
             yield namespace
 
     async def _plug(self, slot: int, egress: Egress, stack: contextlib.AsyncExitStack) -> Namespace:

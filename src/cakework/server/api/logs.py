@@ -1,6 +1,7 @@
 """Calls about logs: getBuildLogs, getVMLogs and their like, a page at a time or followed."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,8 @@ from cakework.server.logs.tokens import next_token
 from cakework.server.services.logs import BuildLog, Log, Logs, Owners, VmLog
 
 EVENT_STREAM = "text/event-stream"
+CHARS_AT_ONCE, LINES_AT_ONCE = 16 * 1024, 100
+"""Larger pages are rendered in a thread, so that nobody else's request waits for that."""
 
 
 class LogLine(AnswerBody):
@@ -127,7 +130,7 @@ class LogRoutes:
         build_id: BuildIdPath,
         parameters: Annotated[LogParameters, Query()],
         last_event_id: LastEventId = None,
-    ) -> LogPage | Response:
+    ) -> Response:
         """Read or follow the log of a build."""
         log = BuildLog(BuildId(build_id))
         return await self._answer(account, log, parameters, last_event_id)
@@ -138,13 +141,13 @@ class LogRoutes:
         vm_id: VmIdPath,
         parameters: Annotated[LogParameters, Query()],
         last_event_id: LastEventId = None,
-    ) -> LogPage | Response:
+    ) -> Response:
         """Read or follow what the program in a VM printed."""
         return await self._answer(account, VmLog(VmId(vm_id)), parameters, last_event_id)
 
     async def _answer(
         self, account: AccountId, log: Log, parameters: LogParameters, last_event_id: str | None
-    ) -> LogPage | Response:
+    ) -> Response:
         query = parameters.lines_of(await self.owners.check(account, log))
         if not parameters.follow:
             return await self._page(account, query)
@@ -154,18 +157,23 @@ class LogRoutes:
         events = self._events(account, log, query)
         return StreamingResponse(events, headers=headers, media_type=EVENT_STREAM)
 
-    async def _page(self, account: AccountId, query: LineQuery) -> LogPage:
+    async def _page(self, account: AccountId, query: LineQuery) -> Response:
         page = await self.logs.page(account, query)
-        lines = [_line(line) for line in page.lines]
-        if not page.more:
-            return LogPage(lines=lines)
-        start, end = await self._range(account, query)
-        return LogPage(
-            lines=lines,
-            pagination=next_token(query, page.through),
-            from_=rfc3339(start),
-            to=rfc3339(end),
-        )
+        around = LogPage(lines=[])
+        if page.more:
+            start, end = await self._range(account, query)
+            around = LogPage(
+                lines=[],
+                pagination=next_token(query, page.through),
+                from_=rfc3339(start),
+                to=rfc3339(end),
+            )
+        chars = sum(len(line.text) for line in page.lines)
+        if chars > CHARS_AT_ONCE or len(page.lines) > LINES_AT_ONCE:
+            body = await asyncio.to_thread(rendered, page.lines, around)
+        else:
+            body = rendered(page.lines, around)
+        return Response(body, media_type="application/json")
 
     async def _range(self, account: AccountId, query: LineQuery) -> tuple[int, int]:
         """Return what the query looked at: where it names no end, the log's own."""
@@ -191,6 +199,16 @@ def _line(line: Line) -> LogLine:
         level="error" if line.stream == "stderr" else "info",
         message=line.text,
     )
+
+
+def rendered(lines: Sequence[Line], around: LogPage) -> bytes:
+    """Return ``around`` as JSON, with these lines.
+
+    One at a time: a thread that renders many in one call holds up all others meanwhile.
+    """
+    start, end = around.model_dump_json(exclude_none=True).split("[]", 1)
+    inside = ",".join(_line(line).model_dump_json() for line in lines)
+    return f"{start}[{inside}]{end}".encode()
 
 
 def _event(line: Line) -> str:

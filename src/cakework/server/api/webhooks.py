@@ -221,7 +221,8 @@ class WebhookRoutes:
             ("POST", again, self.redeliver, "redeliverWebhook", "Send an event once more"),
         )
         for method, path, call, name, summary in calls:
-            errors = (*always, Conflict, *BODY_ERRORS) if method == "POST" else always
+            posted = (*always, Conflict, QuotaExceeded, *BODY_ERRORS)
+            errors = posted if method == "POST" else always
             router.add_api_route(
                 path,
                 call,

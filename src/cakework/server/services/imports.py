@@ -34,8 +34,9 @@ from cakework.server.node.client import NodeClient
 from cakework.server.services.claims import Claims
 from cakework.server.services.image_quota import ImageQuota
 from cakework.server.services.import_states import ImportStates, import_source
+from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
-from cakework.server.store.models import AccountRow, ImportRow
+from cakework.server.store.models import ImportRow
 
 MOST_UNFINISHED = 20
 UNANSWERED = "the host did not answer; import the image again"
@@ -218,8 +219,7 @@ class Imports:
 
 
 async def _check_quota(session: AsyncSession, account: AccountId) -> None:
-    # Locks the account on PostgreSQL, so that two requests at once are counted one by one.
-    await session.execute(select(AccountRow.id).where(AccountRow.id == account).with_for_update())
+    await lock_account(session, account)
     unfinished = await session.scalar(
         select(func.count())
         .select_from(ImportRow)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cakework.domain.errors import Conflict, NotFound
+from cakework.domain.errors import Conflict, NotFound, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.store.database import Database
 from cakework.server.store.webhook_models import (
@@ -18,6 +18,10 @@ from cakework.server.webhooks.endpoints import owned
 from cakework.server.webhooks.outbox import Outbox
 
 PAGE = 100
+PENDING_MAX = 1000
+"""Deliveries that wait for an endpoint, from which on no more may be asked for. Those of what
+happens do not count in number: there are as many as there were changes."""
+RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,13 @@ class Deliveries:
         Raises:
             NotFound: the account has no such endpoint.
             Conflict: the endpoint is disabled.
+            QuotaExceeded: as many deliveries wait for it as may.
         """
         async with self._database.writing() as session:
-            _check_enabled(await owned(session, account, endpoint_id))
-            made = await _made_by(session, token)
-            row = made or await self._outbox.test(session, endpoint_id, token)
+            _check_enabled(await owned(session, account, endpoint_id, lock=True))
+            if (row := await _made_by(session, token)) is None:
+                await _check_pending(session, endpoint_id)
+                row = await self._outbox.test(session, endpoint_id, token)
             return await _with_type(session, row)
 
     async def repeat(
@@ -85,21 +91,39 @@ class Deliveries:
         Raises:
             NotFound: the account has no such endpoint, or that no such delivery.
             Conflict: the endpoint is disabled.
+            QuotaExceeded: as many deliveries wait for it as may.
         """
         async with self._database.writing() as session:
-            endpoint = await owned(session, account, endpoint_id)
+            endpoint = await owned(session, account, endpoint_id, lock=True)
             before = await session.get(WebhookDeliveryRow, delivery_id)
             if before is None or before.endpoint_id != endpoint_id:
                 raise NotFound(f"There is no delivery {delivery_id}.")
             _check_enabled(endpoint)
-            made = await _made_by(session, token)
-            row = made or self._outbox.deliver(session, before.event_id, endpoint_id, token)
+            if (row := await _made_by(session, token)) is None:
+                await _check_pending(session, endpoint_id)
+                row = self._outbox.deliver(session, before.event_id, endpoint_id, token)
             return await _with_type(session, row)
 
 
 def _check_enabled(endpoint: WebhookEndpointRow) -> None:
     if endpoint.disabled_reason is not None:
         raise Conflict(f"The webhook is disabled. {endpoint.disabled_reason}")
+
+
+async def _check_pending(session: AsyncSession, endpoint_id: str) -> None:
+    pending = await session.scalar(
+        select(func.count())
+        .select_from(WebhookDeliveryRow)
+        .where(
+            WebhookDeliveryRow.endpoint_id == endpoint_id,
+            WebhookDeliveryRow.next_ms.is_not(None),
+        )
+    )
+    if (pending or 0) >= PENDING_MAX:
+        raise QuotaExceeded(
+            f"The webhook has {pending} deliveries pending, which is as many as may be asked for.",
+            retry_after_s=RETRY_AFTER_S,
+        )
 
 
 async def _made_by(session: AsyncSession, token: str | None) -> WebhookDeliveryRow | None:

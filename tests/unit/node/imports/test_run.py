@@ -40,7 +40,7 @@ class Network:
     """No network."""
 
     @contextlib.asynccontextmanager
-    async def lease_fetching(self) -> AsyncGenerator[str]:
+    async def lease_fetching(self, owner: str) -> AsyncGenerator[str]:
         yield "/proc/self/ns/net"
 
 

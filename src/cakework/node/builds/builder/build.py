@@ -65,7 +65,7 @@ class VmBuild:
         self._yard = yard
         self._order = order
         self._log = build_log
-        self._input = BuilderInput(shop, build_log, confinement)
+        self._input = BuilderInput(shop, order, build_log, confinement)
         self._stdout = LineSplitter(build_log, "stdout", is_for_people)
         self._stderr = LineSplitter(build_log, "stderr", is_for_people)
         self._held = contextlib.AsyncExitStack()
@@ -120,7 +120,7 @@ class VmBuild:
         """Start a machine and its program, and connect to it. Raises CakeworkError."""
         limits = self._shop.limits
         lease = self._yard.lease(
-            self._order.build_id,
+            self._order,
             self._root,
             limits.memory_mb,
             disk_mb(self._shop),

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cakework.domain.orders import BuildOrder
 from cakework.node.builds.container import EXPORT
 from cakework.node.builds.disk import Bound, DiskGuard, bytes_below
 from cakework.node.builds.failure import BuildError, explain_pull, last_fatal
@@ -24,8 +25,11 @@ PINNED = "localhost/cakework-pinned"
 class BuilderInput:
     """The input of one build, in the work folder of ``confinement``."""
 
-    def __init__(self, shop: Workshop, build_log: BuildLog, confinement: Confinement) -> None:
+    def __init__(
+        self, shop: Workshop, order: BuildOrder, build_log: BuildLog, confinement: Confinement
+    ) -> None:
         self._shop = shop
+        self._order = order
         self._log = build_log
         self._confinement = confinement
 
@@ -43,7 +47,7 @@ class BuilderInput:
         fault = f"the images that it builds on are larger than {limits.image_mb} MB"
         bound = Bound(lambda: bytes_below(work), limits.image_mb, fault)
         async with (
-            self._shop.network.lease_fetching() as network,
+            self._shop.network.lease_fetching(self._order.owner) as network,
             DiskGuard(work, limits.spare_mb, bound),
         ):
             confinement = replace(self._confinement, network=network)

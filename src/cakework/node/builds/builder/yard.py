@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from cakework.domain.errors import NoRoom
+from cakework.domain.orders import BuildOrder
 from cakework.domain.steps import Step
 from cakework.domain.vms import CPU_MAX, Shape
 from cakework.faults import step
@@ -58,7 +59,7 @@ class BuilderYard:
 
     @asynccontextmanager
     async def lease(
-        self, build_id: str, root: Path, memory_mb: int, disk_mb: int, say: Say
+        self, order: BuildOrder, root: Path, memory_mb: int, disk_mb: int, say: Say
     ) -> AsyncGenerator[Machine]:
         """Give a machine that runs from ``root``, with a disk of its own; it goes at the end.
 
@@ -70,13 +71,16 @@ class BuilderYard:
         """
         shape = builder_shape(memory_mb)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(room_for(self.room, f"build {build_id}", shape, say))
+            await stack.enter_async_context(
+                room_for(self.room, f"build {order.build_id}", shape, say)
+            )
             template = await self.workshop.template(shape)
             self.workshop.discard_surplus()
             machine = await Machine.restore(self.host, template, root)
             stack.push_async_callback(machine.release)
             await self._give_disk(machine, disk_mb)
-            await stack.enter_async_context(self.networks.names_for(machine.namespace.fd))
+            names = self.networks.names_for(machine.namespace.fd, order.owner)
+            await stack.enter_async_context(names)
             step(Step.NODE_BUILDER_LEASED)
             yield machine
 
