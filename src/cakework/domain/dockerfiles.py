@@ -5,6 +5,7 @@ continued lines, here-documents. What only a build can find (an image that does 
 a stage that is not there) is left to the build.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -26,7 +27,16 @@ LINE_CHARS_MAX = 128 * 1024
 """Of an instruction without its here-documents: Linux takes no longer argument (MAX_ARG_STRLEN)."""
 _WORD = re.compile(r"[a-z][a-z0-9]*")
 _HEREDOC = re.compile(r"<<(-?)\s*(['\"]?)([a-zA-Z_][a-zA-Z0-9_.]*)\2")
-_FLAGS = re.compile(r"^(?:--[a-z][a-z-]*(?:=\S*)?\s+)+")
+_SPACE = r"\t\n\v\f\r \x85\xa0"
+"""What ends a flag, in Latin-1: builders look at a line's bytes one by one (unicode.IsSpace)."""
+_ESCAPED = r"\\(?:.|\Z)"
+_QUOTED = rf"'(?:[^'\\]|{_ESCAPED})*(?:'|\Z)|\"(?:[^\"\\]|{_ESCAPED})*(?:\"|\Z)"
+_FLAG = re.compile(rf"[{_SPACE}]*(--(?:[^'\"\\{_SPACE}]|{_ESCAPED}|{_QUOTED})*)", re.DOTALL)
+_PIECE = re.compile(rf"(?P<quoted>{_QUOTED})|(?P<plain>{_ESCAPED}|[^'\"\\]+)", re.DOTALL)
+_CLOSED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_BACKSLASH = re.compile(r"\\(.|\Z)", re.DOTALL)
+_SEPARATORS = re.compile(r"[\x1c-\x1f]")
+"""Space to Python alone; no builder takes them for that."""
 _AS = re.compile(r"^(\S+)(?:\s+as\s+([a-z][a-z0-9_.-]*))?$", re.IGNORECASE)
 
 
@@ -60,7 +70,14 @@ def parse_dockerfile(text: str) -> list[Instruction]:
         raise DockerfileError(1, f"there are over {CHARS_MAX} characters in it")
     if "\0" in text:
         raise DockerfileError(text[: text.index("\0")].count("\n") + 1, "there is a NUL in it")
-    instructions = [_instruction(line, content) for line, content in _logical_lines(text)]
+    if found := _SEPARATORS.search(text):
+        line = text[: found.start()].count("\n") + 1
+        raise DockerfileError(line, "there is a control character in it")
+    lines = _lines(text)
+    instructions = [
+        _instruction(line, content)
+        for line, content in _logical_lines(lines, _escape(lines), heredocs=True)
+    ]
     if not instructions:
         raise DockerfileError(1, "there is no instruction in it")
     _check_order(instructions)
@@ -69,10 +86,60 @@ def parse_dockerfile(text: str) -> list[Instruction]:
     return instructions
 
 
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    lines = text.removeprefix("\ufeff").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
-    escape = _escape(lines)
+def possible_instructions(text: str) -> Iterator[Instruction]:
+    """Yield the instructions that a builder may read in a Dockerfile that parses, and perhaps
+    otherwise than we do: one that knows no here-documents, such as buildah before 1.33, or that
+    looks for directives in other places.
+    """
+    lines = _lines(text)
+    for escape in _escapes(lines):
+        for line, content in _logical_lines(lines, escape, heredocs=False):
+            word, *rest = content.split(maxsplit=1)
+            if word.upper() in INSTRUCTIONS and rest:
+                yield Instruction(line, word.upper(), rest[0].strip())
+
+
+def flags_of(arguments: str) -> tuple[list[str], str]:
+    """Return the flags that an instruction begins with, without quotes and escapes, and the rest.
+
+    As builders read them (moby's extractBuilderFlags): byte by byte, so that of a letter in UTF-8
+    a byte may be a space; quotes may hold spaces, and what is not closed ends with the line.
+    """
+    text = arguments.encode(errors="replace").decode("latin-1")
+    flags: list[str] = []
+    at = 0
+    while matched := _FLAG.match(text, at):
+        at = matched.end()
+        if matched[1] == "--":
+            break
+        flags.append(_utf8("".join(map(_unquoted, _PIECE.finditer(matched[1])))))
+    return flags, _utf8(text[at:]).strip()
+
+
+def _unquoted(piece: re.Match[str]) -> str:
+    plain = piece["plain"]
+    if plain is None:
+        quoted = piece["quoted"]
+        # What closes it is the one quote in it that is not escaped.
+        plain = quoted[1:-1] if _CLOSED.fullmatch(quoted) else quoted[1:]
+    return _BACKSLASH.sub(r"\1", plain)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("latin-1").decode(errors="replace")
+
+
+def _lines(text: str) -> list[str]:
+    return [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+
+
+def _escapes(lines: list[str]) -> set[str]:
+    """Return what may be the escape character: builders differ in where they look for it."""
+    heads = itertools.takewhile(lambda line: not line.strip() or line.lstrip()[0] == "#", lines)
+    return {"\\", "`"} if any("escape" in line.lower() for line in heads) else {"\\"}
+
+
+def _logical_lines(lines: list[str], escape: str, *, heredocs: bool) -> Iterator[tuple[int, str]]:
     index = 0
     while index < len(lines):
         start = index
@@ -80,6 +147,10 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
             index += 1
             continue
         content, index = _continued(lines, index, escape)
+        if not heredocs:
+            if content:
+                yield start + 1, content
+            continue
         if not content:
             raise DockerfileError(start + 1, "there is nothing on this line but its continuation")
         if len(content) > LINE_CHARS_MAX:
@@ -149,7 +220,7 @@ def _check_order(instructions: list[Instruction]) -> None:
 
 def _check_arguments(instruction: Instruction) -> None:
     line, arguments = instruction.line, instruction.arguments
-    plain = _FLAGS.sub("", arguments + " ").strip()
+    plain = flags_of(arguments)[1]
     match instruction.name:
         case "FROM" if not _AS.match(plain):
             raise DockerfileError(line, "FROM takes one image, and AS with a stage's name")

@@ -12,6 +12,7 @@ import pytest
 
 from cakework.domain.facts import BuildFailed, BuildSucceeded
 from cakework.node.builds import run
+from cakework.node.builds.recipes import Recipe
 from tests.integration.node.build_bench import NOTHING, Bench, mounted, order
 
 BASE = "FROM cakework/busybox\n"
@@ -41,6 +42,11 @@ NO_IMAGES = [
     "dir:/b/storage",
     "containers-storage:[overlay@/b/storage+/b/run]9",
     "docker-daemon:app:latest",
+    "oci-archive:x.tar",
+    "containers-storage:9",
+    "tarball:x.tar",
+    "sif:x",
+    "atomic:app",
     "docker://registry.example/app@sha256:9",
     "ostree:app@/b/storage",
     "/b/storage",
@@ -50,14 +56,7 @@ NO_IMAGES = [
     "-v",
     "APP",
 ]
-DOCKER_HUBS = [
-    "oci-archive:x.tar",
-    "containers-storage:9",
-    "tarball:x.tar",
-    "sif:x",
-    "atomic:app",
-    "sha256:" + "0" * 64,
-]
+DOCKER_HUBS = ["sha256:" + "0" * 64, "archive:x.tar"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_what_the_check_would_miss_is_not_there(
 ) -> None:
     """Even a name that buildah reads otherwise than we do leads to one's own images at most: no
     other account's layers are there, and nobody can write to the base images."""
-    monkeypatch.setattr(run, "base_images", _none)
+    monkeypatch.setattr(run, "bases_of", _none)
     bench.image(order(f"{BASE}RUN echo {SECRET} > /secret", account_id="alice"))
     for digit in "0123456789abcdef":
         wanted = order(f"FROM {digit}\nRUN cat /secret || true", account_id="mallory")
@@ -112,7 +111,7 @@ def test_nobody_replaces_a_base_image(
 ) -> None:
     """An archive with the name of a base image in it is an image of its account at most."""
     bench.image(order(BASE + "RUN true", account_id="alice"))
-    monkeypatch.setattr(run, "base_images", _none)
+    monkeypatch.setattr(run, "bases_of", _none)
     archive = _archive("localhost/cakework/busybox:latest", {"planted": b"by mallory"})
     look = "RUN ls /b /b/bases /b/storage 2>&1; cat /proc/self/mountinfo"
     dockerfile = f"FROM docker-archive:context.tar\nCOPY . /\n{look}"
@@ -190,8 +189,8 @@ def test_builds_of_one_account_hold_up_no_other(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
-def _none(_: str) -> list[str]:
-    return []
+def _none(_: str) -> tuple[list[Recipe], list[str]]:
+    return [], []
 
 
 def _archive(name: str, files: dict[str, bytes]) -> bytes:

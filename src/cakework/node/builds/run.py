@@ -28,7 +28,7 @@ from cakework.node.builds.context import write_files, write_recipe
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.log import BuildLog
 from cakework.node.builds.recipes import PREFIX, RECIPES, Recipe, recipe_of
-from cakework.node.builds.references import base_images
+from cakework.node.builds.references import base_images, hidden_images
 from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, PIDS_MAX, Making, Workshop
 from cakework.node.cgroups import Cgroup, Limits
@@ -36,6 +36,13 @@ from cakework.node.cleanup import clean_up
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
 
+TRANSPORTS = frozenset(
+    {
+        *("atomic", "containers-storage", "dir", "docker", "docker-archive", "docker-daemon"),
+        *("oci", "oci-archive", "ostree", "sif", "tarball"),
+    }
+)
+"""Where builders find images beside registries: containers-transports(5)."""
 OURS = ", ".join(recipe.reference for recipe in RECIPES.values())
 
 log = structlog.get_logger(__name__)
@@ -74,7 +81,7 @@ class BuildRun:
             raise BuildError(f"the build took longer than {timeout_s} s") from error
 
     async def _make(self, making: Making, confinement: Confinement) -> Image:
-        ours, foreign = self._bases()
+        ours, foreign = bases_of(self._order.dockerfile)
         with self._phase("context_s"):
             # Before anything ran there: what did could have left links in their places.
             await unbroken(asyncio.to_thread(write_recipe, self._order, confinement.work))
@@ -130,23 +137,6 @@ class BuildRun:
             clone = Clone(self._shop.sandbox, self._shop.cloning, source, self._log)
             await clone.fetch(replace(confinement, network=network))
 
-    def _bases(self) -> tuple[list[Recipe], list[str]]:
-        """Return the images that the Dockerfile builds on: ours, and those from registries."""
-        try:
-            references = base_images(self._order.dockerfile)
-        except DockerfileError as error:
-            raise BuildError(f"the Dockerfile does not parse: {error}") from error
-        ours: dict[str, Recipe] = {}
-        foreign: list[str] = []
-        for reference in references:
-            if recipe := recipe_of(reference):
-                ours[recipe.name] = recipe
-            elif reference.startswith(PREFIX):
-                raise BuildError(f"base image {reference} was not found: we make {OURS}")
-            else:
-                foreign.append(_checked(reference))
-        return list(ours.values()), foreign
-
     @contextlib.contextmanager
     def _phase(self, name: str) -> Generator[None]:
         started = time.monotonic()
@@ -156,11 +146,40 @@ class BuildRun:
             self._phases[name] = round(time.monotonic() - started, 3)
 
 
+def bases_of(dockerfile: str) -> tuple[list[Recipe], list[str]]:
+    """Return the images that a Dockerfile builds on: ours, and those from registries.
+
+    Raises:
+        BuildError: it does not parse, or names what is in no registry.
+    """
+    try:
+        references, hidden = base_images(dockerfile), hidden_images(dockerfile)
+    except DockerfileError as error:
+        raise BuildError(f"the Dockerfile does not parse: {error}") from error
+    ours: dict[str, Recipe] = {}
+    foreign: list[str] = []
+    for reference in references:
+        if recipe := recipe_of(reference):
+            ours[recipe.name] = recipe
+        elif reference.startswith(PREFIX):
+            raise BuildError(f"base image {reference} was not found: we make {OURS}")
+        else:
+            foreign.append(_checked(reference))
+    for reference in hidden:
+        _checked(reference)
+    return list(ours.values()), foreign
+
+
 def _checked(reference: str) -> str:
     """Return a reference that is one of an image in a registry, and of nothing else: neither of a
     file, nor of what an engine keeps. Raises BuildError."""
+    shown = f"base image {reference[:200]}"
     try:
         whole_reference(reference)
     except ImageReferenceError as error:
-        raise BuildError(f"base image {reference[:200]} {error}") from error
+        raise BuildError(f"{shown} {error}") from error
+    transport, colon, _ = reference.partition(":")
+    if colon and transport in TRANSPORTS and not reference.startswith("docker://"):
+        # It is the name of an image in the default registry to us, and not to a builder.
+        raise BuildError(f"{shown} must be the name of an image: registry/name:tag")
     return reference

@@ -3,7 +3,7 @@
 import pytest
 
 from cakework.domain.dockerfiles import DockerfileError
-from cakework.node.builds.references import base_images, mounts_files
+from cakework.node.builds.references import CHARS_MAX, base_images, mounts_files
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from cakework.node.builds.references import base_images, mounts_files
         ("FROM a\nCOPY --chown=1 --from=b:2 /x /", ["a", "b:2"]),
         ("FROM a\nRUN --mount=type=bind,from=b,target=/b ls", ["a", "b"]),
         ("FROM a\nRUN echo --from=b --mount=from=c", ["a"]),
-        ("FROM a\nARG V=late\nFROM b:$V", ["a", "b:"]),
+        ("FROM a\nARG V=late\nFROM b:$V", ["a", "b:$V"]),
         ("FROM a \\\n  AS x\nFROM x", ["a"]),
     ],
 )
@@ -60,3 +60,11 @@ def test_steps_that_have_files_mounted_are_known(step: str, mounts: bool) -> Non
 def test_quotes_and_escapes_hide_no_image(step: str) -> None:
     """A flag is read as the builder reads it."""
     assert base_images(f"FROM a\n{step}") == ["a", "b"]
+
+
+def test_variables_do_not_grow_without_end() -> None:
+    """Each ARG twice the one before: what is filled in is no longer than a name may be, and is none
+    any more."""
+    doubled = "ARG x=aa\n" + "ARG x=$x$x\n" * 20
+    (image,) = base_images(f"{doubled}FROM $x$x$x")
+    assert len(image) == CHARS_MAX + 1

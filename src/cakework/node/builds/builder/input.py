@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cakework.domain.image_references import whole_reference
 from cakework.domain.orders import BuildOrder
 from cakework.node.builds.container import EXPORT
 from cakework.node.builds.disk import Bound, DiskGuard, bytes_below
@@ -68,7 +69,7 @@ class BuilderInput:
     async def _fetch(self, reference: str, number: int, confinement: Confinement) -> None:
         script = f"/b/{confinement.work.name}/{FETCH.name}"
         status, _, output = await self._shop.sandbox.read(
-            ("sh", script, reference, str(number)), confinement
+            ("sh", script, whole_reference(reference), str(number)), confinement
         )
         if status:
             raise BuildError(explain_pull(reference, last_fatal(output) or output))
