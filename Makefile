@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long quick check bench serve clean
+.PHONY: help setup demo test test-long quick check bench hostile serve clean
 .PHONY: checked-types checked-besides tested-besides
 
 BIN := .venv/bin
@@ -53,6 +53,10 @@ tested-besides: checked-besides
 bench: ## Compare starts, forks and memory of microVMs with docker, podman and plain QEMU
 	@tools/setup bench
 	@benchmarks/run
+
+hostile: ## Measure how long one account's calls take while another does its worst
+	@tools/setup test
+	@$(BIN)/python -m benchmarks.neighbours
 
 serve: setup ## Serve the API on this machine, keeping everything in ./cakework-data
 	@CAKEWORK_DATA_DIR="$${CAKEWORK_DATA_DIR:-$(CURDIR)/cakework-data}" $(BIN)/cakework up

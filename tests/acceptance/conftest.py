@@ -8,6 +8,7 @@ import pytest
 
 from tests.acceptance import guests
 from tests.acceptance.api import Api
+from tests.acceptance.attacks import silent_registry
 from tests.acceptance.document import Document
 from tests.acceptance.footprint import Footprint, at_rest, file_names, footprint, grown
 from tests.acceptance.platform import Platform
@@ -51,15 +52,22 @@ def git_host() -> Iterator[GitServer]:
 
 
 @pytest.fixture(scope="session")
+def silent() -> Iterator[str]:
+    """The address of what would be a registry, if it said anything."""
+    with silent_registry() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def platform(
-    request: pytest.FixtureRequest, registry: Registry, git_host: GitServer
+    request: pytest.FixtureRequest, registry: Registry, git_host: GitServer, silent: str
 ) -> Iterator[Platform]:
     """The platform that all these tests share. Its log is kept when one of them fails."""
     certificates = git_host.ca.with_name("all.pem")
     certificates.write_bytes(registry.ca.read_bytes() + git_host.ca.read_bytes())
     settings = {
         **SETTINGS,
-        "FETCH_ALLOW": f"{registry.address},{git_host.address}",
+        "FETCH_ALLOW": f"{registry.address},{git_host.address},{silent}",
         "EXTRA_CA": str(certificates),
         "GITHUB_URL": git_host.url,
         "MEMORY_OVERCOMMIT": f"{VMS_MB / host_memory_mb():.5f}",

@@ -49,7 +49,8 @@ def test_the_builder_does_look_for_what_is_hidden(
         f"# escape=`\r\n{BASE}RUN echo we are `\r\n  here\r\n",
         f'{BASE}RUN --mount="type=bind,source=secret,target=/a b" cat "/a b/f"; echo we are here\n',
         "ARG x='busybox'\nARG y=\"cakework/$x\"\nFROM ${y:-no} AS two\nFROM two\n"
-        "COPY --from=two --chown=0 /bin /x\nONBUILD COPY --from=later /nothing /x\nRUN echo we are here\n",
+        "COPY --from=two --chown=0 /bin /x\n"
+        "ONBUILD COPY --from=later /nothing /x\nRUN echo we are here\n",
     ],
 )
 def test_odd_ones_are_built(bench: Bench, dockerfile: str) -> None:
