@@ -107,17 +107,31 @@ static void reap(struct guest *g)
             hook_ended(&g->hooking, status);
 }
 
+/* Past their marks. */
+static void read_on(struct guest *g)
+{
+    output_unmark(&g->out);
+    output_unmark(&g->err);
+}
+
 static void read_outputs(struct guest *g)
 {
     bool wait = link_is_up(&g->link) && !g->rehearsing;
     enum when_full when_full = wait ? WHEN_FULL_WAIT : WHEN_FULL_DROP;
     if (g->state == STATE_FROZEN && g->pid && !g->frozen_due)
         return;
+    if (g->marked_due && !link_is_up(&g->link))
+        read_on(g);
     output_read(&g->out, &g->lines, when_full);
     output_read(&g->err, &g->lines, when_full);
     hook_read(&g->hooking, &g->lines, when_full);
     if (g->rehearsing)
         lines_reset(&g->lines);
+    if (g->marking && output_is_at_mark(&g->out) && output_is_at_mark(&g->err)) {
+        g->marking = false;
+        g->marked_due = true;
+        g->mark_last = g->lines.last;
+    }
 }
 
 /* The process has ended and all it printed was read. */
@@ -161,6 +175,15 @@ static void answer_frozen(struct guest *g)
     g->frozen_due = false;
 }
 
+static void answer_mark(struct guest *g)
+{
+    struct encoder e = link_answer(&g->link);
+    encode_marked(&e, g->mark_token, g->mark_last);
+    link_answered(&g->link, &e);
+    g->marked_due = false;
+    read_on(g);
+}
+
 /* What comes after every line made before it. */
 static void answer_late(struct guest *g)
 {
@@ -169,6 +192,8 @@ static void answer_late(struct guest *g)
         return;
     if (g->hooking.due)
         answer_hook(g);
+    if (g->marked_due)
+        answer_mark(g);
     if (g->frozen_due)
         answer_frozen(g);
     if (g->ending_due)
@@ -188,7 +213,7 @@ static void send_all(struct guest *g)
     if (link_is_up(&g->link) && !g->rehearsing && g->lines.dropped)
         lines_tell_dropped(&g->lines, wall_clock_ns());
     link_flush(&g->link, &g->lines);
-    if (g->ending_due || g->hooking.due || g->frozen_due) {
+    if (g->ending_due || g->hooking.due || g->marked_due || g->frozen_due) {
         answer_late(g);
         link_flush(&g->link, &g->lines);
     }

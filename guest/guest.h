@@ -47,6 +47,10 @@ struct guest {
     bool ending_sent;    /* … and was, on this connection */
     bool ending_acked;
     bool frozen_due;     /* FROZEN is to be sent when all lines are */
+    bool marking;        /* the pipes are read up to their marks */
+    bool marked_due;     /* … and were: MARKED is to be sent when all lines are */
+    uint64_t mark_token;
+    uint64_t mark_last;  /* the last line before the marks */
     bool powering_off;
     uint64_t kill_at_ms; /* 0: never */
     uint64_t off_at_ms;  /* 0: never */

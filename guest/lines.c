@@ -127,8 +127,8 @@ static void discard(struct splitter *s, size_t size)
     memmove(s->bytes, s->bytes + size, s->used);
 }
 
-bool splitter_flush(struct splitter *s, struct lines *lines, uint64_t time_ns, bool end,
-                    enum when_full when_full)
+bool splitter_flush(struct splitter *s, struct lines *lines, uint64_t time_ns,
+                    enum unfinished unfinished, enum when_full when_full)
 {
     struct line line = {.time_ns = time_ns, .stream = s->stream};
     size_t start = 0;
@@ -139,11 +139,11 @@ bool splitter_flush(struct splitter *s, struct lines *lines, uint64_t time_ns, b
         size_t stop = newline ? (size_t)(newline - s->bytes) : s->used;
         bool full = start == 0 && s->used == sizeof s->bytes;
         s->seen = stop;
-        if (!newline && !end && !full)
+        if (!newline && !full && unfinished == UNFINISHED_KEPT)
             break;
         line.text = s->bytes + start;
         line.size = stop - start;
-        line.goes_on = !newline && !end;
+        line.goes_on = !newline && unfinished != UNFINISHED_ENDS;
         delivered = deliver(lines, &line, when_full);
         if (!delivered)
             break;

@@ -59,9 +59,13 @@ void splitter_filled(struct splitter *s, size_t size);
 /* What to do with a line when `lines` is full. */
 enum when_full { WHEN_FULL_WAIT, WHEN_FULL_DROP };
 
-/* Moves the whole lines held into `lines`, at `end` also what has no newline.
+/* What becomes of that which has no newline yet: it is kept, or a line, the last one or one that
+ * goes on. */
+enum unfinished { UNFINISHED_KEPT, UNFINISHED_ENDS, UNFINISHED_GOES_ON };
+
+/* Moves the whole lines held into `lines`, and as `unfinished` says what has no newline.
  * False: `lines` is full and there is more (never with WHEN_FULL_DROP). */
-bool splitter_flush(struct splitter *s, struct lines *lines, uint64_t time_ns, bool end,
-                    enum when_full when_full);
+bool splitter_flush(struct splitter *s, struct lines *lines, uint64_t time_ns,
+                    enum unfinished unfinished, enum when_full when_full);
 
 #endif

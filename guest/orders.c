@@ -35,10 +35,19 @@ void orders_refuse(struct guest *g, int error, const char *what)
     answer_failed(g, &failure);
 }
 
+/* What was asked for by an earlier MARK is not answered any more. */
+static void forget_mark(struct guest *g)
+{
+    g->marking = g->marked_due = false;
+    output_unmark(&g->out);
+    output_unmark(&g->err);
+}
+
 static void on_hello(struct guest *g, const struct hello *hello)
 {
     struct encoder e;
     link_greet(&g->link);
+    forget_mark(g);
     e = link_answer(&g->link);
     encode_hello(&e, hello->token, g->state, g->lines.last, GUEST_BUILD);
     link_answered(&g->link, &e);
@@ -210,6 +219,7 @@ static bool is_busy(const struct guest *g)
 static void on_hook(struct guest *g, const struct hook *hook)
 {
     struct failure failure;
+    forget_mark(g);
     if (is_busy(g))
         orders_refuse(g, EBUSY, "running the hook");
     else if (!hook_start(&g->hooking, hook, &g->run, g->pid, &failure))
@@ -219,6 +229,7 @@ static void on_hook(struct guest *g, const struct hook *hook)
 static void on_freeze(struct guest *g)
 {
     struct failure failure;
+    forget_mark(g);
     if (is_busy(g))
         orders_refuse(g, EBUSY, "freezing the program");
     else if (!freezer_freeze(&failure))
@@ -227,6 +238,19 @@ static void on_freeze(struct guest *g)
         g->state = STATE_FROZEN;
         g->frozen_due = true;
     }
+}
+
+static void on_mark(struct guest *g, uint64_t token)
+{
+    forget_mark(g);
+    if (is_busy(g)) {
+        orders_refuse(g, EBUSY, "marking the lines");
+        return;
+    }
+    g->marking = true;
+    g->mark_token = token;
+    output_mark(&g->out);
+    output_mark(&g->err);
 }
 
 static bool resume(struct guest *g, const struct identity *identity, struct failure *failure)
@@ -289,6 +313,9 @@ void orders_obey(struct guest *g, struct order *order)
         break;
     case ORDER_RESUME:
         on_resume(g, &order->identity);
+        break;
+    case ORDER_MARK:
+        on_mark(g, order->number);
         break;
     }
 }

@@ -14,6 +14,7 @@ enum guest_type {
     GUEST_HOOKED,
     GUEST_FROZEN,
     GUEST_RESUMED,
+    GUEST_MARKED,
 };
 
 /* Reads a payload; once something is wrong it stays so, and gives zeros. */
@@ -159,6 +160,7 @@ bool order_parse(struct order *order, uint8_t *frame, size_t size, struct slots 
         break;
     case ORDER_ACK:
     case ORDER_PING:
+    case ORDER_MARK:
         order->number = take(&r, 8);
         break;
     case ORDER_SIGNAL:
@@ -332,6 +334,14 @@ void encode_frozen(struct encoder *e, uint64_t last)
 void encode_resumed(struct encoder *e)
 {
     put(e, GUEST_RESUMED, 1);
+    put_raw(e, MARK);
+}
+
+void encode_marked(struct encoder *e, uint64_t token, uint64_t last)
+{
+    put(e, GUEST_MARKED, 1);
+    put(e, token, 8);
+    put(e, last, 8);
     put_raw(e, MARK);
 }
 

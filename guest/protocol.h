@@ -27,6 +27,7 @@ enum order_type {
     ORDER_HOOK,
     ORDER_FREEZE,
     ORDER_RESUME,
+    ORDER_MARK,
 };
 
 enum guest_state { STATE_WAITING, STATE_RUNNING, STATE_EXITED, STATE_FAILED, STATE_FROZEN };
@@ -78,7 +79,7 @@ struct order {
         struct run run;   /* REHEARSE sets argv alone */
         struct hook hook;
         struct identity identity; /* RESUME */
-        uint64_t number;  /* ACK, SIGNAL, POWEROFF, PING */
+        uint64_t number;  /* ACK, SIGNAL, POWEROFF, PING, MARK */
     };
 };
 
@@ -145,6 +146,7 @@ void encode_ready(struct encoder *e);
 void encode_hooked(struct encoder *e, enum hook_end end, uint32_t value);
 void encode_frozen(struct encoder *e, uint64_t last);
 void encode_resumed(struct encoder *e);
+void encode_marked(struct encoder *e, uint64_t token, uint64_t last);
 
 /* Bytes that a line of `size` bytes of text takes at most. */
 size_t line_bound(size_t size);

@@ -65,7 +65,7 @@ static void tell(struct order *order)
 {
     static const char *const numbers[] = {
         [ORDER_ACK] = "ack", [ORDER_SIGNAL] = "signal", [ORDER_POWEROFF] = "poweroff",
-        [ORDER_PING] = "ping"};
+        [ORDER_PING] = "ping", [ORDER_MARK] = "mark"};
     if (order->type == ORDER_HELLO)
         printf("hello %u %llu %llu", order->hello.version,
                (unsigned long long)order->hello.token, (unsigned long long)order->hello.acked);
@@ -166,6 +166,10 @@ static void encode_word(struct encoder *e, const char *word)
         encode_frozen(e, next_number());
     else if (!strcmp(word, "resumed"))
         encode_resumed(e);
+    else if (!strcmp(word, "marked")) {
+        uint64_t token = next_number();
+        encode_marked(e, token, next_number());
+    }
 }
 
 static void encode(void)

@@ -28,7 +28,7 @@ static int orders(const char *folder)
                           "\x20\0\0\0" "0123456789abcdef0123456789abcdef\x01\0\0\0h\x01\0\0\0"
                           "\x07\0\0\0" "1.1.1.1\x01\0\0\0v\x03\0\0\0" "a.b\xff") ||
            SAVE("numbers", "\x04\x01\0\0\0\0\0\0\0\xff\x05\x0f\0\0\0\xff\x06\xfe\x00\0\0\0\xff"
-                           "\x07" "12345678\xff");
+                           "\x07" "12345678\xff\x0b" "12345678\xff");
 }
 
 static int user(const char *folder)

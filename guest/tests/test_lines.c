@@ -160,7 +160,7 @@ static bool print(const char *text, enum when_full when_full)
     CHECK(splitter_room(&splitter, &at) >= size);
     memcpy(at, text, size);
     splitter_filled(&splitter, size);
-    return splitter_flush(&splitter, &lines, 0, false, when_full);
+    return splitter_flush(&splitter, &lines, 0, UNFINISHED_KEPT, when_full);
 }
 
 static void start(void)
@@ -177,9 +177,9 @@ static void output_is_split_at_newlines(void)
     expect(1, "a");
     expect(2, "");
     expect(3, "bc");
-    CHECK(splitter_flush(&splitter, &lines, 0, true, WHEN_FULL_WAIT));
+    CHECK(splitter_flush(&splitter, &lines, 0, UNFINISHED_ENDS, WHEN_FULL_WAIT));
     expect(4, "d");
-    CHECK(splitter_flush(&splitter, &lines, 0, true, WHEN_FULL_WAIT) && lines.last == 4);
+    CHECK(splitter_flush(&splitter, &lines, 0, UNFINISHED_ENDS, WHEN_FULL_WAIT) && lines.last == 4);
 }
 
 /* A line longer than TEXT_MAX comes in pieces, all but the last marked as going on. */
@@ -193,7 +193,7 @@ static void long_lines_are_cut(void)
     CHECK(splitter_room(&splitter, &at) == TEXT_MAX);
     memset(at, 'x', TEXT_MAX);
     splitter_filled(&splitter, TEXT_MAX);
-    CHECK(splitter_flush(&splitter, &lines, 0, false, WHEN_FULL_WAIT));
+    CHECK(splitter_flush(&splitter, &lines, 0, UNFINISHED_KEPT, WHEN_FULL_WAIT));
     CHECK(print("end\n", WHEN_FULL_WAIT));
     CHECK(next(&number, got, &stream, &goes_on) && goes_on && strlen(got) == TEXT_MAX);
     CHECK(next(&number, got, &stream, &goes_on) && !goes_on && !strcmp(got, "end"));
@@ -210,10 +210,10 @@ static void a_full_ring_waits(void)
     fill_up();
     while (print("spam spam\n", WHEN_FULL_WAIT))
         ;
-    CHECK(!splitter_flush(&splitter, &lines, 0, false, WHEN_FULL_WAIT) && !lines.dropped);
+    CHECK(!splitter_flush(&splitter, &lines, 0, UNFINISHED_KEPT, WHEN_FULL_WAIT) && !lines.dropped);
     send_all();
     lines_ack(&lines, lines.last);
-    CHECK(splitter_flush(&splitter, &lines, 0, false, WHEN_FULL_WAIT));
+    CHECK(splitter_flush(&splitter, &lines, 0, UNFINISHED_KEPT, WHEN_FULL_WAIT));
     CHECK(next(&number, got, &stream, &goes_on) && !strcmp(got, "spam spam"));
     CHECK(number == lines.last);
 }
@@ -225,7 +225,7 @@ static void a_full_ring_drops_and_tells(void)
     fill_up();
     while (print("fill\n", WHEN_FULL_WAIT) )
         ;
-    CHECK(splitter_flush(&splitter, &lines, 0, false, WHEN_FULL_DROP));
+    CHECK(splitter_flush(&splitter, &lines, 0, UNFINISHED_KEPT, WHEN_FULL_DROP));
     CHECK(print("a\nb\n", WHEN_FULL_DROP) && lines.dropped == 3);
     send_all();
     lines_ack(&lines, lines.last);

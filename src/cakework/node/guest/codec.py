@@ -29,6 +29,8 @@ from cakework.node.guest.protocol import (
     HostHello,
     Identity,
     Line,
+    Mark,
+    Marked,
     Ping,
     Pong,
     PowerOff,
@@ -114,6 +116,8 @@ def _plain_host(frame: HostFrame) -> bytes:
             return b"\x09"
         case Resume(identity):
             return b"\x0a" + _identity(identity)
+        case Mark(token):
+            return struct.pack("<BQ", 11, token)
 
 
 def _plain_guest(frame: GuestFrame) -> bytes:
@@ -142,6 +146,8 @@ def _plain_guest(frame: GuestFrame) -> bytes:
             return struct.pack("<BQ", 138, last)
         case Resumed():
             return b"\x8b"
+        case Marked(token, last):
+            return struct.pack("<BQQ", 140, token, last)
 
 
 def _run(run: Run) -> bytes:
@@ -303,6 +309,7 @@ _HOST_FRAMES: dict[int, Callable[[_Reader], HostFrame]] = {
     8: _decode_hook,
     9: lambda _: Freeze(),
     10: lambda r: Resume(_decode_identity(r)),
+    11: lambda r: Mark(*r.take("<Q")),
 }
 
 _GUEST_FRAMES: dict[int, Callable[[_Reader], GuestFrame]] = {
@@ -317,6 +324,7 @@ _GUEST_FRAMES: dict[int, Callable[[_Reader], GuestFrame]] = {
     137: _decode_hooked,
     138: lambda r: Frozen(*r.take("<Q")),
     139: lambda _: Resumed(),
+    140: lambda r: Marked(*r.take("<QQ")),
 }
 
 

@@ -18,6 +18,8 @@ from cakework.node.guest.protocol import (
     Hooked,
     HostFrame,
     Line,
+    Mark,
+    Marked,
     Ping,
     Pong,
     Ready,
@@ -37,6 +39,7 @@ _ANSWERS: dict[type[HostFrame], type[GuestFrame]] = {
     RunHook: Hooked,
     Freeze: Frozen,
     Resume: Resumed,
+    Mark: Marked,
 }
 _LATE = (Exited, Frozen, Hooked, Ready, Rehearsed)
 """What an earlier connection may have asked for, and the guest says when it comes to it."""

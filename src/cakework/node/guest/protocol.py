@@ -121,6 +121,14 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Makes lines of all that has been printed; is answered with a :class:`Marked` of the same
+    token."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class GuestHello:
     """Answers a :class:`HostHello`. ``last`` is the last line number made, 0 for none."""
 
@@ -204,7 +212,18 @@ class Resumed:
     """The user's processes go on."""
 
 
-HostFrame = HostHello | Rehearse | Run | Ack | Signal | PowerOff | Ping | RunHook | Freeze | Resume
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What had been printed when a :class:`Mark` came ends with line number ``last``; what was
+    printed later comes after it."""
+
+    token: int
+    last: int
+
+
+HostFrame = (
+    HostHello | Rehearse | Run | Ack | Signal | PowerOff | Ping | RunHook | Freeze | Resume | Mark
+)
 GuestFrame = (
     GuestHello
     | Started
@@ -217,4 +236,5 @@ GuestFrame = (
     | Hooked
     | Frozen
     | Resumed
+    | Marked
 )

@@ -43,6 +43,7 @@ host_frames: st.SearchStrategy[p.HostFrame] = st.one_of(
     st.builds(p.RunHook, timeout_ms=u32, argv=texts, port=u16, path=text),
     st.builds(p.Freeze),
     st.builds(p.Resume, identity=identities),
+    st.builds(p.Mark, token=u64),
 )
 
 guest_frames: st.SearchStrategy[p.GuestFrame] = st.one_of(
@@ -57,4 +58,5 @@ guest_frames: st.SearchStrategy[p.GuestFrame] = st.one_of(
     st.builds(p.Hooked, end=st.sampled_from(["done", "signal", "timeout"]), value=u32),
     st.builds(p.Frozen, last=u64),
     st.builds(p.Resumed),
+    st.builds(p.Marked, token=u64, last=u64),
 )

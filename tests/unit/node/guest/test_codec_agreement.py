@@ -73,6 +73,8 @@ def told(frame: p.HostFrame) -> str:
             return f"poweroff {grace_ms}"
         case p.Ping(token):
             return f"ping {token}"
+        case p.Mark(token):
+            return f"mark {token}"
 
 
 def script(frame: p.GuestFrame) -> str:
@@ -102,6 +104,8 @@ def script(frame: p.GuestFrame) -> str:
             return f"frozen {last}"
         case p.Resumed():
             return "resumed"
+        case p.Marked(token, last):
+            return f"marked {token} {last}"
 
 
 @few()
