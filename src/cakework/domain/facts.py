@@ -67,11 +67,15 @@ class VmStopped(Fact):
 
 
 class SnapshotMade(Fact):
-    """The VM's snapshot is there: its starts resume the program from it."""
+    """The VM's snapshot is there: its starts resume the program from it.
+
+    ``vm_runs``: it was taken of the VM as it ran, so that lines of the VM may follow.
+    """
 
     kind: Literal["snapshot.made"] = "snapshot.made"
     vm_id: str
     size_bytes: int
+    vm_runs: bool = False
 
 
 class SnapshotFailed(Fact):

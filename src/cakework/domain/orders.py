@@ -178,6 +178,10 @@ class VmOrder(Order):
     - ``snapshot`` ``ready``: the snapshot of this VM, made first if it is not there or does not
       match this host (see :class:`SnapshotReport`); when it cannot be made, as ``boot``
     - ``boot``: the program is started afresh
+
+    ``forkable``: a snapshot is likely to be taken of it as it runs, which ends it (see
+    :class:`SnapshotOrder`); where guests are emulated its machine may then be what others are
+    forked from. It takes no machine that waits, and is not forked itself as long as it runs.
     """
 
     vm_id: str
@@ -194,6 +198,7 @@ class VmOrder(Order):
     snapshot: Literal["boot", "ready"] = "boot"
     hooks: Hooks = Hooks()
     fork_of: str | None = None
+    forkable: bool = False
 
     @property
     def owner(self) -> str:
@@ -215,6 +220,38 @@ class SnapshotReport(BaseModel):
     state: Literal["making", "made", "failed"]
     error: str | None = None
     size_bytes: int = 0
+
+
+class SnapshotOrder(Order):
+    """``POST /v1/vms/{vm_id}/snapshot``: take the "ready" snapshot of a VM as it runs.
+
+    The hook ``before_snapshot`` runs, the program is frozen and saved, in place of a snapshot that
+    the VM has; its own later starts, and ``fork_of`` it, begin there. Then it goes on, its hook
+    ``after_resume`` having run, or ends. Answered with :class:`SnapshotReport` when that is done;
+    ``snapshot.made`` tells of it. When it could not be saved the VM goes on, or ends with a reason.
+
+    ``snapshot_id`` is the order's own: given again with the same one, it takes no other snapshot as
+    long as the VM has this one, but still ends the VM if it was to.
+
+    Refused for a VM with a volume (400), one that does not run, that goes on from kept memory or
+    was started with another guest, kernel or QEMU than the node has (409).
+    """
+
+    snapshot_id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    then: Literal["go_on", "end"] = "go_on"
+
+
+class MarkReport(BaseModel):
+    """``POST /v1/vms/{vm_id}/mark``: where a VM's log was at a moment between the request and its
+    answer.
+
+    ``seq`` is the number of the last line that it had printed then, and all of them are in the
+    lines' stream or were; what it prints later has higher ones. A line that was not finished ends
+    there, and goes on in the next of its stream. Refused (409) for a VM that does not run, or whose
+    guest is of an earlier version.
+    """
+
+    seq: int
 
 
 class StopOrder(Order):

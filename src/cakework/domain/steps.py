@@ -77,6 +77,7 @@ class Step(StrEnum):
     NODE_MACHINE_PROCESS_GONE = "node.machine.process_gone"
     NODE_MACHINE_CGROUP_GONE = "node.machine.cgroup_gone"
     NODE_MACHINE_DISKS_GONE = "node.machine.disks_gone"
+    NODE_MACHINE_DISOWNED = "node.machine.disowned"
 
     NODE_VOLUME_MADE = "node.volume.made"
     NODE_VOLUME_NAMED = "node.volume.named"
@@ -87,6 +88,7 @@ class Step(StrEnum):
     NODE_SNAPSHOT_SAVED = "node.snapshot.saved"
     NODE_SNAPSHOT_WRITTEN = "node.snapshot.written"
     NODE_SNAPSHOT_NAMED = "node.snapshot.named"
+    NODE_SNAPSHOT_TOLD = "node.snapshot.told"
     NODE_SNAPSHOT_USED = "node.snapshot.used"
     NODE_SNAPSHOT_RESUMED = "node.snapshot.resumed"
 

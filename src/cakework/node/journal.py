@@ -41,6 +41,7 @@ from cakework.domain.facts import (
     BuildSucceeded,
     ImportFailed,
     ImportSucceeded,
+    SnapshotMade,
     VmLine,
     VmStarted,
 )
@@ -392,6 +393,8 @@ def _source_of(fact: AnyFact) -> str | None:
 
 def _is_end(fact: AnyFact) -> bool:
     """Whether no line of the same source comes before the next fact about it."""
+    if isinstance(fact, SnapshotMade):
+        return not fact.vm_runs
     return not isinstance(fact, VmLine | BuildLine | VmStarted | ImportSucceeded | ImportFailed)
 
 

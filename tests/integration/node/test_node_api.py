@@ -63,10 +63,18 @@ async def test_a_vm_by_its_calls(node: NodeProcess, yard: Yard) -> None:
     path = f"/v1/vms/{order.vm_id}"
     assert node.call("GET", path) == (200, node.call("GET", "/v1/vms")[1][0])
     assert node.call("DELETE", f"/v1/volumes/{order.vm_id}")[0] == 409
+    assert node.call("POST", f"{path}/mark") == (200, {"seq": 0})
+    snapshot = {"snapshot_id": "one"}
+    taken = node.call("POST", f"{path}/snapshot", snapshot)
+    assert taken == node.call("GET", f"/v1/snapshots/{order.vm_id}")
+    assert (taken[0], taken[1]["state"]) == (200, "made")
     status, stopped = node.call("POST", f"{path}/stop", {"grace_s": 0})
     assert (status, stopped["state"]) == (200, "stopped")
     assert node.call("POST", f"{path}/stop")[1] == node.call("GET", path)[1] == stopped
     assert node.call("GET", "/v1/vms") == (200, [])
+    assert node.call("POST", f"{path}/mark")[0] == 409
+    assert node.call("POST", f"{path}/snapshot", snapshot) == taken
+    assert node.call("POST", f"{path}/snapshot", {"snapshot_id": "two"})[0] == 409
     assert node.call("DELETE", f"/v1/volumes/{order.vm_id}") == (200, {})
 
 
@@ -97,6 +105,11 @@ async def test_images_are_listed_and_removed(node: NodeProcess, yard: Yard) -> N
         ("POST", "/v1/vms/00000000000000/stop", {}, 404, "not_found"),
         ("POST", "/v1/vms/00000000000000/stop", {"grace_s": -1}, 400, "invalid_request"),
         ("POST", "/v1/vms/00000000000000/stop", {"grace_s": 1e9}, 400, "invalid_request"),
+        ("POST", "/v1/vms/00000000000000/mark", None, 404, "not_found"),
+        ("POST", "/v1/vms/0/snapshot", {"snapshot_id": "one"}, 404, "not_found"),
+        ("POST", "/v1/vms/0/snapshot", {"snapshot_id": "../one"}, 400, "invalid_request"),
+        ("POST", "/v1/vms/0/snapshot", {"snapshot_id": "1", "then": "x"}, 400, "invalid_request"),
+        ("POST", "/v1/vms/.0/snapshot", {"snapshot_id": "one"}, 400, "invalid_request"),
         ("PUT", "/v1/vms/a", {"vm_id": "a"}, 400, "invalid_request"),
         ("PUT", "/v1/vms/a", {"vm_id": "a", "image_id": "i", "hostname": "h"}, 404, "not_found"),
         (

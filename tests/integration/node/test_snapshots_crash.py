@@ -1,5 +1,6 @@
 """kill -9 of the node at every step of a snapshot: it is whole or not there, and VMs go on."""
 
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from cakework.domain.facts import AnyFact, SnapshotMade, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.steps import Step
+from cakework.node.vms.manifest import NAME
+from cakework.node.vms.vm import BECAME_SNAPSHOT
 from tests.integration.node.node_process import NodeProcess
 from tests.integration.node.vm_site import Yard, printed, until
 
@@ -24,7 +27,16 @@ MAKING = (
 )
 KEEPING = MAKING[1:]
 STARTING = (Step.NODE_SNAPSHOT_USED, Step.NODE_SNAPSHOT_RESUMED)
-STEPS = (*MAKING, *STARTING)
+TAKING = (*KEEPING, Step.NODE_SNAPSHOT_TOLD, Step.NODE_SNAPSHOT_RESUMED)
+"""Of a VM as it runs, which goes on."""
+ENDING = (
+    Step.NODE_SNAPSHOT_TOLD,
+    Step.NODE_VM_END_RECORDED,
+    Step.NODE_VM_END_TOLD,
+    Step.NODE_MACHINE_DISOWNED,
+)
+"""… or ends."""
+STEPS = {*MAKING, *STARTING, *TAKING, Step.NODE_MACHINE_DISOWNED}
 """All that these tests pass."""
 
 PORT = 8080
@@ -70,6 +82,23 @@ class Crashing:
     async def make(self, order: VmOrder, at: Step | None = None) -> None:
         body = order.model_copy(update={"run": 0}).model_dump(mode="json")
         await self.call("PUT", f"/v1/snapshots/{order.vm_id}", body, at)
+
+    async def take(
+        self, order: VmOrder, snapshot_id: str, then: str, at: Step | None = None
+    ) -> None:
+        body = {"snapshot_id": snapshot_id, "then": then}
+        await self.call("POST", f"/v1/vms/{order.vm_id}/snapshot", body, at)
+
+    def taken(self, order: VmOrder) -> tuple[str, int] | None:
+        """Return by which order the snapshot of a VM was taken, and how many lines it had then."""
+        folder = self.node.folder / "node" / "snapshots" / order.vm_id / "ready"
+        if not folder.exists():
+            return None
+        manifest = json.loads((folder / NAME).read_bytes().partition(b"\n")[0])
+        return manifest["snapshot_id"], manifest["lines"]
+
+    def machines(self) -> list[str]:
+        return [path.name for path in (self.node.folder / "node" / "machines").iterdir()]
 
     def half_made(self) -> list[str]:
         folder = self.node.folder / "node" / "snapshots"
@@ -166,3 +195,63 @@ async def test_kept_memory_is_used_once(yard: Yard, tmp_path: Path) -> None:
         report = await c.start(order, 3)
         assert report is not None
         assert (report.began, report.state) == ("memory", "started")
+
+
+async def test_a_vm_goes_on_wherever_the_node_ends_while_its_snapshot_is_taken(
+    yard: Yard, tmp_path: Path
+) -> None:
+    """What is on the shelf is whole: the one before, or this one. Ordered again it is there, taken
+    once; no line is lost or doubled, and a fork begins where it was taken."""
+    async with crashing(yard, tmp_path) as c:
+        order = await order_of(c, yard, COUNT)
+        await c.start(order, 1)
+        before = None
+        for step in TAKING:
+            await c.grows(order.vm_id)
+            await c.take(order, step.name, "go_on", at=step)
+            assert c.half_made() == []
+            taken = c.taken(order)
+            assert taken == before or (taken is not None and taken[0] == step.name)
+            lines = await c.grows(order.vm_id)
+            assert lines == [str(i + 1) for i in range(len(lines))]
+            await c.take(order, step.name, "go_on")
+            again = before = c.taken(order)
+            assert again is not None
+            assert again[0] == step.name
+            assert taken == again or again[1] >= len(lines)
+        assert before is not None
+        fork = order.model_copy(update={"vm_id": new_vm_id(), "fork_of": order.vm_id})
+        await c.start(fork, 1)
+        lines = await c.grows(fork.vm_id)
+        assert lines == [str(before[1] + i + 1) for i in range(len(lines))]
+
+
+async def test_a_vm_has_ended_or_goes_on_when_the_node_ends_as_its_snapshot_is_taken(
+    yard: Yard, tmp_path: Path
+) -> None:
+    """Ordered again it has ended, its snapshot taken once, and nothing is left of its machine."""
+    async with crashing(yard, tmp_path) as c:
+        for step in ENDING:
+            order = await order_of(c, yard, COUNT, forkable=True)
+            vm_id = order.vm_id
+            await c.start(order, 1)
+            await c.grows(vm_id)
+            await c.take(order, "last", "end", at=step)
+            taken = c.taken(order)
+            assert taken is not None
+            if step == Step.NODE_SNAPSHOT_TOLD:
+                await c.grows(vm_id)
+            else:
+                assert c.machines() == []
+            await c.take(order, "last", "end")
+            ends = [f for f in c.node.facts() if isinstance(f, VmStopped) and f.vm_id == vm_id]
+            assert {end.reason for end in ends} == {BECAME_SNAPSHOT}
+            assert c.node.call("GET", "/v1/vms")[1] == []
+            assert c.machines() == []
+            assert c.taken(order) == taken
+            fork = order.model_copy(update={"vm_id": new_vm_id(), "fork_of": vm_id})
+            await c.start(fork, 1)
+            lines = await c.grows(fork.vm_id)
+            assert lines == [str(taken[1] + i + 1) for i in range(len(lines))]
+            c.node.call("POST", f"/v1/vms/{fork.vm_id}/stop", {"grace_s": 0})
+            c.node.call("DELETE", f"/v1/snapshots/{vm_id}")

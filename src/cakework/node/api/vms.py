@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cakework.domain.errors import Conflict, InvalidRequest
-from cakework.domain.orders import StopOrder, VmOrder
+from cakework.domain.orders import SnapshotOrder, StopOrder, VmOrder
 from cakework.node.api.wire import answer, check_same
 from cakework.node.vms.registry import Vms
 from cakework.node.vms.volumes import Volumes
@@ -27,6 +27,8 @@ class VmCalls:
             Route("/v1/vms/{vm_id}", self._get),
             Route("/v1/vms/{vm_id}", self._start, methods=["PUT"]),
             Route("/v1/vms/{vm_id}/stop", self._stop, methods=["POST"]),
+            Route("/v1/vms/{vm_id}/snapshot", self._snapshot, methods=["POST"]),
+            Route("/v1/vms/{vm_id}/mark", self._mark, methods=["POST"]),
             Route("/v1/volumes", self._list_volumes),
             Route("/v1/volumes/{vm_id}", self._delete_volume, methods=["DELETE"]),
         ]
@@ -47,6 +49,13 @@ class VmCalls:
         vm_id = request.path_params["vm_id"]
         stopped = await self._vms.stop(vm_id, order.grace_s, keep_memory=order.keep_memory)
         return answer(stopped)
+
+    async def _snapshot(self, request: Request) -> Response:
+        order = SnapshotOrder.model_validate_json(await request.body())
+        return answer(await self._vms.take_snapshot(request.path_params["vm_id"], order))
+
+    async def _mark(self, request: Request) -> Response:
+        return answer(await self._vms.mark(request.path_params["vm_id"]))
 
     async def _list_volumes(self, _: Request) -> Response:
         ids = await asyncio.to_thread(self._volumes.ids)

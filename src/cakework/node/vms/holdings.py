@@ -86,7 +86,9 @@ class MachineRecord(BaseModel):
     ``user_slot`` is the slot whose user its QEMU is, if not its own's. ``lines_before`` is how
     many lines of the VM's this machine does not count: those of earlier runs, less the
     ``lines_saved`` that its program had printed when it was saved. ``ending`` is there from
-    before anything is released.
+    before anything is released; ``saved_for_good``: with it its program was frozen, and is not to
+    go on here. ``template`` is the fingerprint of what the machine came from in the first place,
+    ``environment`` a digest of what its program was started with; empty where that is not known.
     """
 
     slot: int
@@ -98,7 +100,10 @@ class MachineRecord(BaseModel):
     lines_before: int = 0
     lines_saved: int = 0
     began: Began = "boot"
+    template: str = ""
+    environment: str = ""
     ending: Ending | None = None
+    saved_for_good: bool = False
 
 
 class Holdings:

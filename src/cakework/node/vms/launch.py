@@ -19,11 +19,13 @@ from cakework.faults import step
 from cakework.node.images import Image
 from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
+from cakework.node.vms.forking import Forkable
 from cakework.node.vms.holdings import Began
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.runs import run_order
+from cakework.node.vms.saved import Saved
 from cakework.node.vms.shelf import Snapshot
 from cakework.node.vms.snapshots import Snapshots
 from cakework.node.vms.volumes import Volumes
@@ -77,7 +79,7 @@ class Launcher:
     async def _boot(
         self, order: VmOrder, image: Image, recorded: Callable[[], int], clock: "Phases"
     ) -> Machine:
-        machine = self._pool.take(order.shape)
+        machine = None if order.forkable else self._pool.take(order.shape)
         if machine is not None:
             try:
                 await self._dress(machine, order, image, recorded(), pooled=True)
@@ -91,10 +93,13 @@ class Launcher:
         template = await self._workshop.template(order.shape)
         async with self._restores:
             clock.lap("queue")
-            machine = await self._pool.fork(template, image.rootfs)
+            machine = await self._pool.fork(template, image.rootfs, forkable=order.forkable)
             clock.lap("fork")
             if machine is None:
-                machine = await Machine.restore(self._host, template, image.rootfs)
+                forkable = _forkable(order, template)
+                machine = await Machine.restore(
+                    self._host, template, image.rootfs, forkable=forkable
+                )
                 clock.lap("restore")
         await self._dress(machine, order, image, recorded(), pooled=False)
         clock.lap("disks")
@@ -107,18 +112,22 @@ class Launcher:
         try:
             snapshot = await self._snapshots.ready(order, image)
             clock.lap("snapshot")
-            machine = await self._restored(snapshot, clock, forks=order.fork_of is not None)
+            machine = await self._restored(snapshot, order, clock)
         except CakeworkError as error:
             if order.fork_of is not None:
                 raise
             log.warning("snapshot.not_started", vm_id=order.vm_id, reason=error.detail)
             return None
-        await self._assign(machine, order, recorded(), snapshot.lines, "ready")
+        environment = self._snapshots.environment(order, image)
+        await self._assign(
+            machine, order, recorded(), snapshot.lines, "ready", environment=environment
+        )
         return machine
 
-    async def _restored(self, snapshot: Snapshot, clock: "Phases", *, forks: bool) -> Machine:
-        """Return a machine of ``snapshot``; with ``forks`` there are likely to be more of it."""
-        machine = self._pool.take(snapshot)
+    async def _restored(self, snapshot: Snapshot, order: VmOrder, clock: "Phases") -> Machine:
+        """Return a machine of ``snapshot``; where one is forked there are likely to be more."""
+        forks = order.fork_of is not None
+        machine = None if order.forkable else self._pool.take(snapshot)
         if machine is not None:
             try:
                 await machine.go_on()
@@ -133,11 +142,12 @@ class Launcher:
         try:
             async with self._restores:
                 clock.lap("queue")
-                machine = await self._pool.fork(snapshot, make=forks)
+                machine = await self._pool.fork(snapshot, make=forks, forkable=order.forkable)
                 clock.lap("fork")
                 if machine is not None:
                     return machine
-                machine = await Machine.restore(self._host, snapshot)
+                forkable = _forkable(order, snapshot)
+                machine = await Machine.restore(self._host, snapshot, forkable=forkable)
         except NoRoom:
             # It is the host that is short, and the snapshot may be as good as ever.
             raise
@@ -186,10 +196,24 @@ class Launcher:
         return machine
 
     async def _assign(
-        self, machine: Machine, order: VmOrder, recorded: int, saved: int, began: Began
+        self,
+        machine: Machine,
+        order: VmOrder,
+        recorded: int,
+        saved: int,
+        began: Began,
+        *,
+        environment: str = "",
     ) -> None:
         try:
-            machine.assign(order, recorded, saved=saved, began=began)
+            machine.assign(
+                order,
+                recorded,
+                saved=saved,
+                began=began,
+                template=self._workshop.fingerprint(order.shape),
+                environment=environment,
+            )
             step(Step.NODE_MACHINE_ASSIGNED)
         except BaseException as error:
             await machine.release()
@@ -212,7 +236,12 @@ class Launcher:
                 if not order.volume_kept:
                     # The machine's own name for it is the only one: so it counts as its disk.
                     volume.unlink()
-            machine.assign(order, recorded)
+            machine.assign(
+                order,
+                recorded,
+                template=self._workshop.fingerprint(order.shape),
+                environment=self._snapshots.environment(order, image),
+            )
             step(Step.NODE_MACHINE_ASSIGNED)
             if pooled:
                 await machine.monitor.resume()
@@ -234,6 +263,11 @@ class Launcher:
         make = partial(make_ext4, volume, order.volume_gb, journal=True)
         await unbroken(asyncio.to_thread(make))
         return volume
+
+
+def _forkable(order: VmOrder, saved: Saved) -> Forkable:
+    """Return whether a machine that is restored for ``order`` can be forked, once it rests."""
+    return "itself" if order.forkable and saved.spec.accelerator == "tcg" else "no"
 
 
 class Phases:

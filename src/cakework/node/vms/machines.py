@@ -256,13 +256,20 @@ class Machine(Holdings):
         await self.monitor.resume()
 
     def assign(
-        self, order: VmOrder, recorded: int, *, saved: int = 0, began: Began = "boot"
+        self,
+        order: VmOrder,
+        recorded: int,
+        *,
+        saved: int = 0,
+        began: Began = "boot",
+        template: str = "",
+        environment: str = "",
     ) -> None:
         """Record whose machine this is from now on, without its environment, which may be secret
         and which an adopting node has no use for.
 
         ``recorded`` is the number of the VM's last line; ``saved`` how many its program had
-        printed when it was saved.
+        printed when it was saved. For ``template`` and ``environment`` see MachineRecord.
         """
         nameless = order.model_copy(update={"env": {}})
         update = {
@@ -270,18 +277,43 @@ class Machine(Holdings):
             "lines_before": recorded - saved,
             "lines_saved": saved,
             "began": began,
+            "template": template,
+            "environment": environment,
         }
         self.record = self.record.model_copy(update=update)
         self._write_record()
 
-    def note_ending(self, ending: Ending) -> Ending:
+    def note_ending(self, ending: Ending, *, saved_for_good: bool = False) -> Ending:
         """Record how the VM ended, so that it is known even if the node ends now; return what
-        is recorded: the first word on it."""
-        if self.record.ending is None:
-            self.record = self.record.model_copy(update={"ending": ending})
-            self._write_record()
+        is recorded: the first word on it. For ``saved_for_good`` see MachineRecord.
+
+        Raises:
+            OSError: it could not be recorded, and so has not ended.
+        """
+        before = self.record
+        if before.ending is None:
+            update = {"ending": ending, "saved_for_good": saved_for_good}
+            self.record = before.model_copy(update=update)
+            try:
+                self._write_record()
+            except OSError:
+                self.record = before
+                raise
             step(Step.NODE_VM_END_RECORDED)
         return self.record.ending or ending
+
+    def disown(self) -> None:
+        """Record that it is nobody's any more: it goes with its node."""
+        own = self.record
+        self.record = MachineRecord(
+            slot=own.slot,
+            shape=own.shape,
+            user_slot=own.user_slot,
+            pid=own.pid,
+            started=own.started,
+        )
+        self.when_gone = _nothing
+        self._write_record()
 
     async def _fork_of(self, resting: "Resting", qmp: int, guest: int, *, forkable: bool) -> None:
         """Get a process forked and given what is this machine's; once begun, this must be done."""
@@ -360,6 +392,10 @@ class Resting:
     lines: int = 0
     as_others: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _forked(pid: int, uid: int) -> Process:

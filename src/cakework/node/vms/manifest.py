@@ -66,7 +66,8 @@ class Stamps(BaseModel):
 
 class Manifest(BaseModel):
     """What lies in a snapshot's folder. ``lines`` is how many lines its program has printed,
-    ``account`` whose VM it is, empty where an earlier version made it."""
+    ``account`` whose VM it is, empty where an earlier version made it; ``snapshot_id`` the order's
+    that had it taken of a VM as it ran."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,6 +79,7 @@ class Manifest(BaseModel):
     files: Stamps
     lines: int
     size_bytes: int
+    snapshot_id: str = ""
 
 
 class Mismatch(Exception):
@@ -105,7 +107,7 @@ class Seal:
             Mismatch: it is not, or its files are not those it was made with.
             FileNotFoundError: there is no snapshot, or not all of it.
         """
-        manifest = self._manifest(folder)
+        manifest = self.manifest(folder)
         wanted: dict[str, object] = {"format": FORMAT, "kind": kind, "vm_id": vm_id}
         differing = [name for name, value in wanted.items() if getattr(manifest, name) != value]
         differing += _differing(manifest.needs, needs)
@@ -129,7 +131,8 @@ class Seal:
         """Return what tells ``values`` from others, and says nothing about them without the key."""
         return self.sign(json.dumps(values, sort_keys=True).encode())
 
-    def _manifest(self, folder: Path) -> Manifest:
+    def manifest(self, folder: Path) -> Manifest:
+        """Return what this node wrote into ``folder``, whether it fits or not. Raises as read."""
         line, _, rest = (folder / NAME).read_bytes().partition(b"\n")
         if not hmac.compare_digest(rest.strip(), self.sign(line).encode()):
             raise Mismatch("its signature is not this node's")

@@ -1,11 +1,13 @@
 """Questions to a guest whose program runs, while another task receives what it says."""
 
 import asyncio
+import errno
 import os
+import secrets
 import time
 from typing import TypeVar
 
-from cakework.domain.errors import CakeworkError
+from cakework.domain.errors import CakeworkError, Conflict
 from cakework.domain.orders import ExecHook, Hook, VmOrder
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import (
@@ -18,6 +20,8 @@ from cakework.node.guest.protocol import (
     Hooked,
     HostFrame,
     Identity,
+    Mark,
+    Marked,
     Resume,
     Resumed,
     RunHook,
@@ -32,6 +36,14 @@ class HookError(CakeworkError):
     """A hook did not go well; the sentence says how."""
 
 
+class Refused(GuestError):
+    """The guest said that it could not do what it was asked to; ``number`` is an errno."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.what)
+        self.number = failed.error
+
+
 class Questions:
     """Asks a guest one thing at a time. Whoever receives its frames shows them to :meth:`hear`."""
 
@@ -40,10 +52,19 @@ class Questions:
         self._hook_timeout_s = hook_timeout_s
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[GuestFrame] | None = None
+        self._token: int | None = None
+
+    def over(self) -> None:
+        """The guest is gone: whoever waits for an answer gets none."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(GuestError("the VM ended"))
 
     def hear(self, frame: GuestFrame) -> bool:
         """Take in a frame; say whether it was an answer, and so nothing else."""
-        answers = isinstance(frame, Hooked | Frozen | Resumed | Failed | Exited)
+        if isinstance(frame, Marked) and frame.token != self._token:
+            # Whoever asked for it gave up waiting.
+            return True
+        answers = isinstance(frame, Hooked | Frozen | Resumed | Marked | Failed | Exited)
         if not answers or self._answer is None or self._answer.done():
             return False
         self._answer.set_result(frame)
@@ -77,7 +98,8 @@ class Questions:
         """Stop all processes of the user's; return the number of the last line they printed.
 
         Raises:
-            GuestError: the guest does not answer, or cannot.
+            Refused: the guest cannot; they go on.
+            GuestError: the guest does not answer.
         """
         return (await self._ask(Freeze(), Frozen, ANSWER_TIMEOUT_S)).last
 
@@ -89,6 +111,21 @@ class Questions:
         """
         await self._ask(Resume(identity_of(order, dns)), Resumed, ANSWER_TIMEOUT_S)
 
+    async def mark(self) -> int:
+        """Have all that the program has printed made lines; return the number of the last.
+
+        Raises:
+            Conflict: the guest is of an earlier version, which cannot.
+            GuestError: the guest does not answer, or cannot now.
+        """
+        try:
+            return (await self._ask(Mark(secrets.randbits(64)), Marked, ANSWER_TIMEOUT_S)).last
+        except Refused as error:
+            if error.number != errno.EBADMSG:
+                raise
+            # It knows no such frame.
+            raise Conflict("the VM was started with an earlier guest, which marks none") from error
+
     def _order(self, hook: Hook, port: int | None) -> RunHook:
         timeout_ms = round(self._hook_timeout_s * 1000)
         if isinstance(hook, ExecHook):
@@ -98,6 +135,7 @@ class Questions:
     async def _ask(self, order: HostFrame, answer: type[F], timeout_s: float) -> F:
         async with self._turn:
             self._answer = asyncio.get_running_loop().create_future()
+            self._token = order.token if isinstance(order, Mark) else None
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._channel.send(order)
@@ -107,11 +145,11 @@ class Questions:
             except ValueError as error:
                 raise GuestError(f"the guest cannot be told that: {error}") from error
             finally:
-                self._answer = None
+                self._answer = self._token = None
         if isinstance(said, Exited):
             raise GuestError("the program ended")
         if isinstance(said, Failed):
-            raise GuestError(said.what)
+            raise Refused(said)
         if not isinstance(said, answer):
             raise GuestError(f"the guest answered {type(said).__name__.lower()}")
         return said

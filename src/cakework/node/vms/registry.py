@@ -5,6 +5,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NotFound, Unavailable
 from cakework.domain.facts import VmStopped
-from cakework.domain.orders import VmOrder, VmReport
+from cakework.domain.orders import MarkReport, SnapshotOrder, SnapshotReport, VmOrder, VmReport
 from cakework.domain.vms import Shape
 from cakework.node.cgroups import Cgroup, NotEnded
 from cakework.node.cleanup import clean_up
@@ -27,13 +28,22 @@ from cakework.node.vms.machines import Machine
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.processes import Process
 from cakework.node.vms.room import Room
+from cakework.node.vms.saved import Saved
 from cakework.node.vms.snapshots import Snapshots
-from cakework.node.vms.vm import Vm
+from cakework.node.vms.vm import BECAME_SNAPSHOT, Vm
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
 
 ENDED_KEPT = 10_000
 log = structlog.get_logger("cakework.node.vms")
+
+
+@dataclass(frozen=True, slots=True)
+class _Taking:
+    """A snapshot that is being taken of a VM as it runs."""
+
+    order: SnapshotOrder
+    task: asyncio.Task[int]
 
 
 class Vms:
@@ -58,6 +68,8 @@ class Vms:
         self._vms: dict[str, Vm] = {}
         self._ended: OrderedDict[str, VmReport] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._takings: dict[str, _Taking] = {}
+        self._pool = pool
         self._launcher = Launcher(host, workshop, pool, volumes, snapshots)
         room.when_changed = pool.allow
         pool.allow(room.free_mb)
@@ -144,6 +156,40 @@ class Vms:
         await vm.stop(grace_s)
         return vm.report
 
+    async def take_snapshot(self, vm_id: str, order: SnapshotOrder) -> SnapshotReport:
+        """Take the "ready" snapshot of a VM as it runs; returns when that is done, and the VM has
+        gone on or ended as the order says. It is done to its end whoever waits for it.
+
+        Raises:
+            NotFound: there is no such VM.
+            Conflict: it does not run, or there can be none of it; or another is being taken.
+            InvalidRequest: it has a volume.
+            CakeworkError: it could not be taken, and the VM goes on or has ended.
+        """
+        under_way = self._takings.get(vm_id)
+        if under_way is not None and under_way.order != order:
+            raise Conflict(f"another snapshot of VM {vm_id} is being taken")
+        taking = under_way or self._begin_taking(vm_id, order)
+        await asyncio.wait({taking.task})
+        if taking.task.cancelled():
+            raise Unavailable("the node is closing")
+        size = taking.task.result()
+        return SnapshotReport(vm_id=vm_id, state="made", size_bytes=size)
+
+    async def mark(self, vm_id: str) -> MarkReport:
+        """Have what a VM has printed until now made lines; return the number of the last.
+
+        Raises:
+            NotFound: there is no such VM.
+            Conflict: it does not run, or cannot be asked.
+            Unavailable: its guest does not answer.
+        """
+        vm = self._vms.get(vm_id)
+        if vm is None:
+            self._ended_report(vm_id)
+            raise Conflict(f"VM {vm_id} has stopped")
+        return MarkReport(seq=await vm.mark())
+
     async def watch_disk(self) -> None:
         """For ever: end the VM that has taken most of a disk that is full."""
 
@@ -170,6 +216,12 @@ class Vms:
 
         Those that have no machine yet are given up: whoever ordered them was not answered.
         """
+        while self._takings:
+            # First, and whole: a program that is frozen needs its VM to go on.
+            takings = {taking.task for taking in self._takings.values()}
+            for task in takings:
+                task.cancel("closing")
+            await asyncio.wait(takings)
         while self._tasks:
             for task in self._tasks:
                 task.cancel("closing")
@@ -194,6 +246,67 @@ class Vms:
             # It ended by itself meanwhile: whatever was saved of it, it is not to go on.
             await self._snapshots.drop_kept(vm.order.vm_id)
         return vm.report
+
+    def _begin_taking(self, vm_id: str, order: SnapshotOrder) -> _Taking:
+        task = asyncio.create_task(self._take(vm_id, order))
+        taking = self._takings[vm_id] = _Taking(order, task)
+
+        def over(task: asyncio.Task[int]) -> None:
+            del self._takings[vm_id]
+            if not task.cancelled():
+                # Whoever ordered it may be gone.
+                task.exception()
+
+        task.add_done_callback(over)
+        return taking
+
+    async def _take(self, vm_id: str, order: SnapshotOrder) -> int:
+        """Take a snapshot unless it was taken; return its bytes."""
+        vm, size = self._vms.get(vm_id), await self._snapshots.taken(vm_id, order.snapshot_id)
+        if vm is None and size is not None:
+            self._snapshots.tell_taken(vm_id, size)
+            return size
+        if vm is None:
+            self._ended_report(vm_id)
+            raise Conflict(f"VM {vm_id} has stopped")
+        await vm.begun.wait()
+        if size is None:
+            return await self._taken(vm, order)
+        # An earlier node may have ended before it was told, and before the VM had ended.
+        self._snapshots.tell_taken(vm_id, size)
+        if order.then == "end":
+            await vm.end(BECAME_SNAPSHOT)
+        return size
+
+    async def _taken(self, vm: Vm, order: SnapshotOrder) -> int:
+        if vm.machine is None:
+            raise Conflict(f"VM {vm.order.vm_id} has stopped")
+        await self._snapshots.check_taking(vm.order, vm.machine)
+        made: list[Saved] = []
+
+        async def save(machine: Machine, lines: int) -> None:
+            made.append(await self._snapshots.take(vm.order, machine, lines, order.snapshot_id))
+            if order.then == "end":
+                try:
+                    machine.note_ending(Ending(reason=BECAME_SNAPSHOT), saved_for_good=True)
+                except OSError as error:
+                    raise Unavailable(f"its end could not be recorded: {error}") from error
+
+        async def hand_over(machine: Machine) -> None:
+            await vm.gone.wait()
+            await self._pool.offer(made[0], machine)
+
+        try:
+            await vm.snapshot(save, hand_over if order.then == "end" else None)
+        except CakeworkError as error:
+            if not await vm.has_died():
+                raise
+            await vm.gone.wait()
+            raise Unavailable(f"the VM has ended: {vm.report.reason}") from error
+        size = await self._snapshots.taken(vm.order.vm_id, order.snapshot_id)
+        if size is None:
+            raise Unavailable("the snapshot was removed")
+        return size
 
     async def _end(self, vm_id: str, why: str) -> None:
         if vm_id in self._vms:
@@ -277,7 +390,7 @@ class Vms:
             await self._reap(folder, record)
             return
         vm = self._vm(record.order)
-        if record.ending is not None and record.ending.memory_kept:
+        if record.ending is not None and (record.ending.memory_kept or record.saved_for_good):
             await _end_process(record)
         else:
             # It goes on, and so does its volume: what a stop had kept of it is no more.

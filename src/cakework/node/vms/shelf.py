@@ -95,7 +95,15 @@ class Shelf:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, kind: Kind, vm_id: str, account: str, needs: Needs, made: Saved) -> int:
+    def put(
+        self,
+        kind: Kind,
+        vm_id: str,
+        account: str,
+        needs: Needs,
+        made: Saved,
+        snapshot_id: str = "",
+    ) -> int:
         """Take what was saved as the snapshot of ``vm_id``, in place of one of its kind.
 
         Returns the bytes it takes. From then on it is there also after a crash of the host.
@@ -114,6 +122,7 @@ class Shelf:
             lines=made.lines,
             size_bytes=size,
             files=Stamps.of(made.folder),
+            snapshot_id=snapshot_id,
         )
         self._seal.write(made.folder, manifest)
         made.folder.chmod(0o755)
@@ -200,6 +209,16 @@ class Shelf:
     def has(self, vm_id: str, kind: Kind) -> bool:
         """Whether there is a snapshot, one that fits or not."""
         return (self.folder_of(vm_id, kind) / NAME).exists()
+
+    def taken(self, vm_id: str, snapshot_id: str) -> int | None:
+        """Return the bytes of the "ready" snapshot of ``vm_id``, if it was taken by the order of
+        that id. Blocks."""
+        folder = self.folder_of(vm_id, "ready")
+        try:
+            manifest = self._seal.manifest(folder)
+        except (FileNotFoundError, Mismatch):
+            return None
+        return manifest.size_bytes if manifest.snapshot_id == snapshot_id else None
 
     def size(self, vm_id: str, kind: Kind) -> int | None:
         """Return the bytes that a snapshot takes; None if there is none."""

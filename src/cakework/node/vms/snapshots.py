@@ -32,6 +32,7 @@ from cakework.node.vms.manifest import Kind, Needs, Seal, stamp
 from cakework.node.vms.pool import Pool
 from cakework.node.vms.room import Room
 from cakework.node.vms.runs import environment
+from cakework.node.vms.saved import Saved
 from cakework.node.vms.shelf import Shelf, Snapshot
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
@@ -155,6 +156,55 @@ class Snapshots:
         """The machine has what it needs of kept memory."""
         await asyncio.to_thread(self._shelf.clear, kept)
 
+    def environment(self, order: VmOrder, image: Image) -> str:
+        """Return a digest of what a program of ``order`` is started with."""
+        return self._seal.digest(environment(order, image))
+
+    async def taken(self, vm_id: str, snapshot_id: str) -> int | None:
+        """Return the bytes of the snapshot that was taken of ``vm_id`` by the order of that id;
+        None if the VM has none, or another."""
+        return await asyncio.to_thread(self._shelf.taken, vm_id, snapshot_id)
+
+    async def check_taking(self, order: VmOrder, machine: Machine) -> None:
+        """Raise if no "ready" snapshot can be taken of a VM that runs.
+
+        Raises:
+            InvalidRequest: it has a volume.
+            Conflict: nobody knows what it could be restored with.
+            NotFound: its image is gone.
+            NoRoom: the disk is short of space.
+            QuotaExceeded: the account has as many snapshots as it may.
+        """
+        self._check(order)
+        self._room.check_disk()
+        await asyncio.to_thread(self._shelf.check, order.owner)
+        if not machine.record.environment:
+            raise Conflict("it began with memory that was kept, or with an earlier node")
+        if machine.record.template != self._workshop.fingerprint(order.shape):
+            raise Conflict("it was started with another kernel, guest or QEMU than are here now")
+
+    async def take(self, order: VmOrder, machine: Machine, lines: int, snapshot_id: str) -> Saved:
+        """Take a machine whose program is frozen as its VM's "ready" snapshot, in place of one that
+        is there; a fact tells it. Return it as what machines are restored from.
+
+        Raises CakeworkError.
+        """
+        taking = self._spawn(self._take(order, machine, lines, snapshot_id))
+        self._makings[order.vm_id] = taking
+        taking.add_done_callback(lambda _: self._makings.pop(order.vm_id, None))
+        try:
+            await asyncio.wait({taking})
+        finally:
+            # What is half saved of a machine must not be looked at when that goes on.
+            taking.cancel()
+            await asyncio.wait({taking})
+        if taking.cancelled():
+            raise Unavailable("the snapshot was given up")
+        taking.result()
+        spec = self._workshop.spec(order.shape)
+        folder = self._shelf.folder_of(order.vm_id, "ready")
+        return Saved(folder, spec, lines, self._image(order.image_id).rootfs)
+
     async def keep(self, machine: Machine, order: VmOrder, lines: int) -> None:
         """Keep the memory of a machine whose program is frozen. Raises CakeworkError."""
         self._room.check_disk()
@@ -259,6 +309,36 @@ class Snapshots:
             seconds=round(time.perf_counter() - begun, 1),
         )
         return size
+
+    async def _take(self, order: VmOrder, machine: Machine, lines: int, snapshot_id: str) -> int:
+        vm_id = order.vm_id
+        needs = self._needs(order, self._image(order.image_id))
+        needs = needs.model_copy(update={"environment": machine.record.environment})
+        folder = self._shelf.folder_of(vm_id, "ready")
+        # Machines of one that was there are not what starts are about to find.
+        self._pool.forget(folder)
+        try:
+            with self._shelf.making(self._workshop.spec(order.shape), lines) as target:
+                await machine.save(target)
+                step(Step.NODE_SNAPSHOT_SAVED)
+                owner = order.owner
+                put = partial(
+                    self._shelf.put, "ready", vm_id, owner, needs, target, snapshot_id
+                )
+                size = await unbroken(asyncio.to_thread(put))
+        except OSError as error:
+            raise Unavailable(f"the snapshot could not be written: {error}") from error
+        finally:
+            self._pool.forget(folder)
+        self._failures.pop(vm_id, None)
+        self.tell_taken(vm_id, size)
+        return size
+
+    def tell_taken(self, vm_id: str, size: int) -> None:
+        """Tell that a snapshot was taken of a VM as it ran."""
+        made = SnapshotMade(at_ms=_now_ms(), vm_id=vm_id, size_bytes=size, vm_runs=True)
+        self._journal.append(made)
+        step(Step.NODE_SNAPSHOT_TOLD)
 
     async def _of_another(self, order: VmOrder, source: str, image: Image) -> Snapshot:
         if not self._shelf.has(source, "ready"):

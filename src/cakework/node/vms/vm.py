@@ -11,7 +11,7 @@ it has its machine: it is started when it was resumed and its hook has run.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -37,7 +37,7 @@ from cakework.node.unbroken import unbroken
 from cakework.node.vms.holdings import Ending
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.pump import Pump
-from cakework.node.vms.questions import Questions
+from cakework.node.vms.questions import Questions, Refused
 from cakework.node.vms.runs import how_it_ended
 
 START_TIMEOUT_S = 60.0
@@ -46,6 +46,7 @@ for it seconds, and for ever in a machine that its image has brought to a halt."
 CHECK_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 10.0
 END_NOTICE_S = 2.0
+BECAME_SNAPSHOT = "the VM was ended when its snapshot was taken"
 UNMOUNT_TIMEOUT_S = 10.0
 END_GRACE_S = 3.0 + UNMOUNT_TIMEOUT_S
 """How much longer than its program's grace a guest may take to end on request."""
@@ -73,6 +74,8 @@ class Vm:
         self._hook_timeout_s = hook_timeout_s
         self._questions: Questions | None = None
         self._keeping = asyncio.Lock()
+        self._left = asyncio.Event()
+        self._let_go = False
         self.asked_to_stop = False
         self._told_why: str | None = None
         self._ending: Exited | Failed | None = None
@@ -88,6 +91,7 @@ class Vm:
         try:
             why = await self._watch(machine)
         except asyncio.CancelledError:
+            self._let_go = True
             await machine.disconnect()
             raise
         except Exception:
@@ -95,8 +99,10 @@ class Vm:
             why = "the VM was ended by a fault of the platform"
         self._end(machine.note_ending(self._ending_of(why)))
         self._log.info("vm.stopped", reason=self.report.reason, machine=machine.machine_id)
+        if self._questions is not None:
+            self._questions.over()
         try:
-            await machine.release()
+            await self._part_with(machine)
         except Exception:
             self._log.exception("vm.not_released", machine=machine.machine_id)
         self.over()
@@ -121,9 +127,7 @@ class Vm:
             CakeworkError: it could not be kept, and goes on.
         """
         async with self._keeping:
-            machine, questions = self.machine, self._questions
-            if machine is None or questions is None or self.report.state != "started":
-                raise Conflict(f"VM {self.order.vm_id} does not run")
+            machine, questions = self._running()
             try:
                 await self._save(machine, questions, save)
             except GuestError as error:
@@ -131,6 +135,54 @@ class Vm:
             machine.note_ending(Ending(reason=STOPPED_ON_REQUEST, memory_kept=True))
             machine.process.kill()
         await self.gone.wait()
+
+    async def snapshot(
+        self,
+        save: Callable[[Machine, int], Awaitable[None]],
+        hand_over: Callable[[Machine], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """Freeze the program and have it saved; then it goes on.
+
+        ``save`` is given the machine and the number of the program's last line. With ``hand_over``
+        the VM ends instead: its machine, stopped as it was saved, is not released but given to
+        that, which is to see to it; ``save`` has recorded how it ended.
+
+        Raises:
+            CakeworkError: it could not be saved, and goes on, or has ended.
+        """
+        async with self._keeping:
+            machine, questions = self._running()
+            try:
+                await self._save(machine, questions, save)
+            except GuestError as error:
+                raise Unavailable(f"the snapshot could not be taken: {error.detail}") from error
+            if hand_over is None:
+                await unbroken(self._go_on(machine, questions))
+            else:
+                self._left.set()
+                await unbroken(hand_over(machine))
+
+    async def mark(self) -> int:
+        """Return the number of the last line printed until now, as the server counts them: what is
+        printed from now on comes after it.
+
+        Raises:
+            Conflict: it does not run, or its guest is of an earlier version.
+            Unavailable: its guest does not answer.
+        """
+        async with self._keeping:
+            # What is frozen for a snapshot is marked when it goes on.
+            machine, questions = self._running()
+        try:
+            last = await questions.mark()
+        except GuestError as error:
+            raise Unavailable(f"the lines could not be marked: {error.detail}") from error
+        record = machine.record
+        first = record.lines_before + record.lines_saved
+        seq = record.lines_before + last
+        if not first <= seq <= max(first, self._journal.last_seq(self.order.vm_id)):
+            raise Unavailable("the lines could not be marked: the guest never sent that line")
+        return seq
 
     async def stop(self, grace_s: float) -> None:
         """End the program, then the VM; returns when all is released. It has a machine."""
@@ -182,14 +234,39 @@ class Vm:
             lines = await questions.freeze()
             step(Step.NODE_SNAPSHOT_FROZEN)
             await save(machine, lines)
+        except Refused:
+            raise
         except BaseException:
-            with contextlib.suppress(CakeworkError):
-                await unbroken(self._go_on(machine, questions))
+            await unbroken(self._go_on(machine, questions))
             raise
 
     async def _go_on(self, machine: Machine, questions: Questions) -> None:
-        await machine.go_on()
-        await self._resume(questions)
+        """Let what was frozen go on; if it cannot, it is ended, and its end says why."""
+        try:
+            await machine.go_on()
+            await self._resume(questions)
+        except CakeworkError as error:
+            source = self._journal.source(self.order.vm_id, self.order.owner)
+            if source.full or self._let_go or self._ending is not None or await self.has_died():
+                # It was told to, and its answer waits behind its lines; or nobody hears it.
+                return
+            self._told_why = f"the program could not be resumed: {error.detail}"
+            machine.process.kill()
+
+    async def _part_with(self, machine: Machine) -> None:
+        if not self._left.is_set():
+            await machine.release()
+            return
+        self._record_end()
+        step(Step.NODE_VM_END_TOLD)
+        machine.disown()
+        step(Step.NODE_MACHINE_DISOWNED)
+
+    def _running(self) -> tuple[Machine, Questions]:
+        machine, questions = self.machine, self._questions
+        if machine is None or questions is None or self.report.state != "started":
+            raise Conflict(f"VM {self.order.vm_id} does not run")
+        return machine, questions
 
     async def _resume(self, questions: Questions) -> None:
         await questions.resume(self.order, self._dns)
@@ -227,9 +304,12 @@ class Vm:
         hung = asyncio.create_task(_hang(machine))
         frozen = machine.channel.hello.state == "frozen"
         beginning = asyncio.create_task(self._begin(questions) if frozen else self._be_begun())
-        tasks: set[asyncio.Task[Any]] = {pumping, ended, hung, beginning}
+        left = asyncio.create_task(self._left.wait())
+        tasks: set[asyncio.Task[Any]] = {pumping, ended, hung, beginning, left}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if left.done():
+                return BECAME_SNAPSHOT
             if beginning.done() and not pumping.done():
                 return beginning.result()
             if ended.done() and not pumping.done():

@@ -1,26 +1,31 @@
 """A VM whose guest does not do its part: it is ended, all is released, and the reason told."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import errno
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
 import pytest
 
-from cakework.domain.facts import VmStarted, VmStopped
+from cakework.domain.errors import CakeworkError, Conflict, Unavailable
+from cakework.domain.facts import VmLine, VmStarted, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
 from cakework.domain.vms import Shape
 from cakework.node.guest.channel import GuestChannel
-from cakework.node.guest.codec import encode
+from cakework.node.guest.codec import decode_host, encode
 from cakework.node.guest.protocol import (
     MARK,
+    Failed,
     GuestFrame,
     GuestHello,
     HostHello,
     Identity,
     Line,
+    Mark,
+    Marked,
     Ready,
     Run,
     Started,
@@ -30,7 +35,7 @@ from cakework.node.vms import vm as module
 from cakework.node.vms.holdings import Ending, MachineRecord
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.vm import Vm
-from tests.integration.node.vm_site import facts_in
+from tests.integration.node.vm_site import facts_in, until
 from tests.unit.node.guest.fake_guest import guest, read_frame
 
 F = TypeVar("F", VmStarted, VmStopped)
@@ -100,13 +105,31 @@ class Scene:
         assert end.reason == self.vm.report.reason
         return end.reason
 
+    def lines(self) -> list[VmLine]:
+        return [fact for fact in facts_in(self._folder / "journal") if isinstance(fact, VmLine)]
+
     def facts(self, kind: type[F]) -> list[F]:
         return [fact for fact in facts_in(self._folder / "journal") if isinstance(fact, kind)]
 
 
+async def answer_marks(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    to_mark: Callable[[Mark], Sequence[GuestFrame]],
+) -> None:
+    while True:
+        order = decode_host(await read_frame(reader))
+        if isinstance(order, Mark):
+            writer.write(b"".join(map(encode, to_mark(order))))
+
+
 @asynccontextmanager
 async def scene(
-    folder: Path, frames: Sequence[GuestFrame], *, hang_up: bool = False
+    folder: Path,
+    frames: Sequence[GuestFrame],
+    *,
+    hang_up: bool = False,
+    to_mark: Callable[[Mark], Sequence[GuestFrame]] = lambda _: (),
 ) -> AsyncGenerator[Scene]:
     over = asyncio.Event()
 
@@ -116,8 +139,10 @@ async def scene(
         writer.write(MARK + encode(GuestHello(hello.token, "waiting", 0, "test")))
         await read_frame(reader)
         writer.write(b"".join(map(encode, frames)))
+        answering = asyncio.create_task(answer_marks(reader, writer, to_mark))
         if not hang_up:
             await over.wait()
+        answering.cancel()
 
     order = VmOrder(vm_id=new_vm_id(), image_id="image", hostname="vm.localhost")
     journal = Journal.open(folder / "journal")
@@ -170,3 +195,98 @@ def test_a_port_that_is_closed_while_qemu_lives(
             assert await s.over() == "the VM was ended: it closed its port"
 
     asyncio.run(attack())
+
+
+LINE = Line(1, 1, "stdout", b"hello")
+MARKS: list[tuple[Callable[[Mark], Sequence[GuestFrame]], int | type[CakeworkError]]] = [
+    (lambda mark: [Marked(mark.token, 1)], 1),
+    (lambda mark: [Line(2, 1, "stdout", b"more"), Marked(mark.token, 2)], 2),
+    (lambda mark: [Marked(mark.token, 2)], Unavailable),
+    (lambda mark: [Marked(mark.token, 2**64 - 1)], Unavailable),
+    (lambda _: [Failed(errno.EBUSY, "marking the lines: busy")], Unavailable),
+    (lambda _: [Failed(errno.EBADMSG, "reading a frame: bad message")], Conflict),
+]
+
+
+@pytest.mark.parametrize(("answers", "expected"), MARKS)
+def test_a_mark_is_what_the_guest_may_say(
+    tmp_path: Path,
+    answers: Callable[[Mark], Sequence[GuestFrame]],
+    expected: int | type[CakeworkError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number of a line that it has sent, in answer to this mark and no other. A guest of an
+    earlier version, which knows no marks, costs no VM."""
+    monkeypatch.setattr(module, "CHECK_TIMEOUT_S", 0.05)
+
+    async def ask() -> None:
+        async with scene(tmp_path, [Started(5), LINE], to_mark=answers) as s:
+            living = asyncio.create_task(s.over())
+            await s.vm.begun.wait()
+            await until(s.lines)
+            if isinstance(expected, int):
+                assert await s.vm.mark() == expected
+            else:
+                with pytest.raises(expected):
+                    await s.vm.mark()
+            assert s.vm.report.state == "started"
+            await s.vm.end("over")
+            assert await living == "over"
+            with pytest.raises(Conflict):
+                await s.vm.mark()
+
+    asyncio.run(ask())
+
+
+def test_a_vm_that_ends_leaves_no_mark_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it is told at once."""
+    monkeypatch.setattr(module, "CHECK_TIMEOUT_S", 0.05)
+
+    async def ask() -> None:
+        asked = asyncio.Event()
+
+        def note(_: Mark) -> list[GuestFrame]:
+            asked.set()
+            return []
+
+        async with scene(tmp_path, [Started(5)], to_mark=note) as s:
+            living = asyncio.create_task(s.over())
+            await s.vm.begun.wait()
+            marking = asyncio.create_task(s.vm.mark())
+            await asked.wait()
+            await s.vm.end("over")
+            await living
+            # Before its own time is over: that would say so.
+            with pytest.raises(Unavailable, match="the VM ended"):
+                await marking
+
+    asyncio.run(ask())
+
+
+def test_an_answer_that_comes_late_is_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked first gave up; who asks then gets its own answer."""
+    monkeypatch.setattr(module, "CHECK_TIMEOUT_S", 0.05)
+
+    async def ask() -> None:
+        asked: list[Mark] = []
+
+        def both(mark: Mark) -> list[GuestFrame]:
+            asked.append(mark)
+            late = [Marked(earlier.token, 0) for earlier in asked[:-1]]
+            return [*late, LINE, Marked(mark.token, 1)] if late else []
+
+        async with scene(tmp_path, [Started(5)], to_mark=both) as s:
+            living = asyncio.create_task(s.over())
+            await s.vm.begun.wait()
+            marking = asyncio.create_task(s.vm.mark())
+            await until(lambda: asked)
+            marking.cancel()
+            assert await s.vm.mark() == 1
+            await s.vm.end("over")
+            await living
+
+    asyncio.run(ask())
