@@ -231,13 +231,14 @@ class SnapshotOrder(Order):
     ``snapshot.made`` tells of it. When it could not be saved the VM goes on, or ends with a reason.
 
     ``snapshot_id`` is the order's own: given again with the same one, it takes no other snapshot as
-    long as the VM has this one, but still ends the VM if it was to.
+    long as the VM has this one, but still ends the VM's ``run``, and no later one, if it was to.
 
     Refused for a VM with a volume (400), one that does not run, that goes on from kept memory or
     was started with another guest, kernel or QEMU than the node has (409).
     """
 
     snapshot_id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    run: int = 1
     then: Literal["go_on", "end"] = "go_on"
 
 

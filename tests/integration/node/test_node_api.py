@@ -108,8 +108,6 @@ async def test_images_are_listed_and_removed(node: NodeProcess, yard: Yard) -> N
         ("POST", "/v1/vms/00000000000000/mark", None, 404, "not_found"),
         ("POST", "/v1/vms/0/snapshot", {"snapshot_id": "one"}, 404, "not_found"),
         ("POST", "/v1/vms/0/snapshot", {"snapshot_id": "../one"}, 400, "invalid_request"),
-        ("POST", "/v1/vms/0/snapshot", {"snapshot_id": "1", "then": "x"}, 400, "invalid_request"),
-        ("POST", "/v1/vms/.0/snapshot", {"snapshot_id": "one"}, 400, "invalid_request"),
         ("PUT", "/v1/vms/a", {"vm_id": "a"}, 400, "invalid_request"),
         ("PUT", "/v1/vms/a", {"vm_id": "a", "image_id": "i", "hostname": "h"}, 404, "not_found"),
         (

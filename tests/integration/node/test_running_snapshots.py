@@ -110,6 +110,10 @@ async def test_a_vm_ends_as_what_others_are_forked_from(yard: Yard, tmp_path: Pa
         again = await s.vms.start(order.model_copy(update={"run": 2}))
         assert (again.began, again.state) == ("ready", "started")
         before = len(s.printed(order.vm_id))
+        # Said again when the VM runs once more, it ends that no more than it takes another.
+        assert (await s.vms.take_snapshot(order.vm_id, LAST)).state == "made"
+        with pytest.raises(Conflict, match="run 1"):
+            await s.vms.take_snapshot(order.vm_id, ONE)
         printed = await grown(s, order.vm_id, before + 2)
         assert int(printed[-1]) == int(printed[-2]) + 1
         await s.vms.stop(order.vm_id, 0)

@@ -203,7 +203,7 @@ async def test_a_vm_goes_on_wherever_the_node_ends_while_its_snapshot_is_taken(
     """What is on the shelf is whole: the one before, or this one. Ordered again it is there, taken
     once; no line is lost or doubled, and a fork begins where it was taken."""
     async with crashing(yard, tmp_path) as c:
-        order = await order_of(c, yard, COUNT)
+        order = await order_of(c, yard, COUNT, env={"A": "1"})
         await c.start(order, 1)
         before = None
         for step in TAKING:

@@ -14,7 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cakework.domain.facts import BuildFailed, ImportFailed, VmLine, VmStarted, VmStopped
+from cakework.domain.facts import (
+    BuildFailed,
+    ImportFailed,
+    SnapshotMade,
+    VmLine,
+    VmStarted,
+    VmStopped,
+)
 from cakework.node import journal as module
 from cakework.node import spool
 from cakework.node.journal import HOST_RESTART_GAP, Journal
@@ -232,10 +239,13 @@ def test_of_a_source_that_ended_a_number_is_left(tmp_path: Path) -> None:
 def test_a_source_that_has_not_ended_is_never_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many others come and go, the number of a VM that runs is kept."""
+    """However many others come and go, the number of a VM that runs is kept; that its snapshot was
+    taken is told at once, and ends nothing."""
     monkeypatch.setattr(module, "MOST_ENDED", 3)
     journal = Journal.open(tmp_path)
     put(journal, line("quiet", 4))
+    journal.append(SnapshotMade(at_ms=1, vm_id="quiet", size_bytes=1, vm_runs=True))
+    assert [fact["kind"] for fact in read(journal, 0)] == ["snapshot.made"]
     for number in range(10):
         put(journal, line(f"vm{number}", 1))
         journal.confirm_lines({f"vm{number}": 1, "quiet": 4})

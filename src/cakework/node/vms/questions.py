@@ -29,6 +29,9 @@ from cakework.node.guest.protocol import (
 from cakework.node.vms.processes import signal_name
 
 ANSWER_TIMEOUT_S = 20.0
+MARK_TIMEOUT_S = 90.0
+"""A mark comes behind the lines that a guest keeps, 131,072, and pump.LINES_PER_S of them are taken
+in a second."""
 F = TypeVar("F", bound=GuestFrame)
 
 
@@ -52,6 +55,7 @@ class Questions:
         self._hook_timeout_s = hook_timeout_s
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[GuestFrame] | None = None
+        self._expected: type[GuestFrame] = Failed
         self._token: int | None = None
 
     def over(self) -> None:
@@ -61,12 +65,13 @@ class Questions:
 
     def hear(self, frame: GuestFrame) -> bool:
         """Take in a frame; say whether it was an answer, and so nothing else."""
-        if isinstance(frame, Marked) and frame.token != self._token:
-            # Whoever asked for it gave up waiting.
-            return True
         answers = isinstance(frame, Hooked | Frozen | Resumed | Marked | Failed | Exited)
         if not answers or self._answer is None or self._answer.done():
             return False
+        stale = isinstance(frame, Marked) and frame.token != self._token
+        if stale or not isinstance(frame, (self._expected, Failed, Exited)):
+            # Whoever asked for it gave up waiting.
+            return True
         self._answer.set_result(frame)
         return not isinstance(frame, Exited)
 
@@ -119,7 +124,7 @@ class Questions:
             GuestError: the guest does not answer, or cannot now.
         """
         try:
-            return (await self._ask(Mark(secrets.randbits(64)), Marked, ANSWER_TIMEOUT_S)).last
+            return (await self._ask(Mark(secrets.randbits(64)), Marked, MARK_TIMEOUT_S)).last
         except Refused as error:
             if error.number != errno.EBADMSG:
                 raise
@@ -135,6 +140,7 @@ class Questions:
     async def _ask(self, order: HostFrame, answer: type[F], timeout_s: float) -> F:
         async with self._turn:
             self._answer = asyncio.get_running_loop().create_future()
+            self._expected = answer
             self._token = order.token if isinstance(order, Mark) else None
             try:
                 async with asyncio.timeout(timeout_s):

@@ -263,12 +263,14 @@ class Vms:
     async def _take(self, vm_id: str, order: SnapshotOrder) -> int:
         """Take a snapshot unless it was taken; return its bytes."""
         vm, size = self._vms.get(vm_id), await self._snapshots.taken(vm_id, order.snapshot_id)
-        if vm is None and size is not None:
+        over = vm is None or vm.order.run != order.run
+        if over and size is not None:
             self._snapshots.tell_taken(vm_id, size)
             return size
         if vm is None:
             self._ended_report(vm_id)
-            raise Conflict(f"VM {vm_id} has stopped")
+        if vm is None or over:
+            raise Conflict(f"run {order.run} of VM {vm_id} is over")
         await vm.begun.wait()
         if size is None:
             return await self._taken(vm, order)

@@ -19,6 +19,7 @@ from cakework.node.guest.codec import decode_host, encode
 from cakework.node.guest.protocol import (
     MARK,
     Failed,
+    Frozen,
     GuestFrame,
     GuestHello,
     HostHello,
@@ -201,6 +202,7 @@ LINE = Line(1, 1, "stdout", b"hello")
 MARKS: list[tuple[Callable[[Mark], Sequence[GuestFrame]], int | type[CakeworkError]]] = [
     (lambda mark: [Marked(mark.token, 1)], 1),
     (lambda mark: [Line(2, 1, "stdout", b"more"), Marked(mark.token, 2)], 2),
+    (lambda mark: [Frozen(0), Marked(mark.token, 1)], 1),
     (lambda mark: [Marked(mark.token, 2)], Unavailable),
     (lambda mark: [Marked(mark.token, 2**64 - 1)], Unavailable),
     (lambda _: [Failed(errno.EBUSY, "marking the lines: busy")], Unavailable),
