@@ -26,9 +26,9 @@ async def test_a_build_is_answered_at_once_and_handed_to_the_node(rig: Rig) -> N
     files = [
         a_file(name="app.py", content="print('é')\n"),
         a_file(dir="./lib/", name="x", content=base64.b64encode(b"\0\xff").decode())
-        | {"encoding": "base64", "mode": "ignored"},
+        | {"encoding": "base64"},
     ]
-    build = await rig.build(files=files, note="ignored")
+    build = await rig.build(files=files)
     assert build.keys() == {"buildId", "status", "createdAt", "updatedAt"}
     assert re.match(BUILD_ID_PATTERN, build["buildId"])
     assert build["status"] == "created"

@@ -44,7 +44,7 @@ async def test_a_started_vm_has_every_field_of_the_contract(rig: Rig) -> None:
 
 async def test_what_is_not_given_gets_its_default(rig: Rig) -> None:
     """Without cpu and memory a VM has 1 and 256, without a port neither port nor url."""
-    vm = await rig.vm(cpu=None, port=None, somethingNew={"a": 1})
+    vm = await rig.vm(cpu=None, port=None)
     assert (vm["cpu"], vm["memory"]) == (1, 256)
     assert "port" not in vm
     assert "url" not in vm

@@ -24,6 +24,7 @@ from cakework.domain.errors import CakeworkError, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.api.bodies import Bodies
 from cakework.server.api.costs import Costs, cost
+from cakework.server.api.known import Known
 from cakework.server.api.parsing import LARGE_BYTES, VALUES_MAX, Parser
 from cakework.server.api.problems import problem
 from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
@@ -64,18 +65,18 @@ class Door:
 
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
-                inner = super().get_route_handler()
+                inner, known = super().get_route_handler(), Known.of(self)
                 makes = "POST" in (self.methods or ()) and self.operation_id not in GOES_ON
 
                 async def enter(request: Request) -> Response:
-                    return await door.enter(request, inner, bytes_max, makes=makes)
+                    return await door.enter(request, inner, known, bytes_max, makes=makes)
 
                 return enter
 
         return AccountRoute
 
     async def enter(
-        self, request: Request, inner: _Handler, bytes_max: int, *, makes: bool
+        self, request: Request, inner: _Handler, known: Known, bytes_max: int, *, makes: bool
     ) -> Response:
         """Serve one request of an account, with a body of at most ``bytes_max`` bytes; one that
         ``makes`` something only while there is room on the disk.
@@ -90,15 +91,17 @@ class Door:
         if not self.under_way.take(account):
             raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
         try:
-            return await self._take(request, inner, bytes_max, makes=makes)
+            return await self._take(request, inner, known, bytes_max, makes=makes)
         finally:
             self.under_way.give_back(account)
 
     async def _take(
-        self, request: Request, inner: _Handler, bytes_max: int, *, makes: bool
+        self, request: Request, inner: _Handler, known: Known, bytes_max: int, *, makes: bool
     ) -> Response:
         account: AccountId = request.state.account
+        known.check_query(request)
         if request.method not in ("POST", "PATCH"):
+            known.check_unread(request)
             return await inner(request)
         if makes:
             self.space.check()
@@ -109,7 +112,9 @@ class Door:
                     await stack.enter_async_context(
                         self.costs.hold(account, cost(body, VALUES_MAX))
                     )
-                return await self._serve(account, _Read(request, body, self.parser), body, inner)
+                whole = _Read(request, body, self.parser)
+                await known.check_body(whole, body)
+                return await self._serve(account, whole, body, inner)
 
     async def _serve(
         self, account: AccountId, request: Request, body: bytes, inner: _Handler

@@ -27,9 +27,9 @@ from cakework.domain.errors import (
 from cakework.domain.ids import BUILD_ID_PATTERN, IMAGE_ID_PATTERN, BuildId
 from cakework.domain.orders import ContextFile, FilesSource
 from cakework.server.api.account_route import Account, Door, Token
-from cakework.server.api.problems import BODY_ERRORS, FAULTS_MAX, responses
+from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
-from cakework.server.api.wire import AnswerBody, RequestBody, Text
+from cakework.server.api.wire import FAULTS_MAX, AnswerBody, RequestBody, Text
 from cakework.server.services.builds import Builds, NewBuild
 from cakework.server.store.models import BuildRow
 

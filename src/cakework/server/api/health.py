@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from cakework.domain.errors import CakeworkError, Unavailable
+from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
+from cakework.server.api.known import KnownRoute
 from cakework.server.api.problems import responses
 from cakework.server.api.wire import AnswerBody
 from cakework.server.node.client import NodeClient
@@ -39,14 +40,14 @@ class HealthRoutes:
 
     def router(self) -> APIRouter:
         """Return the calls."""
-        router = APIRouter(tags=["Health"])
+        router = APIRouter(tags=["Health"], route_class=KnownRoute)
         router.add_api_route(
             "/healthz",
             self.healthz,
             methods=["GET"],
             operation_id="healthz",
             summary="Whether the server is up",
-            responses=responses(CakeworkError),
+            responses=responses(InvalidRequest, CakeworkError),
         )
         router.add_api_route(
             "/readyz",
@@ -54,7 +55,7 @@ class HealthRoutes:
             methods=["GET"],
             operation_id="readyz",
             summary="Whether store and node answer",
-            responses=responses(Unavailable, CakeworkError),
+            responses=responses(InvalidRequest, Unavailable, CakeworkError),
         )
         return router
 

@@ -25,13 +25,10 @@ from cakework.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from cakework.server.api.wire import AnswerBody
+from cakework.server.api.wire import FAULTS_MAX, AnswerBody, shown_name
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
-FAULTS_MAX = 20
-"""Told of one request: who mends these is told of the next."""
-_PLACE_CHARS_MAX = 100
 
 STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     InvalidRequest: (400, "The request is not valid"),
@@ -188,15 +185,20 @@ def _status(error: CakeworkError) -> tuple[int, str]:
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> CakeworkError:
     if any(error["loc"][0] == "path" for error in errors):
         return NotFound("There is nothing with this id.")
-    fields = [_field(error) for error in errors[:FAULTS_MAX]]
+    return not_valid([_field(error) for error in errors[:FAULTS_MAX]])
+
+
+def not_valid(fields: Sequence[FieldError]) -> InvalidRequest:
+    """Return the error of a request with these faults: its detail names the first of them."""
     faults = "; ".join(f"{each.field} {each.message}" for each in fields[:3])
-    return InvalidRequest(f"The request is not valid: {faults}.", fields)
+    end = "" if faults.endswith("?") else "."
+    return InvalidRequest(f"The request is not valid: {faults}{end}", fields)
 
 
 def _field(error: Mapping[str, Any]) -> FieldError:
     if error["type"] == "json_invalid":
         return FieldError("body", f"is not JSON: {error['ctx']['error']}")
-    place = [str(part)[:_PLACE_CHARS_MAX] for part in error["loc"][1:]]
+    place = [shown_name(str(part)) for part in error["loc"][1:]]
     message = str(error["msg"]).removeprefix("Value error, ")
     if message.startswith("Input should "):
         message = message.replace("Input should ", "should ", 1)

@@ -1,9 +1,20 @@
 """What bodies have in common: camelCase names, exact types in, nothing absent out."""
 
-from typing import Annotated
+from collections.abc import Collection, Iterable
+from functools import cache
+from itertools import islice
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from cakework.nearest import nearest
+
+NAME_CHARS_MAX = 100
+"""Of a name that is told back to whoever sent it."""
+FAULTS_MAX = 20
+"""Told of one request: who mends these is told of the next."""
 
 
 def _encodable(text: str) -> str:
@@ -19,16 +30,45 @@ Text = Annotated[str, AfterValidator(_encodable)]
 """Text that has an encoding."""
 
 
+def shown_name(name: str) -> str:
+    """Return a stranger's name as it can be told: cut, and in text that has an encoding."""
+    return name[:NAME_CHARS_MAX].encode(errors="replace").decode()
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """Return what is said of a name that is none of ``known``: the one meant, or all there are."""
+    meant = nearest(name, known)
+    if meant is not None:
+        return f"is unknown; did you mean {meant}?"
+    return f"is unknown; there are {', '.join(known)}" if known else "is unknown; none are taken"
+
+
+@cache
+def names_of(model: type[BaseModel]) -> dict[str, None]:
+    """Return the names that the fields of a body, or of a query, have on the wire; in order."""
+    return dict.fromkeys(field.alias or name for name, field in model.model_fields.items())
+
+
 class RequestBody(BaseModel):
-    """A body that a caller sends. ``"1"`` and ``true`` are not 1; unknown fields are ignored."""
+    """A body that a caller sends. ``"1"`` and ``true`` are not 1; unknown fields are refused."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
         strict=True,
         frozen=True,
-        extra="ignore",
+        extra="forbid",
         hide_input_in_errors=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, fields: Any) -> Any:
+        # Before pydantic does, which would tell of each of a hundred thousand.
+        names = names_of(cls)
+        if isinstance(fields, dict) and not fields.keys() <= names.keys():
+            others = (name for name in cast("dict[str, object]", fields) if name not in names)
+            raise _unknown_fields(islice(others, FAULTS_MAX), names)
+        return cast("object", fields)
 
 
 class AnswerBody(BaseModel):
@@ -40,3 +80,15 @@ class AnswerBody(BaseModel):
         serialize_by_alias=True,
         frozen=True,
     )
+
+
+def _unknown_fields(names: Iterable[str], known: Collection[str]) -> ValidationError:
+    faults = [
+        InitErrorDetails(
+            type=PydanticCustomError("unknown_field", "{said}", {"said": unknown(name, known)}),
+            loc=(shown_name(name),),
+            input=None,
+        )
+        for name in names
+    ]
+    return ValidationError.from_exception_data("body", faults)
