@@ -5,11 +5,20 @@ its keys are the lower-case names of the fields below.
 """
 
 import os
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -19,8 +28,19 @@ from pydantic_settings import (
 )
 
 from cakework.domain.repositories import checked_address
+from cakework.nearest import nearest
 
 DEFAULT_CONFIG = Path("/etc/cakework/cakework.toml")
+PREFIX = "CAKEWORK_"
+OTHER_VARIABLES = {
+    "CAKEWORK_CONFIG": "names the file",
+    "CAKEWORK_FAULTS": "of tests: see cakework.faults",
+    "CAKEWORK_WEBHOOK_SECRET": "of programs that receive webhooks, as the guides have it",
+    "CAKEWORK_VM_ID": "in a VM: see guest/PROTOCOL.md",
+    "CAKEWORK_HOSTNAME": "in a VM, as well",
+}
+"""Variables with our prefix that are no settings."""
+_TESTS = "CAKEWORK_TEST_"
 
 
 def _split(value: object) -> object:
@@ -43,7 +63,7 @@ Isolation = Literal["auto", "vm", "container"]
 class Settings(BaseSettings):
     """Every setting of server, node and command line, with its default."""
 
-    model_config = SettingsConfigDict(env_prefix="CAKEWORK_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
     data_dir: Path = Field(
         default=Path("/var/lib/cakework"),
@@ -359,6 +379,19 @@ class Settings(BaseSettings):
         "when sending webhooks.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what is no setting, in the file or in the environment: it would be passed over."""
+        settings = cls.model_fields
+        unknown = {name: nearest(name, settings) for name in given if name not in settings}
+        for name in _ours(os.environ) - settings.keys():
+            meant = nearest(name, settings)
+            unknown[PREFIX + name.upper()] = meant and PREFIX + meant.upper()
+        if unknown:
+            raise _unknown(unknown)
+        return given
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -401,3 +434,18 @@ class Settings(BaseSettings):
     def routes_socket(self) -> Path:
         """Where the server tells routers which hostname is which VM."""
         return self.run_dir / "server" / "routes.sock"
+
+def _ours(environment: Iterable[str]) -> set[str]:
+    """Return the names that are to be settings, as ``Settings`` reads them: in any case."""
+    names = {name.upper() for name in environment if name.upper().startswith(PREFIX)}
+    names = {name for name in names - OTHER_VARIABLES.keys() if not name.startswith(_TESTS)}
+    return {name.removeprefix(PREFIX).lower() for name in names}
+
+
+def _unknown(names: Mapping[str, str | None]) -> ValidationError:
+    faults: list[InitErrorDetails] = []
+    for name, meant in sorted(names.items()):
+        said = "is no setting" if meant is None else f"is no setting; did you mean {meant}?"
+        kind = PydanticCustomError("unknown_setting", "{said}", {"said": said})
+        faults.append(InitErrorDetails(type=kind, loc=(name,), input=None))
+    return ValidationError.from_exception_data("settings", faults, hide_input=True)

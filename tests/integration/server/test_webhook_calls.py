@@ -117,6 +117,7 @@ async def test_addresses_that_are_not_public_are_refused_in_every_spelling(
                 body = {"url": f"{scheme}://{host}:8443/"}
                 problem = await rig.refused(400, "POST", "/v1/webhooks", json=body)
                 assert problem["errors"][0]["field"] == "url"
+                assert "CAKEWORK_WEBHOOK_ALLOW" in problem["detail"]
             await rig.refused(400, "PATCH", path, json=body)
         assert (await rig.ok("GET", path))["url"] == URL
 

@@ -15,6 +15,7 @@ from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import AccountId
 from cakework.server.webhooks.names import Names
 
+_UNLESS = " (the server's setting CAKEWORK_WEBHOOK_ALLOW names exceptions)."
 _BRACKETED = re.compile(r"\[([^\]]+)\](?::(\d+))?")
 
 
@@ -95,9 +96,9 @@ class Guard:
         if any(each.covers(address, port) for each in self._allowed):
             return
         if not is_public(address) or is_own(address):
-            raise NotAllowed("The URL leads to an address that is not a public one.")
+            raise NotAllowed(f"The URL leads to an address that is not a public one{_UNLESS}")
         if not encrypted:
-            raise NotAllowed("The URL must begin with https://.")
+            raise NotAllowed(f"The URL must begin with https://{_UNLESS}")
 
 
 def plain(text: str) -> Address:
