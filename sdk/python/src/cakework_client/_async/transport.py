@@ -18,6 +18,7 @@ from cakework_client.calls import (
 )
 from cakework_client.configuration import RETRIES, TIMEOUT_S, Configuration
 from cakework_client.errors import CakeworkError
+from cakework_client.keywords import check_methods, checked
 from cakework_client.wire import Answer
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ A = TypeVar("A", bound=Answer)
 class AsyncTransport:
     """What all calls have in common. Connections are opened by the first one."""
 
+    def __init_subclass__(cls) -> None:
+        check_methods(cls)
+
+    @checked
     def __init__(
         self,
         *,
