@@ -1,9 +1,11 @@
 import { type FollowOptions, followLogs, type LogSource } from "./follow.js";
 import type * as api from "./generated/shapes.js";
+import { checkNames } from "./known.js";
 import { type AllLogsQuery, allLines, type LogQuery, wire } from "./logs.js";
 import { eachOf } from "./pages.js";
 import {
   type CallOptions,
+  CHANGE_OPTIONS,
   type ChangeOptions,
   type ClientOptions,
   Transport,
@@ -39,9 +41,13 @@ export class CakeworkClient {
     return this.#transport.call("importImage", { body: request }, options);
   }
 
-  /** Begins to build an image from a Dockerfile and files. */
-  buildImageFromFiles(request: api.BuildFromFiles, options?: ChangeOptions): Promise<api.Build> {
-    return this.#transport.call("buildImageFromFiles", { body: request }, options);
+  /** Begins to build an image from a Dockerfile and files, such as those that readDirectory read. */
+  buildImageFromFiles(
+    request: api.BuildFromFiles & { skipped?: string[] | undefined },
+    options?: ChangeOptions,
+  ): Promise<api.Build> {
+    const { skipped: _, ...body } = request;
+    return this.#transport.call("buildImageFromFiles", { body }, options);
   }
 
   /** Begins to build an image from a branch on GitHub. */
@@ -172,9 +178,13 @@ export class CakeworkClient {
    * Stops a cached VM; it keeps its volume and can be started again. With `keep: "memory"` its next
    * start goes on where it was; if its memory cannot be kept, it is not stopped.
    */
-  stopCachedVM(vmId: string, options: ChangeOptions & api.StopCachedVMQuery = {}): Promise<api.Vm> {
+  async stopCachedVM(
+    vmId: string,
+    options: ChangeOptions & api.StopCachedVMQuery = {},
+  ): Promise<api.Vm> {
+    checkNames("stopCachedVM", options, [...CHANGE_OPTIONS, "keep"]);
     const { keep, ...rest } = options;
-    return this.#transport.call("stopCachedVM", { path: { vmId }, query: { keep } }, rest);
+    return await this.#transport.call("stopCachedVM", { path: { vmId }, query: { keep } }, rest);
   }
 
   /** Starts VMs from a cached VM's snapshot, all of them or none; `stopVM` ends each. */

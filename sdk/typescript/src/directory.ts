@@ -7,6 +7,7 @@ import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { isAbsolute, join, relative, resolve, sep } from "node:path";
 import { Dockerignore } from "./dockerignore.js";
 import type { BuildFromFiles, File } from "./generated/shapes.js";
+import { checkNames } from "./known.js";
 
 /** What is read of a folder. */
 export interface ReadOptions {
@@ -22,6 +23,7 @@ export interface Directory extends BuildFromFiles {
 
 /** Reads what a folder holds and its .dockerignore does not name. */
 export async function readDirectory(folder: string, options: ReadOptions = {}): Promise<Directory> {
+  checkNames("readDirectory", options, ["dockerfile"]);
   const dockerfile = asText(await readFile(resolve(folder, options.dockerfile ?? "Dockerfile")));
   if (dockerfile === undefined) throw new TypeError("The Dockerfile is not UTF-8 text.");
   const ignore = new Dockerignore(await readIgnore(join(folder, ".dockerignore")));

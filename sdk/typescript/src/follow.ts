@@ -1,6 +1,7 @@
 import { ApiError, ConnectionError } from "./errors.js";
 import { EventReader, type ServerEvent } from "./events.js";
 import type { LogLine } from "./generated/shapes.js";
+import { checkNames } from "./known.js";
 import { Limit } from "./limit.js";
 import { type FollowQuery, wire } from "./logs.js";
 import { backoffMs } from "./retries.js";
@@ -30,6 +31,7 @@ export async function* followLogs(
   options: FollowOptions = {},
   silenceMs = SILENCE_MS,
 ): AsyncGenerator<LogLine, void, undefined> {
+  checkNames("followLogs", options, ["query", "from", "to", "after", "timeout", "signal"]);
   const limit = new Limit(options.timeout ?? Number.POSITIVE_INFINITY, options.signal);
   limit.start();
   try {

@@ -2,7 +2,8 @@
 import type { CakeworkClient } from "./client.js";
 import { type Directory, type ReadOptions, readDirectory } from "./directory.js";
 import type { Build } from "./generated/shapes.js";
-import type { ChangeOptions } from "./transport.js";
+import { checkNames } from "./known.js";
+import { CHANGE_OPTIONS, type ChangeOptions } from "./transport.js";
 
 export { type Directory, type ReadOptions, readDirectory };
 
@@ -13,8 +14,9 @@ export interface UploadOptions extends ReadOptions, ChangeOptions {}
 export async function uploadDirectory(
   client: Pick<CakeworkClient, "buildImageFromFiles">,
   folder: string,
-  { dockerfile, ...options }: UploadOptions = {},
+  given: UploadOptions = {},
 ): Promise<Build> {
-  const { skipped: _, ...request } = await readDirectory(folder, { dockerfile });
-  return await client.buildImageFromFiles(request, options);
+  checkNames("uploadDirectory", given, ["dockerfile", ...CHANGE_OPTIONS]);
+  const { dockerfile, ...options } = given;
+  return await client.buildImageFromFiles(await readDirectory(folder, { dockerfile }), options);
 }

@@ -1,6 +1,7 @@
 import { readAnswer, readError } from "./answers.js";
 import { ConnectionError } from "./errors.js";
-import { type Operations, routes } from "./generated/calls.js";
+import { fields, type Operations, routes } from "./generated/calls.js";
+import { checkNames } from "./known.js";
 import { checkedTimeout, Limit } from "./limit.js";
 import { retryAfterMs } from "./retries.js";
 import { environment, userAgent } from "./runtime.js";
@@ -36,6 +37,12 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
+export const CALL_OPTIONS = [
+  "timeout",
+  "retries",
+  "signal",
+] as const satisfies (keyof CallOptions)[];
+
 /** What a call that changes something does in another way than its client. */
 export interface ChangeOptions extends CallOptions {
   /**
@@ -44,6 +51,18 @@ export interface ChangeOptions extends CallOptions {
    */
   idempotencyKey?: string | undefined;
 }
+
+export const CHANGE_OPTIONS = [
+  ...CALL_OPTIONS,
+  "idempotencyKey",
+] as const satisfies (keyof ChangeOptions)[];
+const CLIENT_OPTIONS = [
+  "url",
+  "apiKey",
+  "timeout",
+  "retries",
+  "fetch",
+] as const satisfies (keyof ClientOptions)[];
 
 type Name = keyof Operations;
 /** What a call is given. */
@@ -74,6 +93,7 @@ export class Transport {
   readonly #fetch: typeof fetch;
 
   constructor(options: ClientOptions) {
+    checkNames("CakeworkClient", options, CLIENT_OPTIONS);
     this.url = checkedUrl(options.url ?? environment("CAKEWORK_URL") ?? URL_DEFAULT);
     this.#apiKey = keySource(options.apiKey ?? environment("CAKEWORK_API_KEY"));
     this.#timeoutMs = checkedTimeout(options.timeout ?? TIMEOUT_MS_DEFAULT);
@@ -88,6 +108,7 @@ export class Transport {
     input: Input<N>,
     options: ChangeOptions = {},
   ): Promise<Operations[N]["answer"]> {
+    checkNames(name, options, routes[name].startsWith("GET") ? CALL_OPTIONS : CHANGE_OPTIONS);
     const request = this.#prepare(name, input, options.idempotencyKey);
     const limit = new Limit(options.timeout ?? this.#timeoutMs, options.signal);
     limit.start();
@@ -120,6 +141,8 @@ export class Transport {
 
   #prepare(name: Name, given: Given, idempotencyKey?: string): Prepared {
     const [method = "", template = ""] = routes[name].split(" ");
+    const known = fields[name].split(" ");
+    checkNames(name, { ...given.query, ...(given.body as object | undefined) }, known);
     const headers: Record<string, string> = { Accept: "application/json", ...userAgent() };
     if (given.body !== undefined) headers["Content-Type"] = "application/json";
     if (method === "POST") headers["Idempotency-Key"] = checkedOnce(idempotencyKey ?? randomKey());

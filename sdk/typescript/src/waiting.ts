@@ -1,5 +1,6 @@
 import { BuildFailedError } from "./errors.js";
 import type { Build, LogLine } from "./generated/shapes.js";
+import { checkNames } from "./known.js";
 import { Limit } from "./limit.js";
 import { backoffMs } from "./retries.js";
 
@@ -21,6 +22,7 @@ interface Place {
 
 /** Reads the log to its end, then the build; throws a BuildFailedError if it has failed. */
 export async function waitForBuild(place: Place, options: WaitOptions): Promise<Build> {
+  checkNames("waitForBuild", options, ["onLine", "timeout", "signal"]);
   const limit = new Limit(options.timeout ?? Number.POSITIVE_INFINITY, options.signal);
   limit.start();
   try {

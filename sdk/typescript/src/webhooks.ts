@@ -1,6 +1,7 @@
 /** Webhooks after Standard Webhooks 1.0: who receives one can tell that Cakework sent it. */
 import { WebhookRejectedError } from "./errors.js";
 import type { Build, EventType, Vm } from "./generated/shapes.js";
+import { checkNames } from "./known.js";
 
 const SECRET_PREFIX = "whsec_";
 const TOLERANCE_S_DEFAULT = 300;
@@ -49,6 +50,7 @@ export async function verifyWebhook(
   secret: string | readonly string[],
   options: VerifyOptions = {},
 ): Promise<WebhookEvent> {
+  checkNames("verifyWebhook", options, ["toleranceSeconds"]);
   const id = header(headers, "webhook-id");
   const timestamp = header(headers, "webhook-timestamp");
   checkTime(timestamp, options.toleranceSeconds ?? TOLERANCE_S_DEFAULT);

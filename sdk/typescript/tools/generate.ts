@@ -85,6 +85,9 @@ function main(): void {
         `  ${operation.operationId}: "${method.toUpperCase()} ${path}",`,
     ),
     "} as const satisfies Record<keyof Operations, string>;\n",
+    "/** What each call may be given in its query or its body. */\nexport const fields = {",
+    ...calls.map(({ operation }) => `  ${operation.operationId}: "${fieldsOf(operation)}",`),
+    "} as const satisfies Record<keyof Operations, string>;\n",
   ]);
 }
 
@@ -114,6 +117,14 @@ function reached(from: (Schema | undefined)[], found = new Set<string>()): Set<s
 
 function bodyOf(operation: Operation): Schema | undefined {
   return operation.requestBody?.content?.["application/json"]?.schema;
+}
+
+/** Returns the names of what a call may be given. */
+function fieldsOf(operation: Operation): string {
+  const query = (operation.parameters ?? []).filter((each) => each.in === "query");
+  const body = bodyOf(operation);
+  const shape = body && schemas[referenced(body) ?? ""];
+  return [...query.map((each) => each.name), ...Object.keys(shape?.properties ?? {})].join(" ");
 }
 
 function answerOf(operation: Operation): Schema {
