@@ -13,6 +13,7 @@ from cakework.cli.exits import ExitCode
 from cakework.cli.github_builds import GithubOptions, build_from_github, check_source
 from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output, shown_on_stderr
+from cakework.cli.values import Branch, Repository
 from cakework_client import ApiError, Build, CakeworkClient, Folder, LogLine, SucceededBuild
 
 
@@ -21,8 +22,8 @@ def build(
     /,
     *,
     file: Annotated[Path | None, Parameter(alias="-f")] = None,
-    github: str | None = None,
-    branch: str | None = None,
+    github: Repository = None,
+    branch: Branch = None,
     dockerignore: Path | None = None,
     token_env: str | None = None,
     as_json: Json = False,

@@ -6,9 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cakework.cli.client import open_client
-from cakework.cli.exits import ExitCode
+from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output
+from cakework.cli.values import Cpu, Forks, IdleTimeout, Memory, Port, Volume
 from cakework.cli.variables import read_variables
 from cakework.cli.vms import Ids, for_each
 from cakework_client import CakeworkClient, SnapshotKind
@@ -18,15 +19,15 @@ def cache(
     image: str,
     /,
     *,
-    cpu: int | None = None,
-    memory: int | None = None,
-    port: Annotated[int | None, Parameter(alias="-p")] = None,
+    cpu: Cpu = None,
+    memory: Memory = None,
+    port: Port = None,
     env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=())] = (),
     env_file: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
-    volume: int | None = None,
+    volume: Volume = None,
     snapshot: SnapshotKind | None = None,
     auto_start: Annotated[bool, Parameter(negative=())] = False,
-    idle_timeout: int | None = None,
+    idle_timeout: IdleTimeout = None,
     as_json: Json = False,
 ) -> int:
     """Make a VM that can be started and stopped again and again; print its id.
@@ -44,6 +45,10 @@ def cache(
         auto_start: A request to its hostname starts it.
         idle_timeout: Seconds without a request after which it is stopped, with its memory kept.
     """
+    if port is None and (auto_start or idle_timeout is not None):
+        raise CommandFailed("--auto-start and --idle-timeout need --port.", ExitCode.USAGE)
+    if snapshot == "ready" and volume is not None:
+        raise CommandFailed("--snapshot ready does not go with --volume.", ExitCode.USAGE)
     variables = read_variables(env, env_file)
     with open_client() as client, held_interrupt() as interrupted:
         vm = client.cache_vm(
@@ -74,7 +79,7 @@ def start(ids: Ids, /, *, as_json: Json = False) -> int:
 
 
 def fork(
-    vm_id: Annotated[str, Parameter(name="id")], /, *, count: int, as_json: Json = False
+    vm_id: Annotated[str, Parameter(name="id")], /, *, count: Forks, as_json: Json = False
 ) -> int:
     """Start VMs from a cached VM's snapshot, all of them or none; print their ids.
 

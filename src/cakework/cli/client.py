@@ -13,6 +13,7 @@ from cakework_client import (
     CakeworkClient,
     CakeworkError,
     ConnectionFailed,
+    FieldError,
     FolderError,
     InvalidId,
     Unauthenticated,
@@ -24,6 +25,37 @@ if TYPE_CHECKING:
 NO_KEY = "Set CAKEWORK_API_KEY to a key made with `cakework keys create`."
 
 NO_SERVER = "Start Cakework with `cakework up`, or set CAKEWORK_URL to where it is."
+
+OPTIONS = {
+    "autoStart": "--auto-start",
+    "batch": "--batch",
+    "branch": "--branch",
+    "count": "--count",
+    "cpu": "--cpu",
+    "description": "--description",
+    "dockerfile": "The Dockerfile",
+    "dockerignore": "--dockerignore",
+    "envVars": "--env",
+    "events": "--event",
+    "from": "--from",
+    "idleTimeout": "--idle-timeout",
+    "imageId": "The image",
+    "imageUri": "The image",
+    "memory": "--memory",
+    "order": "--order",
+    "password": "The password",
+    "port": "--port",
+    "query": "--query",
+    "repository": "--github",
+    "snapshot": "--snapshot",
+    "status": "--status",
+    "to": "--to",
+    "token": "The token",
+    "url": "The URL",
+    "username": "--username",
+    "volumeGB": "--volume",
+}
+"""What commands call the API's fields."""
 
 
 @contextmanager
@@ -83,5 +115,16 @@ def failure_of(error: CakeworkError) -> CommandFailed:
 
 
 def described(error: ApiError) -> str:
-    """Return a refusal as text for a person: its detail, then each field at fault."""
-    return "\n".join([error.detail, *(f"  {each.field}: {each.message}" for each in error.errors)])
+    """Return a refusal as text for a person: each fault of a field once, else its detail."""
+    faults = [_told(each) for each in error.errors]
+    return "\n  ".join(faults) or error.detail
+
+
+def _told(fault: FieldError) -> str:
+    """Return a fault as a sentence, by the name of the option that the value came with."""
+    field, _, place = fault.field.partition(".")
+    name = " ".join((OPTIONS[field], place)).rstrip() if field in OPTIONS else fault.field
+    message = fault.message if fault.message.endswith(("?", ".")) else f"{fault.message}."
+    if message[:1].isupper() or fault.field == "body":
+        return message
+    return f"{name} {message}"

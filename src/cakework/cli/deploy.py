@@ -20,6 +20,7 @@ from cakework.cli.deployments import Deployment, only_one_deploys
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output, shown_on_stderr
+from cakework.cli.values import Cpu, Memory, Port, Seconds
 from cakework.cli.variables import read_variables
 from cakework_client import CakeworkClient, CakeworkError, NotFound, ReachableVm, Vm, VmEnded
 
@@ -44,12 +45,12 @@ def deploy(
     folder: Path = Path(),
     /,
     *,
-    port: Annotated[int | None, Parameter(alias="-p")] = None,
-    cpu: int | None = None,
-    memory: int | None = None,
+    port: Port = None,
+    cpu: Cpu = None,
+    memory: Memory = None,
     env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=())] = (),
     env_file: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
-    wait: float = LISTEN_S,
+    wait: Seconds = LISTEN_S,
     as_json: Json = False,
 ) -> int:
     """Build a folder, start its program, print its URL; deployed again, replace the older one.

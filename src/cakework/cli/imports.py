@@ -10,6 +10,7 @@ from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.output import Json, Output
 from cakework.cli.passwords import read_password
+from cakework.cli.values import Reference
 from cakework_client import CakeworkClient, Image
 
 PASSWORD_VARIABLE = "REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
@@ -18,7 +19,7 @@ PROGRESS_S = 10.0
 
 
 def import_image(
-    uri: str,
+    uri: Reference,
     /,
     *,
     username: str | None = None,

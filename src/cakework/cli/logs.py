@@ -9,6 +9,7 @@ from cyclopts.validators import Number
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.output import Json, Output, iso
+from cakework.cli.values import Time
 from cakework_client import LogLine
 
 
@@ -18,8 +19,8 @@ def logs(
     *,
     follow: Annotated[bool, Parameter(alias="-f", negative=(), show_default=False)] = False,
     query: str | None = None,
-    from_: Annotated[str | None, Parameter(name="--from")] = None,
-    to: str | None = None,
+    from_: Annotated[Time, Parameter(name="--from")] = None,
+    to: Time = None,
     order: Literal["oldest_first", "newest_first"] | None = None,
     batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timestamps: Annotated[bool, Parameter(alias="-t", negative=(), show_default=False)] = False,

@@ -10,6 +10,7 @@ from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
 from cakework.cli.interrupts import held_interrupt
 from cakework.cli.output import Json, Output
+from cakework.cli.values import Cpu, Memory, Port, Volume
 from cakework.cli.variables import read_variables
 from cakework.cli.vms import stop_vm
 from cakework_client import CakeworkClient, Vm
@@ -19,12 +20,12 @@ def run(
     image: str,
     /,
     *,
-    cpu: int | None = None,
-    memory: int | None = None,
-    port: Annotated[int | None, Parameter(alias="-p")] = None,
+    cpu: Cpu = None,
+    memory: Memory = None,
+    port: Port = None,
     env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=())] = (),
     env_file: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
-    volume: int | None = None,
+    volume: Volume = None,
     detach: Annotated[bool, Parameter(alias="-d", negative=(), show_default=False)] = False,
     as_json: Json = False,
 ) -> int:

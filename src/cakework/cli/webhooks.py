@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
 from cakework.cli.output import Json, Output
+from cakework.cli.values import Url
 
 Event = Literal["build.succeeded", "build.failed", "vm.started", "vm.stopped", "vm.destroyed"]
 COLUMNS = {
@@ -31,7 +32,7 @@ app = App(name="webhooks", help="Have events sent to URLs of yours.")
 
 @app.command
 def create(
-    url: str,
+    url: Url,
     /,
     *,
     event: Annotated[list[Event] | None, Parameter(negative=())] = None,

@@ -115,16 +115,24 @@ async def test_what_takes_no_body_refuses_one(rig: Rig) -> None:
         body = {SURPLUS: 1}
         faults = faults_of(await rig.refused(400, method, address, json=body))
         assert faults == {SURPLUS: "is unknown: this call takes no body"}, address
-    for text in ("[1]", '"keep"', "keep=memory", "[" * 90_000, "1"):
+    for text in (
+        "[1]",
+        '"keep"',
+        "keep=memory",
+        "[" * 90_000,
+        "1",
+        json.dumps({SURPLUS: "x" * 200_000}),
+    ):
         faults = faults_of(await rig.refused(400, "POST", stop, content=text, headers=JSON))
         assert faults == {"body": "is not taken by this call"}, text
     keep = faults_of(await rig.refused(400, "POST", stop, json={"keep": "memory"}))
     assert keep["keep"].endswith("did you mean ?keep= in the URL?")
-    for text in ("", "{}", " { } ", "null"):
+    for text in ("", "{}", " { } ", "[]", "null"):
         await rig.refused(404, "POST", stop, content=text, headers=JSON)
     for method, address, _ in READS:
         refused = await rig.refused(400, method, address, json={"status": "started"})
         assert list(faults_of(refused)) == ["body"], address
+    assert await rig.ok("GET", "/v1/vms", content="{}", headers=JSON) == {"vms": []}
 
 
 NEAR_MISSES = ("state=started", "imageID=x", "limit=1", "Status=started", "a[]=b")

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from cakework.domain.errors import FieldError
 from cakework.nearest import nearest
+from cakework.server.api.parsing import LARGE_BYTES
 from cakework.server.api.problems import not_valid
 from cakework.server.api.wire import FAULTS_MAX, names_of, shown_name, unknown
 
@@ -54,12 +55,13 @@ class Known:
         _refuse(faults.values())
 
     def check_unread(self, request: Request) -> None:
-        """Check that no body comes with a request whose method has none.
+        """Check that no body comes with a request whose method has none, but for an empty object.
 
         Raises:
             InvalidRequest: one does.
         """
-        if request.headers.get("content-length", "0") != "0":
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > len("{}"):
             message = "is not taken by this call: what it is asked is in the URL alone"
             _refuse([FieldError("body", message)])
 
@@ -72,13 +74,14 @@ class Known:
         if not body:
             return
         if not self.body:
-            _refuse(self._surplus(await _read(request)))
+            # What is large says something, and nobody need read what.
+            _refuse(self._surplus("" if len(body) > LARGE_BYTES else await _read(request)))
         elif not _is_json(request.headers.get("content-type", "")):
             _refuse([FieldError("body", f"needs the header Content-Type: {_JSON}")])
 
     def _surplus(self, value: object) -> Collection[FieldError]:
         """Return what is wrong with a body that says ``value`` where none is taken."""
-        if value in ({}, None):
+        if value in ({}, [], None):
             return ()
         if not isinstance(value, dict):
             return [FieldError("body", "is not taken by this call")]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import WithJsonSchema
 
 from cakework.domain.errors import FieldError, InvalidRequest
-from cakework.server.api.times import TIME_SCHEMA_PATTERN, parse_time
+from cakework.domain.times import TIME_SCHEMA_PATTERN, parse_time
 from cakework.server.logs.lines import (
     BATCH_DEFAULT,
     BATCH_MAX,

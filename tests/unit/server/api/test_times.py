@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cakework.server.api.times import TIME_SCHEMA_PATTERN, parse_time, rfc3339
+from cakework.domain.times import TIME_SCHEMA_PATTERN, parse_time
+from cakework.server.api.times import rfc3339
 
 AT = 1658237576000
 LAST_MS = 253402300799999
