@@ -38,6 +38,7 @@ OTHER_VARIABLES = {
     "CAKEWORK_WEBHOOK_SECRET": "of programs that receive webhooks, as the guides have it",
     "CAKEWORK_VM_ID": "in a VM: see guest/PROTOCOL.md",
     "CAKEWORK_HOSTNAME": "in a VM, as well",
+    "CAKEWORK_SITE": "of the build of the site: see web/astro.config.ts",
 }
 """Variables with our prefix that are no settings."""
 _TESTS = "CAKEWORK_TEST_"
