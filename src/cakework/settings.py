@@ -436,6 +436,7 @@ class Settings(BaseSettings):
         """Where the server tells routers which hostname is which VM."""
         return self.run_dir / "server" / "routes.sock"
 
+
 def _ours(environment: Iterable[str]) -> set[str]:
     """Return the names that are to be settings, as ``Settings`` reads them: in any case."""
     names = {name.upper() for name in environment if name.upper().startswith(PREFIX)}

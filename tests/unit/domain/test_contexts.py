@@ -74,7 +74,7 @@ class Counted(str):
     cuts = 0
     __slots__ = ()
 
-    def rpartition(self, sep: str | None, /) -> tuple[str, str, str]:
+    def rpartition(self, sep: str, /) -> tuple[str, str, str]:
         Counted.cuts += 1
         before, sign, after = super().rpartition(sep)
         return Counted(before), sign, after

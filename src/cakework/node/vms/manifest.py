@@ -119,7 +119,7 @@ class Seal:
     def glance(self, folder: Path) -> Manifest | None:
         """Return the manifest in ``folder``, whatever it says; None if there is none of ours."""
         try:
-            return self._manifest(folder)
+            return self.manifest(folder)
         except (FileNotFoundError, Mismatch):
             return None
 

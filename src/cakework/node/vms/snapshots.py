@@ -322,9 +322,7 @@ class Snapshots:
                 await machine.save(target)
                 step(Step.NODE_SNAPSHOT_SAVED)
                 owner = order.owner
-                put = partial(
-                    self._shelf.put, "ready", vm_id, owner, needs, target, snapshot_id
-                )
+                put = partial(self._shelf.put, "ready", vm_id, owner, needs, target, snapshot_id)
                 size = await unbroken(asyncio.to_thread(put))
         except OSError as error:
             raise Unavailable(f"the snapshot could not be written: {error}") from error
