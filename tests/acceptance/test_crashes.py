@@ -51,6 +51,26 @@ def test_vms_outlive_a_restart_of_everything(
         assert api.vm(vm["id"])["state"] == "started"
 
 
+def test_visitors_need_no_server_and_the_api_no_router(
+    platform: Platform, api: Api, busybox: str, nothing_left: Footprint
+) -> None:
+    """A VM is reached while the server hangs, and after kill -9 of the router; which the API does
+    not notice."""
+    env = {"SCRIPT": guests.WEB, "NAME": "visited"}
+    with api.running(busybox, port=8000, envVars=env) as vm:
+        api.visit_when_up(vm)
+        server = platform.pid("server")
+        assert server is not None
+        os.kill(server, signal.SIGSTOP)
+        try:
+            assert api.visit(vm).text == "hello from visited\n"
+        finally:
+            os.kill(server, signal.SIGCONT)
+        platform.kill("router")
+        assert api.visit(vm).text == "hello from visited\n"
+        assert platform.pid("server") == server
+
+
 def test_the_death_of_a_machine_is_noticed_and_cleaned_up(
     platform: Platform, api: Api, busybox: str, nothing_left: Footprint
 ) -> None:
