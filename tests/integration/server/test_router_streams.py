@@ -501,7 +501,9 @@ async def test_what_nobody_takes_does_not_fill_the_router() -> None:
         await alice.send(head + b"x" * (MB // 4 - 1))
         mallory = [await rig.client() for _ in range(12)]
         uploads = [asyncio.create_task(upload(client)) for client in mallory]
-        done, _ = await asyncio.wait(uploads, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            uploads, timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED
+        )
         assert done
         may_read.set()
         await alice.send(b"x")
