@@ -1,0 +1,1 @@
+"""The adapter of functions in Python. ``docs/dev/runtimes.md`` is its protocol."""
