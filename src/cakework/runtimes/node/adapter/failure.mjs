@@ -1,5 +1,6 @@
 /** Errors of a function's code, as the server gets to know them. */
 import { fileURLToPath } from "node:url";
+import { BadAnswer, ResultTooLarge } from "../functions/results.mjs";
 
 const MESSAGE_MAX = 4096;
 const STACK_MAX = 16_384;
@@ -24,11 +25,16 @@ export function describe(error) {
     message: bounded(messageOf(error), MESSAGE_MAX),
     retriable: attribute(error, "retriable") !== false,
   };
-  const stack = error instanceof Failure ? "" : stackOf(error);
+  const stack = isOwn(error) ? "" : stackOf(error);
   if (stack) told.stack = bounded(stack, STACK_MAX);
   const after = attribute(error, "retryAfter");
   if (typeof after === "number" && after >= 0 && after < 1e9) told.retryAfter = after;
   return told;
+}
+
+/** Tells whether an error is what the adapter finds wrong: it has no frames of the function's. */
+export function isOwn(error) {
+  return error instanceof Failure || error instanceof BadAnswer || error instanceof ResultTooLarge;
 }
 
 /** Prints an error among the function's own lines. */

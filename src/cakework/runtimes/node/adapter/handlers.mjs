@@ -90,7 +90,7 @@ function found(module, chosen, rest) {
     delete handlers.functions.event;
   } else {
     if (callable(chosen)) handlers.functions.event = chosen;
-    else handlers.http = method(main, "fetch") ?? callable(main) ?? byMethod(module, main);
+    handlers.http = method(main, "fetch") ?? callable(main) ?? byMethod(module, main);
   }
   return handlers;
 }

@@ -1,6 +1,6 @@
 /** Attempts: each is run once, however often it is asked for, and answered always alike. */
 import { AsyncLocalStorage } from "node:async_hooks";
-import { encoded, encodedResponse } from "../functions/results.mjs";
+import { BadAnswer, ResultTooLarge, encoded, encodedResponse } from "../functions/results.mjs";
 import { log } from "../functions/log.mjs";
 import { Failure, describe, show } from "./failure.mjs";
 import { RESPONSE_NEEDED, eventRequest } from "./web.mjs";
@@ -122,6 +122,8 @@ export class Invocations {
   }
 
   async #run(attempt, order) {
+    // First who asked is told that it was heard.
+    await null;
     await this.#turn(attempt, async () => {
       const began = performance.now();
       let answer;
@@ -155,7 +157,7 @@ export class Invocations {
 
   async #byHttp(ctx, event) {
     const response = await this.#handlers.http(eventRequest(event, ctx.signal), this.env, ctx);
-    if (!(response instanceof Response)) throw new TypeError(RESPONSE_NEEDED);
+    if (!(response instanceof Response)) throw new BadAnswer(RESPONSE_NEEDED);
     if (response.ok) return encodedResponse(response);
     const { status } = response;
     const after = response.headers.get("retry-after") ?? "";
@@ -260,10 +262,11 @@ function outputs(answer) {
 
 function failed(error, attempt, tookMs) {
   const told = describe(error);
-  const own = { BadAnswer: "bad_answer", ResultTooLarge: "result_too_large", NoHandler: "no_handler" }[told.type];
   let reason = told.retriable ? "handler_error" : "non_retriable";
   if (attempt.ctx.signal.aborted) reason = "canceled";
-  else if (own) reason = own;
+  else if (error instanceof BadAnswer) reason = "bad_answer";
+  else if (error instanceof ResultTooLarge) reason = "result_too_large";
+  else if (error instanceof Failure && error.name === "NoHandler") reason = "no_handler";
   return JSON.stringify({ outcome: "error", reason, error: told, durationMs: Number(tookMs.toFixed(3)) });
 }
 

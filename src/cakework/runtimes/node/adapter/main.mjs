@@ -27,6 +27,7 @@ const { values: options } = parseArgs({
 install();
 bringOwnPackage();
 const loading = Promise.withResolvers();
+const imported = Promise.withResolvers();
 let uncaught = (error) => imported.reject(error);
 process.on("uncaughtException", (error) => uncaught(error));
 const control = controlServer(loading.promise);
@@ -35,7 +36,6 @@ await once(control, "listening");
 
 let handlers = new Handlers();
 let failed;
-const imported = Promise.withResolvers();
 load(options.folder, options.entry, options.signature === "rest").then(imported.resolve, imported.reject);
 try {
   handlers = await imported.promise;

@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import http from "node:http";
 import { Failure, bounded, describe, show } from "./failure.mjs";
+import { BadAnswer } from "../functions/results.mjs";
 import { RESPONSE_NEEDED, restAnswer, restRequest, sendResponse, webRequest } from "./web.mjs";
 
 /** Headers of the router's, which the function does not see. A visitor's own do not pass it. */
@@ -52,15 +53,16 @@ async function respond(handlers, invocations, incoming, outgoing, ctx) {
   let response;
   if (handlers.rest) response = restAnswer(await handler(await restRequest(request), ctx));
   else response = await handler(request, invocations.env, ctx);
-  if (!(response instanceof Response)) throw new Failure("BadAnswer", RESPONSE_NEEDED);
+  if (!(response instanceof Response)) throw new BadAnswer(RESPONSE_NEEDED);
   await sendResponse(response, outgoing, ctx.signal);
 }
 
 /** Tells of an error; by an answer without an end if one was begun, as a whole one would be taken for good. */
 function broken(outgoing, error, closing) {
-  if (outgoing.headersSent) return void outgoing.destroy();
+  // When what was written before is sent.
+  if (outgoing.headersSent) return void setImmediate(() => outgoing.socket?.destroySoon());
   if (closing) outgoing.shouldKeepAlive = false;
-  const reason = error instanceof Failure && error.name === "BadAnswer" ? "bad_answer" : "handler_error";
+  const reason = error instanceof BadAnswer ? "bad_answer" : "handler_error";
   problem(outgoing, 502, reason, error);
 }
 

@@ -1,6 +1,6 @@
 /** Requests and responses of the web's kind, from and to those of node:http. */
 import { Readable } from "node:stream";
-import { Failure } from "./failure.mjs";
+import { BadAnswer } from "../functions/results.mjs";
 
 const HOP_BY_HOP = ["connection", "keep-alive", "transfer-encoding", "upgrade"];
 const BODILESS = ["GET", "HEAD"];
@@ -97,9 +97,9 @@ export async function restRequest(request) {
 /** Returns what the old form `{statusCode, body, headers?}` means. */
 export function restAnswer(answer) {
   const { statusCode, body, headers = {} } = answer ?? {};
-  if (statusCode === undefined) throw new Failure("BadAnswer", "the answer has no statusCode");
+  if (statusCode === undefined) throw new BadAnswer("the answer has no statusCode");
   if (!Number.isInteger(statusCode) || statusCode < 200 || statusCode > 599) {
-    throw new Failure("BadAnswer", "statusCode is no number from 200 to 599");
+    throw new BadAnswer("statusCode is no number from 200 to 599");
   }
   const [content, type] = typeof body === "string" ? [body, "text/plain; charset=utf-8"] : [JSON.stringify(body), "application/json"];
   const told = new Headers(headers ?? {});

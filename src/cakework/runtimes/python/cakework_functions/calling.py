@@ -34,7 +34,8 @@ async def called(function: Callable[..., Any], *given: Any, threads: Executor | 
         return await function(*taken)
     loop = asyncio.get_running_loop()
     run = contextvars.copy_context().run
-    failed, answer = await loop.run_in_executor(threads, run, _outcome, function, taken)
+    work = loop.run_in_executor(threads, run, _outcome, function, taken)
+    failed, answer = await _to_its_end(work)
     if failed is not None:
         raise failed
     return await answer if inspect.isawaitable(answer) else answer
@@ -42,7 +43,8 @@ async def called(function: Callable[..., Any], *given: Any, threads: Executor | 
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Tell whether calling ``function`` gives a coroutine, or an asynchronous generator."""
-    candidates = (function, getattr(function, "func", None), getattr(function, "__call__", None))
+    called_by = getattr(type(function), "__call__", None)
+    candidates = (function, getattr(function, "func", None), called_by)
     return any(inspect.iscoroutinefunction(each) for each in candidates)
 
 
@@ -85,6 +87,16 @@ def encoded_bytes(answer: bytes, content_type: str) -> bytes:
 def _check_size(size: int) -> None:
     if size > RESULT_MAX_BYTES:
         raise ResultTooLarge(f"the answer has {size} bytes, of 1 MiB that it may have")
+
+
+async def _to_its_end(work: asyncio.Future[Any]) -> Any:
+    """Wait for a thread, which cannot be stopped, also when the task is cancelled."""
+    while True:
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                raise
 
 
 def _outcome(

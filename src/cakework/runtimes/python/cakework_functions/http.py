@@ -7,6 +7,7 @@ from collections.abc import Mapping as MappingBase
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote
 
+from cakework_functions.calling import BadAnswer
 from cakework_functions.context import Context
 
 Chunk = str | bytes
@@ -130,8 +131,7 @@ class Response:
         """Return the response that a handler's answer means.
 
         Raises:
-            TypeError: it means none.
-            ValueError: it is no JSON.
+            BadAnswer: it means none.
         """
         if answer is None:
             return cls(status=204)
@@ -139,13 +139,13 @@ class Response:
             return answer.completed()
         if isinstance(answer, str | bytes | dict | list | AsyncIterable | Iterator):
             return cls(cast("Body", answer)).completed()
-        raise TypeError(f"a handler of http cannot answer with {type(answer).__name__}")
+        raise BadAnswer(f"a handler of http cannot answer with {type(answer).__name__}")
 
     def completed(self) -> "Response":
         """Return it with its content type, its body as bytes or as what yields them."""
         body, kind = self.body, "application/octet-stream"
         if isinstance(body, dict | list):
-            body, kind = json.dumps(body, allow_nan=False).encode(), "application/json"
+            body, kind = _json(body), "application/json"
         elif isinstance(body, str):
             body, kind = body.encode(), "text/plain; charset=utf-8"
         elif isinstance(body, AsyncIterable | Iterable) and not isinstance(body, bytes):
@@ -155,6 +155,13 @@ class Response:
         if body is not None and not has_kind:
             response.headers.append(("Content-Type", kind))
         return response
+
+
+def _json(body: object) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadAnswer(f"the answer is no JSON: {error}") from error
 
 
 async def _awaited(receive: Callable[[], Awaitable[bytes]]) -> bytes:

@@ -86,8 +86,5 @@ async def _with_context(run: Callable[[Context], Any], fields: dict[str, Any]) -
 async def _whole(body: Any) -> bytes:
     if body is None or isinstance(body, bytes):
         return body or b""
-    if hasattr(body, "__aiter__"):
-        parts = [part async for part in body]
-    else:
-        parts = list(body)
+    parts = [part async for part in body] if hasattr(body, "__aiter__") else list(body)
     return b"".join(part.encode() if isinstance(part, str) else part for part in parts)

@@ -1,4 +1,4 @@
-"""Requests through what a function handles them with: ASGI, WSGI, a plain function, the old form."""
+"""Requests through what a function has for them: ASGI, WSGI, a plain function, the old form."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
-from cakework_functions.calling import called
+from cakework_functions.calling import BadAnswer, called
 from cakework_functions.context import Context
 from cakework_functions.http import Request, Response
 from cakework_runtime.failure import Failure
@@ -275,13 +275,13 @@ def rest_response(answer: object) -> Response:
     """Return what the old form ``{statusCode, body, headers?}`` means.
 
     Raises:
-        Failure: it is not of that form.
+        BadAnswer: it is not of that form.
     """
     if not isinstance(answer, dict) or "statusCode" not in answer:
-        raise Failure("BadAnswer", "the answer has no statusCode")
+        raise BadAnswer("the answer has no statusCode")
     told = cast("dict[str, Any]", answer)
     if not isinstance(told["statusCode"], int) or not 200 <= told["statusCode"] <= 599:
-        raise Failure("BadAnswer", "statusCode is no number from 200 to 599")
+        raise BadAnswer("statusCode is no number from 200 to 599")
     headers = {str(k): str(v) for k, v in (told.get("headers") or {}).items()}
     body = told.get("body")
     if isinstance(body, int | float | bool):

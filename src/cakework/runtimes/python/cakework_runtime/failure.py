@@ -6,6 +6,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from cakework_functions.calling import BadAnswer, ResultTooLarge
+
 MESSAGE_MAX = 4096
 STACK_MAX = 16_384
 FRAMES_MAX = 50
@@ -70,7 +72,7 @@ def _attribute(error: BaseException, name: str) -> object:
 
 
 def _stack(error: BaseException) -> str:
-    if isinstance(error, Failure):
+    if isinstance(error, Failure | BadAnswer | ResultTooLarge):
         return ""
     try:
         linecache.checkcache()

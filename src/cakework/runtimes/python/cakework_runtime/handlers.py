@@ -23,6 +23,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "beforeSnapshot": ("beforeSnapshot", "before_snapshot"),
     "afterResume": ("afterResume", "after_resume"),
 }
+FORMS: dict[tuple[str, ...], str] = {
+    ("scope", "receive", "send"): "asgi",
+    ("environ", "start_response"): "wsgi",
+}
 HOOKS = ("beforeSnapshot", "afterResume")
 
 
@@ -105,12 +109,12 @@ def _found(module: ModuleType, name: str, rest: bool) -> Handlers:
     if rest:
         handlers.http, handlers.http_form = chosen or handlers.functions.get("event"), "rest"
         handlers.functions.pop("event", None)
-    elif chosen is not None and (form := application_form(chosen)):
+        return handlers
+    _find_http(module, handlers)
+    if chosen is not None and (form := application_form(chosen)):
         handlers.http, handlers.http_form = chosen, form
-    else:
-        if chosen is not None:
-            handlers.functions["event"] = chosen
-        _find_http(module, handlers)
+    elif chosen is not None:
+        handlers.functions["event"] = chosen
     return handlers
 
 
@@ -129,9 +133,7 @@ def application_form(value: Function) -> str:
     """
     if inspect.isfunction(value):
         names = tuple(inspect.signature(value).parameters)
-        return {("scope", "receive", "send"): "asgi", ("environ", "start_response"): "wsgi"}.get(
-            names, ""
-        )
+        return FORMS.get(names, "")
     if is_async(value):
         return "asgi" if parameters(value) >= 3 else ""
     return "wsgi" if parameters(value) >= 2 and not inspect.isclass(value) else ""

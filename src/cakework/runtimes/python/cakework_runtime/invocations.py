@@ -4,11 +4,12 @@ import asyncio
 import contextvars
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from inspect import isawaitable
 from typing import Any, cast
 
@@ -68,6 +69,7 @@ class Invocations:
         self._forgotten: set[Key] = set()
         self._kept_bytes = 0
         self._running: set[Attempt] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
 
@@ -81,13 +83,17 @@ class Invocations:
         key = (str(told["invocationId"]), int(told["attempt"]))
         if kind not in ORDER:
             raise ValueError(f"{kind} is no kind of work")
+        if kind == "transform" and not isinstance(event["records"], list):
+            raise TypeError("records are a list")
         if key in self._forgotten:
             return None
         if key not in self._attempts:
             attempt = self._attempt(key, told)
             self._attempts[key] = attempt
             unit = order.get("unit", "record")
-            attempt.task = asyncio.create_task(self._run(attempt, kind, event, unit))
+            running = asyncio.create_task(self._run(attempt, kind, event, unit))
+            self._tasks.add(running)
+            running.add_done_callback(self._tasks.discard)
         return self._attempts[key]
 
     def abort(self, key: Key) -> bool:
@@ -103,7 +109,7 @@ class Invocations:
         await self._nothing_runs.wait()
 
     @asynccontextmanager
-    async def direct(self, told: dict[str, Any], gone: asyncio.Event) -> AsyncIterator[Context]:
+    async def direct(self, told: dict[str, Any], gone: asyncio.Event) -> AsyncGenerator[Context]:
         """Hold a turn for a direct request, which is given up when its client goes."""
         attempt = self._attempt((str(told["invocationId"]), 1), told)
         attempt.task = asyncio.current_task()
@@ -148,7 +154,7 @@ class Invocations:
         return attempt
 
     @asynccontextmanager
-    async def _turn(self, attempt: Attempt) -> AsyncIterator[None]:
+    async def _turn(self, attempt: Attempt) -> AsyncGenerator[None]:
         self._running.add(attempt)
         self._nothing_runs.clear()
         token = KEPT_ATTEMPT.set(attempt)
@@ -169,23 +175,25 @@ class Invocations:
         finally:
             # However it came to this, those who wait are answered.
             if not attempt.answer.done():
-                self._keep(attempt, _failed(Failure("Canceled", "it was given up", True), 0.0))
+                self._keep(attempt, _failed(_given_up(), 0.0, True))
             attempt.idle.set()
 
     async def _answer(self, attempt: Attempt, kind: str, event: Any, unit: str) -> None:
         began = time.monotonic()
         try:
+            if attempt.aborted:
+                raise asyncio.CancelledError
             # A task of its own: what is not even an Exception stays in it.
             attempt.task = asyncio.create_task(self._outcome(attempt.context, kind, event, unit))
             done, failed = await attempt.task
         except asyncio.CancelledError as error:
             done, failed = b"", error
         if isinstance(failed, asyncio.CancelledError) and attempt.aborted:
-            failed = Failure("Canceled", "it was given up", True)
+            failed = _given_up()
         if failed is not None:
             if not isinstance(failed, Failure):
                 show(failed)
-            done = _failed(failed, time.monotonic() - began)
+            done = _failed(failed, time.monotonic() - began, attempt.aborted)
         else:
             took = b',"durationMs":%.3f}' % ((time.monotonic() - began) * 1000)
             done = b'{"outcome":"ok",' + done[1:-1] + took
@@ -223,12 +231,11 @@ class Invocations:
                 }
             results = [await self._record(cast("Any", one), each, context) for each in records]
             return {"out": [out for result in results for out in result]}
-        function = one or (lambda record, told: cast("Any", many)([record], told))
-        return {"records": [await self._told(function, each, context) for each in records]}
+        return {"records": [await self._told(one, many, each, context) for each in records]}
 
-    async def _told(self, function: Any, record: Any, context: Context) -> dict[str, Any]:
+    async def _told(self, one: Any, many: Any, record: Any, context: Context) -> dict[str, Any]:
         try:
-            out = await self._record(function, record, context)
+            out = await self._record(one or many, record if one else [record], context)
             encoded(out)
             return {"out": out}
         except Exception as error:
@@ -278,17 +285,21 @@ def _encoded(answer: Any) -> bytes:
     return encoded_bytes(whole.body or b"", kind or "application/octet-stream")
 
 
-def _failed(error: BaseException, took_s: float) -> bytes:
+def _given_up() -> Failure:
+    return Failure("Canceled", "it was given up", True)
+
+
+def _failed(error: BaseException, took_s: float, aborted: bool) -> bytes:
     told = describe(error)
     reason = "handler_error" if told["retriable"] else "non_retriable"
-    if isinstance(error, BadAnswer) or told["type"] == "BadAnswer":
+    if aborted:
+        reason = "canceled"
+    elif isinstance(error, BadAnswer):
         reason = "bad_answer"
     elif isinstance(error, ResultTooLarge):
         reason = "result_too_large"
     elif isinstance(error, Failure) and error.type == "NoHandler":
         reason = "no_handler"
-    elif isinstance(error, Failure) and error.type == "Canceled":
-        reason = "canceled"
     answer = {"outcome": "error", "reason": reason, "error": told}
     return json.dumps({**answer, "durationMs": round(took_s * 1000, 3)}).encode()
 
@@ -309,7 +320,7 @@ def _later(loop: asyncio.AbstractEventLoop, attempt: Attempt, work: Later) -> No
         elif isawaitable(work):
             future = context.run(lambda: asyncio.ensure_future(_guarded(cast("Any", work))))
         else:
-            future = loop.run_in_executor(None, context.run, _called, work)
+            future = loop.run_in_executor(None, partial(context.run, _called, work))
         attempt.later.add(future)
 
     if asyncio._get_running_loop() is loop:

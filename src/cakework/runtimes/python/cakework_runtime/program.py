@@ -69,7 +69,8 @@ async def _serve(
             await applications.start_up()
         except Exception as error:
             show(error)
-            failed = error
+            handlers, failed = Handlers(), error
+            applications = Applications(handlers, threads)
     invocations = Invocations(handlers, applications, threads, options.concurrency, secrets)
     visitors = Server(Visitors(handlers, failed, applications, invocations).serve)
     control = Control(handlers, failed, invocations, visitors, threads, secrets)
@@ -86,7 +87,8 @@ def _threads(count: int) -> ThreadPoolExecutor:
     """Return a pool whose threads all run: a function may leave room for no other later."""
     pool = ThreadPoolExecutor(count, thread_name_prefix="handler")
     together = threading.Barrier(count)
-    list(pool.map(lambda _: together.wait(), range(count)))
+    for each in [pool.submit(together.wait) for _ in range(count)]:
+        each.result()
     return pool
 
 

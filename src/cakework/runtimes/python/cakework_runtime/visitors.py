@@ -65,7 +65,7 @@ async def _failed(exchange: Exchange, error: BaseException) -> None:
     if exchange.started:
         # Said by an answer without an end; a whole one would be taken for good.
         raise Gone("the answer was broken off") from error
-    reason = "bad_answer" if isinstance(error, BadAnswer | TypeError) else "handler_error"
+    reason = "bad_answer" if isinstance(error, BadAnswer) else "handler_error"
     await _problem(exchange, 502, reason, error)
 
 
