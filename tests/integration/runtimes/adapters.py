@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -131,7 +131,7 @@ def adapter(
     *options: str,
     folder: Path | None = None,
     env: dict[str, str] | None = None,
-) -> Iterator[Adapter]:
+) -> Generator[Adapter]:
     """Run the adapter of ``language`` while the block lasts. It is left as soon as it listens."""
     started = {
         "python": [sys.executable, str(PYTHON)],

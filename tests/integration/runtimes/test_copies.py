@@ -39,7 +39,8 @@ const draws = async () => [
   crypto.randomBytes(8).toString("hex"),
   await new Promise((done) => names.randomBytes(8, (_, bytes) => done(bytes.toString("hex")))),
   Buffer.from(crypto.randomFillSync(new Uint8Array(8))).toString("hex"),
-  await new Promise((done) => crypto.randomFill(Buffer.alloc(8), (_, it) => done(it.toString("hex")))),
+  await new Promise((done) =>
+    crypto.randomFill(Buffer.alloc(8), (_, bytes) => done(bytes.toString("hex")))),
   crypto.randomFillSync(new Uint16Array(4), 1, 2).join(),
   Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(8))).toString("hex"),
   globalThis.crypto.randomUUID(),

@@ -10,6 +10,7 @@ from tests.integration.runtimes.adapters import LANGUAGES, Adapter, adapter, unt
 
 ENTRIES = {"python": "cases.py", "node": "cases.mjs"}
 MIB = 1024 * 1024
+NESTED: dict[str, Any] = {"text": "ü😀\u2028", "list": [1, 2.5, True, None, {}]}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def failure(running: Adapter, case: str) -> dict[str, Any]:
     ("case", "result"),
     [
         ("nothing", None),
-        ("nested", {"text": "ü😀\u2028", "list": [1, 2.5, True, None, {}]}),
+        ("nested", NESTED),
         ("asynchronous", "later"),
         ("large", "x" * (MIB - 2)),
     ],

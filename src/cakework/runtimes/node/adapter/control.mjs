@@ -13,7 +13,8 @@ export function controlServer(loaded) {
   return http.createServer({ requestTimeout: 0 }, async (request, response) => {
     response.shouldKeepAlive = false;
     const order = ORDERS[`${request.method} ${request.url}`];
-    if (request.headers["user-agent"] !== CALLER) return answer(response, 403, { error: "orders are given by pid 1" });
+    if (request.headers["user-agent"] !== CALLER)
+      return answer(response, 403, { error: "orders are given by pid 1" });
     if (!order) return answer(response, 404, { error: "there is no such order" });
     try {
       await order(await bodyOf(request), response, await loaded);
@@ -26,8 +27,17 @@ export function controlServer(loaded) {
 
 const ORDERS = {
   "GET /ready": (_, response, { handlers, failed }) => {
-    const told = { protocol: PROTOCOL, runtime: `node${process.versions.node}`, handlers: handlers.names, hooks: handlers.hooks };
-    answer(response, 200, failed ? { state: "failed", error: describe(failed), ...told } : { state: "ready", ...told });
+    const told = {
+      protocol: PROTOCOL,
+      runtime: `node${process.versions.node}`,
+      handlers: handlers.names,
+      hooks: handlers.hooks,
+    };
+    answer(
+      response,
+      200,
+      failed ? { state: "failed", error: describe(failed), ...told } : { state: "ready", ...told },
+    );
   },
   "GET /idle": async (_, response, { invocations }) => {
     await invocations.untilIdle();
@@ -94,7 +104,10 @@ function begin(response) {
 
 function answer(response, status, told) {
   const body = `${JSON.stringify(told)}\n`;
-  response.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(body) });
+  response.writeHead(status, {
+    "content-type": "application/json",
+    "content-length": Buffer.byteLength(body),
+  });
   response.end(body);
 }
 
@@ -103,10 +116,12 @@ async function bodyOf(request) {
   let size = 0;
   for await (const part of request) {
     size += part.length;
-    if (size > ORDER_MAX_BYTES) throw new RangeError(`an order has at most ${ORDER_MAX_BYTES} bytes`);
+    if (size > ORDER_MAX_BYTES)
+      throw new RangeError(`an order has at most ${ORDER_MAX_BYTES} bytes`);
     parts.push(part);
   }
   const order = size > 0 ? JSON.parse(Buffer.concat(parts).toString()) : {};
-  if (typeof order !== "object" || order === null || Array.isArray(order)) throw new TypeError("an order is an object");
+  if (typeof order !== "object" || order === null || Array.isArray(order))
+    throw new TypeError("an order is an object");
   return order;
 }

@@ -49,7 +49,8 @@ export function show(error) {
 
 /** Returns `text` with something left out of its middle, and without what is no UTF-8. */
 export function bounded(text, most) {
-  const cut = text.length > most ? `${text.slice(0, most / 4)}\n…\n${text.slice(-most * 0.75)}` : text;
+  const cut =
+    text.length > most ? `${text.slice(0, most / 4)}\n…\n${text.slice(-most * 0.75)}` : text;
   return cut.toWellFormed();
 }
 

@@ -17,7 +17,10 @@ const NAMES = {
 export const HOOKS = ["beforeSnapshot", "afterResume"];
 export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const OWN = "@cakework/functions";
-const OWN_FILES = { [OWN]: "../functions/index.mjs", [`${OWN}/testing`]: "../functions/testing.mjs" };
+const OWN_FILES = {
+  [OWN]: "../functions/index.mjs",
+  [`${OWN}/testing`]: "../functions/testing.mjs",
+};
 
 /**
  * What a module handles: `functions` by kind; `http` of `(request, env, ctx)`, or of the old form with `rest`.
@@ -65,7 +68,10 @@ export async function load(folder, entry, rest) {
   if (name && !chosen) throw new Failure("NoHandler", `${file} has no ${name}`);
   const handlers = found(module, chosen, rest);
   if (handlers.names.length === 0) {
-    throw new Failure("NoHandler", `${file} handles nothing: it has no default, handler, event or other`);
+    throw new Failure(
+      "NoHandler",
+      `${file} handles nothing: it has no default, handler, event or other`,
+    );
   }
   return handlers;
 }
@@ -109,7 +115,8 @@ function byMethod(module, main) {
   if (known.length === 0) return undefined;
   return (request, env, ctx) => {
     const name = request.method === "HEAD" && !known.includes("HEAD") ? "GET" : request.method;
-    if (!known.includes(name)) return new Response(null, { status: 405, headers: { allow: known.join(", ") } });
+    if (!known.includes(name))
+      return new Response(null, { status: 405, headers: { allow: known.join(", ") } });
     return (method(module, name) ?? method(main, name))(request, env, ctx);
   };
 }

@@ -1,9 +1,9 @@
 /** Attempts: each is run once, however often it is asked for, and answered always alike. */
 import { AsyncLocalStorage } from "node:async_hooks";
-import { BadAnswer, ResultTooLarge, encoded, encodedResponse } from "../functions/results.mjs";
 import { log } from "../functions/log.mjs";
-import { Failure, describe, show } from "./failure.mjs";
-import { RESPONSE_NEEDED, eventRequest } from "./web.mjs";
+import { BadAnswer, encoded, encodedResponse, ResultTooLarge } from "../functions/results.mjs";
+import { describe, Failure, show } from "./failure.mjs";
+import { eventRequest, RESPONSE_NEEDED } from "./web.mjs";
 
 /** Of answers that have been given; the oldest go, and only their ids are kept. */
 const KEPT_MAX_BYTES = 16 * 1024 * 1024;
@@ -62,7 +62,8 @@ export class Invocations {
       throw new TypeError("an order names an invocationId and an attempt");
     }
     if (!Object.hasOwn(ORDER, kind)) throw new TypeError(`${kind} is no kind of work`);
-    if (kind === "transform" && !Array.isArray(order.event?.records)) throw new TypeError("records are a list");
+    if (kind === "transform" && !Array.isArray(order.event?.records))
+      throw new TypeError("records are a list");
     const attempt = new Attempt(context, this.#secrets);
     if (this.#forgotten.has(attempt.key)) return undefined;
     const known = this.#attempts.get(attempt.key);
@@ -143,7 +144,8 @@ export class Invocations {
 
   async #result(attempt, { kind, event, unit }) {
     if (attempt.ctx.signal.aborted) throw attempt.ctx.signal.reason;
-    if (kind === "transform") return encoded(await this.#transform(attempt.ctx, event.records, unit));
+    if (kind === "transform")
+      return encoded(await this.#transform(attempt.ctx, event.records, unit));
     const handler = this.#first(ORDER[kind]);
     if (handler) return encoded(await handler(event, attempt.ctx));
     if (this.#handlers.http && !this.#handlers.rest) return this.#byHttp(attempt.ctx, event);
@@ -163,7 +165,12 @@ export class Invocations {
     const after = response.headers.get("retry-after") ?? "";
     const retriable = RETRIED.includes(status) || status >= 500;
     const text = (await response.text()).slice(0, 1000);
-    throw new Failure(`Http${status}`, text, retriable, /^\d+$/.test(after) ? Number(after) : undefined);
+    throw new Failure(
+      `Http${status}`,
+      text,
+      retriable,
+      /^\d+$/.test(after) ? Number(after) : undefined,
+    );
   }
 
   async #transform(ctx, records, unit = "record") {
@@ -267,6 +274,10 @@ function failed(error, attempt, tookMs) {
   else if (error instanceof BadAnswer) reason = "bad_answer";
   else if (error instanceof ResultTooLarge) reason = "result_too_large";
   else if (error instanceof Failure && error.name === "NoHandler") reason = "no_handler";
-  return JSON.stringify({ outcome: "error", reason, error: told, durationMs: Number(tookMs.toFixed(3)) });
+  return JSON.stringify({
+    outcome: "error",
+    reason,
+    error: told,
+    durationMs: Number(tookMs.toFixed(3)),
+  });
 }
-

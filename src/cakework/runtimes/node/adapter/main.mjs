@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { parseArgs } from "node:util";
 import { controlServer } from "./control.mjs";
 import { show } from "./failure.mjs";
-import { Handlers, bringOwnPackage, load } from "./handlers.mjs";
+import { bringOwnPackage, Handlers, load } from "./handlers.mjs";
 import { Invocations } from "./invocations.mjs";
 import { install } from "./random.mjs";
 import { visitorsServer } from "./visitors.mjs";
@@ -36,7 +36,10 @@ await once(control, "listening");
 
 let handlers = new Handlers();
 let failed;
-load(options.folder, options.entry, options.signature === "rest").then(imported.resolve, imported.reject);
+load(options.folder, options.entry, options.signature === "rest").then(
+  imported.resolve,
+  imported.reject,
+);
 try {
   handlers = await imported.promise;
 } catch (error) {

@@ -67,12 +67,18 @@ export function reseed() {
 }
 
 function define(target, name, value) {
-  Object.defineProperty(target, name, { value, writable: true, enumerable: true, configurable: true });
+  Object.defineProperty(target, name, {
+    value,
+    writable: true,
+    enumerable: true,
+    configurable: true,
+  });
 }
 
 function drawn(size) {
   const bytes = new Uint8Array(size);
-  for (let at = 0; at < size; ) at += readSync(kernel, bytes, at, Math.min(size - at, 1 << 20), null);
+  for (let at = 0; at < size; )
+    at += readSync(kernel, bytes, at, Math.min(size - at, 1 << 20), null);
   return bytes;
 }
 

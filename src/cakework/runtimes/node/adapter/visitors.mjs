@@ -1,8 +1,8 @@
 /** The port to which the router brings visitors: direct work. */
 import { randomUUID } from "node:crypto";
 import http from "node:http";
-import { Failure, bounded, describe, show } from "./failure.mjs";
 import { BadAnswer } from "../functions/results.mjs";
+import { bounded, describe, Failure, show } from "./failure.mjs";
 import { RESPONSE_NEEDED, restAnswer, restRequest, sendResponse, webRequest } from "./web.mjs";
 
 /** Headers of the router's, which the function does not see. A visitor's own do not pass it. */
@@ -13,7 +13,14 @@ const TOLD = {
   "cakework-version": "version",
   "cakework-user-id": "userId",
 };
-const WITHOUT = [...Object.keys(TOLD), "connection", "keep-alive", "transfer-encoding", "upgrade", "expect"];
+const WITHOUT = [
+  ...Object.keys(TOLD),
+  "connection",
+  "keep-alive",
+  "transfer-encoding",
+  "upgrade",
+  "expect",
+];
 
 /** Returns the server for visitors. `failed` is why the function could not be loaded. */
 export function visitorsServer(handlers, failed, invocations) {
@@ -29,7 +36,8 @@ export function visitorsServer(handlers, failed, invocations) {
 
 async function serve(handlers, failed, invocations, incoming, outgoing) {
   if (failed) return problem(outgoing, 503, "version_failed", failed);
-  if (!handlers.http) return problem(outgoing, 404, "no_handler", new Failure("NoHandler", "it has no http"));
+  if (!handlers.http)
+    return problem(outgoing, 404, "no_handler", new Failure("NoHandler", "it has no http"));
   const gone = (abort) => outgoing.once("close", () => outgoing.writableFinished || abort());
   return invocations.direct(toldOf(incoming.headers), gone, async (ctx, attempt) => {
     attempt.broken = (error) => {
@@ -86,4 +94,3 @@ function toldOf(headers) {
   else delete told.version;
   return told;
 }
-

@@ -14,7 +14,8 @@ export function webRequest(incoming, signal, without) {
     if (!without.includes(name)) headers.append(name, incoming.rawHeaders[at + 1]);
   }
   const init = { method: incoming.method, headers, signal };
-  if (!BODILESS.includes(incoming.method)) Object.assign(init, { body: Readable.toWeb(incoming), duplex: "half" });
+  if (!BODILESS.includes(incoming.method))
+    Object.assign(init, { body: Readable.toWeb(incoming), duplex: "half" });
   return new Request(urlOf(incoming), init);
 }
 
@@ -66,11 +67,22 @@ export function eventRequest(event, signal) {
   const attributes = typeof event === "object" && event !== null ? event : { data: event };
   for (const [name, value] of Object.entries(attributes)) {
     if (["data", "data_base64", "datacontenttype"].includes(name) || value === null) continue;
-    headers.set(`ce-${name}`, encodeURI(String(value).toWellFormed()).replaceAll(/%(20|5B|5D|7C|5E|60|7B|7D|3C|3E)/g, decodeURIComponent));
+    headers.set(
+      `ce-${name}`,
+      encodeURI(String(value).toWellFormed()).replaceAll(
+        /%(20|5B|5D|7C|5E|60|7B|7D|3C|3E)/g,
+        decodeURIComponent,
+      ),
+    );
   }
   const type = attributes.datacontenttype ?? "application/json";
   headers.set("content-type", type);
-  return new Request("https://localhost/", { method: "POST", headers, body: dataOf(attributes, type), signal });
+  return new Request("https://localhost/", {
+    method: "POST",
+    headers,
+    body: dataOf(attributes, type),
+    signal,
+  });
 }
 
 function dataOf({ data, data_base64: base64 }, type) {
@@ -101,9 +113,13 @@ export function restAnswer(answer) {
   if (!Number.isInteger(statusCode) || statusCode < 200 || statusCode > 599) {
     throw new BadAnswer("statusCode is no number from 200 to 599");
   }
-  const [content, type] = typeof body === "string" ? [body, "text/plain; charset=utf-8"] : [JSON.stringify(body), "application/json"];
+  const [content, type] =
+    typeof body === "string"
+      ? [body, "text/plain; charset=utf-8"]
+      : [JSON.stringify(body), "application/json"];
   const told = new Headers(headers ?? {});
-  if (body === undefined || body === null) return new Response(null, { status: statusCode, headers: told });
+  if (body === undefined || body === null)
+    return new Response(null, { status: statusCode, headers: told });
   if (!told.has("content-type")) told.set("content-type", type);
   return new Response(content, { status: statusCode, headers: told });
 }

@@ -1,6 +1,9 @@
 import { format } from "node:util";
 
-const line = (level) => (...values) => void process.stdout.write(`${level} ${format(...values)}\n`);
+const line =
+  (level) =>
+  (...values) =>
+    void process.stdout.write(`${level} ${format(...values)}\n`);
 
 /** What `ctx.log` is: a line of standard output each, with its level in front. */
 export const log = Object.freeze({

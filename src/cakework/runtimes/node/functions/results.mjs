@@ -52,9 +52,12 @@ function json(answer) {
 
 /** JSON.stringify would make null of these, or leave them out, without a word. */
 function strict(_key, value) {
-  if (typeof value === "number" && !Number.isFinite(value)) throw new TypeError(`${value} is no number of JSON`);
-  if (typeof value === "function" || typeof value === "symbol") throw new TypeError(`a ${typeof value} is not JSON`);
-  if (typeof value === "string" && !value.isWellFormed()) throw new TypeError("half a surrogate pair is no text");
+  if (typeof value === "number" && !Number.isFinite(value))
+    throw new TypeError(`${value} is no number of JSON`);
+  if (typeof value === "function" || typeof value === "symbol")
+    throw new TypeError(`a ${typeof value} is not JSON`);
+  if (typeof value === "string" && !value.isWellFormed())
+    throw new TypeError("half a surrogate pair is no text");
   return value;
 }
 
@@ -64,11 +67,13 @@ function sized(text) {
 }
 
 function checkSize(size) {
-  if (size > RESULT_MAX_BYTES) throw new ResultTooLarge(`the answer has ${size} bytes, of 1 MiB that it may have`);
+  if (size > RESULT_MAX_BYTES)
+    throw new ResultTooLarge(`the answer has ${size} bytes, of 1 MiB that it may have`);
 }
 
 function asBytes(answer) {
-  if (ArrayBuffer.isView(answer)) return Buffer.from(answer.buffer, answer.byteOffset, answer.byteLength);
+  if (ArrayBuffer.isView(answer))
+    return Buffer.from(answer.buffer, answer.byteOffset, answer.byteLength);
   return answer instanceof ArrayBuffer ? Buffer.from(answer) : undefined;
 }
 

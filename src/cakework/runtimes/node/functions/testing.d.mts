@@ -1,7 +1,10 @@
 import type { Context, Env, Event, Handlers } from "./index.mjs";
 
 /** Returns an event with `data`. */
-export declare function makeEvent<Data = null>(data?: Data, attributes?: Partial<Event>): Event<Data>;
+export declare function makeEvent<Data = null>(
+  data?: Data,
+  attributes?: Partial<Event>,
+): Event<Data>;
 
 /**
  * Returns what `handler` answers to `event`, once what it left to `waitUntil` is done.
@@ -16,7 +19,9 @@ export declare function call<Given, Answer>(
 
 /** Returns what `fetch`, of an object or by itself, answers to `request`. */
 export declare function fetch(
-  handler: Pick<Handlers, "fetch"> | ((request: Request, env: Env, ctx: Context) => Response | Promise<Response>),
+  handler:
+    | Pick<Handlers, "fetch">
+    | ((request: Request, env: Env, ctx: Context) => Response | Promise<Response>),
   request: Request | string,
   env?: Env,
   context?: Partial<Context>,

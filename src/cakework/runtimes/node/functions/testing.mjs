@@ -20,8 +20,13 @@ export async function call(handler, event = undefined, context = {}) {
 export async function fetch(handler, request, env = {}, context = {}) {
   const { ctx, settled } = makeContext(context);
   const target = typeof handler === "function" ? { fetch: handler } : handler;
-  const answer = await target.fetch(request instanceof Request ? request : new Request(request), env, ctx);
-  if (!(answer instanceof Response)) throw new TypeError("a handler of http answers with a Response");
+  const answer = await target.fetch(
+    request instanceof Request ? request : new Request(request),
+    env,
+    ctx,
+  );
+  if (!(answer instanceof Response))
+    throw new TypeError("a handler of http answers with a Response");
   await settled();
   return answer;
 }

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, cast
 
 RESULT_MAX_BYTES = 1024 * 1024
 
@@ -33,8 +33,8 @@ async def called(function: Callable[..., Any], *given: Any, threads: Executor | 
     if is_async(function):
         return await function(*taken)
     loop = asyncio.get_running_loop()
-    run = contextvars.copy_context().run
-    work = loop.run_in_executor(threads, run, _outcome, function, taken)
+    context = contextvars.copy_context()
+    work = loop.run_in_executor(threads, lambda: context.run(_outcome, function, taken))
     failed, answer = await _to_its_end(work)
     if failed is not None:
         raise failed
@@ -43,7 +43,7 @@ async def called(function: Callable[..., Any], *given: Any, threads: Executor | 
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Tell whether calling ``function`` gives a coroutine, or an asynchronous generator."""
-    called_by = getattr(type(function), "__call__", None)
+    called_by = inspect.getattr_static(type(function), "__call__", None)
     candidates = (function, getattr(function, "func", None), called_by)
     return any(inspect.iscoroutinefunction(each) for each in candidates)
 
@@ -67,7 +67,7 @@ def encoded(answer: object) -> bytes:
         ResultTooLarge: it has more than 1 MiB.
     """
     if isinstance(answer, bytes | bytearray | memoryview):
-        return encoded_bytes(bytes(answer), "application/octet-stream")
+        return encoded_bytes(bytes(cast("bytes", answer)), "application/octet-stream")
     try:
         text = json.dumps(answer, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         result = text.encode()

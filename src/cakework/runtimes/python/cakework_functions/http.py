@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 from cakework_functions.calling import BadAnswer
 from cakework_functions.context import Context
 
+Given = MappingBase[str, str] | Iterable[tuple[str, str]]
 Chunk = str | bytes
 Body = Chunk | Iterable[Chunk] | AsyncIterable[Chunk] | dict[str, Any] | list[Any] | None
 
@@ -46,7 +47,7 @@ class Request:
         self,
         method: str = "GET",
         target: str = "/",
-        headers: MappingBase[str, str] | Iterable[tuple[str, str]] = (),
+        headers: Given = (),
         body: bytes | str = b"",
         context: Context | None = None,
     ) -> None:
@@ -54,8 +55,7 @@ class Request:
         raw_path, _, self.query_string = target.partition("?")
         self.path = unquote(raw_path)
         self.query = dict(parse_qsl(self.query_string, keep_blank_values=True))
-        pairs = headers.items() if isinstance(headers, MappingBase) else headers
-        self.headers = Headers(pairs)
+        self.headers = Headers(_pairs(headers))
         self.context = context
         self._body: bytes | None = body.encode() if isinstance(body, str) else body
         self._receive: Callable[[], Awaitable[bytes]] | None = None
@@ -119,11 +119,10 @@ class Response:
         self,
         body: Body = None,
         status: int = 200,
-        headers: MappingBase[str, str] | Iterable[tuple[str, str]] = (),
+        headers: Given = (),
     ) -> None:
         self.status = status
-        pairs = headers.items() if isinstance(headers, MappingBase) else headers
-        self.headers = [(name, value) for name, value in pairs]
+        self.headers = _pairs(headers)
         self.body = body
 
     @classmethod
@@ -145,7 +144,7 @@ class Response:
         """Return it with its content type, its body as bytes or as what yields them."""
         body, kind = self.body, "application/octet-stream"
         if isinstance(body, dict | list):
-            body, kind = _json(body), "application/json"
+            body, kind = _json(cast("object", body)), "application/json"
         elif isinstance(body, str):
             body, kind = body.encode(), "text/plain; charset=utf-8"
         elif isinstance(body, AsyncIterable | Iterable) and not isinstance(body, bytes):
@@ -155,6 +154,12 @@ class Response:
         if body is not None and not has_kind:
             response.headers.append(("Content-Type", kind))
         return response
+
+
+def _pairs(headers: Given) -> list[tuple[str, str]]:
+    if isinstance(headers, MappingBase):
+        return list(cast("MappingBase[str, str]", headers).items())
+    return list(headers)
 
 
 def _json(body: object) -> bytes:

@@ -267,7 +267,7 @@ def _bytes(part: object) -> bytes:
     if isinstance(part, str):
         return part.encode()
     if isinstance(part, bytes | bytearray | memoryview):
-        return bytes(part)
+        return bytes(cast("bytes", part))
     raise TypeError(f"a part of a body is str or bytes, not {type(part).__name__}")
 
 
@@ -282,7 +282,7 @@ def rest_response(answer: object) -> Response:
     told = cast("dict[str, Any]", answer)
     if not isinstance(told["statusCode"], int) or not 200 <= told["statusCode"] <= 599:
         raise BadAnswer("statusCode is no number from 200 to 599")
-    headers = {str(k): str(v) for k, v in (told.get("headers") or {}).items()}
+    headers = {str(k): str(v) for k, v in cast("Any", told.get("headers") or {}).items()}
     body = told.get("body")
     if isinstance(body, int | float | bool):
         body = json.dumps(body)

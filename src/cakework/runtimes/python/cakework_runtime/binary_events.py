@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from cakework_functions.calling import RESULT_MAX_BYTES, BadAnswer, encoded_bytes
@@ -84,17 +84,17 @@ def _no_constant(name: str) -> None:
 
 def _request(event: Any) -> tuple[Head, bytes]:
     headers: Pairs = [(b"host", b"localhost")]
-    event = event if isinstance(event, dict) else {"data": event}
-    for name, value in event.items():  # pyright: ignore[reportUnknownVariableType]
+    told = cast("dict[str, Any]", event if isinstance(event, dict) else {"data": event})
+    for name, value in told.items():
         if name not in ("data", "data_base64", "datacontenttype") and value is not None:
-            text = quote(str(value), safe=" !#$&'()*+,/:;=?@[]^_`{|}~-.<>")  # pyright: ignore[reportUnknownArgumentType]
+            text = quote(str(value), safe=" !#$&'()*+,/:;=?@[]^_`{|}~-.<>")
             headers.append((f"ce-{name}".lower().encode("latin-1"), text.encode()))
-    kind = str(event.get("datacontenttype") or "application/json")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    kind = str(told.get("datacontenttype") or "application/json")
     body = b""
-    if "data_base64" in event:
-        body = base64.b64decode(event["data_base64"])  # pyright: ignore[reportUnknownArgumentType]
-    elif event.get("data") is not None:  # pyright: ignore[reportUnknownMemberType]
-        data: Any = event["data"]
+    if "data_base64" in told:
+        body = base64.b64decode(told["data_base64"])
+    elif told.get("data") is not None:
+        data: Any = told["data"]
         text_kind = isinstance(data, str) and not kind.endswith("json")
         body = data.encode() if text_kind else json.dumps(data).encode()
     headers += [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]

@@ -163,7 +163,7 @@ async def _tell(exchange: Exchange, attempt: Attempt) -> None:
 
 async def _order(exchange: Exchange) -> dict[str, Any]:
     body = await exchange.body(ORDER_MAX_BYTES)
-    order = json.loads(body) if body else {}
+    order: Any = json.loads(body) if body else {}
     if not isinstance(order, dict):
         raise TypeError("an order is an object")
     return cast("dict[str, Any]", order)

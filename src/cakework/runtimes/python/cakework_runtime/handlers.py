@@ -77,7 +77,7 @@ def _imported(folder: Path, file: str) -> ModuleType:
     path = folder / file
     if not path.is_file():
         raise Failure("NoEntry", f"there is no file {file}")
-    parts = Path(file).with_suffix("").parts
+    parts = list(Path(file).with_suffix("").parts)
     if len(parts) > 1 and all(part.isidentifier() for part in parts):
         importlib.import_module(".".join(parts[:-1]))
         name = ".".join(parts)

@@ -79,7 +79,8 @@ class Invocations:
         Raises:
             KeyError, TypeError, ValueError: it is no order.
         """
-        kind, told, event = order["kind"], order["context"], order.get("event")
+        kind, told = order["kind"], order["context"]
+        event: Any = order.get("event")
         key = (str(told["invocationId"]), int(told["attempt"]))
         if kind not in ORDER:
             raise ValueError(f"{kind} is no kind of work")
@@ -320,7 +321,7 @@ def _later(loop: asyncio.AbstractEventLoop, attempt: Attempt, work: Later) -> No
         elif isawaitable(work):
             future = context.run(lambda: asyncio.ensure_future(_guarded(cast("Any", work))))
         else:
-            future = loop.run_in_executor(None, partial(context.run, _called, work))
+            future = loop.run_in_executor(None, partial(cast("Any", context.run), _called, work))
         attempt.later.add(future)
 
     if asyncio._get_running_loop() is loop:
