@@ -97,6 +97,15 @@ FORMS: dict[str, tuple[str, dict[str, str], list[str], Any]] = {
         ["event"],
         None,
     ),
+    "py-app-function": (
+        "main.py",
+        {
+            "main.py": "def app(env, start):\n  start('200 OK', [('Content-Type', 'application/json')])\n"
+            "  return [env['wsgi.input'].read()]"
+        },
+        ["http"],
+        {"total": 5},
+    ),
     "py-http-alone": (
         "main.py",
         {

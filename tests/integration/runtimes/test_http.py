@@ -113,6 +113,13 @@ def test_a_slow_visitor_holds_a_handler_back(running: Adapter) -> None:
         assert int(other.read()) == parts
 
 
+@entries("plain.py")
+def test_nothing_is_made_for_a_head(running: Adapter) -> None:
+    """A body that has no end would keep the turn for ever."""
+    with running.visit("HEAD", "/endless?parts=1000000000") as response:
+        assert (response.status, response.read()) == (200, b"")
+
+
 @entries("plain.py", "plain.mjs")
 def test_large_bodies_come_whole(running: Adapter) -> None:
     """Sixteen megabytes, counted."""
@@ -179,6 +186,25 @@ def test_a_visitor_that_goes_away_is_noticed(running: Adapter, tmp_path: Path) -
         until(lambda: file.exists() and file.read_text() == "begun")
     until(lambda: file.read_text() == "gone")
     assert running.order("GET", "/idle") == {"idle": True}
+
+
+@entries("asgi.py")
+def test_work_after_the_answer_outlives_the_visitor(running: Adapter, tmp_path: Path) -> None:
+    """Background tasks of frameworks run when the answer is complete, and are not given up."""
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    with running.visit("GET", f"/later?{gate}") as response:
+        assert response.read() == b"answered"
+    gate.touch()
+    until(done.exists)
+
+
+@entries("plain.py", "asgi.py")
+def test_a_broken_body_is_refused(running: Adapter) -> None:
+    """A chunk without a size is the visitor's fault."""
+    with running.connect() as visitor:
+        head = b"POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        visitor.sendall(head + b"zz\r\n")
+        assert visitor.recv(PART).startswith(b"HTTP/1.1 400")
 
 
 @entries("plain.py", "plain.mjs", "asgi.py")

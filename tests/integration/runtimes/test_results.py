@@ -167,6 +167,12 @@ def test_a_handler_logs(running: Adapter) -> None:
     until(lambda: "INFO a line of log\n" in running.output)
 
 
+def test_what_is_printed_is_not_held_back(running: Adapter) -> None:
+    """A line is out when it is printed, though nobody flushes."""
+    running.result({"case": "prints_a_line"})
+    until(lambda: "a plain line\n" in running.output)
+
+
 PYTHON_ONLY = {
     "exits": "SystemExit",
     "exits_async": "SystemExit",

@@ -13,6 +13,7 @@ const TOLD = {
   "cakework-version": "version",
   "cakework-user-id": "userId",
 };
+const HEAD_MAX_BYTES = 65_536;
 const WITHOUT = [
   ...Object.keys(TOLD),
   "connection",
@@ -24,7 +25,7 @@ const WITHOUT = [
 
 /** Returns the server for visitors. `failed` is why the function could not be loaded. */
 export function visitorsServer(handlers, failed, invocations) {
-  const server = http.createServer({ requestTimeout: 0 }, (incoming, outgoing) => {
+  const server = http.createServer({ requestTimeout: 0, maxHeaderSize: HEAD_MAX_BYTES }, (incoming, outgoing) => {
     serve(handlers, failed, invocations, incoming, outgoing).catch((error) => {
       show(error);
       outgoing.destroy();

@@ -138,6 +138,8 @@ class Applications:
         await channel.finish()
 
     async def _send_body(self, channel: Channel, body: object) -> None:
+        if channel.head.method == "HEAD":
+            return  # It would be made for nobody, without end perhaps.
         if isinstance(body, bytes):
             await channel.send(body)
         elif isinstance(body, AsyncIterable):

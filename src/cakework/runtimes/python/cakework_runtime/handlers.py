@@ -120,18 +120,19 @@ def _found(module: ModuleType, name: str, rest: bool) -> Handlers:
 
 def _find_http(module: ModuleType, handlers: Handlers) -> None:
     app, http = getattr(module, "app", None), getattr(module, "http", None)
-    if callable(app) and (form := application_form(app)):
+    if callable(app) and (form := application_form(app, named=True)):
         handlers.http, handlers.http_form = app, form
     elif callable(http) and not inspect.ismodule(http):
         handlers.http, handlers.http_form = http, "plain"
 
 
-def application_form(value: Function) -> str:
+def application_form(value: Function, named: bool = False) -> str:
     """Return ``asgi`` or ``wsgi`` if an object is such an application, else nothing.
 
-    A plain function is one if its parameters have the names that the standards give them.
+    A plain function that is not ``named`` as one is one if its parameters have the names that the
+    standards give them.
     """
-    if inspect.isfunction(value):
+    if inspect.isfunction(value) and not named:
         names = tuple(inspect.signature(value).parameters)
         return FORMS.get(names, "")
     if is_async(value):

@@ -77,6 +77,7 @@ class Exchange:
 
         Raises:
             Gone: the client went away before the end.
+            BadRequest: what it sends is no body.
         """
         if self._wants_continue:
             self._wants_continue = False
@@ -86,6 +87,8 @@ class Exchange:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             self.gone.set()
             raise Gone("the client went away in the middle of its request") from error
+        except asyncio.LimitOverrunError as error:
+            raise BadRequest("a line of the body is too long") from error
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body, of at most ``limit`` bytes."""
@@ -204,6 +207,7 @@ class Server:
     async def _connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gone: asyncio.Event
     ) -> None:
+        exchange = None
         try:
             while True:
                 self._idle.add(writer)
@@ -215,7 +219,10 @@ class Server:
                 await self._serve(exchange)
                 if not await exchange.reusable():
                     break
+                exchange = None
         except BadRequest as error:
+            if exchange is not None and exchange.started:
+                return
             text = f"{error}\n".encode()
             writer.write(
                 b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"

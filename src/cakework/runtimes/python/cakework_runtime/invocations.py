@@ -20,10 +20,11 @@ from cakework_runtime.applications import Applications
 from cakework_runtime.binary_events import BinaryEvent
 from cakework_runtime.failure import Failure, describe, show
 from cakework_runtime.handlers import Handlers
+from cakework_runtime.http1 import Exchange
 
 KEPT_MAX_BYTES = 16 * 1024 * 1024
 """Of answers that have been given; the oldest go, and only their ids are kept."""
-KEPT_ATTEMPT: contextvars.ContextVar["Attempt | None"] = contextvars.ContextVar(
+CURRENT: contextvars.ContextVar["Attempt | None"] = contextvars.ContextVar(
     "cakework_attempt", default=None
 )
 ORDER: dict[str, tuple[str, ...]] = {
@@ -110,11 +111,11 @@ class Invocations:
         await self._nothing_runs.wait()
 
     @asynccontextmanager
-    async def direct(self, told: dict[str, Any], gone: asyncio.Event) -> AsyncGenerator[Context]:
+    async def direct(self, told: dict[str, Any], exchange: Exchange) -> AsyncGenerator[Context]:
         """Hold a turn for a direct request, which is given up when its client goes."""
         attempt = self._attempt((str(told["invocationId"]), 1), told)
         attempt.task = asyncio.current_task()
-        watching = asyncio.create_task(self._watch(attempt, gone))
+        watching = asyncio.create_task(self._watch(attempt, exchange))
         try:
             async with self._turn(attempt):
                 try:
@@ -125,9 +126,10 @@ class Invocations:
         finally:
             watching.cancel()
 
-    async def _watch(self, attempt: Attempt, gone: asyncio.Event) -> None:
-        await gone.wait()
-        self._abort(attempt)
+    async def _watch(self, attempt: Attempt, exchange: Exchange) -> None:
+        await exchange.gone.wait()
+        if not exchange.complete:
+            self._abort(attempt)
 
     def _abort(self, attempt: Attempt) -> None:
         attempt.aborted = True
@@ -158,12 +160,12 @@ class Invocations:
     async def _turn(self, attempt: Attempt) -> AsyncGenerator[None]:
         self._running.add(attempt)
         self._nothing_runs.clear()
-        token = KEPT_ATTEMPT.set(attempt)
+        token = CURRENT.set(attempt)
         try:
             async with self._turns:
                 yield
         finally:
-            KEPT_ATTEMPT.reset(token)
+            CURRENT.reset(token)
             self._running.discard(attempt)
             if not self._running:
                 self._nothing_runs.set()

@@ -27,6 +27,9 @@ BACKLOG = 512
 def main() -> None:
     """Serve the function that the command line names, until the machine goes."""
     options = _options()
+    for stream in (sys.stdout, sys.stderr):
+        # What is printed is of the invocation that printed it, and an instance may go at any time.
+        stream.reconfigure(line_buffering=True)  # pyright: ignore
     log = logging.StreamHandler(sys.stdout)
     log.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     LOG.addHandler(log)

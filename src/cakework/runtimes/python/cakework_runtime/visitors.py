@@ -8,7 +8,7 @@ from cakework_functions.calling import BadAnswer
 from cakework_runtime.applications import Applications
 from cakework_runtime.failure import Failure, bounded, describe, show
 from cakework_runtime.handlers import Handlers
-from cakework_runtime.http1 import Exchange, Gone
+from cakework_runtime.http1 import BadRequest, Exchange, Gone
 from cakework_runtime.invocations import Invocations
 from cakework_runtime.websockets import WebSocket
 
@@ -47,12 +47,12 @@ class Visitors:
             await _problem(exchange, 404, "no_handler", Failure("NoHandler", "it has no http"))
         else:
             try:
-                async with self._invocations.direct(told, exchange.gone) as context:
+                async with self._invocations.direct(told, exchange) as context:
                     if WebSocket.is_wanted(exchange.head) and self._handlers.http_form == "asgi":
                         await WebSocket(exchange).serve(self._handlers.http)
                     else:
                         await self._applications.serve(exchange, context)
-            except (Gone, ConnectionError):
+            except (Gone, BadRequest, ConnectionError):
                 raise
             except BaseException as error:
                 await _failed(exchange, error)

@@ -122,6 +122,7 @@ const cases = {
     ctx.waitUntil(Promise.reject(new TypeError("too late")));
   },
   secrets: (_, ctx) => [AT_IMPORT, process.env.KEY ?? null, ctx.secrets],
+  prints_a_line: () => console.log("a plain line"),
   logs: (_, ctx) => ctx.log.info("a line of %s", "log"),
 };
 

@@ -1,5 +1,6 @@
 """An ASGI application, with a lifespan and a WebSocket."""
 
+import asyncio
 from pathlib import Path
 
 STATE = []
@@ -33,6 +34,16 @@ async def request(scope, receive, send):
                 pass
         finally:
             file.write_text("gone")
+    elif path == "/later":
+        await answer(send, b"answered")
+        gate = Path(scope["query_string"].decode())
+        while not gate.exists():
+            await asyncio.sleep(0.005)
+        gate.with_name("done").touch()
+    elif path == "/count":
+        while (await receive()).get("more_body"):
+            pass
+        await answer(send, b"counted")
     elif path == "/echo":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         more = True

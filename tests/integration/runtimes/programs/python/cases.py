@@ -256,5 +256,9 @@ def draws(event, context):
     return random.random()
 
 
+def prints_a_line(event, context):
+    print("a plain line")
+
+
 def logs(event, context):
     context.log.info("a line of %s", "log")
