@@ -131,18 +131,23 @@ def adapter(
     *options: str,
     folder: Path | None = None,
     env: dict[str, str] | None = None,
+    flags: tuple[str, ...] = (),
 ) -> Generator[Adapter]:
-    """Run the adapter of ``language`` while the block lasts. It is left as soon as it listens."""
+    """Run the adapter of ``language`` while the block lasts, which begins when it listens.
+
+    ``flags`` are for the language's own program.
+    """
     started = {
-        "python": [sys.executable, str(PYTHON)],
-        "node": [str(NODE_PROGRAM), str(NODE / "adapter" / "main.mjs")],
+        "python": [sys.executable, *flags, str(PYTHON)],
+        "node": [str(NODE_PROGRAM), *flags, str(NODE / "adapter" / "main.mjs")],
     }[language]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with reserved_port() as port, reserved_port() as control:
         ports = ["--host", "127.0.0.1", "--port", str(port), "--control-port", str(control)]
         process = subprocess.Popen(
             [*started, "--entry", entry, *ports, *options],
             cwd=folder or PROGRAMS / language,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+            env={**inherited, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -93,6 +93,15 @@ def test_synchronous_ones_run_in_threads() -> None:
         assert list(threads.map(running.result, [event] * 3)) == ["met"] * 3
 
 
+def test_a_function_may_leave_no_room_for_threads(tmp_path: Path) -> None:
+    """Those that run handlers are there before it is imported."""
+    source = "def no(self):\n  raise RuntimeError('no more')\n"
+    source = f"import threading\n{source}threading.Thread.start = no\ndef handler(e): return 1"
+    (tmp_path / "main.py").write_text(source)
+    with adapter("python", "main.py", "--concurrency", "3", folder=tmp_path) as running:
+        assert [running.result() for _ in range(4)] == [1] * 4
+
+
 def test_one_runs_at_a_time_by_default(language: str, tmp_path: Path) -> None:
     """The second waits for its turn, and both are answered."""
     with (

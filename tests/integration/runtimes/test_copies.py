@@ -1,7 +1,6 @@
 """Copies of one snapshot: what they draw, and what is done around it."""
 
 import json
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -52,6 +51,21 @@ const draws = async () => [
 const first = await draws();
 reseed();
 console.log(JSON.stringify([before, first, await draws()]));
+"""
+CONSTANT = """
+import fs from "node:fs";
+const { openSync, readSync } = fs;
+let kernel;
+fs.openSync = (path, ...rest) => {
+  const fd = openSync(path, ...rest);
+  if (path === "/dev/urandom") kernel = fd;
+  return fd;
+};
+fs.readSync = (fd, buffer, ...rest) => {
+  if (fd !== kernel) return readSync(fd, buffer, ...rest);
+  buffer.fill(7);
+  return buffer.length;
+};
 """
 HOOKS = {
     "python": """
@@ -112,6 +126,23 @@ def test_copies_draw_different_numbers_in_node(tmp_path: Path) -> None:
     assert all(each[5].startswith("0,") and each[5].endswith(",0") for each in drawn)
 
 
+def test_math_random_is_seeded_by_the_kernel(tmp_path: Path) -> None:
+    """At the start and when it is resumed, for who has kept the function since the import too.
+
+    Here the kernel gives always the same, so that its numbers begin again.
+    """
+    (tmp_path / "kernel.mjs").write_text(CONSTANT)
+    (tmp_path / "main.mjs").write_text(
+        "const { random } = Math;\nexport const event = () => [random(), Math.random()]"
+    )
+    flags = ("--import", str(tmp_path / "kernel.mjs"))
+    with adapter("node", "main.mjs", folder=tmp_path, flags=flags) as running:
+        first, second = running.result(), running.result()
+        running.order("POST", "/after-resume")
+        assert running.result() == first
+        assert len({*first, *second}) == 4
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_hooks_run_around_the_snapshot(language: str, tmp_path: Path) -> None:
     """Each once for each order; one that fails says so, with what it raised."""
@@ -146,7 +177,7 @@ def test_pid_1_is_told_of_readiness(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(place))
         notify.settimeout(60)
-        env = {**os.environ, "NOTIFY_SOCKET": str(place)}
+        env = {"NOTIFY_SOCKET": str(place)}
         with adapter("python", "cases.py", env=env) as running:
             assert notify.recv(100) == b"READY=1\n"
             running.connect().close()

@@ -104,11 +104,10 @@ def test_a_slow_visitor_holds_a_handler_back(running: Adapter) -> None:
     """No more of the body is made than the visitor takes, but for what lies between them."""
     parts, most_between = 512, 192
     with running.visit("GET", f"/endless?parts={parts}") as response:
-        for taken in range(0, parts, 64):
+        for _ in range(150):  # Each gives it time to make more.
             with running.visit("GET", "/made") as other:
-                assert int(other.read()) - taken < most_between
-            assert len(response.read(64 * PART)) == 64 * PART
-        assert response.read() == b""
+                assert int(other.read()) < most_between
+        assert len(response.read()) == parts * PART
     with running.visit("GET", "/made") as other:
         assert int(other.read()) == parts
 

@@ -13,6 +13,7 @@ const UUID_BYTES = 16;
 const INT_BYTES = 6;
 const kernel = fs.openSync("/dev/urandom", "r");
 const readSync = fs.readSync;
+let draw;
 
 /** Has `crypto` and Math.random draw from the kernel. Once, before the function is imported. */
 export function install() {
@@ -59,11 +60,14 @@ export function install() {
   define(prototype, "randomUUID", () => uuid());
   syncBuiltinESMExports();
   reseed();
+  Math.random = function random() {
+    return draw();
+  };
 }
 
-/** Seeds Math.random anew. */
+/** Seeds Math.random anew. It stays the function that it was: somebody may have kept it. */
 export function reseed() {
-  Math.random = generator(new Uint32Array(drawn(16).buffer));
+  draw = generator(new Uint32Array(drawn(16).buffer));
 }
 
 function define(target, name, value) {
@@ -129,7 +133,5 @@ function generator([a, b, c, d]) {
     return sum >>> 0;
   };
   for (let at = 0; at < 12; at++) step();
-  return function random() {
-    return ((step() >>> 5) * 67108864 + (step() >>> 6)) / 9007199254740992;
-  };
+  return () => ((step() >>> 5) * 67108864 + (step() >>> 6)) / 9007199254740992;
 }

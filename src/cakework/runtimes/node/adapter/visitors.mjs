@@ -25,12 +25,15 @@ const WITHOUT = [
 
 /** Returns the server for visitors. `failed` is why the function could not be loaded. */
 export function visitorsServer(handlers, failed, invocations) {
-  const server = http.createServer({ requestTimeout: 0, maxHeaderSize: HEAD_MAX_BYTES }, (incoming, outgoing) => {
-    serve(handlers, failed, invocations, incoming, outgoing).catch((error) => {
-      show(error);
-      outgoing.destroy();
-    });
-  });
+  const server = http.createServer(
+    { requestTimeout: 0, maxHeaderSize: HEAD_MAX_BYTES },
+    (incoming, outgoing) => {
+      serve(handlers, failed, invocations, incoming, outgoing).catch((error) => {
+        show(error);
+        outgoing.destroy();
+      });
+    },
+  );
   server.keepAliveTimeout = 0;
   return server;
 }

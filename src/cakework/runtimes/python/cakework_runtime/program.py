@@ -37,13 +37,15 @@ def main() -> None:
     LOG.propagate = False
     # Connections wait here while the function is imported.
     control = _listening("127.0.0.1", options.control_port)
+    # Before the import, which may leave room for no other thread.
+    threads = _threads(options.concurrency)
     handlers, failed = Handlers(), None
     try:
         handlers = load(options.folder.resolve(), options.entry, options.signature == "rest")
     except BaseException as error:
         show(error)
         failed = error
-    asyncio.run(_serve(options, control, handlers, failed))
+    asyncio.run(_serve(options, control, threads, handlers, failed))
 
 
 def _options() -> argparse.Namespace:
@@ -61,11 +63,11 @@ def _options() -> argparse.Namespace:
 async def _serve(
     options: argparse.Namespace,
     control_socket: socket.socket,
+    threads: ThreadPoolExecutor,
     handlers: Handlers,
     failed: BaseException | None,
 ) -> None:
     secrets: dict[str, str] = {}
-    threads = _threads(options.concurrency)
     applications = Applications(handlers, threads)
     if failed is None:
         try:
