@@ -33,6 +33,10 @@ STARTED = {
 ELSEWHERE = {
     "guest/": ["make", "--silent", "-C", "guest", "test"],
     "sdk/typescript/": ["npm", "--silent", "--prefix", "sdk/typescript", "test"],
+    "src/cakework/runtimes/": [
+        *(".venv/bin/pytest", "-q", "--numprocesses=2", "--dist=loadscope"),
+        "tests/integration/runtimes",
+    ],
 }
 TIME_S = 130
 """For pytest; what comes before it takes at most half a minute."""

@@ -117,6 +117,7 @@ def test_nothing_is_made_for_a_head(running: Adapter) -> None:
     """A body that has no end would keep the turn for ever."""
     with running.visit("HEAD", "/endless?parts=1000000000") as response:
         assert (response.status, response.read()) == (200, b"")
+    assert running.order("GET", "/idle") == {"idle": True}
 
 
 @entries("plain.py", "plain.mjs")
