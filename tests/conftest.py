@@ -19,7 +19,10 @@ SECONDS = Path(__file__).parents[1] / ".build" / "test-seconds.json"
 GROUNDS = (
     ("tests/acceptance/", "a platform"),
     ("tests/integration/faults/", "a node and a server that are killed"),
-    *((f"tests/integration/node/test_{noun}", "builds") for noun in ("build", "github", "import")),
+    *(
+        (f"tests/integration/node/test_{noun}", "builds")
+        for noun in ("base", "build", "github", "import")
+    ),
     ("tests/integration/node/", "machines"),
     ("tests/python_sdk/", "a server of the client's"),
 )

@@ -29,6 +29,7 @@ export default defineConfig({
             { label: "REST", slug: "docs/reference/rest" },
             { label: "Typescript", slug: "docs/reference/typescript" },
             { label: "Python", slug: "docs/reference/python" },
+            { label: "Base images", slug: "docs/reference/base-images" },
             { label: "CLI", slug: "docs/reference/cli" },
             { label: "Webhooks", slug: "docs/webhooks" },
             { label: "Errors", slug: "docs/reference/errors" },

@@ -2,6 +2,7 @@
 
 /** Where a document of the repository is found on the site. */
 const PAGES: Record<string, string> = {
+  "base-images.md": "/docs/reference/base-images/",
   "cli.md": "/docs/reference/cli/",
   "errors.md": "/docs/reference/errors/",
   "settings.md": "/docs/reference/settings/",

@@ -24,7 +24,7 @@ from cakework.node.network.builds import Reach
 from cakework.node.network.relays import relay
 from cakework.settings import Settings
 
-DEADLINE_S = 250
+DEADLINE_S = 1200
 ACCOUNT = "account-of-the-bench"
 
 
@@ -138,7 +138,7 @@ class Bench:
     ledger: Ledger = field(default_factory=Ledger)
 
     def settings(self, **changes: object) -> Settings:
-        values: dict[str, object] = {"data_dir": self.data_dir, "build_timeout_s": 250, **changes}
+        values: dict[str, object] = {"data_dir": self.data_dir, "build_timeout_s": 1200, **changes}
         return Settings.model_validate(values)
 
     def images(self) -> ImageStore:

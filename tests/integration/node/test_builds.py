@@ -137,6 +137,10 @@ def test_times_of_files_are_kept(bench: Bench, tmp_path: Path) -> None:
         ("FROM cakework/busybox\nFROB x", "the Dockerfile does not parse: line 2"),
         ("FROM nowhere.invalid/x", "base image nowhere.invalid/x was not found"),
         ("FROM cakework/nothing", "base image cakework/nothing was not found"),
+        (
+            "FROM cakework/python:3",
+            "base image cakework/python:3 was not found: we make cakework/p",
+        ),
         ("FROM cakework/busybox\nCOPY --from=absent /a /b", "base image absent was not found"),
     ],
 )

@@ -27,7 +27,7 @@ from cakework.node.builds.container import ContainerBuild, remove_containers
 from cakework.node.builds.context import write_files, write_recipe
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.log import BuildLog
-from cakework.node.builds.recipes import PREFIX, RECIPES, Recipe, recipe_of
+from cakework.node.builds.recipes import Recipe, UnknownBase, recipe_of
 from cakework.node.builds.references import base_images, hidden_images
 from cakework.node.builds.sandbox import Confinement
 from cakework.node.builds.shop import MIB, PIDS_MAX, Making, Workshop
@@ -43,7 +43,6 @@ TRANSPORTS = frozenset(
     }
 )
 """Where builders find images beside registries: containers-transports(5)."""
-OURS = ", ".join(recipe.reference for recipe in RECIPES.values())
 
 log = structlog.get_logger(__name__)
 
@@ -159,10 +158,12 @@ def bases_of(dockerfile: str) -> tuple[list[Recipe], list[str]]:
     ours: dict[str, Recipe] = {}
     foreign: list[str] = []
     for reference in references:
-        if recipe := recipe_of(reference):
-            ours[recipe.name] = recipe
-        elif reference.startswith(PREFIX):
-            raise BuildError(f"base image {reference} was not found: we make {OURS}")
+        try:
+            recipe = recipe_of(reference)
+        except UnknownBase as error:
+            raise BuildError(str(error)) from error
+        if recipe:
+            ours[recipe.key] = recipe
         else:
             foreign.append(_checked(reference))
     for reference in hidden:

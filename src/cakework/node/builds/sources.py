@@ -1,10 +1,15 @@
-"""The host's apt sources, those of Debian's archive alone: what base images are made from."""
+"""The host's apt sources, those of Debian's archive alone: what base images are made from.
+
+Images are of other releases than the host, too. Where it has no entry for one, its own entries
+are taken with that release's suites: mirrors have all releases that are supported.
+"""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+PARTS = ("", "-updates", "-security")
 COMPONENTS = frozenset({"main", "contrib", "non-free", "non-free-firmware"})
 _ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>.+)$")
 
@@ -13,34 +18,42 @@ class SourcesError(Exception):
     """The host has no apt source of Debian's archive for its release."""
 
 
-def debian_sources(apt: Path, codename: str) -> str:
+def debian_sources(apt: Path, codename: str, of_host: str) -> str:
     """Return the entries of ``apt`` (/etc/apt) for Debian ``codename``, in deb822 form.
 
-    Taken are binary packages of the release, its updates and its security updates. Every
-    entry is bound to the key ring of Debian's archive: one of somebody else's fails there.
+    Taken are binary packages of the release, its updates and its security updates; those of the
+    host's release, ``of_host``, stand in for them where there are none. Every entry is bound to
+    the key ring of Debian's archive: one of somebody else's fails there.
 
     Raises:
         SourcesError: there is none.
     """
-    suites = {codename, f"{codename}-updates", f"{codename}-security"}
+    found = [entry for entry in _entries(apt) if _is_debians(entry)]
+    named = {suite for entry in found for suite in entry["Suites"].split()}
+    suites: dict[str, str] = {}
+    for part in PARTS:
+        release = codename if f"{codename}{part}" in named else of_host
+        suites[f"{release}{part}"] = f"{codename}{part}"
     stanzas = [
         _stanza(entry["URIs"], taken, entry["Components"])
-        for entry in _entries(apt)
+        for entry in found
         if (taken := _taken(entry, suites))
     ]
     if not stanzas:
-        raise SourcesError(f"no apt source on this host is Debian's archive of {codename}")
+        raise SourcesError(f"no apt source on this host is Debian's archive of {of_host}")
     return "\n".join(dict.fromkeys(stanzas))
 
 
-def _taken(entry: dict[str, str], suites: set[str]) -> list[str]:
-    signed_by = entry.get("Signed-By", KEYRING)
-    is_debian = Path(signed_by).name.startswith("debian-archive")
-    if entry.get("Enabled", "yes").lower() in ("no", "false") or not is_debian:
-        return []
-    if not set(entry["Components"].split()) <= COMPONENTS:
-        return []
-    return [suite for suite in entry["Suites"].split() if suite in suites]
+def _is_debians(entry: dict[str, str]) -> bool:
+    return (
+        entry.get("Enabled", "yes").lower() not in ("no", "false")
+        and Path(entry.get("Signed-By", KEYRING)).name.startswith("debian-archive")
+        and set(entry["Components"].split()) <= COMPONENTS
+    )
+
+
+def _taken(entry: dict[str, str], suites: dict[str, str]) -> list[str]:
+    return [suites[suite] for suite in entry["Suites"].split() if suite in suites]
 
 
 def _stanza(uris: str, suites: list[str], components: str) -> str:

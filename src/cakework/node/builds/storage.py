@@ -75,7 +75,7 @@ class BuildStorage:
         """
         mark, made_of = self.bases.folder / "recipes", "\n".join(sorted(BASE_TAGS))
         if not mark.exists() or mark.read_text() != made_of:
-            for name in ("storage", "run", "layers", "bases"):
+            for name in ("storage", "run", "layers", "bases", "builders"):
                 remove_tree(self.home / name)
         self.layers.mkdir(exist_ok=True, mode=0o700)
         self.bases.prepare()

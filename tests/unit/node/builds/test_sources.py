@@ -45,7 +45,7 @@ def _apt(folder: Path, deb822: str, one_line: str) -> Path:
 
 def test_only_debians_archive_is_taken(tmp_path: Path) -> None:
     """Others' sources, other releases, sources and what is switched off are left out."""
-    text = debian_sources(_apt(tmp_path, DEB822, ONE_LINE), "bookworm")
+    text = debian_sources(_apt(tmp_path, DEB822, ONE_LINE), "bookworm", "bookworm")
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("URIs")] == [
         "URIs: http://security.example/debian-security",
@@ -59,11 +59,42 @@ def test_only_debians_archive_is_taken(tmp_path: Path) -> None:
 
 def test_every_entry_is_bound_to_debians_keys(tmp_path: Path) -> None:
     """An entry that names no key gets Debian's: somebody else's archive fails there."""
-    text = debian_sources(_apt(tmp_path, "", ONE_LINE), "bookworm")
+    text = debian_sources(_apt(tmp_path, "", ONE_LINE), "bookworm", "bookworm")
     assert f"Signed-By: {KEYRING}" in text.splitlines()
+
+
+def test_another_release_comes_from_the_same_mirrors(tmp_path: Path) -> None:
+    """The host's own entries count for a release that it has none for, backports left out."""
+    (tmp_path / "one").mkdir()
+    one_line = ONE_LINE.replace("debian trixie main", "debian sid main")
+    text = debian_sources(_apt(tmp_path / "one", DEB822, one_line), "trixie", "bookworm")
+    assert text.split("\n\n")[-1] == (
+        "Types: deb\nURIs: http://archive.example/debian\nSuites: trixie trixie-updates\n"
+        f"Components: main\nSigned-By: {KEYRING}\n"
+    )
+    assert "Suites: trixie-security" in text
+    assert "vendor" not in text
+    assert "bookworm" not in text
+
+
+def test_a_hosts_entries_for_another_release_win(tmp_path: Path) -> None:
+    """Who names a mirror of that release has it taken; what it has none for, its updates, comes
+    from where the host's own do."""
+    other = "deb http://other.example/debian trixie main\n"
+    text = debian_sources(_apt(tmp_path, DEB822, f"{ONE_LINE}{other}"), "trixie", "bookworm")
+    assert [line for line in text.splitlines() if line.startswith(("URIs", "Suites"))] == [
+        "URIs: http://security.example/debian-security",
+        "Suites: trixie-security",
+        "URIs: http://archive.example/debian",
+        "Suites: trixie",
+        "URIs: http://other.example/debian",
+        "Suites: trixie",
+        "URIs: http://archive.example/debian",
+        "Suites: trixie-updates",
+    ]
 
 
 def test_a_host_without_the_archive_says_so(tmp_path: Path) -> None:
     """The error names the release that was looked for."""
     with pytest.raises(SourcesError, match="forky"):
-        debian_sources(_apt(tmp_path, DEB822, ONE_LINE), "forky")
+        debian_sources(_apt(tmp_path, DEB822, ONE_LINE), "forky", "forky")

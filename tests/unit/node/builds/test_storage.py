@@ -12,7 +12,7 @@ from tests.unit.node.vanishing import vanish_once_listed
 
 def test_layers_on_other_bases_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of all accounts stay from one start to the next, and go with the base images that
-    they lie on; and so do those of a version that kept all in one place."""
+    they lie on, as do machines' roots; and so do those of a version that kept all in one place."""
     monkeypatch.setattr(layers, "give", Path.exists)
     storage = BuildStorage(tmp_path)
     for folder in ("storage", "run", "layers/old/storage"):
@@ -21,11 +21,16 @@ def test_layers_on_other_bases_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {entry.name for entry in tmp_path.iterdir()} == {"bases", "layers"}
     kept = storage.layers / "new" / "storage"
     kept.mkdir(parents=True)
+    root = tmp_path / "builders" / "root.erofs"
+    root.parent.mkdir()
+    root.touch()
     storage.prepare_layers()
     assert kept.exists()
+    assert root.exists()
     (tmp_path / "bases" / "recipes").write_text("others")
     storage.prepare_layers()
     assert list(storage.layers.iterdir()) == []
+    assert not root.exists()
     assert (tmp_path / "bases" / "storage").exists()
 
 

@@ -75,7 +75,7 @@ class BuilderRoots:
         try:
             for source in (ASSEMBLE, PROGRAM):
                 (work / source.name).write_bytes(source.read_bytes())
-            names = (word for recipe in recipes for word in (recipe.tag, _name_of(recipe)))
+            names = (word for recipe in recipes for word in _names(recipe))
             status, _, output = await self._sandbox.read(
                 ("sh", f"/b/{work_id}/{ASSEMBLE.name}", BUILDER.tag, *names),
                 Confinement(work, resolv_conf, cgroup, FILE_BYTES, store=self._storage.bases),
@@ -102,8 +102,10 @@ class BuilderRoots:
         log.info("builder_root_made", size_bytes=file.stat().st_size)
 
 
-def _name_of(recipe: Recipe) -> str:
-    return f"localhost/{recipe.reference}:latest"
+def _names(recipe: Recipe) -> Iterator[str]:
+    """Yield the image of a recipe, and a name that it gets, for each that FROM may use."""
+    for reference in recipe.references:
+        yield from (recipe.tag, f"localhost/{reference}")
 
 
 def _digest(recipes: Sequence[Recipe]) -> str:
@@ -118,5 +120,5 @@ def _digest(recipes: Sequence[Recipe]) -> str:
 def _digests() -> Iterator[str]:
     """Yield the digest of every file system that a build of today may want."""
     for count in range(len(RECIPES) + 1):
-        for recipes in combinations(RECIPES.values(), count):
+        for recipes in combinations(RECIPES, count):
             yield _digest(recipes)
