@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -239,7 +239,7 @@ def test_a_kill_leaves_nothing_half_made(
 @contextmanager
 def _node(
     own: Bench, folder: Path, wanted: BuildOrder, scripts: Path
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """Run builds in a process of their own, with a base image of our own."""
     (folder / "orders").write_text(wanted.model_dump_json() + "\n")
     module = ("-m", own_base.__name__)
@@ -262,7 +262,7 @@ def _wait(reached: Callable[[], bool], process: subprocess.Popen[bytes] | None =
 @contextmanager
 def _server(
     files: Mapping[str, bytes], credentials: str | None, asked: Callable[[], None]
-) -> Iterator[int]:
+) -> Generator[int]:
     """Serve files on a port of this host's; call ``asked`` before each."""
     wanted = f"Basic {base64.b64encode(credentials.encode()).decode()}" if credentials else None
 
@@ -281,7 +281,7 @@ def _server(
                 self.end_headers()
                 self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
