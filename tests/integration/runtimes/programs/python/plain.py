@@ -1,6 +1,5 @@
 """Plain functions of requests."""
 
-import asyncio
 import threading
 from pathlib import Path
 
@@ -92,6 +91,3 @@ def gone(request):
 
 def threads(request):
     return threading.current_thread().name
-
-
-_ = asyncio
