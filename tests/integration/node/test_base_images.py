@@ -53,8 +53,9 @@ say pip "$(pip --version | cut -d ' ' -f 2)"
 say uv "$(uv --version | cut -d ' ' -f 2)"
 pip install --quiet --no-index /look/one-1.0-py3-none-any.whl
 uv pip install --quiet --system --no-index --offline /look/two-1.0-py3-none-any.whl
-python -m venv /tmp/v
-test -x /tmp/v/bin/pip
+test -e /usr/share/python-wheels/pip-*.whl
+python -m venv --without-pip /tmp/v
+/tmp/v/bin/python -c 'import ensurepip'
 test "$PYTHONUNBUFFERED$PIP_ROOT_USER_ACTION" = 1ignore
 """
 LOOK_NODE = """\
