@@ -234,7 +234,8 @@ class SnapshotOrder(Order):
     long as the VM has this one, but still ends the VM's ``run``, and no later one, if it was to.
 
     Refused for a VM with a volume (400), one that does not run, that goes on from kept memory or
-    was started with another guest, kernel or QEMU than the node has (409).
+    was started with another guest, kernel or QEMU than the node has, or whose hook before does not
+    go well (409).
     """
 
     snapshot_id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")

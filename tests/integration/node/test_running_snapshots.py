@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NotFound, Unavailable
+from cakework.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from cakework.domain.facts import SnapshotMade
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import SnapshotOrder, VmOrder
@@ -137,7 +137,7 @@ async def test_a_snapshot_that_cannot_be_taken_of_a_vm_that_runs(
         with pytest.raises(NotFound):
             await s.vms.take_snapshot(order.vm_id, ONE)
         await s.vms.start(order)
-        with pytest.raises(CakeworkError, match="hook before the snapshot ended with exit code 1"):
+        with pytest.raises(Conflict, match="hook before the snapshot ended with exit code 1"):
             await s.vms.take_snapshot(order.vm_id, ONE)
         await goes_on(s, order.vm_id)
         machine = machine_of(s, order.vm_id)

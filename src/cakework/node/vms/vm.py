@@ -37,7 +37,7 @@ from cakework.node.unbroken import unbroken
 from cakework.node.vms.holdings import Ending
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.pump import Pump
-from cakework.node.vms.questions import Questions, Refused
+from cakework.node.vms.questions import HookError, Questions, Refused
 from cakework.node.vms.runs import how_it_ended
 
 START_TIMEOUT_S = 60.0
@@ -148,7 +148,8 @@ class Vm:
         that, which is to see to it; ``save`` has recorded how it ended.
 
         Raises:
-            CakeworkError: it could not be saved, and goes on, or has ended.
+            Conflict: it does not run, or its hook did not go well.
+            CakeworkError: it could not be saved. It goes on, or has ended.
         """
         async with self._keeping:
             machine, questions = self._running()
@@ -156,6 +157,8 @@ class Vm:
                 await self._save(machine, questions, save)
             except GuestError as error:
                 raise Unavailable(f"the snapshot could not be taken: {error.detail}") from error
+            except HookError as error:
+                raise Conflict(error.detail) from error
             if hand_over is None:
                 await unbroken(self._go_on(machine, questions))
             else:
