@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
-from cakework.server.store.migrate import alembic_config, upgrade
+from cakework.server.store.migrate import alembic_config, newest, upgrade
 from cakework.server.store.models import (
     AccountRow,
     ApiKeyRow,
@@ -105,7 +105,7 @@ async def test_migrations_are_one_chain(database: Database) -> None:
 
     async with database.engine.connect() as connection:
         found = await connection.run_sync(script)
-    assert len(found.get_heads()) == 1
+    assert found.get_heads() == [newest()]
     steps = [revision.down_revision for revision in found.walk_revisions()]
     assert len(set(steps)) == len(steps)
 

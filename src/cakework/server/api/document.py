@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from fastapi import FastAPI
 
-from cakework.server.api.problems import MEDIA_TYPE
+from cakework.server.api import problems
 from cakework.server.api.request_scope import REQUEST_ID
 
 Json = dict[str, Any]
@@ -33,9 +33,10 @@ def document(schema: Json) -> Json:
             operation["responses"] = _responses(operation["responses"])
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _not_null(parameter["schema"])
-    schemas = schema["components"]["schemas"]
+    schemas = {**schema["components"]["schemas"], **problems.schemas()}
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    schema["components"]["schemas"] = dict(sorted(schemas.items()))
     return schema
 
 
@@ -49,10 +50,8 @@ def _not_null(schema: Json) -> Json:
 
 def _responses(responses: Json) -> Json:
     kept = {status: answer for status, answer in responses.items() if status != "422"}
-    for status, answer in kept.items():
+    for answer in kept.values():
         answer["headers"] = {REQUEST_ID: _REQUEST_ID_HEADER}
-        if not status.startswith("2"):
-            answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
     for status in {"429", "503"} & kept.keys():
         kept[status]["headers"]["Retry-After"] = {
             "description": "Seconds after which another try may succeed.",

@@ -5,10 +5,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.models import Schema
 from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
 from pydantic import Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic.json_schema import SkipJsonSchema, models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -69,14 +70,30 @@ class Problem(AnswerBody):
     )
 
 
+_REF = "#/components/schemas/{model}"
+_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}}
+
+
+def schemas() -> dict[str, Any]:
+    """Return the schemas, for OpenAPI, that :func:`responses` refers to, by their names."""
+    _, made = models_json_schema([(Problem, "serialization")], ref_template=_REF)
+    return {
+        name: Schema(**schema).model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name, schema in made["$defs"].items()
+    }
+
+
 def responses(*errors: type[CakeworkError]) -> dict[int | str, dict[str, Any]]:
-    """Return the declaration, for OpenAPI, of the errors that a call answers with."""
+    """Return the declaration, for OpenAPI, of the errors that a call answers with.
+
+    They refer to the schema: of a model FastAPI would make a validator for each of them.
+    """
     declared: dict[int | str, dict[str, Any]] = {}
     for error in dict.fromkeys(errors):
         status, title = STATUSES[error]
         known = declared.get(status)
         description = f"{known['description']}; or: {title}" if known else title
-        declared[status] = {"description": description, "model": Problem}
+        declared[status] = {"description": description, "content": _CONTENT}
     return declared
 
 
