@@ -9,24 +9,12 @@ import pytest
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs]
 from xdist.scheduler import LoadScopeScheduling  # pyright: ignore[reportMissingTypeStubs]
 
+from tests.grounds import ground_of, place_of
 from tests.properties import use_profile
 
 use_profile()
 SECONDS = Path(__file__).parents[1] / ".build" / "test-seconds.json"
 """How long each file of tests took when it was last run: what ``make quick`` goes by."""
-
-
-GROUNDS = (
-    ("tests/acceptance/", "a platform"),
-    ("tests/integration/faults/", "a node and a server that are killed"),
-    *(
-        (f"tests/integration/node/test_{noun}", "builds")
-        for noun in ("base", "build", "github", "import")
-    ),
-    ("tests/integration/node/", "machines"),
-    ("tests/python_sdk/", "a server of the client's"),
-)
-"""Tests that share something which takes long to make, by how their names begin."""
 TOLD_FROM_S = 60
 """What is over sooner is not asked where its time went."""
 
@@ -36,9 +24,12 @@ class GroundScheduling(LoadScopeScheduling):
     then the files whose tests each stand on their own, so that all processes end together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """Return the ground of a test."""
-        file = nodeid.partition("::")[0]
-        return next((ground for start, ground in GROUNDS if file.startswith(start)), file)
+        return ground_of(nodeid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of grounds first, also where the order is random."""
+    items.sort(key=lambda item: place_of(item.nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroundScheduling:

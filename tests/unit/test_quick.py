@@ -64,4 +64,16 @@ def test_what_was_removed_touches_who_imports_what_is_beside_it(quick: ModuleTyp
 def test_there_is_time_for_the_first_ones(quick: ModuleType) -> None:
     """What is too long for the time that is left is left out, and what comes after is not."""
     seconds = {"a": 60.0, "b": 100.0, "c": 30.0}
-    assert quick.within(["a", "b", "c", "d"], seconds, 100.0) == (["a", "c", "d"], ["b"])
+    assert quick.within(["a", "b", "c", "d"], seconds, 50.0) == (["c", "d"], ["a", "b"])
+    assert quick.within(["a", "b", "c", "d"], seconds, 70.0) == (["a", "c", "d"], ["b"])
+
+
+def test_tests_that_stay_together_have_the_time_of_one_process(quick: ModuleType) -> None:
+    """And need some for what they share; others have that of another process meanwhile."""
+    builds = [f"tests/integration/node/test_builds_{name}.py" for name in "abc"]
+    seconds = dict.fromkeys([*builds, "a", "b"], 40.0)
+    assert quick.within([*builds, "a", "b"], seconds, 100.0) == (
+        [*builds[:2], "a", "b"],
+        builds[2:],
+    )
+    assert quick.within(builds, seconds, 50.0) == ([], builds)
