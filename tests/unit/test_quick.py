@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,3 +79,20 @@ def test_tests_that_stay_together_have_the_time_of_one_process(quick: ModuleType
         builds[2:],
     )
     assert quick.within(builds, seconds, 50.0) == ([], builds)
+
+
+def test_a_test_takes_the_time_of_its_file() -> None:
+    """Also one whose code is in a library, as that of a state machine is."""
+    seconds = Seconds()
+    seconds.pytest_runtest_logreport(
+        pytest.TestReport(
+            nodeid="tests/unit/test_a.py::TestA::runTest",
+            location=("../hypothesis/stateful.py", 1, "TestA.runTest"),
+            keywords={},
+            outcome="passed",
+            longrepr=None,
+            when="call",
+            duration=2.0,
+        )
+    )
+    assert seconds.taken == {"tests/unit/test_a.py": 2.0}
