@@ -1,5 +1,6 @@
 """``python -m cakework.server.openapi`` writes the OpenAPI document to standard output."""
 
+import functools
 import json
 import sys
 
@@ -7,6 +8,7 @@ from cakework.server.app import create_app
 from cakework.settings import Settings
 
 
+@functools.cache
 def document() -> str:
     """Return the OpenAPI document as the repository keeps it in docs/openapi.json."""
     app = create_app(Settings.model_construct())
