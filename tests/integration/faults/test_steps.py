@@ -17,7 +17,7 @@ from tests.integration.faults import operations as of
 from tests.integration.faults.agreement import images_of_nobody
 from tests.integration.faults.operations import Ask, Operation, World
 from tests.integration.faults.parts import KEY, Parts
-from tests.integration.node import registries, repositories
+from tests.integration.node import builder_roots, registries, repositories
 from tests.integration.node.registries import Entry, Layout, Registry, tar_of
 from tests.integration.node.test_snapshots_crash import STEPS as SNAPSHOT_STEPS
 from tests.integration.server.receiver import receiving
@@ -208,10 +208,14 @@ def test_the_files_of_what_came_to_nothing_are_removed(world: World) -> None:
     world.settle()
 
 
-def test_kill_with_a_build_in_a_machine(world: World) -> None:
+def test_kill_with_a_build_in_a_machine(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Each time the machine goes with its node, and the build is run again in another and gets
     farther; after three times it has failed, and says why."""
     world.mark()
+    run = builder_roots.run_of(tmp_path_factory)
+    builder_roots.borrow(run, world.parts.settings.node_dir)
     world.parts.restart(world.parts.node, **IN_MACHINES)
     for step in BUILDING:
         world.parts.lay(step)

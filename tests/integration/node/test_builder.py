@@ -16,6 +16,7 @@ from cakework.node.builds.context import MTIME_S
 from cakework.node.builds.share import group_of_builds
 from cakework.node.cgroups import Cgroup
 from cakework.node.images import Image
+from tests.integration.node import builder_roots
 from tests.integration.node.build_bench import mounted, order
 from tests.integration.node.builder_site import BuilderBench
 from tests.integration.node.neighbours import HOST_SIDE, PRIVATE, greeting_on, neighbouring
@@ -53,7 +54,7 @@ class Looked:
 
 
 @pytest.fixture(scope="module")
-def looked(vm_bench: BuilderBench) -> Looked:
+def looked(vm_bench: BuilderBench, tmp_path_factory: pytest.TempPathFactory) -> Looked:
     """One build for all that is asked of it."""
     vm_bench.names = {"public.example": ["93.184.216.34"], "private.example": ["10.9.9.9"]}
     with (
@@ -75,6 +76,7 @@ def looked(vm_bench: BuilderBench) -> Looked:
         wanted = order(dockerfile, FILES)
         image = vm_bench.image(wanted, egress_allow=[f"{PRIVATE}/32"])
     vm_bench.clean()
+    builder_roots.lend(builder_roots.run_of(tmp_path_factory), vm_bench.settings().node_dir)
     return Looked(image, vm_bench.ledger.lines(wanted.build_id), addresses)
 
 
