@@ -4,7 +4,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tests.pauses import pauses
+
 POLL_S = 0.02
+POLL_MOST_S = 0.1
 T = TypeVar("T")
 
 
@@ -15,9 +18,10 @@ def until(condition: Callable[[], T | None], within_s: float, what: str | Callab
         AssertionError: it was not so in time; ``what`` says what was waited for.
     """
     deadline = time.monotonic() + within_s
+    pause_s = pauses(POLL_S, POLL_MOST_S)
     while not (found := condition()):
         if time.monotonic() > deadline:
             told = what if isinstance(what, str) else what()
             raise AssertionError(f"not within {within_s:g} s: {told}")
-        time.sleep(POLL_S)
+        time.sleep(next(pause_s))
     return found
