@@ -24,7 +24,7 @@ from cakework.node.network.builds import Reach
 from cakework.node.network.relays import relay
 from cakework.settings import Settings
 
-DEADLINE_S = 1200
+DEADLINE_S = 3600
 ACCOUNT = "account-of-the-bench"
 
 

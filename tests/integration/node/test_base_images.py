@@ -30,6 +30,8 @@ from tests.integration.node.builder_site import BuilderBench
 from tests.integration.node.gates import gate
 
 DEADLINE_S = 200
+TIMEOUT_S = 3600
+"""What is made of hundreds of packages takes long where much else runs; it only tells what hangs."""
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs" / "base-images.md"
 PASSWORD = "correct-horse"
@@ -96,6 +98,7 @@ COPY --from=4 /etc/os-release /etc/os-release
 """
 
 
+@pytest.mark.timeout(TIMEOUT_S)
 def test_they_hold_what_the_documentation_says(bench: Bench, tmp_path: Path) -> None:
     """Versions and sizes are those of the table; pip, uv, npm and users do as on Docker Hub; and
     files are copied from one to another by a name with a version."""
@@ -104,7 +107,7 @@ def test_they_hold_what_the_documentation_says(bench: Bench, tmp_path: Path) -> 
         "node": LOOK + LOOK_NODE,
         **{f"{name}-1.0-py3-none-any.whl": _wheel(name) for name in ("one", "two")},
     }
-    image = bench.image(order(ALL, files))
+    image = bench.image(order(ALL, files), build_timeout_s=TIMEOUT_S)
     told = _table()
     assert set(told) == {each.key for each in RECIPES if each.basis}
     with mounted(image, tmp_path / "rootfs") as rootfs:
@@ -132,6 +135,7 @@ def _table() -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.timeout(TIMEOUT_S)
 def test_a_machine_has_every_name(
     vm_bench: BuilderBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

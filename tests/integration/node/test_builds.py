@@ -194,6 +194,7 @@ def test_as_many_at_once_as_the_setting_says(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
+@pytest.mark.timeout(1200)
 def test_a_base_image_is_made_once_for_two_builds(bench: Bench) -> None:
     """Two builds that want the same base image at once wait for one making, and both are told."""
     orders = [order(f"FROM cakework/python\nRUN python3 -c 'print({n}+1)'") for n in (1, 2)]
