@@ -31,7 +31,7 @@ from tests.integration.node.gates import gate
 
 DEADLINE_S = 200
 TIMEOUT_S = 3600
-"""What is made of hundreds of packages takes long where much else runs; it only tells what hangs."""
+"""What is made of hundreds of packages takes long where much else runs; this tells what hangs."""
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs" / "base-images.md"
 PASSWORD = "correct-horse"

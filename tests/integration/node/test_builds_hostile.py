@@ -5,7 +5,7 @@ import pytest
 
 from cakework.domain.facts import BuildFailed
 from cakework.node.builds import run
-from cakework.node.builds.recipes import RECIPES, Recipe
+from cakework.node.builds.recipes import Recipe, recipe_of
 from tests.integration.node.build_bench import NOTHING, Bench, order
 
 BASE = "FROM cakework/busybox AS one\n"
@@ -62,4 +62,6 @@ def test_odd_ones_are_built(bench: Bench, dockerfile: str) -> None:
 
 
 def _busybox(_: str) -> tuple[list[Recipe], list[str]]:
-    return [RECIPES["busybox"]], []
+    recipe = recipe_of("cakework/busybox")
+    assert recipe is not None
+    return [recipe], []
