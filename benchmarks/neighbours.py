@@ -6,7 +6,9 @@ Each way is measured between two measurements of the same calls alone, since hos
 
 import argparse
 import contextlib
+import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -14,6 +16,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,7 @@ def measured(ways: Sequence[str], turns: int, strength: int) -> list[Row]:
         _times(calls, turns // 5 + 1)
         for way in ways:
             before = _times(calls, turns)
-            with ATTACKS[way](attacker):
+            with apart(way, attacker):
                 beside = _times(calls, turns)
             after = _times(calls, turns)
             for call in calls:
@@ -97,7 +100,9 @@ def scene(strength: int) -> Generator[tuple[Attacker, list[Call]]]:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="cakework-bench-")))
         folder.chmod(0o755)
         silent = held.enter_context(silent_registry())
-        platform = Platform(folder, {"FETCH_ALLOW": silent, "WEBHOOK_ALLOW": HOOKS})
+        # Enough for starts one after the other, and soon there.
+        pool = {"POOL_SIZE": "8", "POOL_NETWORKS": "8"}
+        platform = Platform(folder, {"FETCH_ALLOW": silent, "WEBHOOK_ALLOW": HOOKS, **pool})
         held.callback(platform.end)
         platform.start()
         may_end()
@@ -111,6 +116,53 @@ def scene(strength: int) -> Generator[tuple[Attacker, list[Call]]]:
                 api.visit_when_up(vm)
                 at_rest(platform)
                 yield attacker, _calls(api, image, vm)
+
+
+@contextlib.contextmanager
+def apart(way: str, attacker: Attacker) -> Generator[None]:
+    """Attack from a process of its own, which does not keep this one from measuring."""
+    spawned = multiprocessing.get_context("spawn")
+    ready, over = spawned.Event(), spawned.Event()
+    process = spawned.Process(target=_attack, args=(way, _Place.of(attacker), ready, over))
+    process.start()
+    try:
+        while not ready.wait(1):
+            if not process.is_alive():
+                raise RuntimeError(f"the attack ended: {way}")
+        yield
+    finally:
+        over.set()
+        process.join()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What an attacker is made of, for another process."""
+
+    url: str
+    router: str
+    key: str
+    image: str
+    silent: str
+    hooks: str
+    strength: int
+
+    @classmethod
+    def of(cls, attacker: Attacker) -> "_Place":
+        api = attacker.api
+        return cls(
+            *(api.url, api.router, api.key),
+            *(attacker.image, attacker.silent, attacker.hooks, attacker.strength),
+        )
+
+
+def _attack(way: str, place: _Place, ready: Event, over: Event) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Api(place.url, place.router, place.key) as api:
+        attacker = Attacker(api, place.image, place.silent, place.hooks, place.strength)
+        with ATTACKS[way](attacker):
+            ready.set()
+            over.wait()
 
 
 def table(rows: Sequence[Row]) -> str:
