@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,29 @@ async def test_migrations_are_one_chain(database: Database) -> None:
     assert found.get_heads() == [newest()]
     steps = [revision.down_revision for revision in found.walk_revisions()]
     assert len(set(steps)) == len(steps)
+
+
+async def test_alembic_is_not_imported_where_no_migration_is_due(folder: Path) -> None:
+    """Most starts have none, and it takes a tenth of one."""
+    settings = settings_for(folder, None)
+    await lay_tables(settings)
+    code = (
+        "import asyncio, sys\n"
+        "from cakework.server.store.database import Database\n"
+        "async def main():\n"
+        "    database = Database(sys.argv[1])\n"
+        "    await database.open()\n"
+        "    await database.ping()\n"
+        "    await database.close()\n"
+        "asyncio.run(main())\n"
+        "assert 'alembic' not in sys.modules\n"
+    )
+    url = url_of(settings).render_as_string(hide_password=False)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, url), stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 0, told.decode()
 
 
 @pytest.mark.parametrize("empty_store", [True])
