@@ -44,7 +44,7 @@ def configure(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])
-    for quiet in ("alembic", "httpx2", "httpcore2", "aiosqlite", "uvicorn"):
+    for quiet in ("alembic", "httpx2", "httpcore2", "aiosqlite", "pyroute2", "uvicorn"):
         logging.getLogger(quiet).setLevel(max(LEVELS[level], logging.WARNING))
 
 
