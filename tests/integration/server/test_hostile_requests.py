@@ -196,10 +196,13 @@ async def test_who_says_nothing_is_let_go(
             assert rest.startswith(b"HTTP/1.1 408 ") if said.startswith(b"GET") else rest == b""
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost:", HEALTH])
-async def test_who_is_silent_shuts_nobody_out(folder: Path, node: FakeNode, said: bytes) -> None:
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost:"])
+async def test_who_is_silent_shuts_nobody_out(
+    folder: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
     """Connections without a request give way, those of the address with most first, the one that is
     silent for longest. One that has a request under way is let be, and answered."""
+    monkeypatch.setattr(connection, "HEAD_S", 3600.0)
     settings = settings_for(folder, None, api_connections=8)
     async with running(settings, node) as rig, contextlib.AsyncExitStack() as stack:
         image_id = await rig.image()
@@ -214,10 +217,9 @@ async def test_who_is_silent_shuts_nobody_out(folder: Path, node: FakeNode, said
             caller = await stack.enter_async_context(calling(rig))
             silent.append(caller)
             await caller.say(said)
-            if said == HEALTH:
-                assert (await caller.answer())[0] == 200
-        for caller in silent[:14]:
-            assert await caller.rest() == b""
+        async with asyncio.timeout(DEADLINE_S):
+            for caller in silent[:14]:
+                assert await caller.rest() == b""
         await other.say(HEALTH)
         assert (await other.answer())[0] == 200
         node.may_answer.set()
@@ -507,7 +509,12 @@ async def test_bodies_that_cost_much_are_looked_into_one_by_one(
         return found
 
     monkeypatch.setattr(parsing.Parser, "parsed", watched)
-    async with running(settings, node) as rig, await rig.other_account() as other:
+    async with (
+        running(settings, node) as rig,
+        await rig.other_account() as other,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        stack.callback(may_go.set)
         asked = [
             asyncio.create_task(rig.client.post(FILES, content=body, headers=headers))
             for _ in range(3)
