@@ -497,14 +497,15 @@ async def test_bodies_that_cost_much_are_looked_into_one_by_one(
     settings = settings_for(folder, None, server_memory_mb=256)
     wide = "x" * (4 * MIB) + "\U0001f600"
     body = json.dumps({"dockerfile": "FROM x", "files": [_file(content=wide)]}, ensure_ascii=False)
-    looked: list[str] = []
+    small = {"dockerfile": "FROM x", "files": [_file(content="x" * (MIB // 4))]}
+    looked: list[tuple[str, bool]] = []
     headers = {"Content-Type": "application/json"}
     may_go = asyncio.Event()
     parsed = parsing.Parser.parsed
 
     async def watched(self: parsing.Parser, body: bytes, account: AccountId) -> Any:
         found = await parsed(self, body, account)
-        looked.append(account)
+        looked.append((account, len(body) > MIB))
         await may_go.wait()
         return found
 
@@ -519,9 +520,12 @@ async def test_bodies_that_cost_much_are_looked_into_one_by_one(
             asyncio.create_task(rig.client.post(FILES, content=body, headers=headers))
             for _ in range(3)
         ]
-        await until(lambda: looked == ["default"], "one is looked into")
+        await until(lambda: looked == [("default", True)], "one is looked into")
         asked.append(asyncio.create_task(other.post(FILES, content=body, headers=headers)))
-        await until(lambda: looked == ["default", "other"], "and another account's")
+        await until(lambda: looked[1:] == [("other", True)], "and another account's")
+        asked.append(asyncio.create_task(rig.client.post(FILES, json=small)))
+        await until(lambda: len(looked) == 3, "and one that costs little, before the other two")
+        assert looked[2] == ("default", False)
         may_go.set()
-        assert [(await each).status_code for each in asked] == [200] * 4
-        assert sorted(looked) == ["default"] * 3 + ["other"]
+        assert [(await each).status_code for each in asked] == [200] * 5
+        assert looked.count(("default", True)) == 3
