@@ -25,8 +25,17 @@ CHARS_MAX = 512 * 1024
 """Of a whole Dockerfile: the largest in use are a tenth of that."""
 LINE_CHARS_MAX = 128 * 1024
 """Of an instruction without its here-documents: Linux takes no longer argument (MAX_ARG_STRLEN)."""
+_MAY_HAVE_HEREDOC = _WITH_HEREDOC | {"ONBUILD"}
+_BLANK = " \t"
+"""What may come between the escape character and the end of a line that is continued: any other
+space ends the instruction (imagebuilder's and BuildKit's lineContinuationRegex)."""
 _WORD = re.compile(r"[a-z][a-z0-9]*")
 _HEREDOC = re.compile(r"<<(-?)\s*(['\"]?)([a-zA-Z_][a-zA-Z0-9_.]*)\2")
+_ANY_HEREDOC = re.compile(
+    r"(?:^|\s)\d*<<-?((?:'[^']*'|\"(?:[^\"\\]|\\.)*\"|\\.|\\\Z|[^\s'\"\\<])++)", re.DOTALL
+)
+"""BuildKit's reHeredoc, whose word may be quoted and have any character but <."""
+_NO_QUOTES = str.maketrans("", "", "'\"")
 _SPACE = r"\t\n\v\f\r \x85\xa0"
 """What ends a flag, in Latin-1: builders look at a line's bytes one by one (unicode.IsSpace)."""
 _ESCAPED = r"\\(?:.|\Z)"
@@ -86,17 +95,27 @@ def parse_dockerfile(text: str) -> list[Instruction]:
     return instructions
 
 
-def possible_instructions(text: str) -> Iterator[Instruction]:
-    """Yield the instructions that a builder may read in a Dockerfile that parses, and perhaps
-    otherwise than we do: one that knows no here-documents, such as buildah before 1.33, or that
-    looks for directives in other places.
+def possible_readings(text: str) -> Iterator[Iterator[Instruction]]:
+    """Yield what a builder may read in a Dockerfile that parses, and perhaps otherwise than we do:
+    one that knows no here-documents, such as buildah before 1.33, or that looks for directives in
+    other places, or takes an escape character that is escaped for one that continues the line, or
+    not. What is said in one reading says nothing about another.
+
+    Raises:
+        DockerfileError: a here-document ends with a line that goes on, or is passed over, where
+            here-documents are not known; what follows it would be in no reading.
     """
     lines = _lines(text)
-    for escape in _escapes(lines):
-        for line, content in _logical_lines(lines, escape, heredocs=False):
-            word, *rest = content.split(maxsplit=1)
-            if word.upper() in INSTRUCTIONS and rest:
-                yield Instruction(line, word.upper(), rest[0].strip())
+    for escape in sorted(_escapes(lines)):
+        yield _possible_instructions(lines, escape)
+        if any(line.rstrip(_BLANK).endswith(escape * 2) for line in lines):
+            yield _possible_instructions(lines, escape, doubled=False)
+
+
+def name_of(word: str) -> str:
+    """Return the name of an instruction as builders know it, who read it in lower case: for Go the
+    dotted İ is an i there."""
+    return word.replace("\u0130", "I").upper()
 
 
 def flags_of(arguments: str) -> tuple[list[str], str]:
@@ -114,6 +133,25 @@ def flags_of(arguments: str) -> tuple[list[str], str]:
             break
         flags.append(_utf8("".join(map(_unquoted, _PIECE.finditer(matched[1])))))
     return flags, _utf8(text[at:]).strip()
+
+
+def _possible_instructions(
+    lines: list[str], escape: str, *, doubled: bool = True
+) -> Iterator[Instruction]:
+    for line, content in _logical_lines(lines, escape, heredocs=False, doubled=doubled):
+        word, *rest = content.split(maxsplit=1)
+        name = name_of(word)
+        if name not in INSTRUCTIONS or not rest:
+            continue
+        if name in _MAY_HAVE_HEREDOC and any(map(_is_odd, _ANY_HEREDOC.findall(content))):
+            raise DockerfileError(line, "a here-document needs a plain word for its end")
+        yield Instruction(line, name, rest[0].strip())
+
+
+def _is_odd(end: str) -> bool:
+    """Say whether a line with this word, as it is quoted, may be no line by itself."""
+    plain = _BACKSLASH.sub(r"\1", end.translate(_NO_QUOTES)).strip()
+    return bool(end) and (not plain or plain[0] == "#" or end.rstrip("'\" \t")[-1:] in ("\\", "`"))
 
 
 def _unquoted(piece: re.Match[str]) -> str:
@@ -139,14 +177,16 @@ def _escapes(lines: list[str]) -> set[str]:
     return {"\\", "`"} if any("escape" in line.lower() for line in heads) else {"\\"}
 
 
-def _logical_lines(lines: list[str], escape: str, *, heredocs: bool) -> Iterator[tuple[int, str]]:
+def _logical_lines(
+    lines: list[str], escape: str, *, heredocs: bool, doubled: bool = True
+) -> Iterator[tuple[int, str]]:
     index = 0
     while index < len(lines):
         start = index
         if not lines[index].strip() or lines[index].lstrip().startswith("#"):
             index += 1
             continue
-        content, index = _continued(lines, index, escape)
+        content, index = _continued(lines, index, escape, doubled=doubled)
         if not heredocs:
             if content:
                 yield start + 1, content
@@ -170,16 +210,17 @@ def _escape(lines: list[str]) -> str:
     return "\\"
 
 
-def _continued(lines: list[str], index: int, escape: str) -> tuple[str, int]:
-    """Return the instruction that begins at ``index`` on one line, and the line after it."""
+def _continued(lines: list[str], index: int, escape: str, *, doubled: bool) -> tuple[str, int]:
+    """Return the instruction that begins at ``index`` on one line, and the line after it; with
+    ``doubled`` a line goes on that ends with two escape characters."""
     parts: list[str] = []
     while index < len(lines):
         line = lines[index]
         index += 1
         if parts and (not line.strip() or line.lstrip().startswith("#")):
             continue
-        stripped = line.rstrip()
-        if not stripped.endswith(escape):
+        stripped = line.rstrip(_BLANK)
+        if not stripped.endswith(escape) or (stripped.endswith(escape * 2) and not doubled):
             parts.append(line)
             break
         parts.append(stripped[:-1])

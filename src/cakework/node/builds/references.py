@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from cakework.domain.dockerfiles import (
     Instruction,
     flags_of,
+    name_of,
     parse_dockerfile,
-    possible_instructions,
+    possible_readings,
 )
 
 _VARIABLE = re.compile(
@@ -25,6 +26,7 @@ _ARG = re.compile(
     r"(?:=(?:\"(?P<double>[^\"\\`]*+)\"|'(?P<single>[^'\\`$]*+)'|(?P<bare>[^\s\"'\\`]*+)))?+"
     r"(?=[\t ]|\Z)"
 )
+_STAGE = re.compile(r"[a-z][a-z0-9_.-]*", re.IGNORECASE | re.ASCII)
 SCRATCH = "scratch"
 CHARS_MAX = 1024
 """Of what variables are filled in with: more than the name of an image may have. Without a bound
@@ -100,7 +102,10 @@ def hidden_images(dockerfile: str) -> list[str]:
         DockerfileError: it does not parse.
     """
     known = _named(parse_dockerfile(dockerfile))
-    found = _named(possible_instructions(dockerfile), triggers=True)
+    found: dict[str, None] = {}
+    for reading in possible_readings(dockerfile):
+        # Each by itself: what is a stage in one is an image in another.
+        found |= _named(reading, triggers=True)
     return [reference for reference in found if reference not in known]
 
 
@@ -149,9 +154,9 @@ def _references(
             for mount in _flag(instruction, "mount"):
                 yield from _mounted(mount)
         case "ONBUILD" if triggers:
-            name, _, rest = instruction.arguments.partition(" ")
-            if name.upper() != "ONBUILD":
-                trigger = Instruction(instruction.line, name.upper(), rest.strip())
+            word, *rest = instruction.arguments.split(maxsplit=1)
+            if rest and (name := name_of(word)) != "ONBUILD":
+                trigger = Instruction(instruction.line, name, rest[0].strip())
                 yield from _references(trigger, arguments, triggers=False)
         case _:
             return
@@ -176,5 +181,7 @@ def _flag(instruction: Instruction, name: str) -> Iterator[str]:
 
 
 def _stage(instruction: Instruction) -> str:
+    """Return the name of the stage that FROM begins, if it is one that no image outside of
+    registries has."""
     words = flags_of(instruction.arguments)[1].split()
-    return words[2] if len(words) == 3 else ""
+    return words[2] if len(words) == 3 and _STAGE.fullmatch(words[2]) else ""

@@ -322,3 +322,44 @@ def work(dockerfile: str) -> int:
     finally:
         sys.settrace(before)
     return lines
+
+
+COPY = "COPY --from=oci:/b / /\n"
+LABEL = "LABEL a=b \\"
+"""What the lines after it would be part of, where it is taken to go on."""
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *(f"{LABEL}{space}\n{COPY}" for space in ("\u00a0", "\u2003", "\x85", "\v", "\f", "\r\r")),
+        f"{LABEL}\\\n{COPY}",
+        f"RUN <<'{LABEL}'\n{LABEL}\n{COPY}",
+        f"RUN <\\\n<'{LABEL}'\n{LABEL}\n{COPY}",
+        f"ONBUILD RUN <<-'{LABEL}'\n{LABEL}\n{COPY}",
+        f"RUN <<'#'\n{LABEL}\n#\n{COPY}",
+        f"RUN <<''\n{LABEL}\n\n{COPY}",
+        f"ONBUILD COPY\t{COPY.removeprefix('COPY ')}FROM one\n",
+        f"RUN <<END\nONBU\u0130LD {COPY}RUN true \\\nEND\nFROM one\n",
+        f"RUN <<END\nRUN true \\\nFROM busybox AS oci:/b\n{COPY}RUN true \\\nEND\n",
+    ],
+)
+@pytest.mark.parametrize("head", ["", "# no escape\n"])
+def test_no_image_is_in_a_reading_of_a_builders_alone(head: str, steps: str) -> None:
+    """Where lines go on and here-documents end is read in the ways in which builders read it."""
+    with pytest.raises(BuildError):
+        bases_of(f"{head}FROM busybox AS one\n{steps}")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "RUN a && \\ \t\n  b",
+        "COPY <<-'EOF' /x\n\tRUN a \\\\\n\tEOF",
+        "RUN echo $((1 << 2)) <<< '\\'",
+        'RUN cat << EOF; grep "<<" x\nEOF',
+    ],
+)
+def test_what_is_often_written_is_no_attack(step: str) -> None:
+    """It names no other image."""
+    assert bases_of(f"FROM busybox\n{step}\n") == ([], ["busybox"])
