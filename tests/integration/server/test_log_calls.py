@@ -16,6 +16,7 @@ from cakework.server.api.times import rfc3339
 from cakework.server.logs import file
 from cakework.server.logs.lines import Line, LineQuery, Page, vm_source
 from cakework.server.logs.search import Bounds
+from cakework.server.logs.store import READERS
 from cakework.server.services.logs import Logs, VmLog
 
 from .fake_node import START_MS, FakeNode
@@ -360,6 +361,34 @@ async def test_a_large_page_holds_up_nobody_while_it_is_rendered(
             assert (await other.get("/v1/vms")).json() == {"vms": []}
         assert not reading.done()
     assert [line["message"] for line in (await reading)["lines"]] == messages
+
+
+async def test_pages_of_one_account_wait_before_they_are_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many it asks for at once, few are in memory: none waits, once it was read, for the
+    account's others."""
+    path = await logged(rig, *(f"{number}" for number in range(60)))
+    really_page, rendered = file.page, logs.rendered
+    read = most = 0
+
+    def page(connection: sqlite3.Connection, query: LineQuery) -> Page:
+        nonlocal read, most
+        read += 1
+        most = max(most, read)
+        return really_page(connection, query)
+
+    def render(lines: list[Line], around: logs.LogPage) -> bytes:
+        nonlocal read
+        read -= 1
+        return rendered(lines, around)
+
+    monkeypatch.setattr(file, "page", page)
+    monkeypatch.setattr(logs, "rendered", render)
+    asked = (rig.ok("GET", path, params={"batch": 50}) for _ in range(50))
+    answers = await asyncio.gather(*asked)
+    assert all("pagination" in answer for answer in answers)
+    assert most <= READERS
 
 
 async def test_a_search_goes_on_where_it_stopped(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Calls about logs: getBuildLogs, getVMLogs and their like, a page at a time or followed."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
@@ -25,13 +25,11 @@ from cakework.server.api.problems import responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmIdPath
 from cakework.server.api.wire import AnswerBody
-from cakework.server.logs.lines import Line, LineQuery
+from cakework.server.logs.lines import Line, LineQuery, Page
 from cakework.server.logs.tokens import next_token
 from cakework.server.services.logs import BuildLog, Log, Logs, Owners, VmLog
 
 EVENT_STREAM = "text/event-stream"
-CHARS_AT_ONCE, LINES_AT_ONCE = 16 * 1024, 100
-"""Larger pages are rendered in a thread, so that nobody else's request waits for that."""
 
 
 class LogLine(AnswerBody):
@@ -158,28 +156,8 @@ class LogRoutes:
         return StreamingResponse(events, headers=headers, media_type=EVENT_STREAM)
 
     async def _page(self, account: AccountId, query: LineQuery) -> Response:
-        page = await self.logs.page(account, query)
-        around = LogPage(lines=[])
-        if page.more:
-            start, end = await self._range(account, query)
-            around = LogPage(
-                lines=[],
-                pagination=next_token(query, page.through),
-                from_=rfc3339(start),
-                to=rfc3339(end),
-            )
-        chars = sum(len(line.text) for line in page.lines)
-        if chars > CHARS_AT_ONCE or len(page.lines) > LINES_AT_ONCE:
-            body = await asyncio.to_thread(rendered, page.lines, around)
-        else:
-            body = rendered(page.lines, around)
+        body = await self.logs.page(account, query, partial(_body, query))
         return Response(body, media_type="application/json")
-
-    async def _range(self, account: AccountId, query: LineQuery) -> tuple[int, int]:
-        """Return what the query looked at: where it names no end, the log's own."""
-        first, last = await self.logs.span(account, query) or (0, 0)
-        start = query.from_ms if query.from_ms is not None else first
-        return start, query.to_ms if query.to_ms is not None else last
 
     async def _events(self, account: AccountId, log: Log, query: LineQuery) -> AsyncIterator[str]:
         yield ": following\n\n"
@@ -190,6 +168,21 @@ class LogRoutes:
                 yield "".join(_event(line) for line in lines)
         if not self.logs.closing:
             yield "event: end\ndata: {}\n\n"
+
+
+def _body(query: LineQuery, page: Page, span: tuple[int, int] | None) -> bytes:
+    """Return a page as JSON; ``span`` is what there is of the log, where there is more."""
+    around = LogPage(lines=[])
+    if page.more:
+        # What the query looked at: where it names no end, the log's own.
+        first, last = span or (0, 0)
+        around = LogPage(
+            lines=[],
+            pagination=next_token(query, page.through),
+            from_=rfc3339(query.from_ms if query.from_ms is not None else first),
+            to=rfc3339(query.to_ms if query.to_ms is not None else last),
+        )
+    return rendered(page.lines, around)
 
 
 def _line(line: Line) -> LogLine:

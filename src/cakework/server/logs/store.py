@@ -106,19 +106,37 @@ class LogStore:
         Raises:
             Crowded: too many searches of the account wait.
         """
-        turns = self._reads if query.contains is None else self._searches
         bounded = {} if bounds is None else {"bounds": bounds}
-        async with turns.hold(account):
+        async with self._turns(query).hold(account):
             return await self._read(lambda connection: file.page(connection, query, **bounded))
 
-    async def span(self, source: Source, account: str) -> tuple[int, int] | None:
-        """Return the times of a log's first and last line; None when it has none."""
-        async with self._reads.hold(account):
-            return await self._read(lambda connection: file.span(connection, source))
+    async def answer(
+        self,
+        query: LineQuery,
+        account: str,
+        render: Callable[[Page, tuple[int, int] | None], T],
+    ) -> T:
+        """Return what ``render`` makes of a page, and of the log's span where there is more of it.
+
+        All in one turn of the account's: of pages that wait for another there could be thousands.
+
+        Raises:
+            Crowded: too many searches of the account wait.
+        """
+
+        def work(connection: sqlite3.Connection) -> T:
+            page = file.page(connection, query)
+            return render(page, file.span(connection, query.source) if page.more else None)
+
+        async with self._turns(query).hold(account):
+            return await self._read(work)
 
     async def last_seq(self, source: Source) -> int:
         """Return the number of a log's last line, kept or not; 0 when it had none."""
         return await self._read(lambda connection: file.last_seq(connection, source))
+
+    def _turns(self, query: LineQuery) -> Turns[str]:
+        return self._reads if query.contains is None else self._searches
 
     async def _whose(self, sources: Sequence[Source]) -> Mapping[Source, str]:
         """Return the account of each log; the one without a name has those of nobody's."""

@@ -1,7 +1,7 @@
 """Logs of VMs and builds: a page of one, or all of it as it grows."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -73,24 +73,27 @@ class Logs:
         self._heartbeat_s = heartbeat_s
         self._followed: Turns[AccountId] = Turns(FOLLOWED_AT_ONCE, each=most_followed)
 
-    async def page(self, account: AccountId, query: LineQuery) -> Page:
-        """Return the lines that answer a query, as far as one call looks.
+    async def page(
+        self,
+        account: AccountId,
+        query: LineQuery,
+        render: Callable[[Page, tuple[int, int] | None], bytes],
+    ) -> bytes:
+        """Return what ``render`` makes of the lines that answer a query, as far as one call looks;
+        where there are more, it gets the times of the log's first and last line, too. It is called
+        in a thread.
 
         Raises:
             QuotaExceeded: too many searches of the account are under way.
         """
         try:
             async with asyncio.timeout(TURN_S):
-                return await self._store.page(query, account)
+                return await self._store.answer(query, account, render)
         except (TimeoutError, Crowded) as error:
             raise QuotaExceeded(
                 "The account has as many searches in logs under way as it may.",
                 retry_after_s=RETRY_AFTER_S,
             ) from error
-
-    async def span(self, account: AccountId, query: LineQuery) -> tuple[int, int] | None:
-        """Return the times of the log's first and last line; None when it has none."""
-        return await self._store.span(query.source, account)
 
     def check_followed(self, account: AccountId) -> None:
         """Refuse an account that follows as many logs as it may. Raises QuotaExceeded."""
