@@ -2,7 +2,8 @@
 
 Hop-by-hop headers (RFC 9110, 7.6.1) end here in both directions. Who asked, and how, is told
 to the VM in ``X-Forwarded-For``, ``-Proto`` and ``-Host``, of which nothing that the client
-itself sent is left, in no spelling.
+itself sent is left, in no spelling; nor of ``Cakework-…``, which the runtimes' adapters take for
+the platform's word.
 """
 
 import h11
@@ -28,7 +29,7 @@ UPGRADE_STATUSES = frozenset({101, 426})
 
 def request_for_vm(head: RequestHead, client: str) -> h11.Request:
     """Return ``head`` as the VM gets it, on behalf of the client at address ``client``."""
-    kept = [(key, value) for key, value in _end_to_end(head.headers) if not _is_forwarded(key)]
+    kept = [(key, value) for key, value in _end_to_end(head.headers) if not _is_ours(key)]
     upgrade = _upgrade(head.headers) if head.version == b"1.1" else b""
     if upgrade:
         kept += [(b"Connection", b"Upgrade"), (b"Upgrade", upgrade)]
@@ -78,9 +79,9 @@ def _end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 
-def _is_forwarded(key: bytes) -> bool:
+def _is_ours(key: bytes) -> bool:
     name = key.lower().replace(b"_", b"-")
-    return name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-")
+    return name in (b"forwarded", b"x-real-ip") or name.startswith((b"x-forwarded-", b"cakework-"))
 
 
 def _upgrade(headers: Headers) -> bytes:

@@ -35,6 +35,11 @@ def test_nothing_the_client_claims_about_itself_is_left() -> None:
     assert headers == forwarded()
 
 
+def test_nobody_speaks_for_the_platform() -> None:
+    """Whose request it is, an adapter is told by the router alone."""
+    assert forwarded(b"Cakework-User-Id: another", b"cakework_version: 1") == forwarded()
+
+
 def test_hop_by_hop_headers_end_here() -> None:
     """Connection, what it names, and the other hop-by-hop headers do not reach the VM."""
     headers = forwarded(
