@@ -8,8 +8,9 @@ go that are of no use to anybody.
 """
 
 import ipaddress
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 V6_PREFIX = 64
@@ -29,7 +30,22 @@ class Connection(Protocol):
         ...
 
 
+class Holding(Protocol):
+    """A connection in which bytes wait to be taken by somebody."""
+
+    @property
+    def account(self) -> str:
+        """Whose request is at work on it, empty for nobody's."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait."""
+        ...
+
+
 AnyConnection = TypeVar("AnyConnection", bound=Connection)
+AnyHolding = TypeVar("AnyHolding", bound=Holding)
 
 
 class Crowd(Generic[AnyConnection]):
@@ -96,3 +112,26 @@ def whose(peer: str) -> str:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
         return str(ipaddress.IPv6Network((address, V6_PREFIX), strict=False))
     return peer
+
+
+def in_the_way(connections: Iterable[AnyHolding], bytes_max: int) -> list[AnyHolding]:
+    """Return which have to give way for the others to hold no more than ``bytes_max`` bytes.
+
+    Of the account that holds most, the one that holds most; then again.
+    """
+    held = [(each.held, each) for each in connections]
+    total = sum(size for size, _ in held)
+    if total <= bytes_max:
+        return []
+    accounts: dict[str, list[tuple[int, AnyHolding]]] = {}
+    for size, each in sorted(held, key=itemgetter(0)):
+        accounts.setdefault(each.account, []).append((size, each))
+    sums = {account: sum(size for size, _ in sizes) for account, sizes in accounts.items()}
+    found: list[AnyHolding] = []
+    while total > bytes_max:
+        account = max(sums, key=lambda account: sums[account])
+        size, each = accounts[account].pop()
+        found.append(each)
+        sums[account] -= size
+        total -= size
+    return found

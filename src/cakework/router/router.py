@@ -4,11 +4,10 @@ See docs/dev/router.md.
 """
 
 import asyncio
-from operator import itemgetter
 
 import structlog
 
-from cakework.crowd import Crowd
+from cakework.crowd import Crowd, in_the_way
 from cakework.domain.vms import VmState
 from cakework.router.conversation import Conversation, new_request_id
 from cakework.router.dialer import Dialer
@@ -141,26 +140,3 @@ class Router:
         if route is None or route.state is not VmState.STARTED:
             return False
         return route.run == destination.run
-
-
-def in_the_way(conversations: list[Conversation], bytes_max: int) -> list[Conversation]:
-    """Return which have to give way for the others to hold no more than ``bytes_max`` bytes.
-
-    Of the account that holds most, the one that holds most; then again.
-    """
-    held = [(each.held, each) for each in conversations]
-    total = sum(size for size, _ in held)
-    if total <= bytes_max:
-        return []
-    accounts: dict[str, list[tuple[int, Conversation]]] = {}
-    for size, each in sorted(held, key=itemgetter(0)):
-        accounts.setdefault(each.account, []).append((size, each))
-    sums = {account: sum(size for size, _ in sizes) for account, sizes in accounts.items()}
-    found: list[Conversation] = []
-    while total > bytes_max:
-        account = max(sums, key=lambda account: sums[account])
-        size, each = accounts[account].pop()
-        found.append(each)
-        sums[account] -= size
-        total -= size
-    return found

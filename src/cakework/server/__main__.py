@@ -59,6 +59,7 @@ async def serve(settings: Settings) -> None:
     config = api_config(
         create_app(settings, parts),
         settings.api_connections,
+        (settings.server_memory_mb << 20) // 8,
         host=settings.host,
         port=settings.port,
         # By itself uvicorn believes whoever connects from 127.0.0.1.

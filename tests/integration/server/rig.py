@@ -16,7 +16,7 @@ import httpx2
 from pydantic import SecretStr
 
 from cakework.domain.ids import AccountId
-from cakework.server.api.connection import CONNECTIONS, api_config
+from cakework.server.api.connection import CONNECTIONS, UNTAKEN_BYTES_MAX, api_config
 from cakework.server.app import Server, build_server, create_app
 from cakework.server.clock import Clock, now_ms
 from cakework.server.loops.retention import KeptDays, RetentionLoop
@@ -196,10 +196,12 @@ async def lay_tables(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Any, connections: int = CONNECTIONS) -> AsyncGenerator[str]:
+async def listening(
+    app: Any, connections: int = CONNECTIONS, untaken_bytes_max: int = UNTAKEN_BYTES_MAX
+) -> AsyncGenerator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        api = Served(api_config(app, connections))
+        api = Served(api_config(app, connections, untaken_bytes_max))
         task = asyncio.create_task(api.serve([listener]))
         await until(lambda: api.started or task.done(), "the server has started")
         try:

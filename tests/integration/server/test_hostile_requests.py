@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from cakework.server.api import bodies, connection, parsing
 from cakework.server.web import waitlist
 
 from .fake_node import FakeNode
-from .rig import DEADLINE_S, KEY, Rig, as_problem, running, settings_for, until
+from .rig import DEADLINE_S, KEY, Rig, as_problem, listening, running, settings_for, until
 
 pytestmark = pytest.mark.anyio
 FILES = "/v1/image/build/files"
@@ -481,12 +482,53 @@ async def test_who_takes_nothing_of_an_answer_is_let_go(
     monkeypatch.setattr(connection, "WRITE_S", 0.01)
     config = connection.api_config(lambda: None)
     transport = Transport([*unsent])
-    made = connection.ApiConnection(Crowd(1), config, ServerState(), {})
+    untaken = connection.Untaken(MUCH)
+    made = connection.ApiConnection(Crowd(1), untaken, config, ServerState(), {})
     made.connection_made(cast("asyncio.Transport", transport))
     made.pause_writing()
     await until(lambda: transport.aborted, "it is let go")
     assert transport.unsent == unsent[-1:]
     made.connection_lost(ConnectionError())
+
+
+async def answered_at_length(scope: Any, receive: Any, send: Any) -> None:
+    """Answer 1 MiB to the account that is named in the path."""
+    if scope["type"] == "lifespan":
+        return
+    scope["state"]["account"] = scope["path"]
+    length = (b"content-length", str(MIB).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": bytes(MIB)})
+
+
+async def test_answers_that_are_not_taken_keep_nobody_from_theirs() -> None:
+    """So many bytes of them wait, of all connections: beyond it those of who has most give way."""
+    loop = asyncio.get_running_loop()
+
+    async def ask(stack: contextlib.ExitStack, account: str) -> socket.socket:
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await loop.sock_sendall(client, f"GET {account} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await loop.sock_recv(client, 1)
+        return client
+
+    async def taken(client: socket.socket) -> int:
+        size = 0
+        with contextlib.suppress(ConnectionError):
+            while size < MIB and (piece := await loop.sock_recv(client, 65536)):
+                size += len(piece)
+        return size
+
+    async with listening(answered_at_length, untaken_bytes_max=8 * MIB) as url:
+        port = int(url.rpartition(":")[2])
+        with contextlib.ExitStack() as stack:
+            other = await ask(stack, "/other")
+            asked = [await ask(stack, "/hostile") for _ in range(30)]
+            whole = [await taken(client) >= MIB for client in asked]
+            assert 1 <= whole.count(True) <= 12
+            assert await taken(other) >= MIB
 
 
 async def test_bodies_that_cost_much_are_looked_into_one_by_one(

@@ -3,18 +3,22 @@
 A head is read before it is known whose it is, and uvicorn's parser keeps all of it in memory,
 however long it is and however long it takes. Here a head, and whatever else is no body (sizes of
 chunks, trailers), is bounded in bytes, number and time; so is what is sent after the answer, and
-the number of connections: those without a request give way (``cakework.crowd``).
+the number of connections: those without a request give way (``cakework.crowd``). What waits in all
+of them of answers that are not taken has a bound: beyond it one gives way in which most waits, of
+the account that has most.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from cakework.crowd import Crowd
+from cakework.crowd import Crowd, in_the_way
 
 HEAD_BYTES_MAX = 32 * 1024
 """As the router's; nginx has 8 KiB for a line and 32 KiB for all, Node.js 16 KiB."""
@@ -31,6 +35,12 @@ WRITE_S = 30.0
 """Within which who has an answer waiting takes some of it."""
 PIPELINED_MAX = 16
 CONNECTIONS = 8000
+UNTAKEN_BYTES_MAX = 256 << 20
+"""Of answers, in all connections."""
+UNSENT_BYTES = 128 * 1024
+"""From so many of a connection on the kernel takes none, which else keeps up to 4 MB for each
+(``tcp_wmem``) that nobody counts; those on their way are the peer's window at most."""
+_log = structlog.stdlib.get_logger(__name__)
 _PIECE = 16 * 1024
 _CLOSE = b"connection: close\r\ncontent-length: 0\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n" + _CLOSE
@@ -41,9 +51,12 @@ _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _CLOSE
 class ApiConnection(HttpToolsProtocol):
     """One connection of the API."""
 
-    def __init__(self, crowd: "Crowd[ApiConnection]", *args: Any, **options: Any) -> None:
+    def __init__(
+        self, crowd: "Crowd[ApiConnection]", untaken: "Untaken", *args: Any, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self._crowd = crowd
+        self._untaken = untaken
         self._besides = 0
         """Bytes that came since the last that were a body's, or since the request's first."""
         self._headers = 0
@@ -61,6 +74,17 @@ class ApiConnection(HttpToolsProtocol):
         """The address that connects."""
         return self.client[0] if self.client else ""
 
+    @property
+    def account(self) -> str:
+        """Whose request was answered last, empty where that is not known."""
+        state = self._at_work.scope.get("state", {}) if self._at_work is not None else {}
+        return str(state.get("account", ""))
+
+    @property
+    def held(self) -> int:
+        """How many bytes of answers wait to be taken."""
+        return self.transport.get_write_buffer_size()
+
     def abort(self) -> None:
         """Close now, for another's sake."""
         self.transport.abort()
@@ -68,6 +92,7 @@ class ApiConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head, unless all connections there may be have requests under way."""
         super().connection_made(transport)
+        _have_little_unsent(transport)
         if self._crowd.admit(self):
             self._within(HEAD_S, self._head_is_late)
         else:
@@ -108,13 +133,15 @@ class ApiConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The answer waits for who asked: for as long as some of it is taken now and then."""
         super().pause_writing()
-        self._writing = self.loop.call_later(WRITE_S, self._look_after_answer, self._unsent())
+        self._writing = self.loop.call_later(WRITE_S, self._look_after_answer, self.held)
+        self._untaken.wait_in(self)
 
     def resume_writing(self) -> None:
         """The answer goes on."""
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
+        self._untaken.wait_no_more(self)
         super().resume_writing()
 
     def on_message_begin(self) -> None:
@@ -197,15 +224,12 @@ class ApiConnection(HttpToolsProtocol):
             self.transport.write(answer)
         self.transport.close()
 
-    def _unsent(self) -> int:
-        return self.transport.get_write_buffer_size()
-
     def _look_after_answer(self, before: int) -> None:
-        unsent = self._unsent()
-        if unsent >= before:
+        held = self.held
+        if held >= before:
             self.transport.abort()
         else:
-            self._writing = self.loop.call_later(WRITE_S, self._look_after_answer, unsent)
+            self._writing = self.loop.call_later(WRITE_S, self._look_after_answer, held)
 
     def _within(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
         if self._timer is not None:
@@ -215,12 +239,49 @@ class ApiConnection(HttpToolsProtocol):
             self._timer = self.loop.call_later(seconds, then)
 
 
-def api_config(app: Any, connections: int = CONNECTIONS, **options: Any) -> uvicorn.Config:
-    """Return how the API is served: so many connections at once, ``options`` of uvicorn besides."""
+def _have_little_unsent(transport: asyncio.Transport) -> None:
+    sock = cast("socket.socket | None", transport.get_extra_info("socket"))
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+class Untaken:
+    """The connections in which answers wait for whoever asked, ``bytes_max`` of them in all."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._connections: dict[ApiConnection, None] = {}
+
+    def wait_in(self, connection: ApiConnection) -> None:
+        """Count a connection in which more waits than passes at once; soon, see that all together
+        have no more than they may."""
+        self._connections[connection] = None
+        connection.loop.call_soon(self._make_room)
+
+    def wait_no_more(self, connection: ApiConnection) -> None:
+        """Count a connection no more."""
+        self._connections.pop(connection, None)
+
+    def _make_room(self) -> None:
+        for connection in in_the_way(self._connections, self._bytes_max):
+            _log.warning("api.gave_way", account_id=connection.account)
+            self.wait_no_more(connection)
+            connection.abort()
+
+
+def api_config(
+    app: Any,
+    connections: int = CONNECTIONS,
+    untaken_bytes_max: int = UNTAKEN_BYTES_MAX,
+    **options: Any,
+) -> uvicorn.Config:
+    """Return how the API is served: so many connections at once, in which so many bytes of answers
+    wait; ``options`` of uvicorn besides."""
     crowd: Crowd[ApiConnection] = Crowd(connections)
+    untaken = Untaken(untaken_bytes_max)
     return uvicorn.Config(
         app,
-        http=cast("type[ApiConnection]", partial(ApiConnection, crowd)),
+        http=cast("type[ApiConnection]", partial(ApiConnection, crowd, untaken)),
         ws="none",
         log_config=None,
         access_log=False,
