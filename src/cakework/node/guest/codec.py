@@ -14,6 +14,7 @@ from cakework.node.guest.protocol import (
     MARK,
     SEED_SIZE,
     TEXT_MAX,
+    WHAT_CHARS_MAX,
     Ack,
     Exited,
     Failed,
@@ -277,7 +278,8 @@ def _decode_hello(r: _Reader) -> GuestHello:
 
 def _decode_failed(r: _Reader) -> Failed:
     (error,) = r.take("<I")
-    return Failed(error, r.str())
+    # It becomes part of what others are told, who have no room for a whole frame.
+    return Failed(error, r.str()[:WHAT_CHARS_MAX])
 
 
 def _decode_line(r: _Reader) -> Line:

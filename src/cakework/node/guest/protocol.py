@@ -9,6 +9,8 @@ VERSION = 2
 FRAME_MAX = 1 << 20
 TEXT_MAX = 16_384
 LIST_MAX = 32_000
+WHAT_CHARS_MAX = 1000
+"""Of why something failed; a guest that is ours says it in far less."""
 HOSTNAME_MAX = 64
 SEED_SIZE = 32
 MARK = b"\xff"

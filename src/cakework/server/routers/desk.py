@@ -20,6 +20,9 @@ from cakework.server.services.wakes import Wakes
 
 AT_ONCE = 500
 """Routes that are told without letting others have their turn."""
+DETAIL_CHARS_MAX = 1000
+"""Of why a VM was not woken, in which a guest or an image may have a part: longer than a line may
+be, it would end the connection, and everybody's wakes with it."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -126,7 +129,7 @@ class _Link:
                 wire.Woken(
                     ask=wake.ask,
                     code=error.code,
-                    detail=error.detail,
+                    detail=error.detail[:DETAIL_CHARS_MAX],
                     retry_after_s=error.retry_after_s,
                 )
             )

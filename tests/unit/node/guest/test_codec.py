@@ -8,7 +8,9 @@ from cakework.node.guest.protocol import (
     LIST_MAX,
     MARK,
     TEXT_MAX,
+    WHAT_CHARS_MAX,
     Ack,
+    Failed,
     GuestError,
     GuestFrame,
     HostFrame,
@@ -42,6 +44,12 @@ def test_guest_frames_come_back(frame: GuestFrame) -> None:
     wire = encode(frame)
     assert wire.index(MARK) == len(wire) - 1
     assert decode_guest(wire[:-1]) == frame
+
+
+def test_what_failed_is_taken_in_short() -> None:
+    """A guest that was taken over may say much, and it is told on."""
+    told = decode_guest(encode(Failed(1, "x" * 500_000))[:-1])
+    assert told == Failed(1, "x" * WHAT_CHARS_MAX)
 
 
 @given(guest_frames, st.data())
