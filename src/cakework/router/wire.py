@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import cast
 
 HIGH_WATER = 256 * 1024
+UNSENT_BYTES = 128 * 1024
+"""From so many on the kernel takes none, which else keeps up to 4 MB (``tcp_wmem``) that nobody
+counts but a bound on all that the process has; those on their way are the peer's window at most."""
 UNDELIVERED_S = 30.0
 """How long the kernel goes on delivering to a peer that takes nothing, after an orderly end."""
 TCP_CLOSE = 7
@@ -193,6 +196,8 @@ class Wire(asyncio.Protocol):
         """Take the transport (asyncio's callback)."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if (sock := self._socket()) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         if self._on_made is not None:
             self._on_made(self)
 

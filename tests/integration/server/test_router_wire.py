@@ -80,6 +80,17 @@ async def test_closing_wakes_who_waits() -> None:
                 await asyncio.wait_for(task, DEADLINE_S)
 
 
+async def test_what_nobody_takes_waits_where_it_is_counted() -> None:
+    """And not in the kernel, which has room for megabytes."""
+    async with pair() as (near, far):
+        far.transport.pause_reading()
+        writing = asyncio.create_task(near.write(bytes(2 << 20)))
+        await eventually(lambda: near.held > 0 or writing.done())
+        assert near.held > 1 << 20
+        writing.cancel()
+        await asyncio.wait([writing])
+
+
 async def test_a_reset_is_seen_though_nothing_is_read() -> None:
     """While so much waits that the peer is not listened to, a probe still finds it gone."""
     async with pair() as (near, far):
