@@ -3,7 +3,7 @@
 Hop-by-hop headers (RFC 9110, 7.6.1) end here in both directions. Who asked, and how, is told
 to the VM in ``X-Forwarded-For``, ``-Proto`` and ``-Host``, of which nothing that the client
 itself sent is left, in no spelling; nor of ``Cakework-…``, which the runtimes' adapters take for
-the platform's word.
+the platform's word, nor the name by which they know who gives them orders.
 """
 
 import h11
@@ -24,12 +24,15 @@ HOP_BY_HOP = frozenset(
     }
 )
 NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length", b"content-type", b"cache-control"})
+ORDERS = b"cakework"
+"""The User-Agent of who gives an adapter orders: a function may pass on a visitor's, to an address
+that the visitor names, too (docs/dev/runtimes.md)."""
 UPGRADE_STATUSES = frozenset({101, 426})
 
 
 def request_for_vm(head: RequestHead, client: str) -> h11.Request:
     """Return ``head`` as the VM gets it, on behalf of the client at address ``client``."""
-    kept = [(key, value) for key, value in _end_to_end(head.headers) if not _is_ours(key)]
+    kept = [(key, value) for key, value in _end_to_end(head.headers) if not _is_ours(key, value)]
     upgrade = _upgrade(head.headers) if head.version == b"1.1" else b""
     if upgrade:
         kept += [(b"Connection", b"Upgrade"), (b"Upgrade", upgrade)]
@@ -79,8 +82,10 @@ def _end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 
-def _is_ours(key: bytes) -> bool:
+def _is_ours(key: bytes, value: bytes) -> bool:
     name = key.lower().replace(b"_", b"-")
+    if name == b"user-agent":
+        return value.strip() == ORDERS
     return name in (b"forwarded", b"x-real-ip") or name.startswith((b"x-forwarded-", b"cakework-"))
 
 

@@ -38,6 +38,8 @@ def test_nothing_the_client_claims_about_itself_is_left() -> None:
 def test_nobody_speaks_for_the_platform() -> None:
     """Whose request it is, an adapter is told by the router alone."""
     assert forwarded(b"Cakework-User-Id: another", b"cakework_version: 1") == forwarded()
+    assert forwarded(b"User-Agent: cakework ") == forwarded()
+    assert forwarded(b"User-Agent: cakework/1")[b"user-agent"] == b"cakework/1"
 
 
 def test_hop_by_hop_headers_end_here() -> None:
