@@ -4,6 +4,10 @@ Their memory is kept, so that the next start goes on where they were. A VM is id
 of: its last request through a router ended, it was first seen started, this server or a router
 was started. One that cannot be put to rest goes on, and is looked at again after as long. While
 there is no router, nobody can say, and nothing is put to rest.
+
+A VM may take as long as its hook may, and of one account there may be hundreds: so accounts take
+turns, and a pass that has gone on for a while leaves what it has not begun with to the next, which
+looks anew at who is idle.
 """
 
 import asyncio
@@ -17,8 +21,10 @@ from cakework.domain.ids import AccountId
 from cakework.server.routers.gates import Gates
 from cakework.server.services.cached_vms import CachedVms
 from cakework.server.services.routes import Route, Routes
+from cakework.turns import Turns
 
 AT_ONCE = 4
+PASS_S = 2.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -45,11 +51,14 @@ class IdleLoop:
         routes = self._routes.idling()
         seen = {(route.vm_id, route.run) for route in routes}
         self._since = {key: self._since.get(key, now) for key in seen}
-        turns = asyncio.Semaphore(AT_ONCE)
+        turns: Turns[str] = Turns(AT_ONCE)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + PASS_S
 
         async def rest(route: Route, idle_timeout_s: int) -> None:
-            async with turns:
-                await self._rest(route, idle_timeout_s)
+            async with turns.hold(route.account_id):
+                if loop.time() < ends:
+                    await self._rest(route, idle_timeout_s)
 
         await asyncio.gather(
             *(
