@@ -12,7 +12,7 @@ const pages = join(web, "src/content/docs/docs");
 
 /** Documents of the project that are pages as they stand: file, page, title, description. */
 const DOCUMENTS = [
-  ["docs/base-images.md", "reference/base-images", "Base images", "Images to build on, and what is in them."],
+  ["docs/base-images.md", "reference/base-images", "Base images", "Images to build on."],
   ["docs/cli.md", "reference/cli", "CLI", "The command line: commands, options, exit codes."],
   ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],
   ["docs/settings.md", "reference/settings", "Settings", "Every setting, with its default."],
