@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cakework.node.builds import bases, recipes
+from cakework.node.builds.builder import roots
 from cakework.node.builds.recipes import LATEST, RECIPES, SCRIPTS, Recipe
 from tests.integration.node import build_node
 
@@ -34,7 +35,8 @@ def use(scripts: Path, patch: Callable[[object, str, object], None] = setattr) -
     own = Recipe("own", ("1", LATEST), "own.sh", ("sh",), basis=busybox, wheels=wheels)
     patch(recipes, "SCRIPTS", scripts)
     patch(bases, "SCRIPTS", scripts)
-    patch(recipes, "RECIPES", (busybox, own))
+    for module in (recipes, roots):
+        patch(module, "RECIPES", (busybox, own))
 
 
 if __name__ == "__main__":
