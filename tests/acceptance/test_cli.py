@@ -202,12 +202,16 @@ def test_a_second_up_on_the_same_folder_is_refused(up: Up) -> None:
 
 def test_the_server_is_not_root(up: Up) -> None:
     """What parses strangers' bytes has no right and no capability; the node is root."""
+    parts = ("server", "router", "node")
     uids = {
-        "server" if "cakework.server" in command else "node": status["Uid"].split()[1]
+        part: status["Uid"].split()[1]
         for status, command in map(describe, children(up.process.pid))
+        for part in parts
+        if f"cakework.{part}" in command
     }
+    assert uids.keys() == set(parts)
     assert uids["node"] == "0"
-    assert uids["server"] != "0"
+    assert "0" not in (uids["server"], uids["router"])
 
 
 def children(pid: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Every POST repeated with its Idempotency-Key, computed from the OpenAPI document: a new call
 cannot be forgotten."""
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -166,6 +167,8 @@ async def test_every_post_does_its_work_once_for_a_key(rig: Rig) -> None:
         given_again = await send(body)
         assert given_again.status_code == 200, (name, given_again.text)
         assert lasting(given_again.json()) == lasting(first.json()), name
-        other = await send({**(body or {}), "other": 1})
+        spaced = b" " + json.dumps(body or {}).encode()
+        said = {**key, "Content-Type": "application/json"}
+        other = await rig.client.post(address, content=spaced, headers=said)
         assert (other.status_code, as_problem(other)["code"]) == (409, "conflict"), name
         assert await work_of(rig) == done, name

@@ -69,8 +69,19 @@ class LayerStore:
         return any(layer["id"] not in used for layer in self._records("layers"))
 
     def has_containers(self) -> bool:
-        """Say whether there are working containers."""
-        return bool(self._records("containers"))
+        """Say whether there are working containers, or folders of such."""
+        return bool(self._records("containers")) or bool(self._cut_off())
+
+    def remove_cut_off(self) -> None:
+        """Remove folders of working containers that were not on record yet when whoever made them
+        was killed: nobody else knows of them. Nothing may be at it; blocks."""
+        for folder in self._cut_off():
+            remove_tree(folder)
+
+    def _cut_off(self) -> list[Path]:
+        known = {record.get("id") for record in self._records("containers")}
+        there = entries(self.storage / "overlay-containers")
+        return [entry for entry in there if entry.is_dir() and entry.name not in known]
 
     def _records(self, kind: Literal["layers", "images", "containers"]) -> list[dict[str, Any]]:
         file = self.storage / f"overlay-{kind}" / f"{kind}.json"

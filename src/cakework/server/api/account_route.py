@@ -20,13 +20,13 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from cakework.domain.errors import CakeworkError, QuotaExceeded
+from cakework.domain.errors import CakeworkError, InvalidRequest, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.api.bodies import Bodies
 from cakework.server.api.costs import Costs, cost
 from cakework.server.api.known import Known
 from cakework.server.api.parsing import LARGE_BYTES, VALUES_MAX, Parser
-from cakework.server.api.problems import problem
+from cakework.server.api.problems import check_method, problem
 from cakework.server.services.idempotency import KEY_CHARS_MAX, Answer, Attempt, Idempotency
 from cakework.server.services.keys import Keys
 from cakework.server.store.free_space import FreeSpace
@@ -99,9 +99,8 @@ class Door:
         self, request: Request, inner: _Handler, known: Known, bytes_max: int, *, makes: bool
     ) -> Response:
         account: AccountId = request.state.account
-        known.check_query(request)
+        _check_names(request, known)
         if request.method not in ("POST", "PATCH"):
-            known.check_unread(request)
             return await inner(request)
         if makes:
             self.space.check()
@@ -125,6 +124,16 @@ class Door:
         attempt = Attempt(account, key, await asyncio.to_thread(_fingerprint, request, body))
         answer = await self.idempotency.once(attempt, _work(request, inner))
         return Response(answer.body, answer.status, media_type=answer.content_type)
+
+
+def _check_names(request: Request, known: Known) -> None:
+    try:
+        known.check_query(request)
+        if request.method not in ("POST", "PATCH"):
+            known.check_unread(request)
+    except InvalidRequest:
+        check_method(request)
+        raise
 
 
 class _Read(Request):

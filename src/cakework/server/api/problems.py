@@ -119,6 +119,14 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error, handle)
 
 
+def check_method(request: Request) -> None:
+    """Raise HTTPException 405 if its path is that of a call, but not with this method: the route
+    that was found takes the last part of it for an id."""
+    declared = _declared(request)
+    if declared and request.method not in declared:
+        raise HTTPException(405)
+
+
 def _answer(request: Request, error: CakeworkError) -> Response:
     status, title = _status(error)
     headers: dict[str, str] = {}

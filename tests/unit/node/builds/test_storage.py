@@ -49,3 +49,22 @@ def test_containers_are_found_while_others_go(
     vanish_once_listed(monkeypatch, *gone)
     assert sorted(storage.containers_of("mine")) == ["a", "c"]
     assert not any(each.exists() for each in gone)
+
+
+def test_a_container_that_never_came_on_record_is_found_and_goes(tmp_path: Path) -> None:
+    """Whoever makes one makes its folder first, and may be killed then."""
+    store = LayerStore(tmp_path)
+    containers = store.storage / "overlay-containers"
+    (containers / "known" / "userdata").mkdir(parents=True)
+    (containers / "containers.lock").touch()
+    (containers / "containers.json").write_text('[{"id": "known"}]')
+    store.remove_cut_off()
+    assert (containers / "known").is_dir()
+    (containers / "containers.json").write_text("[]")
+    assert store.has_containers()
+    store.remove_cut_off()
+    assert not store.has_containers()
+    assert [entry.name for entry in sorted(containers.iterdir())] == [
+        "containers.json",
+        "containers.lock",
+    ]
