@@ -144,6 +144,7 @@ def test_a_machine_has_every_name(
     own_base.use(scripts, monkeypatch.setattr)
     dockerfile = f"""\
 FROM --platform=linux/amd64 {own_base.NAME} AS made
+RUN true
 FROM cakework/busybox
 COPY --from=made /made /one
 COPY --from={own_base.NAME.partition(":")[0]} /made /two
