@@ -52,12 +52,10 @@ class IdleLoop:
         seen = {(route.vm_id, route.run) for route in routes}
         self._since = {key: self._since.get(key, now) for key in seen}
         turns: Turns[str] = Turns(AT_ONCE)
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + PASS_S
 
         async def rest(route: Route, idle_timeout_s: int) -> None:
             async with turns.hold(route.account_id):
-                if loop.time() < ends:
+                if self._clock() < now + PASS_S:
                     await self._rest(route, idle_timeout_s)
 
         await asyncio.gather(
