@@ -14,6 +14,14 @@ class Step(StrEnum):
     REQUEST_DONE = "server.request.done"
     REQUEST_KEPT = "server.request.kept"
 
+    SERVER_VERSION_LOADED = "server.version.loaded"
+    SERVER_VERSION_KEPT = "server.version.kept"
+    SERVER_VERSION_PROMOTED = "server.version.promoted"
+    SERVER_INVOCATION_ACCEPTED = "server.invocation.accepted"
+    SERVER_INVOCATION_CLAIMED = "server.invocation.claimed"
+    SERVER_ATTEMPT_ANSWERED = "server.attempt.answered"
+    SERVER_INVOCATION_SETTLED = "server.invocation.settled"
+
     BUILD_SPOOLED = "server.build.spooled"
     BUILD_RECORDED = "server.build.recorded"
     BUILD_ORDERED = "server.build.ordered"

@@ -46,6 +46,19 @@ class VmState(StrEnum):
     DESTROYED = "destroyed"
 
 
+class VmRole(StrEnum):
+    """What a VM is for.
+
+    ``own``: its account's, as it says. The others are a function's: ``runtime`` has a runtime up
+    and no code, ``version`` the code of a version, and an ``instance`` serves invocations.
+    """
+
+    OWN = "own"
+    RUNTIME = "runtime"
+    VERSION = "version"
+    INSTANCE = "instance"
+
+
 TRANSITIONS: dict[VmState, frozenset[VmState]] = {
     VmState.CREATED: frozenset({VmState.STARTED, VmState.STOPPED, VmState.DESTROYED}),
     VmState.STARTED: frozenset({VmState.STOPPED, VmState.DESTROYED}),

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 
-from cakework.router.dialer import Dialer, DialFailed
+from cakework.dialer import Dialer, DialFailed
 from cakework.router.refusals import Refusal
 from cakework.router.wire import Wire
 

@@ -1,6 +1,7 @@
 """Where the server is put together: everything gets what it needs here, and nowhere else."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.forks import ForkRoutes
+from cakework.server.api.functions import FunctionRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
+from cakework.server.api.invocations import InvocationRoutes
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
@@ -30,6 +33,16 @@ from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.logs.file import Kept
+from cakework.server.functions.adapter import Adapter
+from cakework.server.functions.attempts import Attempts
+from cakework.server.functions.deploys import DeployLoop
+from cakework.server.functions.dispatch import DispatchLoop
+from cakework.server.functions.functions import Functions
+from cakework.server.functions.instances import Instances
+from cakework.server.functions.invocations import Endings, Invocations
+from cakework.server.functions.layers import Layers
+from cakework.server.functions.machines import Machines
+from cakework.server.functions.sources import Sources
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop
@@ -92,6 +105,9 @@ RETENTION_PERIOD_S = 600.0
 RETENTION_FIRST_S = 30.0
 """After a start there are more urgent things to do than to forget what is old."""
 DELIVERY_PERIOD_S = 1.0
+DEPLOY_PERIOD_S = 1.0
+DISPATCH_PERIOD_S = 1.0
+INSTANCE_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,17 @@ class Webhooks:
     deliveries: Deliveries
     pending: DeliveryLoop
     loop: Loop
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionParts:
+    """The parts that functions are made of."""
+
+    functions: Functions
+    invocations: Invocations
+    adapter: Adapter
+    dispatch: DispatchLoop
+    loops: tuple[Loop, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +162,7 @@ class Server:
     waitlist: Waitlist
     idempotency: Idempotency
     webhooks: Webhooks
+    functions: FunctionParts
     loops: tuple[Loop, ...]
     journal: JournalReader
     lines: LinesReader
@@ -156,6 +184,8 @@ class Server:
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
+            stack.push_async_callback(self.functions.adapter.close)
+            stack.push_async_callback(self.functions.dispatch.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -226,7 +256,17 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         "retention", retention_pass, RETENTION_PERIOD_S, first_after_s=RETENTION_FIRST_S
     )
     wakes = Wakes(database, cached_vms, space)
-    facts = Facts(database, log_store, followers, states, build_hint.set)
+    deploy_hint, dispatch_hint = asyncio.Event(), asyncio.Event()
+
+    def build_ended() -> None:
+        build_hint.set()
+        deploy_hint.set()
+
+    machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
+    functions = _functions(
+        settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
+    )
+    facts = Facts(database, log_store, followers, states, build_ended)
     return Server(
         settings=settings,
         database=database,
@@ -255,8 +295,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         webhooks=webhooks,
         loops=(
             *(build_loop, vm_loop, snapshot_loop, idle_loop, import_loop, leftovers),
-            *(webhooks.loop, retention),
+            *(webhooks.loop, retention, *functions.loops),
         ),
+        functions=functions,
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
     )
@@ -312,6 +353,8 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         ForkRoutes(parts.forks, settings.proxy_port).router(door),
         WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
+        FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
+        InvocationRoutes(parts.functions.invocations).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -343,6 +386,65 @@ def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clo
         deliveries=Deliveries(database, outbox),
         pending=pending,
         loop=Loop("webhooks", pending.one_pass, DELIVERY_PERIOD_S, hint),
+    )
+
+
+def _functions(
+    settings: Settings,
+    database: Database,
+    sealer: Sealer,
+    builds: Builds,
+    machines: Machines,
+    clock: Clock,
+    deploy_hint: asyncio.Event,
+    dispatch_hint: asyncio.Event,
+) -> FunctionParts:
+    server_id = secrets.token_hex(16)
+    adapter = Adapter(NodeDialer(settings.dial_socket))
+    sources, layers, endings = Sources(sealer, clock), Layers(clock), Endings()
+    functions = Functions(
+        database, sealer, sources, layers, settings.base_domain, clock, deploy_hint.set
+    )
+    deploys = DeployLoop(
+        database,
+        server_id,
+        functions,
+        sources,
+        layers,
+        builds,
+        machines,
+        adapter,
+        clock,
+        dispatch_hint.set,
+    )
+    invocations = Invocations(database, sealer, endings, clock, dispatch_hint.set)
+    instances = Instances(database, server_id, functions, machines, adapter, deploys, clock)
+    attempts = Attempts(
+        database,
+        server_id,
+        sealer,
+        functions,
+        invocations,
+        instances,
+        machines,
+        adapter,
+        endings,
+        clock,
+        dispatch_hint.set,
+    )
+    dispatch = DispatchLoop(
+        database, server_id, functions, instances, attempts, endings, clock, dispatch_hint
+    )
+    return FunctionParts(
+        functions,
+        invocations,
+        adapter,
+        dispatch,
+        (
+            Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
+            Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
+            Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
+        ),
     )
 
 

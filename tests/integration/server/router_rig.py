@@ -13,7 +13,7 @@ from pathlib import Path
 from cakework.domain.orders import DialAnswer, DialRequest
 from cakework.domain.vms import VmState
 from cakework.router.activity import Activity
-from cakework.router.dialer import NodeDialer
+from cakework.dialer import NodeDialer
 from cakework.router.link import ServerLink
 from cakework.router.patience import Sleepers
 from cakework.router.router import Router

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cakework.router.dialer import DialFailed, NodeDialer
+from cakework.dialer import DialFailed, NodeDialer
 from tests.integration.open_files import count_open_files
 from tests.integration.server.router_rig import VM, DialNode, dial_socket, eventually
 

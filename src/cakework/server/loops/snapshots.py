@@ -24,7 +24,7 @@ from cakework.domain.errors import (
 )
 from cakework.domain.ids import VmId
 from cakework.domain.snapshots import SnapshotState
-from cakework.domain.vms import VmState
+from cakework.domain.vms import VmRole, VmState
 from cakework.server.node.client import NodeClient
 from cakework.server.services.snapshot_states import SnapshotStates
 from cakework.server.services.vm_orders import VmOrders, refusal
@@ -56,7 +56,10 @@ class SnapshotLoop:
     async def one_pass(self) -> None:
         """Compare once. One snapshot that cannot be seen to does not hold up the others."""
         query = select(VmRow).where(
-            VmRow.snapshot_state == SnapshotState.MAKING, VmRow.wanted != VmState.DESTROYED
+            VmRow.snapshot_state == SnapshotState.MAKING,
+            VmRow.wanted != VmState.DESTROYED,
+            # That of a version is made of the VM as it runs (functions/deploys.py).
+            VmRow.role != VmRole.VERSION,
         )
         async with self._database.reading() as session:
             rows = list(await session.scalars(query))

@@ -21,6 +21,7 @@ from cakework.domain.orders import (
     LinesAck,
     NodeHealth,
     NodeProblem,
+    SnapshotOrder,
     SnapshotReport,
     StopOrder,
     VmOrder,
@@ -100,6 +101,15 @@ class NodeClient:
     async def make_snapshot(self, order: VmOrder) -> None:
         """Have a VM's snapshot made; returns once the node has the order."""
         await self._call("PUT", f"/v1/snapshots/{order.vm_id}", order, timeout_s=START_S)
+
+    async def snapshot_vm(self, vm_id: VmId, order: SnapshotOrder) -> SnapshotReport:
+        """Take a "ready" snapshot of a VM as it runs; returns when it is there.
+
+        Raises Conflict: it cannot be done with it, and it goes on.
+        """
+        path = f"/v1/vms/{vm_id}/snapshot"
+        body = await self._call("POST", path, order, timeout_s=KEEP_S)
+        return SnapshotReport.model_validate_json(body)
 
     async def find_snapshot(self, vm_id: VmId) -> SnapshotReport:
         """Return where a snapshot is. Raises NotFound for one that the node does not know."""

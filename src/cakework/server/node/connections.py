@@ -37,28 +37,33 @@ class _UnixConnections(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109 - what the client calls it
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        with _told_as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+        with told_as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             async with asyncio.timeout(timeout):
-                return _Connection(*await asyncio.open_unix_connection(path))
+                return StreamConnection(*await asyncio.open_unix_connection(path))
 
 
-class _Connection(httpcore2.AsyncNetworkStream):
+class StreamConnection(httpcore2.AsyncNetworkStream):
+    """A connection of asyncio's, as the client wants to have it."""
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        with _told_as(httpcore2.ReadTimeout, httpcore2.ReadError):
+        """Return what has come, at most ``max_bytes``; nothing at the end."""
+        with told_as(httpcore2.ReadTimeout, httpcore2.ReadError):
             async with asyncio.timeout(timeout):
                 return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        with _told_as(httpcore2.WriteTimeout, httpcore2.WriteError):
+        """Send ``buffer``."""
+        with told_as(httpcore2.WriteTimeout, httpcore2.WriteError):
             async with asyncio.timeout(timeout):
                 self._writer.write(buffer)
                 await self._writer.drain()
 
     async def aclose(self) -> None:
+        """Close the connection, at once."""
         # Not close(): what the other end does not take would be waited for, without end.
         self._writer.transport.abort()
         with contextlib.suppress(OSError):
@@ -76,7 +81,7 @@ class _Connection(httpcore2.AsyncNetworkStream):
 
 
 @contextlib.contextmanager
-def _told_as(late: type[Exception], broken: type[Exception]) -> Generator[None]:
+def told_as(late: type[Exception], broken: type[Exception]) -> Generator[None]:
     """Tell the client of faults by its own names; a timeout is an OSError, too."""
     try:
         yield

@@ -57,15 +57,23 @@ class Builds:
         self._clock = clock
         self.arriving: set[BuildId] = set()
 
-    async def create(self, account: AccountId, new: NewBuild, token: str | None = None) -> BuildRow:
+    async def create(
+        self,
+        account: AccountId,
+        new: NewBuild,
+        token: str | None = None,
+        *,
+        build_id: BuildId | None = None,
+    ) -> BuildRow:
         """Take a build; it is durable when this returns its record.
 
-        ``token`` names an idempotent request: what it made before is returned again.
+        ``token`` names an idempotent request: what it made before is returned again. ``build_id``
+        is one that was chosen before, and that no build has.
 
         Raises:
             QuotaExceeded: the account has as many unfinished builds, or images, as it may.
         """
-        build_id = new_build_id()
+        build_id = build_id or new_build_id()
         order = BuildOrder(
             build_id=build_id,
             image_id=new_image_id(),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from cakework.domain.ids import AccountId, ImageId, VmId, new_host_label
 from cakework.domain.orders import Hooks
 from cakework.domain.snapshots import SnapshotKind, SnapshotState
-from cakework.domain.vms import Shape, VmState
+from cakework.domain.vms import Shape, VmRole, VmState
 from cakework.server.clock import Clock, now_ms
 from cakework.server.services.vm_admission import VmAdmission
 from cakework.server.services.vm_orders import VmOrders
@@ -51,6 +51,7 @@ class VmRules:
             id=vm_id,
             account_id=account,
             image_id=new.image_id,
+            role=VmRole.OWN,
             hostname=f"{new_host_label()}.{self.base_domain}",
             cpu=new.shape.cpu,
             memory_mb=new.shape.memory_mb,

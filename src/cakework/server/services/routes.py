@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from cakework.domain.ids import VmId
-from cakework.domain.vms import VmState
+from cakework.domain.vms import VmRole, VmState
 from cakework.server.store.database import Database
 from cakework.server.store.models import VmRow
 
@@ -67,7 +67,9 @@ class Routes:
         ]
 
     def show(self, row: VmRow) -> None:
-        """Take in how a VM now is."""
+        """Take in how a VM now is; to those of functions no hostname leads."""
+        if row.role != VmRole.OWN:
+            return
         if row.port is None:
             return
         if row.state == VmState.DESTROYED:

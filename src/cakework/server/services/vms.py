@@ -22,7 +22,7 @@ from cakework.domain.ids import AccountId, ImageId, VmId, new_vm_id
 from cakework.domain.orders import StopOrder, VmReport
 from cakework.domain.snapshots import SnapshotKind
 from cakework.domain.steps import Step
-from cakework.domain.vms import Ending, Ignore, Refuse, VmRequest, VmState, decide
+from cakework.domain.vms import Ending, Ignore, Refuse, VmRequest, VmRole, VmState, decide
 from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.node.client import NodeClient
@@ -208,7 +208,7 @@ class Vms:
         self, account: AccountId, wanted: VmFilter, after: Place | None
     ) -> tuple[list[VmRow], Place | None]:
         """Return up to 100 VMs, newest first, and the place where the next page goes on."""
-        query = select(VmRow).where(VmRow.account_id == account)
+        query = select(VmRow).where(VmRow.account_id == account, VmRow.role == VmRole.OWN)
         if wanted.image_id is not None:
             query = query.where(VmRow.image_id == wanted.image_id)
         if wanted.state is not None:

@@ -34,6 +34,7 @@ from cakework.domain.vms import (
     PORT_MAX,
     PORT_MIN,
     VOLUME_GB_MAX,
+    VmRole,
     VmState,
 )
 
@@ -52,6 +53,7 @@ _Words = (
     | type[ImportStatus]
     | type[SnapshotKind]
     | type[SnapshotState]
+    | type[VmRole]
     | type[VmState]
 )
 
@@ -169,6 +171,9 @@ class ImportRow(Base):
 class VmRow(Base):
     """A VM. ``wanted`` is the state it is on its way to; ``stopped`` is for cached ones alone.
 
+    ``role`` is what it is for: a VM of the account's own, or one of a function's (see
+    function_models.py), which the account sees as the function alone.
+
     ``run`` counts its starts, ``start_token`` names the idempotent request that the last came
     from. ``env_sealed`` is there as long as the VM may have to be started with it.
     ``log_complete`` says that every line of its runs is stored.
@@ -182,6 +187,7 @@ class VmRow(Base):
     __tablename__ = "vms"
     __table_args__ = (
         CheckConstraint(_one_of("state", VmState), name="state"),
+        CheckConstraint(_one_of("role", VmRole), name="role"),
         CheckConstraint("wanted IN ('started', 'stopped', 'destroyed')", name="wanted"),
         CheckConstraint("cached OR wanted <> 'stopped'", name="stopped_wanted_if_cached"),
         CheckConstraint("run >= 1 OR cached AND run = 0", name="run"),
@@ -223,6 +229,7 @@ class VmRow(Base):
     id: Mapped[str] = mapped_column(String(14), primary_key=True)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
+    role: Mapped[str] = mapped_column(String(12), default=VmRole.OWN)
     hostname: Mapped[str] = mapped_column(String(253), unique=True)
     cpu: Mapped[int] = mapped_column(SmallInteger)
     memory_mb: Mapped[int] = mapped_column()

@@ -1,0 +1,219 @@
+"""Functions: a name, settings, and versions of code that instances run.
+
+    source ──▶ building ──▶ ready ──▶ retired     a version; its number never comes again
+                   └──────▶ failed                the live version stays what it was
+
+A version has code and dependencies and never changes; which of them is live does. An instance is a
+microVM that runs one version. What an instance may serve one after the other is its *isolation*.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from cakework.domain.vms import (
+    CPU_DEFAULT,
+    CPU_MAX,
+    CPU_MIN,
+    MEMORY_MB_DEFAULT,
+    MEMORY_MB_MAX,
+    MEMORY_MB_MIN,
+)
+
+NAME_PATTERN = r"^[a-z0-9-]{1,63}$"
+USER_ID_PATTERN = r"^[A-Za-z0-9._:@-]{1,128}$"
+UPPER_CASE_PATTERN = r"^[A-Z][A-Z0-9_]{0,127}$"
+OURS = "CAKEWORK_"
+"""Names of secrets and variables that begin so are the platform's."""
+ENV_BYTES_MAX = 64 * 1024
+SECRETS_MAX = 100
+LABELS_MAX = 32
+DIRECT_TIMEOUT_S = 60
+"""What direct work may take at most unless its function says otherwise: a caller waits."""
+
+
+class FunctionKind(StrEnum):
+    """What a function is for."""
+
+    FUNCTION = "function"
+    TRANSFORM = "transform"
+
+
+class Runtime(StrEnum):
+    """What runs a version's code; ``image`` brings its own server."""
+
+    PYTHON_313 = "python3.13"
+    PYTHON_311 = "python3.11"
+    NODE_24 = "node24"
+    IMAGE = "image"
+
+
+NEWEST = {"python": Runtime.PYTHON_313, "node": Runtime.NODE_24}
+"""Names that mean the newest of a language, as of the deploy."""
+
+
+class VersionState(StrEnum):
+    """Where a version is in its life."""
+
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+    RETIRED = "retired"
+
+
+VERSION_TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
+    VersionState.BUILDING: frozenset({VersionState.READY, VersionState.FAILED}),
+    VersionState.READY: frozenset({VersionState.RETIRED}),
+    VersionState.FAILED: frozenset({VersionState.RETIRED}),
+    VersionState.RETIRED: frozenset(),
+}
+
+
+class Isolation(StrEnum):
+    """Whose invocations an instance may serve one after the other.
+
+    ``function``: any of its version's. ``user``: those of one end user. ``invocation``: one.
+    """
+
+    FUNCTION = "function"
+    USER = "user"
+    INVOCATION = "invocation"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+
+RetryOn = Literal["error", "timeout", "crash", "interrupted"]
+
+
+class RetryPolicy(_Settings):
+    """When queued work is tried again. Delays and ``max_age`` are in seconds.
+
+    The delay before attempt n+1 is ``min_delay · factor^(n-1)``, at most ``max_delay``, times a
+    random number from 0.5 to 1. No attempt starts later than ``max_age`` after acceptance.
+    """
+
+    max_attempts: int = Field(default=4, ge=1, le=20)
+    min_delay: float = Field(default=5, ge=1, le=86_400)
+    factor: float = Field(default=4, ge=1, le=100)
+    max_delay: float = Field(default=600, ge=1, le=86_400)
+    max_age: int = Field(default=21_600, ge=1, le=604_800)
+    on: frozenset[RetryOn] = frozenset({"error", "timeout", "crash", "interrupted"})
+
+    @model_validator(mode="after")
+    def _check_delays(self) -> "RetryPolicy":
+        if self.min_delay > self.max_delay:
+            raise ValueError("minDelay is above maxDelay")
+        return self
+
+
+class FailureHandler(_Settings):
+    """The function that is told of queued work that failed for good."""
+
+    function_id: str = Field(max_length=29)
+
+
+def _check_secret_name(name: str) -> str:
+    if name.startswith(OURS):
+        raise ValueError(f"names that begin with {OURS} are the platform's")
+    return name
+
+
+SecretName = Annotated[
+    str, StringConstraints(pattern=UPPER_CASE_PATTERN), AfterValidator(_check_secret_name)
+]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,63}$")]
+LabelValue = Annotated[str, StringConstraints(max_length=255)]
+
+
+class FunctionSettings(_Settings):
+    """What may be changed about a function at any time; the next attempt sees it.
+
+    ``memory`` is in MB. ``timeout`` and ``idle_timeout`` are in seconds. ``isolation`` None: as
+    follows from whose the function is (:func:`isolation_of`).
+    """
+
+    memory: int = Field(default=MEMORY_MB_DEFAULT, ge=MEMORY_MB_MIN, le=MEMORY_MB_MAX)
+    cpu: int = Field(default=CPU_DEFAULT, ge=CPU_MIN, le=CPU_MAX)
+    timeout: int | None = Field(default=None, ge=1, le=900)
+    concurrency: int = Field(default=1, ge=1, le=100)
+    max_instances: int = Field(default=10, ge=1, le=200)
+    min_instances: int = Field(default=0, ge=0, le=10)
+    isolation: Isolation | None = None
+    idle_timeout: int = Field(default=60, ge=1, le=3600)
+    snapshot: Literal["ready", "none"] = "ready"
+    env_vars: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
+    secrets: Annotated[tuple[SecretName, ...], Field(max_length=SECRETS_MAX)] = ()
+    retry: RetryPolicy = RetryPolicy()
+    on_failure: FailureHandler | None = None
+    labels: Annotated[dict[Label, LabelValue], Field(max_length=LABELS_MAX)] = Field(
+        default_factory=dict[str, str]
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "FunctionSettings":
+        if self.min_instances > self.max_instances:
+            raise ValueError("minInstances is above maxInstances")
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in self._env())
+        if size > ENV_BYTES_MAX:
+            raise ValueError(f"envVars take {size} bytes, and {ENV_BYTES_MAX} are allowed")
+        return self
+
+    @property
+    def queued_timeout_s(self) -> int:
+        """How long an attempt of queued work may take."""
+        return 300 if self.timeout is None else self.timeout
+
+    @property
+    def direct_timeout_s(self) -> int:
+        """How long direct work may take."""
+        return DIRECT_TIMEOUT_S if self.timeout is None else self.timeout
+
+    @property
+    def made_with(self) -> str:
+        """What tells instances apart that were made with other settings than these."""
+        told = [self.cpu, self.memory, self.concurrency, sorted(self.env_vars.items())]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def changed(self, patch: "FunctionSettings") -> "FunctionSettings":
+        """Return these settings with those that ``patch`` was given, whole fields at a time."""
+        given = {name: getattr(patch, name) for name in patch.model_fields_set}
+        return FunctionSettings.model_validate(self._given() | given)
+
+    def _given(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def _env(self) -> list[tuple[str, str]]:
+        return list(self.env_vars.items())
+
+
+def isolation_of(settings: FunctionSettings, owner: str, user_id: str) -> Isolation:
+    """Return what an instance may serve, for an invocation of ``user_id`` (empty: of the account).
+
+    A function of an end user's (``owner``) is that user's alone; one of the account's that is
+    invoked for end users keeps them apart whatever its settings say.
+    """
+    chosen = settings.isolation
+    if chosen is Isolation.INVOCATION:
+        return chosen
+    if not owner and user_id:
+        return Isolation.USER
+    return chosen or Isolation.FUNCTION

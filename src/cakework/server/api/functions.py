@@ -1,0 +1,465 @@
+"""Calls about functions and their versions."""
+
+import asyncio
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from cakework.domain.contexts import PathError, file_path
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+    Unauthenticated,
+)
+from cakework.domain.functions import (
+    NAME_PATTERN,
+    NEWEST,
+    USER_ID_PATTERN,
+    FunctionKind,
+    FunctionSettings,
+    Runtime,
+    VersionState,
+)
+from cakework.domain.ids import (
+    ACCOUNT_ITSELF,
+    FUNCTION_ID_PATTERN,
+    AccountId,
+    FunctionId,
+    UserId,
+)
+from cakework.server.api.account_route import Account, Door, Token
+from cakework.server.api.builds import File
+from cakework.server.api.paging import GivenToken, Page, place_of, token_of
+from cakework.server.api.problems import BODY_ERRORS, responses
+from cakework.server.api.times import rfc3339
+from cakework.server.api.wire import AnswerBody, RequestBody, Text
+from cakework.server.functions.functions import (
+    FunctionFilter,
+    Functions,
+    NewFunction,
+    NewVersion,
+)
+from cakework.server.functions.sources import FILES_MAX, Source, source_of
+from cakework.server.store.function_models import FunctionRow, VersionRow
+
+FunctionIdPath = Annotated[
+    str, Path(alias="functionId", pattern=FUNCTION_ID_PATTERN, description="Id of the function.")
+]
+VersionPath = Annotated[int, Path(alias="version", ge=1, le=2**31 - 1, description="Its number.")]
+_UserId = Annotated[Text, Field(pattern=USER_ID_PATTERN)]
+_RUNTIMES = tuple(NEWEST) + tuple(runtime.value for runtime in Runtime)
+
+
+class FilesGiven(RequestBody):
+    """Code as files."""
+
+    files: Annotated[list[File], FailFast(), Field(min_length=1, max_length=FILES_MAX)] = Field(
+        description="The files of the code."
+    )
+
+
+class Deploy(RequestBody):
+    """What deployFunction takes."""
+
+    source: FilesGiven = Field(description="The code.")
+    entry: Text | None = Field(
+        default=None,
+        max_length=1024,
+        description="The file that is imported, `main.py` or `main.ts`; with `:name`, the handler.",
+    )
+    signature: Literal["rest"] | None = Field(
+        default=None, description="`rest`: handlers take and answer as deployed ones once did."
+    )
+    message: Text | None = Field(
+        default=None, max_length=500, description="What it is, for people."
+    )
+    promote: bool = Field(default=True, description="Whether it is live as soon as it is ready.")
+
+
+class CreateFunction(RequestBody):
+    """What createFunction takes."""
+
+    name: Text = Field(pattern=NAME_PATTERN, description="Its name, one among its owner's.")
+    runtime: Text = Field(
+        description="python3.13, python3.11 or node24; `python` and `node` mean the newest."
+    )
+    user_id: _UserId | None = Field(
+        default=None, description="The end user whose it is; the account's own if absent."
+    )
+    kind: Annotated[FunctionKind, Field(strict=False)] = Field(
+        default=FunctionKind.FUNCTION, description="function, or transform."
+    )
+    settings: Annotated[FunctionSettings, Field(strict=False)] = Field(
+        default_factory=FunctionSettings, description="Its settings; what is absent is a default."
+    )
+    source: FilesGiven | None = Field(default=None, description="Code to deploy at once.")
+    entry: Text | None = Field(default=None, max_length=1024, description="As deployFunction.")
+
+
+class UpdateFunction(RequestBody):
+    """What updateFunction takes."""
+
+    settings: Annotated[FunctionSettings, Field(strict=False)] = Field(
+        description="Settings to change; what is absent stays."
+    )
+
+
+class Promote(RequestBody):
+    """What promoteVersion takes."""
+
+    version: int = Field(ge=1, le=2**31 - 1, description="Number of the version to make live.")
+
+
+class Function(AnswerBody):
+    """A function."""
+
+    id: str = Field(description="Id of the function.", pattern=FUNCTION_ID_PATTERN)
+    name: str = Field(description="Its name.")
+    user_id: str | SkipJsonSchema[None] = Field(
+        default=None, description="The end user whose it is; absent for the account's own."
+    )
+    kind: FunctionKind = Field(description="function, or transform.")
+    runtime: Runtime = Field(description="What its code is run by.")
+    settings: dict[str, Any] = Field(description="All settings, with their defaults.")
+    state: Literal["active", "deploying", "empty"] = Field(
+        description="empty: nothing is live; deploying: nor yet; active: it can be invoked."
+    )
+    live_version: int | SkipJsonSchema[None] = Field(
+        default=None, description="The version that new work runs on."
+    )
+    url: str = Field(description="Where its http handler is.")
+    created_at: str = Field(
+        description="When it was made.", json_schema_extra={"format": "date-time"}
+    )
+    updated_at: str = Field(
+        description="When it last changed.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class FunctionPage(Page):
+    """A page of the list of functions."""
+
+    functions: list[Function] = Field(description="Functions, newest first, at most 100.")
+
+
+class SnapshotOfVersion(AnswerBody):
+    """The snapshot that a version's instances begin from."""
+
+    state: Literal["made", "failed", "none"] = Field(description="Whether there is one.")
+    error: str | SkipJsonSchema[None] = Field(default=None, description="Why there is none.")
+
+
+class Version(AnswerBody):
+    """A version of a function."""
+
+    function_id: str = Field(description="Id of the function.", pattern=FUNCTION_ID_PATTERN)
+    version: int = Field(description="Its number, from 1.")
+    state: VersionState = Field(description="building; ready; failed; retired.")
+    build_id: str = Field(description="Id of the build of its dependencies, which has a log.")
+    error: str | SkipJsonSchema[None] = Field(
+        default=None, description="Why it failed: with a traceback where code raised it."
+    )
+    runtime: Runtime = Field(description="What runs it.")
+    entry: str = Field(description="The file that is imported.")
+    handlers: list[str] | SkipJsonSchema[None] = Field(
+        default=None, description="What it can be triggered by; absent until it is ready."
+    )
+    source_digest: str = Field(description="What tells its code from other code.")
+    message: str | SkipJsonSchema[None] = Field(default=None, description="What it is.")
+    snapshot: SnapshotOfVersion | SkipJsonSchema[None] = Field(
+        default=None, description="Its snapshot; absent until it is ready."
+    )
+    created_at: str = Field(
+        description="When it was sent.", json_schema_extra={"format": "date-time"}
+    )
+    updated_at: str = Field(
+        description="When it last changed.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class VersionPage(AnswerBody):
+    """A page of the list of versions."""
+
+    versions: list[Version] = Field(description="Versions, newest first, at most 100.")
+    pagination: str | SkipJsonSchema[None] = Field(
+        default=None, description="Token for the next page; absent on the last one."
+    )
+
+
+class SourceFile(AnswerBody):
+    """A file of a version's code."""
+
+    dir: str = Field(description="Its folder; `.` for the root.")
+    name: str = Field(description="Its name.")
+    content: str = Field(description="What is in it.")
+    encoding: Literal["base64"] | SkipJsonSchema[None] = Field(
+        default=None, description="`base64` when `content` is that."
+    )
+
+
+class SourceFiles(AnswerBody):
+    """The code of a version, as it was sent."""
+
+    files: list[SourceFile] = Field(description="Its files.")
+
+
+class Deleted(AnswerBody):
+    """Nothing is left to say."""
+
+
+class FunctionParameters(BaseModel):
+    """What listFunctions takes."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    user_id: str | None = Field(
+        default=None, alias="userId", description="Only functions of this end user."
+    )
+    name: str | None = Field(default=None, description="Only functions of this name.")
+    kind: FunctionKind | None = Field(default=None, description="Only functions of this kind.")
+    pagination: GivenToken = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRoutes:
+    """The calls about functions. ``proxy_port`` is where their URLs are served."""
+
+    functions: Functions
+    proxy_port: int
+
+    def router(self, door: Door) -> APIRouter:
+        """Return the calls, each entered through ``door``."""
+        router = APIRouter(tags=["Functions"], route_class=door.route_class())
+        with_files = door.route_class(with_files=True)
+        always = (Unauthenticated, InvalidRequest, CakeworkError)
+        posted = (*always, NotFound, Conflict, *BODY_ERRORS)
+        one = "/v1/functions/{functionId}"
+        for path, method, call, name, summary, errors in (
+            ("/v1/functions", "POST", self.create, "createFunction", "Make a function", posted),
+            (
+                *("/v1/functions", "GET", self.list, "listFunctions"),
+                *("List functions, newest first", always),
+            ),
+            (one, "GET", self.get, "getFunction", "Look at a function", (*always, NotFound)),
+            (
+                *(one, "PATCH", self.update, "updateFunction"),
+                *("Change settings of a function", posted),
+            ),
+            (
+                *(one, "DELETE", self.delete, "deleteFunction"),
+                *("Delete a function with its versions", (*always, NotFound)),
+            ),
+            (
+                *(f"{one}/versions", "POST", self.deploy, "deployFunction"),
+                *("Deploy code as a new version", posted),
+            ),
+            (
+                *(f"{one}/versions", "GET", self.list_versions, "listVersions"),
+                *("List versions, newest first", (*always, NotFound)),
+            ),
+            (
+                *(f"{one}/versions/{{version}}", "GET", self.get_version, "getVersion"),
+                *("Look at a version", (*always, NotFound)),
+            ),
+            (
+                *(f"{one}/versions/{{version}}/source", "GET", self.source, "getVersionSource"),
+                *("Get the code of a version, as it was sent", (*always, NotFound)),
+            ),
+            (
+                *(f"{one}/promote", "POST", self.promote, "promoteVersion"),
+                *("Make a version live", posted),
+            ),
+        ):
+            files = name in ("createFunction", "deployFunction")
+            router.add_api_route(
+                path,
+                call,
+                methods=[method],
+                operation_id=name,
+                summary=summary,
+                route_class_override=with_files if files else None,
+                response_model_exclude_none=True,
+                responses=responses(*errors, *((QuotaExceeded,) if files else ())),
+            )
+        return router
+
+    async def create(self, account: Account, token: Token, body: CreateFunction) -> Function:
+        """Make a function; with a source, deploy it."""
+        runtime = _runtime(body.runtime)
+        user = UserId(body.user_id) if body.user_id else ACCOUNT_ITSELF
+        source = None
+        if body.source is not None:
+            source = await asyncio.to_thread(_source, body.source)
+        new = NewFunction(body.name, runtime, user, body.kind, body.settings)
+        row = await self.functions.create(account, new, token)
+        function_id = FunctionId(row.id)
+        if source is not None:
+            version = NewVersion(source, body.entry)
+            await self.functions.deploy(account, function_id, version, token)
+        return await self._answer(account, function_id)
+
+    async def list(
+        self, account: Account, parameters: Annotated[FunctionParameters, Query()]
+    ) -> FunctionPage:
+        """List the account's functions, newest first, 100 a page."""
+        user = UserId(parameters.user_id) if parameters.user_id is not None else None
+        wanted = FunctionFilter(user, parameters.name, parameters.kind)
+        place = place_of(parameters.pagination)
+        rows, after = await self.functions.page(account, wanted, place)
+        deploying = await self.functions.deploying([FunctionId(row.id) for row in rows])
+        functions = [self._shown(row, row.id in deploying) for row in rows]
+        return FunctionPage(functions=functions, pagination=token_of(after))
+
+    async def get(self, account: Account, function_id: FunctionIdPath) -> Function:
+        """Look at a function."""
+        return await self._answer(account, FunctionId(function_id))
+
+    async def update(
+        self, account: Account, function_id: FunctionIdPath, body: UpdateFunction
+    ) -> Function:
+        """Change settings of a function; the next attempt sees them."""
+        await self.functions.change(account, FunctionId(function_id), body.settings)
+        return await self._answer(account, FunctionId(function_id))
+
+    async def delete(self, account: Account, function_id: FunctionIdPath) -> Deleted:
+        """Delete a function; records of its invocations stay."""
+        await self.functions.delete(account, FunctionId(function_id))
+        return Deleted()
+
+    async def deploy(
+        self, account: Account, token: Token, function_id: FunctionIdPath, body: Deploy
+    ) -> Version:
+        """Take code and answer at once; the version is made in the background."""
+        source = await asyncio.to_thread(_source, body.source)
+        new = NewVersion(source, body.entry, body.signature, body.message, body.promote)
+        version = await self.functions.deploy(account, FunctionId(function_id), new, token)
+        return version_answer(version)
+
+    async def list_versions(
+        self,
+        account: Account,
+        function_id: FunctionIdPath,
+        pagination: Annotated[int | None, Query(ge=1, description="From the page before.")] = None,
+    ) -> VersionPage:
+        """List the versions of a function, newest first, 100 a page."""
+        rows, below = await self.functions.versions(account, FunctionId(function_id), pagination)
+        versions = [version_answer(row) for row in rows]
+        return VersionPage(versions=versions, pagination=None if below is None else str(below))
+
+    async def get_version(
+        self, account: Account, function_id: FunctionIdPath, version: VersionPath
+    ) -> Version:
+        """Look at a version."""
+        row = await self.functions.version(account, FunctionId(function_id), version)
+        return version_answer(row)
+
+    async def source(
+        self, account: Account, function_id: FunctionIdPath, version: VersionPath
+    ) -> SourceFiles:
+        """Get the code of a version, as it was sent, without its dependencies."""
+        source = await self.functions.source(account, FunctionId(function_id), version)
+        return SourceFiles(files=[_file(*each) for each in source.files.items()])
+
+    async def promote(
+        self, account: Account, _token: Token, function_id: FunctionIdPath, body: Promote
+    ) -> Function:
+        """Make a version live: one that is ready, newer or older."""
+        await self.functions.promote(account, FunctionId(function_id), body.version)
+        return await self._answer(account, FunctionId(function_id))
+
+    async def _answer(self, account: AccountId, function_id: FunctionId) -> Function:
+        row = await self.functions.get(account, function_id)
+        deploying = await self.functions.deploying([function_id])
+        return self._shown(row, row.id in deploying)
+
+    def _shown(self, row: FunctionRow, deploying: bool) -> Function:
+        settings = self.functions.settings(row)
+        state = "active" if row.live_version else "deploying" if deploying else "empty"
+        return Function(
+            id=row.id,
+            name=row.name,
+            user_id=row.user_id or None,
+            kind=FunctionKind(row.kind),
+            runtime=Runtime(row.runtime),
+            settings=settings.model_dump(mode="json", by_alias=True, exclude_none=True),
+            state=state,
+            live_version=row.live_version,
+            url=f"http://{row.hostname}:{self.proxy_port}/",
+            created_at=rfc3339(row.created_ms),
+            updated_at=rfc3339(row.updated_ms),
+        )
+
+
+def version_answer(row: VersionRow) -> Version:
+    """Return a version as the API shows it."""
+    ready = row.state == VersionState.READY
+    state = "made" if row.vm_id else "failed" if row.snapshot_error else "none"
+    return Version(
+        function_id=row.function_id,
+        version=row.number,
+        state=VersionState(row.state),
+        build_id=row.build_id,
+        error=row.error,
+        runtime=Runtime(row.runtime),
+        entry=row.entry,
+        handlers=row.handlers.split() if row.handlers is not None else None,
+        source_digest=row.source_digest,
+        message=row.message,
+        snapshot=SnapshotOfVersion(state=state, error=row.snapshot_error) if ready else None,
+        created_at=rfc3339(row.created_ms),
+        updated_at=rfc3339(row.updated_ms),
+    )
+
+
+def _runtime(name: str) -> Runtime:
+    try:
+        return NEWEST.get(name) or Runtime(name)
+    except ValueError as error:
+        raise InvalidRequest(
+            "There is no such runtime.",
+            [FieldError("runtime", f"should be one of {', '.join(_RUNTIMES)}")],
+        ) from error
+
+
+def _source(given: FilesGiven) -> Source:
+    files: list[tuple[str, bytes]] = []
+    for index, file in enumerate(given.files):
+        try:
+            path = file_path(file.dir, file.name)
+        except PathError as error:
+            raise InvalidRequest(
+                f"The source cannot be taken: files.{index} {error}.",
+                [FieldError(f"source.files.{index}.name", str(error))],
+            ) from error
+        files.append((path, _content(index, file)))
+    return source_of(files)
+
+
+def _content(index: int, file: File) -> bytes:
+    if file.encoding is None:
+        return file.content.encode()
+    try:
+        return base64.b64decode(file.content, validate=True)
+    except binascii.Error as error:
+        raise InvalidRequest(
+            f"The source cannot be taken: files.{index} is not base64.",
+            [FieldError(f"source.files.{index}.content", "is not base64")],
+        ) from error
+
+
+def _file(path: str, content: bytes) -> SourceFile:
+    folder, _, name = path.rpartition("/")
+    try:
+        return SourceFile(dir=folder or ".", name=name, content=content.decode())
+    except UnicodeDecodeError:
+        told = base64.b64encode(content).decode()
+        return SourceFile(dir=folder or ".", name=name, content=told, encoding="base64")

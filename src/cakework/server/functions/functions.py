@@ -1,0 +1,400 @@
+"""Functions: made, found, changed, deployed, promoted, removed.
+
+A deploy records a version and answers; the deploy loop sees it through. What is live changes in one
+update, and only to a version that is ready.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cakework.domain.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
+from cakework.domain.functions import (
+    FunctionKind,
+    FunctionSettings,
+    Runtime,
+    VersionState,
+)
+from cakework.domain.ids import (
+    ACCOUNT_ITSELF,
+    AccountId,
+    BuildId,
+    FunctionId,
+    UserId,
+    new_function_id,
+    new_host_label,
+)
+from cakework.domain.invocations import STARTABLE, InvocationState, Reason
+from cakework.server.clock import Clock
+from cakework.server.functions.layers import Layers
+from cakework.server.functions.sources import Source, Sources
+from cakework.server.store.accounts import lock_account
+from cakework.server.store.database import Database
+from cakework.server.store.function_models import FunctionRow, InvocationRow, VersionRow
+from cakework.server.store.pages import Place, cut, newest_first
+from cakework.server.store.sealing import Sealer
+from cakework.server.store.values import not_before
+
+PER_ACCOUNT = 1_000
+ENTRIES = {Runtime.NODE_24: ("main.ts", "main.mjs", "main.js", "index.ts", "index.mjs", "index.js")}
+PYTHON_ENTRIES = ("main.py", "app.py", "handler.py")
+
+
+@dataclass(frozen=True, slots=True)
+class NewFunction:
+    """What is asked for when a function is made."""
+
+    name: str
+    runtime: Runtime
+    user_id: UserId = ACCOUNT_ITSELF
+    kind: FunctionKind = FunctionKind.FUNCTION
+    settings: FunctionSettings = field(default_factory=FunctionSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What is asked for when a version is deployed."""
+
+    source: Source
+    entry: str | None = None
+    signature: str | None = None
+    message: str | None = None
+    promote: bool = True
+    created_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionFilter:
+    """Which functions to list; None takes all."""
+
+    user_id: UserId | None = None
+    name: str | None = None
+    kind: FunctionKind | None = None
+
+
+class Functions:
+    """The functions of accounts, and their versions."""
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        sources: Sources,
+        layers: Layers,
+        base_domain: str,
+        clock: Clock,
+        hint: Callable[[], None],
+    ) -> None:
+        """Keep records in ``database``; ``hint`` says that there is a version to be made."""
+        self._database = database
+        self._sealer = sealer
+        self._sources = sources
+        self._layers = layers
+        self._base_domain = base_domain
+        self._clock = clock
+        self._hint = hint
+
+    async def create(
+        self, account: AccountId, new: NewFunction, token: str | None = None
+    ) -> FunctionRow:
+        """Make a function, without a version.
+
+        Raises:
+            Conflict: its owner has one of that name.
+            QuotaExceeded: the account has as many as it may.
+        """
+        function_id, now = new_function_id(), self._clock()
+        async with self._database.writing() as session:
+            if token is not None and (made := await _made_by(session, token)) is not None:
+                return made
+            await lock_account(session, account)
+            await self._check_new(session, account, new)
+            row = FunctionRow(
+                id=function_id,
+                account_id=account,
+                user_id=new.user_id,
+                name=new.name,
+                kind=new.kind,
+                runtime=new.runtime,
+                hostname=f"{new_host_label()}.{self._base_domain}",
+                settings=_told(new.settings),
+                min_instances=new.settings.min_instances,
+                env_sealed=self._sealed(function_id, new.settings),
+                last_version=0,
+                request_token=token,
+                created_ms=now,
+                updated_ms=now,
+            )
+            session.add(row)
+        return row
+
+    async def get(self, account: AccountId, function_id: FunctionId) -> FunctionRow:
+        """Return a function of the account. Raises NotFound."""
+        async with self._database.reading() as session:
+            return await _owned(session, account, function_id)
+
+    async def page(
+        self, account: AccountId, wanted: FunctionFilter, after: Place | None
+    ) -> tuple[list[FunctionRow], Place | None]:
+        """Return up to 100 functions, newest first, and the place where the next page goes on."""
+        query = select(FunctionRow).where(FunctionRow.account_id == account)
+        if wanted.user_id is not None:
+            query = query.where(FunctionRow.user_id == wanted.user_id)
+        if wanted.name is not None:
+            query = query.where(FunctionRow.name == wanted.name)
+        if wanted.kind is not None:
+            query = query.where(FunctionRow.kind == wanted.kind)
+        query = newest_first(query, FunctionRow.created_ms, FunctionRow.id, after)
+        async with self._database.reading() as session:
+            rows = list(await session.scalars(query))
+        return cut(rows, lambda row: Place(row.created_ms, row.id))
+
+    async def change(
+        self, account: AccountId, function_id: FunctionId, patch: FunctionSettings
+    ) -> FunctionRow:
+        """Change those settings that ``patch`` was given. Raises NotFound, InvalidRequest."""
+        async with self._database.writing() as session:
+            row = await _owned(session, account, function_id)
+            try:
+                changed = self.settings(row).changed(patch)
+            except ValueError as error:
+                raise InvalidRequest(f"The settings do not fit each other: {error}") from error
+            row.settings, row.min_instances = _told(changed), changed.min_instances
+            row.env_sealed = self._sealed(function_id, changed)
+            row.updated_ms = max(row.updated_ms, self._clock())
+        self._hint()
+        return row
+
+    def settings(self, row: FunctionRow) -> FunctionSettings:
+        """Return the settings of a function, with its variables."""
+        told = json.loads(row.settings)
+        if row.env_sealed is not None:
+            told["envVars"] = json.loads(self._sealer.unseal(row.env_sealed, row.id))
+        return FunctionSettings.model_validate(told)
+
+    async def deploy(
+        self, account: AccountId, function_id: FunctionId, new: NewVersion, token: str | None = None
+    ) -> VersionRow:
+        """Record a version, which is made from then on; or return the one that is the same.
+
+        Raises:
+            NotFound: the account has no such function.
+            InvalidRequest: the source has not what it must have.
+        """
+        row = await self.get(account, function_id)
+        runtime = Runtime(row.runtime)
+        entry = _entry_of(new, runtime)
+        layer = await asyncio.to_thread(self._layers.of, runtime, new.source)
+        sealed = await asyncio.to_thread(self._sources.seal, account, new.source)
+        async with self._database.writing() as session:
+            if token is not None:
+                by = select(VersionRow).where(VersionRow.request_token == token)
+                if (made := await session.scalar(by)) is not None:
+                    return made
+            row = await _owned(session, account, function_id, locked=True)
+            layer_row = await self._layers.record(session, account, layer)
+            newest = await _newest(session, function_id)
+            if newest is not None and _is_same(newest, new, entry, layer_row.id):
+                if new.promote:
+                    await self._promote(session, newest)
+                return newest
+            await self._sources.keep(session, account, new.source, sealed)
+            now = self._clock()
+            row.last_version += 1
+            version = VersionRow(
+                function_id=function_id,
+                number=row.last_version,
+                state=VersionState.BUILDING,
+                runtime=runtime,
+                entry=entry,
+                signature=new.signature,
+                source_digest=new.source.digest,
+                layer_id=layer_row.id,
+                build_id=layer_row.build_id,
+                promote=new.promote,
+                message=new.message,
+                created_by=new.created_by,
+                request_token=token,
+                created_ms=now,
+                updated_ms=now,
+            )
+            session.add(version)
+        self._hint()
+        return version
+
+    async def version(self, account: AccountId, function_id: FunctionId, number: int) -> VersionRow:
+        """Return a version of a function of the account. Raises NotFound."""
+        async with self._database.reading() as session:
+            await _owned(session, account, function_id)
+            return await _version(session, function_id, number)
+
+    async def versions(
+        self, account: AccountId, function_id: FunctionId, below: int | None
+    ) -> tuple[list[VersionRow], int | None]:
+        """Return up to 100 versions, newest first, those below a number; and where it goes on."""
+        query = select(VersionRow).where(VersionRow.function_id == function_id)
+        if below is not None:
+            query = query.where(VersionRow.number < below)
+        query = query.order_by(VersionRow.number.desc()).limit(101)
+        async with self._database.reading() as session:
+            await _owned(session, account, function_id)
+            rows = list(await session.scalars(query))
+        return rows[:100], rows[99].number if len(rows) > 100 else None
+
+    async def source(self, account: AccountId, function_id: FunctionId, number: int) -> Source:
+        """Return the code of a version as it was sent. Raises NotFound."""
+        async with self._database.reading() as session:
+            await _owned(session, account, function_id)
+            version = await _version(session, function_id, number)
+            sealed = await self._sources.sealed(session, account, version.source_digest)
+        if sealed is None:
+            raise NotFound(f"The source of version {number} is not kept any more.")
+        return await asyncio.to_thread(self._sources.open, account, version.source_digest, sealed)
+
+    async def promote(
+        self, account: AccountId, function_id: FunctionId, number: int
+    ) -> FunctionRow:
+        """Make a version live.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: it is not ready.
+        """
+        async with self._database.writing() as session:
+            row = await _owned(session, account, function_id, locked=True)
+            version = await _version(session, function_id, number)
+            if version.state != VersionState.READY:
+                raise Conflict(
+                    f"Version {number} is {version.state}, and only a ready one is live."
+                )
+            await self._promote(session, version)
+            await session.refresh(row)
+        self._hint()
+        return row
+
+    async def deploying(self, ids: Sequence[FunctionId]) -> set[str]:
+        """Return which of some functions have versions that are being made."""
+        query = select(VersionRow.function_id).where(
+            VersionRow.function_id.in_(ids), VersionRow.state == VersionState.BUILDING
+        )
+        async with self._database.reading() as session:
+            return set(await session.scalars(query))
+
+    async def delete(self, account: AccountId, function_id: FunctionId) -> None:
+        """Remove a function with its versions; what waits for it is canceled. Raises NotFound."""
+        now = self._clock()
+        of_it = InvocationRow.function_id == function_id
+        async with self._database.writing() as session:
+            await _owned(session, account, function_id, locked=True)
+            await session.execute(
+                update(InvocationRow)
+                .where(of_it, InvocationRow.state.in_(STARTABLE))
+                .values(
+                    state=InvocationState.CANCELED,
+                    reason=Reason.FUNCTION_DELETED,
+                    ended_ms=now,
+                    updated_ms=not_before(InvocationRow.updated_ms, now),
+                )
+            )
+            await session.execute(
+                update(InvocationRow)
+                .where(of_it, InvocationRow.state == InvocationState.RUNNING)
+                .values(cancel=True)
+            )
+            await session.execute(delete(FunctionRow).where(FunctionRow.id == function_id))
+        self._hint()
+
+    async def _promote(self, session: AsyncSession, version: VersionRow) -> None:
+        await session.execute(
+            update(FunctionRow)
+            .where(FunctionRow.id == version.function_id)
+            .values(
+                live_version=version.number,
+                updated_ms=not_before(FunctionRow.updated_ms, self._clock()),
+            )
+        )
+
+    async def _check_new(self, session: AsyncSession, account: AccountId, new: NewFunction) -> None:
+        owned = select(func.count()).where(FunctionRow.account_id == account)
+        if (await session.scalar(owned) or 0) >= PER_ACCOUNT:
+            raise QuotaExceeded(f"The account has {PER_ACCOUNT} functions, as many as it may.")
+        named = select(FunctionRow.id).where(
+            FunctionRow.account_id == account,
+            FunctionRow.user_id == new.user_id,
+            FunctionRow.name == new.name,
+        )
+        if await session.scalar(named) is not None:
+            raise Conflict(f"There is a function {new.name} already.")
+
+    def _sealed(self, function_id: str, settings: FunctionSettings) -> bytes | None:
+        if not settings.env_vars:
+            return None
+        return self._sealer.seal(json.dumps(settings.env_vars).encode(), function_id)
+
+
+def build_id_of(version: VersionRow) -> BuildId:
+    """Return the build whose log is the version's."""
+    return BuildId(version.build_id)
+
+
+def _told(settings: FunctionSettings) -> str:
+    return settings.model_dump_json(by_alias=True, exclude={"env_vars"}, exclude_unset=True)
+
+
+def _entry_of(new: NewVersion, runtime: Runtime) -> str:
+    names = ENTRIES.get(runtime, PYTHON_ENTRIES)
+    if new.entry is None:
+        found = next((name for name in names if name in new.source.files), None)
+        if found is None:
+            raise InvalidRequest(
+                f"The source has none of {', '.join(names)}; name its file with `entry`."
+            )
+        return found
+    file = new.entry.partition(":")[0]
+    if file not in new.source.files:
+        raise InvalidRequest(f"The source has no file {file[:200]}, which `entry` names.")
+    return new.entry
+
+
+def _is_same(version: VersionRow, new: NewVersion, entry: str, layer_id: str) -> bool:
+    return (
+        version.state == VersionState.READY
+        and version.source_digest == new.source.digest
+        and version.layer_id == layer_id
+        and version.entry == entry
+        and version.signature == new.signature
+    )
+
+
+async def _made_by(session: AsyncSession, token: str) -> FunctionRow | None:
+    return await session.scalar(select(FunctionRow).where(FunctionRow.request_token == token))
+
+
+async def _newest(session: AsyncSession, function_id: str) -> VersionRow | None:
+    return await session.scalar(
+        select(VersionRow)
+        .where(VersionRow.function_id == function_id)
+        .order_by(VersionRow.number.desc())
+        .limit(1)
+    )
+
+
+async def _version(session: AsyncSession, function_id: str, number: int) -> VersionRow:
+    row = await session.get(VersionRow, (function_id, number))
+    if row is None:
+        raise NotFound(f"There is no version {number} of function {function_id}.")
+    return row
+
+
+async def _owned(
+    session: AsyncSession, account: AccountId, function_id: str, *, locked: bool = False
+) -> FunctionRow:
+    query = select(FunctionRow).where(FunctionRow.id == function_id)
+    row = await session.scalar(query.with_for_update() if locked else query)
+    if row is None or row.account_id != account:
+        raise NotFound(f"There is no function {function_id}.")
+    return row

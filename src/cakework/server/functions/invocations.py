@@ -1,0 +1,377 @@
+"""Invocations: taken, found, waited for, canceled, replayed; dead letters.
+
+What is answered as taken is on record. The dispatch loop does the work; who waits here is told when
+an invocation has ended, by this process at once, of another's work within a second.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cakework.domain.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, TooLarge
+from cakework.domain.functions import VersionState
+from cakework.domain.ids import (
+    ACCOUNT_ITSELF,
+    AccountId,
+    FunctionId,
+    InvocationId,
+    UserId,
+    new_invocation_id,
+)
+from cakework.domain.invocations import FINAL, STARTABLE, InvocationState, Reason
+from cakework.domain.steps import Step
+from cakework.faults import step
+from cakework.server.clock import Clock
+from cakework.server.store.accounts import lock_account
+from cakework.server.store.database import Database
+from cakework.server.store.function_models import (
+    AttemptRow,
+    FunctionRow,
+    InvocationRow,
+    VersionRow,
+)
+from cakework.server.store.pages import Place, cut, newest_first
+from cakework.server.store.sealing import Sealer
+from cakework.server.store.values import not_before
+
+EVENT_BYTES_MAX = 1 << 20
+QUEUED_PER_FUNCTION = 10_000
+QUEUED_PER_ACCOUNT = 100_000
+DELAY_S_MAX = 90 * 86_400
+DEPTH_MAX = 8
+RETRY_AFTER_S = 5
+LOOK_S = 1.0
+_WAITING = (InvocationState.QUEUED, InvocationState.WAITING)
+_DEAD = (InvocationState.FAILED, InvocationState.EXPIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class NewInvocation:
+    """What is asked for. ``event`` is a CloudEvent, or the beginning of one; times in seconds."""
+
+    event: dict[str, Any]
+    user_id: UserId = ACCOUNT_ITSELF
+    trigger: str = "api"
+    version: int | None = None
+    delay_s: float = 0.0
+    ttl_s: float | None = None
+    max_attempts: int | None = None
+    depth: int = 0
+    replay_of: str | None = None
+    cause_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationFilter:
+    """Which invocations to list; None takes all. Times are unix milliseconds."""
+
+    function_id: FunctionId | None = None
+    user_id: UserId | None = None
+    state: InvocationState | None = None
+    dead: bool = False
+    reason: Reason | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An invocation with its attempts, its event and its result as JSON or bytes of a type."""
+
+    row: InvocationRow
+    attempts: list[AttemptRow]
+    event: bytes
+    result: bytes | None
+
+
+class Endings:
+    """Who waits for the end of an invocation in this process."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Event] = {}
+
+    def tell(self, invocation_id: str) -> None:
+        """An invocation has ended."""
+        if (event := self._waiting.pop(invocation_id, None)) is not None:
+            event.set()
+
+    def of(self, invocation_id: str) -> asyncio.Event:
+        """Return what is set when an invocation ends."""
+        return self._waiting.setdefault(invocation_id, asyncio.Event())
+
+    def forget(self, invocation_id: str) -> None:
+        """Nobody waits any more, or who does looks for itself."""
+        self._waiting.pop(invocation_id, None)
+
+
+class Invocations:
+    """The invocations of accounts."""
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        endings: Endings,
+        clock: Clock,
+        hint: Callable[[], None],
+    ) -> None:
+        """Keep records in ``database``; ``hint`` says that there is work."""
+        self._database = database
+        self._sealer = sealer
+        self._endings = endings
+        self._clock = clock
+        self._hint = hint
+
+    async def take(
+        self,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        token: str | None = None,
+    ) -> InvocationRow:
+        """Take an invocation; it is durable when this returns its record.
+
+        Raises:
+            NotFound: the account has no such function, or the function no such version.
+            Conflict: nothing of the function is live.
+            TooLarge: the event.
+            QuotaExceeded: as many wait as may.
+        """
+        invocation_id, now = new_invocation_id(), self._clock()
+        event = json.dumps(_whole(new.event, invocation_id, function_id, now)).encode()
+        if len(event) > EVENT_BYTES_MAX:
+            raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
+        async with self._database.writing() as session:
+            if token is not None:
+                by = select(InvocationRow).where(InvocationRow.request_token == token)
+                if (made := await session.scalar(by)) is not None:
+                    return made
+            await self._check(session, account, function_id, new.version)
+            row = InvocationRow(
+                id=invocation_id,
+                account_id=account,
+                function_id=function_id,
+                user_id=new.user_id,
+                trigger=new.trigger,
+                kind="queued",
+                state=InvocationState.QUEUED,
+                version=new.version,
+                pinned=new.version is not None,
+                attempt=0,
+                unreached=0,
+                max_attempts=new.max_attempts,
+                event_sealed=self._sealer.seal(event, f"event:{invocation_id}"),
+                event_bytes=len(event),
+                cancel=False,
+                next_ms=now + round(new.delay_s * 1000),
+                ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),
+                depth=new.depth,
+                replay_of=new.replay_of,
+                cause_id=new.cause_id,
+                request_token=token,
+                created_ms=now,
+                updated_ms=now,
+            )
+            session.add(row)
+        step(Step.SERVER_INVOCATION_ACCEPTED)
+        self._hint()
+        return row
+
+    async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
+        """Return an invocation of the account. Raises NotFound."""
+        async with self._database.reading() as session:
+            row = await session.get(InvocationRow, invocation_id)
+        if row is None or row.account_id != account:
+            raise NotFound(f"There is no invocation {invocation_id}.")
+        return row
+
+    async def found(self, row: InvocationRow) -> Found:
+        """Return what belongs to an invocation's record."""
+        query = select(AttemptRow).where(AttemptRow.invocation_id == row.id)
+        async with self._database.reading() as session:
+            attempts = list(await session.scalars(query.order_by(AttemptRow.attempt)))
+        result = None
+        if row.result_sealed is not None:
+            result = self._sealer.unseal(row.result_sealed, f"result:{row.id}")
+        return Found(row, attempts, self.event(row), result)
+
+    def event(self, row: InvocationRow) -> bytes:
+        """Return the event of an invocation, as JSON."""
+        return self._sealer.unseal(row.event_sealed, f"event:{row.id}")
+
+    async def wait(
+        self, account: AccountId, invocation_id: InvocationId, wait_s: float
+    ) -> InvocationRow:
+        """Return an invocation when it has ended, or as it is after ``wait_s``. Raises NotFound."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        while True:
+            ended = self._endings.of(invocation_id)
+            try:
+                row = await self.get(account, invocation_id)
+            except NotFound:
+                self._endings.forget(invocation_id)
+                raise
+            left_s = until - loop.time()
+            if row.state in FINAL or left_s <= 0:
+                self._endings.forget(invocation_id)
+                return row
+            try:
+                async with asyncio.timeout(min(left_s, LOOK_S)):
+                    await ended.wait()
+            except TimeoutError:
+                continue
+
+    async def page(
+        self, account: AccountId, wanted: InvocationFilter, after: Place | None
+    ) -> tuple[list[InvocationRow], Place | None]:
+        """Return up to 100 invocations, newest first, and the place where the next page goes on."""
+        query = select(InvocationRow).where(InvocationRow.account_id == account)
+        for column, value in (
+            (InvocationRow.function_id, wanted.function_id),
+            (InvocationRow.user_id, wanted.user_id),
+            (InvocationRow.state, wanted.state),
+            (InvocationRow.reason, wanted.reason),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        if wanted.dead:
+            query = query.where(
+                InvocationRow.kind == "queued",
+                InvocationRow.state.in_(_DEAD),
+                InvocationRow.settled_ms.is_(None),
+            )
+        if wanted.from_ms is not None:
+            query = query.where(InvocationRow.created_ms >= wanted.from_ms)
+        if wanted.to_ms is not None:
+            query = query.where(InvocationRow.created_ms < wanted.to_ms)
+        query = newest_first(query, InvocationRow.created_ms, InvocationRow.id, after)
+        async with self._database.reading() as session:
+            rows = list(await session.scalars(query))
+        return cut(rows, lambda row: Place(row.created_ms, row.id))
+
+    async def cancel(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
+        """Have an invocation given up; one that has ended stays as it is. Raises NotFound."""
+        await self.get(account, invocation_id)
+        now = self._clock()
+        changed = not_before(InvocationRow.updated_ms, now)
+        which = InvocationRow.id == invocation_id
+        async with self._database.writing() as session:
+            gone = await session.execute(
+                update(InvocationRow)
+                .where(which, InvocationRow.state.in_(STARTABLE))
+                .values(
+                    state=InvocationState.CANCELED,
+                    reason=Reason.CANCELED_BY_CALLER,
+                    ended_ms=now,
+                    updated_ms=changed,
+                )
+                .returning(InvocationRow.id)
+            )
+            if gone.first() is None:
+                await session.execute(
+                    update(InvocationRow)
+                    .where(which, InvocationRow.state == InvocationState.RUNNING)
+                    .values(cancel=True, updated_ms=changed)
+                )
+        self._endings.tell(invocation_id)
+        self._hint()
+        return await self.get(account, invocation_id)
+
+    async def replay(
+        self,
+        account: AccountId,
+        invocation_id: InvocationId,
+        version: int | None,
+        event: dict[str, Any] | None,
+        token: str | None = None,
+    ) -> InvocationRow:
+        """Take an invocation again, as a new one; of a dead letter that settles the old one.
+
+        Raises what :meth:`take` does; Conflict: it has not ended.
+        """
+        row = await self.get(account, invocation_id)
+        if row.state not in FINAL:
+            raise Conflict("The invocation has not ended; cancel it first.")
+        again = NewInvocation(
+            json.loads(self.event(row)) if event is None else event,
+            UserId(row.user_id),
+            "replay",
+            version,
+            depth=row.depth,
+            replay_of=row.id,
+        )
+        made = await self.take(account, FunctionId(row.function_id), again, token)
+        await self.settle(account, [invocation_id])
+        return made
+
+    async def replay_dead(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
+        """Take a dead letter again, on what is live. Raises Conflict: it is none (any more)."""
+        if not await self.settle(account, [invocation_id]):
+            raise Conflict(f"{invocation_id} is no dead letter.")
+        return await self.replay(account, invocation_id, None, None)
+
+    async def settle(self, account: AccountId, ids: list[InvocationId]) -> int:
+        """Take dead letters off their list; returns how many there were."""
+        async with self._database.writing() as session:
+            settled = await session.execute(
+                update(InvocationRow)
+                .where(
+                    InvocationRow.account_id == account,
+                    InvocationRow.id.in_(ids),
+                    InvocationRow.state.in_(_DEAD),
+                    InvocationRow.settled_ms.is_(None),
+                )
+                .values(settled_ms=self._clock())
+                .returning(InvocationRow.id)
+            )
+            return len(settled.all())
+
+    async def _check(
+        self, session: AsyncSession, account: AccountId, function_id: str, version: int | None
+    ) -> None:
+        await lock_account(session, account)
+        function = await session.get(FunctionRow, function_id)
+        if function is None or function.account_id != account:
+            raise NotFound(f"There is no function {function_id}.")
+        if version is not None:
+            row = await session.get(VersionRow, (function_id, version))
+            if row is None or row.state != VersionState.READY:
+                raise NotFound(f"There is no version {version} of {function_id} that is ready.")
+        elif function.live_version is None:
+            raise Conflict("Nothing of this function is live yet; deploy it, or promote a version.")
+        waiting = select(func.count()).where(InvocationRow.state.in_(_WAITING))
+        of_function = waiting.where(InvocationRow.function_id == function_id)
+        if (await session.scalar(of_function) or 0) >= QUEUED_PER_FUNCTION:
+            raise QuotaExceeded(
+                f"The function has {QUEUED_PER_FUNCTION} invocations waiting, as many as it may.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+
+def _whole(
+    event: dict[str, Any], invocation_id: str, function_id: str, now_ms: int
+) -> dict[str, Any]:
+    """Return a CloudEvent: what is given, and what it lacks."""
+    if "data" in event and "data_base64" in event:
+        raise InvalidRequest("An event has `data` or `data_base64`, and not both.")
+    if "data_base64" in event:
+        try:
+            base64.b64decode(event["data_base64"], validate=True)
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest("The event's `data_base64` is not base64.") from error
+    return {
+        "specversion": "1.0",
+        "id": invocation_id,
+        "source": f"/functions/{function_id}",
+        "type": "cakework.invoke",
+        "time": datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        **event,
+    }
