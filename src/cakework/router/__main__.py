@@ -10,10 +10,10 @@ import signal
 import structlog
 import uvloop
 
+from cakework.dialer import NodeDialer
 from cakework.logging import configure
 from cakework.open_files import allow_most
 from cakework.router.activity import Activity
-from cakework.dialer import NodeDialer
 from cakework.router.link import ServerLink
 from cakework.router.patience import Sleepers
 from cakework.router.router import Router

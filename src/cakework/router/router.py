@@ -8,9 +8,9 @@ import asyncio
 import structlog
 
 from cakework.crowd import Crowd, in_the_way
+from cakework.dialer import Dialer
 from cakework.domain.vms import VmState
 from cakework.router.conversation import Conversation, new_request_id
-from cakework.dialer import Dialer
 from cakework.router.patience import Sleepers
 from cakework.router.refusals import AnswerForm, Refusal, render
 from cakework.router.routes import Limits, Routes

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 
 import cakework
+from cakework.dialer import NodeDialer
 from cakework.domain.ids import AccountId
 from cakework.server.api import problems
 from cakework.server.api.account_builds import AccountBuildRoutes
@@ -32,7 +33,6 @@ from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
-from cakework.server.logs.file import Kept
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
 from cakework.server.functions.deploys import DeployLoop
@@ -43,6 +43,7 @@ from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.sources import Sources
+from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
 from cakework.server.loops.builds import BuildLoop

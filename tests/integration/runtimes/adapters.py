@@ -127,7 +127,7 @@ class Adapter:
 @contextlib.contextmanager
 def adapter(
     language: str,
-    entry: str,
+    entry: str | None,
     *options: str,
     folder: Path | None = None,
     env: dict[str, str] | None = None,
@@ -135,7 +135,7 @@ def adapter(
 ) -> Generator[Adapter]:
     """Run the adapter of ``language`` while the block lasts, which begins when it listens.
 
-    ``flags`` are for the language's own program.
+    ``flags`` are for the language's own program. Without an ``entry`` it has no function yet.
     """
     started = {
         "python": [sys.executable, *flags, str(PYTHON)],
@@ -145,7 +145,7 @@ def adapter(
     with reserved_port() as port, reserved_port() as control:
         ports = ["--host", "127.0.0.1", "--port", str(port), "--control-port", str(control)]
         process = subprocess.Popen(
-            [*started, "--entry", entry, *ports, *options],
+            [*started, *(() if entry is None else ("--entry", entry)), *ports, *options],
             cwd=folder or PROGRAMS / language,
             env={**inherited, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
             stdout=subprocess.PIPE,

@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cakework.dialer import NodeDialer
 from cakework.domain.orders import DialAnswer, DialRequest
 from cakework.domain.vms import VmState
 from cakework.router.activity import Activity
-from cakework.dialer import NodeDialer
 from cakework.router.link import ServerLink
 from cakework.router.patience import Sleepers
 from cakework.router.router import Router

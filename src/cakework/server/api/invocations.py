@@ -29,11 +29,12 @@ from cakework.domain.ids import (
     UserId,
 )
 from cakework.domain.invocations import InvocationState, Reason
+from cakework.domain.times import TIME_PATTERN, parse_time
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.functions import FunctionIdPath
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
 from cakework.server.api.problems import BODY_ERRORS, responses
-from cakework.server.api.times import TIME_PATTERN, parse_time, rfc3339
+from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.functions.invocations import (
     DELAY_S_MAX,

@@ -17,11 +17,11 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from cakework.dialer import Dialer, DialFailed
 from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import VmId
 from cakework.domain.invocations import Outcome, Reason
 from cakework.server.node.connections import StreamConnection, told_as
-from cakework.dialer import Dialer, DialFailed
 
 CONTROL_PORT = 8079
 PORT = 8080

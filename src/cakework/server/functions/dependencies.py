@@ -31,11 +31,12 @@ PYTHON_PACKAGES = f"{FOLDER}/packages"
 
 _BASES = {
     Runtime.PYTHON_313: "cakework/python:3.13",
-    Runtime.PYTHON_311: "cakework/python",
+    Runtime.PYTHON_311: "cakework/python:3.11",
     Runtime.NODE_24: "cakework/node:24",
 }
 _PYTHON = ("uv.lock", "requirements.txt", "pyproject.toml")
 _NODE = ("package.json", "package-lock.json")
+_OPTIONS = '"--folder", "/app", "--control-host", "0.0.0.0"'
 _UV = f"uv pip install --no-cache --quiet --python /usr/bin/python3 --target {PYTHON_PACKAGES}"
 
 
@@ -111,12 +112,12 @@ def _ending(runtime: Runtime) -> list[str]:
             "RUN mkdir -p /app && chown 1000:1000 /app",
             "USER 1000:1000",
             "WORKDIR /tmp",
-            f'CMD ["node", "{FOLDER}/adapter/adapter/main.mjs", "--control-host", "0.0.0.0"]',
+            f'CMD ["node", "{FOLDER}/adapter/adapter/main.mjs", {_OPTIONS}]',
         ]
     return [
         f"ENV PYTHONPATH={FOLDER}/adapter:{PYTHON_PACKAGES}",
         "RUN mkdir -p /app && chown 1000:1000 /app",
         "USER 1000:1000",
         "WORKDIR /tmp",
-        f'CMD ["python3", "{FOLDER}/adapter", "--control-host", "0.0.0.0"]',
+        f'CMD ["python3", "{FOLDER}/adapter", {_OPTIONS}]',
     ]

@@ -15,7 +15,7 @@ from cakework.domain.errors import (
 from cakework.domain.ids import VmId
 from cakework.domain.orders import Hooks, VmOrder
 from cakework.domain.snapshots import SnapshotState
-from cakework.domain.vms import Shape
+from cakework.domain.vms import Shape, VmRole
 from cakework.server.logs.lines import Source, vm_source
 from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
@@ -56,6 +56,7 @@ class VmOrders:
             snapshot=_begins_with(row),
             hooks=Hooks.model_validate_json(row.hooks) if row.hooks else Hooks(),
             fork_of=row.fork_of,
+            forkable=row.role == VmRole.VERSION,
         )
 
     async def snapshot_order_of(self, row: VmRow) -> VmOrder:

@@ -5,19 +5,22 @@ import { reseed } from "./random.mjs";
 
 const PROTOCOL = 1;
 const ORDER_MAX_BYTES = 8 * 1024 * 1024;
+/** Of a function's files, in base64. */
+const LOAD_MAX_BYTES = 32 * 1024 * 1024;
 /** The User-Agent of pid 1, which a function that is made to fetch an address does not have. */
 const CALLER = "cakework";
 
-/** Returns the server for orders. It waits for `loaded`: `{handlers, failed, invocations, visitors}`. */
+/** Returns the server for orders. It waits for `loaded`, the program: see main.mjs. */
 export function controlServer(loaded) {
   return http.createServer({ requestTimeout: 0 }, async (request, response) => {
     response.shouldKeepAlive = false;
     const order = ORDERS[`${request.method} ${request.url}`];
     if (request.headers["user-agent"] !== CALLER)
-      return answer(response, 403, { error: "orders are given by pid 1" });
+      return answer(response, 403, { error: "orders are given by the platform" });
     if (!order) return answer(response, 404, { error: "there is no such order" });
     try {
-      await order(await bodyOf(request), response, await loaded);
+      const most = request.url === "/load" ? LOAD_MAX_BYTES : ORDER_MAX_BYTES;
+      await order(await bodyOf(request, most), response, await loaded);
     } catch (error) {
       if (response.headersSent) response.destroy();
       else answer(response, 400, { error: `${error.name}: ${error.message}` });
@@ -26,18 +29,13 @@ export function controlServer(loaded) {
 }
 
 const ORDERS = {
-  "GET /ready": (_, response, { handlers, failed }) => {
-    const told = {
-      protocol: PROTOCOL,
-      runtime: `node${process.versions.node}`,
-      handlers: handlers.names,
-      hooks: handlers.hooks,
-    };
-    answer(
-      response,
-      200,
-      failed ? { state: "failed", error: describe(failed), ...told } : { state: "ready", ...told },
-    );
+  "GET /ready": (_, response, program) => answer(response, 200, stateOf(program)),
+  "POST /load": async (order, response, program) => {
+    if (program.state !== "empty")
+      return answer(response, 409, { error: "there is a function already" });
+    program.state = "loading";
+    await program.take(order);
+    answer(response, 200, stateOf(program));
   },
   "GET /idle": async (_, response, { invocations }) => {
     await invocations.untilIdle();
@@ -72,6 +70,17 @@ const ORDERS = {
     await hook(response, handlers.functions.afterResume);
   },
 };
+
+function stateOf({ state, handlers, failed }) {
+  const told = {
+    protocol: PROTOCOL,
+    runtime: `node${process.versions.node}`,
+    state,
+    handlers: handlers.names,
+    hooks: handlers.hooks,
+  };
+  return failed ? { ...told, error: describe(failed) } : told;
+}
 
 async function hook(response, run) {
   try {
@@ -111,13 +120,12 @@ function answer(response, status, told) {
   response.end(body);
 }
 
-async function bodyOf(request) {
+async function bodyOf(request, most) {
   const parts = [];
   let size = 0;
   for await (const part of request) {
     size += part.length;
-    if (size > ORDER_MAX_BYTES)
-      throw new RangeError(`an order has at most ${ORDER_MAX_BYTES} bytes`);
+    if (size > most) throw new RangeError(`an order has at most ${most} bytes`);
     parts.push(part);
   }
   const order = size > 0 ? JSON.parse(Buffer.concat(parts).toString()) : {};

@@ -1,5 +1,7 @@
 /** The adapter of functions in Node: `node main.mjs --entry main.ts`. Loads the function, then serves its two ports. */
 import { once } from "node:events";
+import fs from "node:fs";
+import path from "node:path";
 import { parseArgs } from "node:util";
 import { controlServer } from "./control.mjs";
 import { show } from "./failure.mjs";
@@ -19,6 +21,7 @@ const { values: options } = parseArgs({
     port: { type: "string", default: "8080" },
     host: { type: "string", default: "0.0.0.0" },
     "control-port": { type: "string", default: "8079" },
+    "control-host": { type: "string", default: "127.0.0.1" },
     concurrency: { type: "string", default: "1" },
     signature: { type: "string", default: "" },
   },
@@ -26,37 +29,68 @@ const { values: options } = parseArgs({
 
 install();
 bringOwnPackage();
-const loading = Promise.withResolvers();
-const imported = Promise.withResolvers();
-let uncaught = (error) => imported.reject(error);
+let uncaught = () => {};
 process.on("uncaughtException", (error) => uncaught(error));
-const control = controlServer(loading.promise);
-control.listen(Number(options["control-port"]), "127.0.0.1", BACKLOG);
-await once(control, "listening");
 
-let handlers = new Handlers();
-let failed;
-load(options.folder, options.entry, options.signature === "rest").then(
-  imported.resolve,
-  imported.reject,
-);
-try {
-  handlers = await imported.promise;
-} catch (error) {
-  // What is thrown may be nothing.
-  failed = error ?? new Error(`thrown: ${error}`);
-  show(failed);
-}
-const invocations = new Invocations(handlers, Number(options.concurrency));
-uncaught = async (error) => {
-  uncaught = () => {};
-  show(error);
-  setTimeout(() => process.exit(EXIT_UNCAUGHT), LAST_WORDS_MS);
-  await invocations.fail(error);
-  process.exit(EXIT_UNCAUGHT);
+/** What is served: nothing at first, then the function; `state` is empty, ready or failed. */
+const program = {
+  state: "empty",
+  handlers: new Handlers(),
+  failed: undefined,
+  invocations: new Invocations(new Handlers(), 1),
+  visitors: undefined,
+  /** Imports `entry` of `folder`, and serves it from then on. */
+  async load({ folder, entry, signature, concurrency }) {
+    const imported = Promise.withResolvers();
+    uncaught = (error) => imported.reject(error);
+    load(folder, entry, signature === "rest").then(imported.resolve, imported.reject);
+    try {
+      program.handlers = await imported.promise;
+    } catch (error) {
+      // What is thrown may be nothing.
+      program.failed = error ?? new Error(`thrown: ${error}`);
+      show(program.failed);
+    }
+    program.invocations = new Invocations(program.handlers, concurrency);
+    uncaught = endWith(program.invocations);
+    program.state = program.failed ? "failed" : "ready";
+  },
+  /** Writes the files of an order into the function's folder, and loads it. */
+  async take({ files, entry, signature, concurrency, env }) {
+    const folder = path.resolve(options.folder);
+    for (const file of files) {
+      const whole = path.resolve(folder, file.path);
+      if (!whole.startsWith(folder + path.sep))
+        throw new RangeError(`${file.path} leads out of the function's folder`);
+      fs.mkdirSync(path.dirname(whole), { recursive: true });
+      fs.writeFileSync(whole, Buffer.from(file.content, "base64"));
+    }
+    Object.assign(process.env, env);
+    process.chdir(folder);
+    await program.load({ folder, entry, signature, concurrency });
+  },
 };
-const visitors = visitorsServer(handlers, failed, invocations);
+
+function endWith(invocations) {
+  return async (error) => {
+    uncaught = () => {};
+    show(error);
+    setTimeout(() => process.exit(EXIT_UNCAUGHT), LAST_WORDS_MS);
+    await invocations.fail(error);
+    process.exit(EXIT_UNCAUGHT);
+  };
+}
+
+const loading = Promise.withResolvers();
+const control = controlServer(loading.promise);
+control.listen(Number(options["control-port"]), options["control-host"], BACKLOG);
+await once(control, "listening");
+if (options.entry !== undefined) {
+  const { folder, entry, signature } = options;
+  await program.load({ folder, entry, signature, concurrency: Number(options.concurrency) });
+}
+program.visitors = visitorsServer(program);
 // Last: that somebody listens on it says that the function is ready.
-visitors.listen(Number(options.port), options.host, BACKLOG);
-await once(visitors, "listening");
-loading.resolve({ handlers, failed, invocations, visitors });
+program.visitors.listen(Number(options.port), options.host, BACKLOG);
+await once(program.visitors, "listening");
+loading.resolve(program);

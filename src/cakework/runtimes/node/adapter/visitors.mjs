@@ -23,12 +23,12 @@ const WITHOUT = [
   "expect",
 ];
 
-/** Returns the server for visitors. `failed` is why the function could not be loaded. */
-export function visitorsServer(handlers, failed, invocations) {
+/** Returns the server for visitors of `program`; its `failed` is why the function could not be loaded. */
+export function visitorsServer(program) {
   const server = http.createServer(
     { requestTimeout: 0, maxHeaderSize: HEAD_MAX_BYTES },
     (incoming, outgoing) => {
-      serve(handlers, failed, invocations, incoming, outgoing).catch((error) => {
+      serve(program, incoming, outgoing).catch((error) => {
         show(error);
         outgoing.destroy();
       });
@@ -38,7 +38,7 @@ export function visitorsServer(handlers, failed, invocations) {
   return server;
 }
 
-async function serve(handlers, failed, invocations, incoming, outgoing) {
+async function serve({ handlers, failed, invocations }, incoming, outgoing) {
   if (failed) return problem(outgoing, 503, "version_failed", failed);
   if (!handlers.http)
     return problem(outgoing, 404, "no_handler", new Failure("NoHandler", "it has no http"));

@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, cast
 
 from cakework_functions.calling import called
@@ -16,33 +17,46 @@ from cakework_runtime.fresh import reseed
 from cakework_runtime.handlers import Handlers
 from cakework_runtime.http1 import Exchange, Server
 from cakework_runtime.invocations import Attempt, Invocations
+from cakework_runtime.visitors import Visitors
 
 PROTOCOL = 1
 ORDER_MAX_BYTES = 8 * 1024 * 1024
+LOAD_MAX_BYTES = 32 * 1024 * 1024
+"""Of a function's files, in base64."""
 CALLER = "cakework"
 """The User-Agent of pid 1, which a function that is made to fetch an address does not have."""
 
 
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What is served. ``state`` is ``empty`` before there is any, ``ready``, or ``failed`` with
+    why it could not be loaded."""
+
+    state: str
+    handlers: Handlers
+    failed: BaseException | None
+    invocations: Invocations
+    visitors: Visitors
+    threads: Executor
+
+
 class Control:
-    """Obeys orders. ``failed`` is why the function could not be loaded."""
+    """Obeys orders about ``function``; ``loaded`` returns the one that an order brings."""
 
     def __init__(
         self,
-        handlers: Handlers,
-        failed: BaseException | None,
-        invocations: Invocations,
-        visitors: Server,
-        threads: Executor,
+        function: Function,
         secrets: dict[str, str],
+        loaded: Callable[[dict[str, Any]], Awaitable[Function]],
     ) -> None:
-        self._handlers = handlers
-        self._failed = failed
-        self._invocations = invocations
-        self._visitors = visitors
-        self._threads = threads
+        self.function = function
+        self.visitors: Server | None = None
         self._secrets = secrets
+        self._loaded = loaded
+        self._loading = asyncio.Lock()
         self._orders: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
             ("GET", "/ready"): self._ready,
+            ("POST", "/load"): self._load,
             ("GET", "/idle"): self._idle,
             ("POST", "/invoke"): self._invoke,
             ("POST", "/abort"): self._abort,
@@ -57,7 +71,7 @@ class Control:
         head = exchange.head
         order = self._orders.get((head.method, head.target))
         if head.get(b"user-agent") != CALLER:
-            await _answer(exchange, 403, {"error": "orders are given by pid 1"})
+            await _answer(exchange, 403, {"error": "orders are given by the platform"})
         elif order is None:
             await _answer(exchange, 404, {"error": "there is no such order"})
         else:
@@ -71,29 +85,36 @@ class Control:
         told: dict[str, Any] = {
             "protocol": PROTOCOL,
             "runtime": f"python{platform.python_version()}",
-            "handlers": self._handlers.names,
-            "hooks": self._handlers.hooks,
+            "handlers": self.function.handlers.names,
+            "hooks": self.function.handlers.hooks,
+            "state": self.function.state,
         }
-        if self._failed is None:
-            await _answer(exchange, 200, {"state": "ready", **told})
-        else:
-            await _answer(
-                exchange, 200, {"state": "failed", "error": describe(self._failed), **told}
-            )
+        if self.function.failed is not None:
+            told["error"] = describe(self.function.failed)
+        await _answer(exchange, 200, told)
+
+    async def _load(self, exchange: Exchange) -> None:
+        order = await _order(exchange, LOAD_MAX_BYTES)
+        async with self._loading:
+            if self.function.state != "empty":
+                await _answer(exchange, 409, {"error": "there is a function already"})
+                return
+            self.function = await self._loaded(order)
+        await self._ready(exchange)
 
     async def _idle(self, exchange: Exchange) -> None:
-        await self._invocations.until_idle()
+        await self.function.invocations.until_idle()
         await _answer(exchange, 200, {"idle": True})
 
     async def _invoke(self, exchange: Exchange) -> None:
         order = await _order(exchange)
-        if self._failed is not None:
-            answer = {"outcome": "error", "reason": "no_handler", "error": describe(self._failed)}
+        if (failed := self.function.failed) is not None:
+            answer = {"outcome": "error", "reason": "no_handler", "error": describe(failed)}
             await exchange.start(200, [(b"content-type", b"application/x-ndjson")], closing=True)
             await exchange.send(json.dumps(answer).encode() + b'\n{"idle":true}\n')
             await exchange.finish()
             return
-        attempt = self._invocations.begin(order)
+        attempt = self.function.invocations.begin(order)
         if attempt is None:
             await _answer(exchange, 410, {"error": "this attempt was answered long ago"})
         else:
@@ -102,7 +123,7 @@ class Control:
     async def _abort(self, exchange: Exchange) -> None:
         order = await _order(exchange)
         key = (str(order["invocationId"]), int(order["attempt"]))
-        await _answer(exchange, 200, {"found": self._invocations.abort(key)})
+        await _answer(exchange, 200, {"found": self.function.invocations.abort(key)})
 
     async def _give_secrets(self, exchange: Exchange) -> None:
         order = await _order(exchange)
@@ -117,20 +138,22 @@ class Control:
     async def _before_snapshot(self, exchange: Exchange) -> None:
         await _order(exchange)
         await self._hook(exchange, "beforeSnapshot")
-        self._visitors.drop_idle()
+        if self.visitors is not None:
+            self.visitors.drop_idle()
         gc.collect()
 
     async def _after_resume(self, exchange: Exchange) -> None:
         await _order(exchange)
-        self._visitors.drop_idle()
+        if self.visitors is not None:
+            self.visitors.drop_idle()
         reseed()
         await self._hook(exchange, "afterResume")
 
     async def _hook(self, exchange: Exchange, name: str) -> None:
-        function = self._handlers.get(name)
+        function = self.function.handlers.get(name)
         try:
             if function is not None:
-                task = asyncio.create_task(_outcome(function, self._threads))
+                task = asyncio.create_task(_outcome(function, self.function.threads))
                 if (failed := await task) is not None:
                     raise failed
         except BaseException as error:
@@ -161,8 +184,8 @@ async def _tell(exchange: Exchange, attempt: Attempt) -> None:
     await exchange.finish()
 
 
-async def _order(exchange: Exchange) -> dict[str, Any]:
-    body = await exchange.body(ORDER_MAX_BYTES)
+async def _order(exchange: Exchange, most: int = ORDER_MAX_BYTES) -> dict[str, Any]:
+    body = await exchange.body(most)
     order: Any = json.loads(body) if body else {}
     if not isinstance(order, dict):
         raise TypeError("an order is an object")
