@@ -1,0 +1,192 @@
+"""A node whose VMs of functions are adapters that run on this machine.
+
+The real node forks machines; here a fork of a runtime is an adapter without a function, and a fork
+of a version one that was started with what that has been given. Connections go through a dial
+socket, as to a real node.
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+
+from cakework.domain.facts import SnapshotMade, VmStopped
+from cakework.domain.orders import (
+    DialAnswer,
+    DialRequest,
+    SnapshotOrder,
+    SnapshotReport,
+    StopOrder,
+    VmOrder,
+    VmReport,
+)
+from cakework.runtimes import PYTHON
+from cakework.settings import Settings
+from tests.integration.ports import reserved_port
+from tests.integration.server.fake_node import START_MS, FakeNode
+
+LISTENS_S = 60
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What an adapter is started with, in the place of a memory that has it."""
+
+    entry: str
+    signature: str
+    concurrency: int
+
+
+@dataclass(slots=True)
+class Hosted:
+    """A VM of a function's: its adapter, the ports that it has, the folder of its code."""
+
+    process: asyncio.subprocess.Process
+    ports: dict[int, int]
+    folder: Path
+    kept: contextlib.ExitStack
+
+
+class FunctionNode(FakeNode):
+    """Starts adapters for VMs. ``loaded`` tells what the code of a version's VM is."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        super().__init__(settings.node_socket)
+        self.hosted: dict[str, Hosted] = {}
+        self.folder = folder
+        self.dial_socket = settings.dial_socket
+        self.loaded: Callable[[str], Awaitable[Loaded]] | None = None
+        self.no_fork_of: set[str] = set()
+        self._ended: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def hosting(self) -> AsyncGenerator["FunctionNode"]:
+        """Serve node and dial socket while the block runs."""
+        async with self.serving():
+            dialing = await asyncio.start_unix_server(self._dial, self.dial_socket)
+            try:
+                yield self
+            finally:
+                dialing.close()
+                for vm_id in list(self.hosted):
+                    await self._kill(vm_id)
+                self.dial_socket.unlink(missing_ok=True)
+
+    def _app(self) -> FastAPI:
+        app = super()._app()
+        app.add_api_route(
+            "/v1/vms/{vm_id}/snapshot", self._take_snapshot, methods=["POST"], response_model=None
+        )
+        return app
+
+    async def _make_snapshot(self, vm_id: str, order: VmOrder) -> Response:
+        response = await super()._make_snapshot(vm_id, order)
+        await self.snapshot_made(vm_id)
+        return response
+
+    async def _start(self, vm_id: str, order: VmOrder) -> VmReport | Response:
+        if order.fork_of in self.no_fork_of:
+            self.snapshots.pop(order.fork_of, None)
+        report = await super()._start(vm_id, order)
+        if isinstance(report, VmReport) and report.state == "started" and order.fork_of:
+            if vm_id not in self.hosted:
+                await self._host(vm_id, order.fork_of)
+        return report
+
+    async def _stop(self, vm_id: str, order: StopOrder) -> Response:
+        await self._kill(vm_id)
+        return await super()._stop(vm_id, order)
+
+    async def _take_snapshot(self, vm_id: str, order: SnapshotOrder) -> Response:
+        if vm_id not in self.vms:
+            return JSONResponse({"code": "conflict", "detail": "it does not run"}, 409)
+        report = SnapshotReport(vm_id=vm_id, state="made", size_bytes=1000)
+        self.snapshots[vm_id] = report
+        await self._kill(vm_id)
+        self._end(vm_id, "became a snapshot", None)
+        await self.push(SnapshotMade(at_ms=START_MS, vm_id=vm_id, size_bytes=1000, vm_runs=True))
+        await self.push(VmStopped(at_ms=START_MS, vm_id=vm_id, reason="became a snapshot"))
+        return JSONResponse(report.model_dump())
+
+    async def _host(self, vm_id: str, parent: str) -> None:
+        folder = self.folder / vm_id
+        loaded = None
+        if (self.folder / parent).exists() and self.loaded is not None:
+            shutil.copytree(self.folder / parent, folder)
+            loaded = await self.loaded(parent)
+        else:
+            folder.mkdir()
+        kept = contextlib.ExitStack()
+        port, control = kept.enter_context(reserved_port()), kept.enter_context(reserved_port())
+        given = ["--host", "127.0.0.1", "--port", str(port), "--control-port", str(control)]
+        if loaded is not None:
+            given += ["--entry", loaded.entry, "--concurrency", str(loaded.concurrency)]
+            given += ["--signature", loaded.signature] if loaded.signature else []
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(PYTHON), "--folder", str(folder), *given), cwd=folder
+        )
+        self.hosted[vm_id] = Hosted(process, {8080: port, 8079: control}, folder, kept)
+        async with asyncio.timeout(LISTENS_S):
+            while process.returncode is None and not await _listens(port):
+                await asyncio.sleep(0.01)
+        watching = asyncio.create_task(self._watch(vm_id, process))
+        self._ended.add(watching)
+        watching.add_done_callback(self._ended.discard)
+
+    async def _watch(self, vm_id: str, process: asyncio.subprocess.Process) -> None:
+        status = await process.wait()
+        if vm_id in self.vms:
+            await self.stopped(vm_id, f"the program ended with exit code {status}", status)
+
+    async def _kill(self, vm_id: str) -> None:
+        hosted = self.hosted.pop(vm_id, None)
+        if hosted is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            hosted.process.kill()
+        await hosted.process.wait()
+        hosted.kept.close()
+
+    async def _dial(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = DialRequest.model_validate_json(await reader.readline())
+        hosted = self.hosted.get(request.vm_id)
+        dialed = None
+        try:
+            if hosted is None:
+                raise ConnectionRefusedError
+            dialed = socket.create_connection(("127.0.0.1", hosted.ports[request.port]))
+            answer = DialAnswer(ok=True)
+        except OSError:
+            answer = DialAnswer(ok=False, code="refused", detail="nothing listens")
+        line = answer.model_dump_json().encode() + b"\n"
+        raw = writer.get_extra_info("socket")
+        with socket.socket(fileno=socket.dup(raw.fileno())) as sock:
+            sock.setblocking(True)
+            fds = [dialed.fileno()] if dialed is not None else []
+            socket.send_fds(sock, [line], fds)
+        if dialed is not None:
+            dialed.close()
+        writer.close()
+
+
+async def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        return True
+    return False
+
+
+def source(code: str, **more: str) -> dict[str, object]:
+    """Return a source as the API takes it."""
+    files = [{"dir": ".", "name": "main.py", "content": code}]
+    files += [{"dir": ".", "name": name, "content": text} for name, text in more.items()]
+    return json.loads(json.dumps({"files": files}))
