@@ -96,9 +96,9 @@ class FunctionNode(FakeNode):
         if order.fork_of in self.no_fork_of:
             self.snapshots.pop(order.fork_of, None)
         report = await super()._start(vm_id, order)
-        if isinstance(report, VmReport) and report.state == "started" and order.fork_of:
-            if vm_id not in self.hosted:
-                await self._host(vm_id, order.fork_of)
+        started = isinstance(report, VmReport) and report.state == "started"
+        if started and order.fork_of and vm_id not in self.hosted:
+            await self._host(vm_id, order.fork_of)
         return report
 
     async def _stop(self, vm_id: str, order: StopOrder) -> Response:
@@ -135,7 +135,7 @@ class FunctionNode(FakeNode):
         )
         self.hosted[vm_id] = Hosted(process, {8080: port, 8079: control}, folder, kept)
         async with asyncio.timeout(LISTENS_S):
-            while process.returncode is None and not await _listens(port):
+            while process.returncode is None and not await _listens(port):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         watching = asyncio.create_task(self._watch(vm_id, process))
         self._ended.add(watching)
@@ -143,7 +143,7 @@ class FunctionNode(FakeNode):
 
     async def _watch(self, vm_id: str, process: asyncio.subprocess.Process) -> None:
         status = await process.wait()
-        if vm_id in self.vms:
+        if vm_id in self.vms and vm_id in self.hosted:
             await self.stopped(vm_id, f"the program ended with exit code {status}", status)
 
     async def _kill(self, vm_id: str) -> None:

@@ -42,8 +42,8 @@ from cakework.server.store.function_models import AttemptRow, FunctionRow, Invoc
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import storable
 
-CLAIM_MS = 60_000
-RENEW_MS = 20_000
+CLAIM_MS = 15_000
+RENEW_MS = 5_000
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
 ERROR_CHARS_MAX = 65_536
@@ -54,11 +54,13 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An attempt that has its instance. ``alone``: that serves no other after it."""
+    """An attempt that has its instance. ``alone``: that serves no other after it. ``begun``: its
+    handler may have been reached before, by a process that is gone."""
 
     row: InvocationRow
     settings: FunctionSettings
     alone: bool
+    begun: bool = False
 
     @property
     def vm_id(self) -> VmId:
@@ -114,6 +116,12 @@ class Attempts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        async with self._database.writing() as session:
+            await session.execute(
+                update(InvocationRow)
+                .where(InvocationRow.claimed_by == self._server_id)
+                .values(claimed_by=None, claimed_until_ms=None)
+            )
 
     async def take_up(self) -> None:
         """Keep the claims of what runs, and take up what nobody sees to any more."""
@@ -159,7 +167,7 @@ class Attempts:
         async with self._database.reading() as session:
             function = await session.get(FunctionRow, row.function_id)
         settings = self._functions.settings(function) if function else FunctionSettings()
-        job = Job(row, settings, alone=False)
+        job = Job(row, settings, alone=False, begun=True)
         vm = await self._machines.find(job.vm_id)
         if vm is not None and vm.state == VmState.STARTED:
             _log.info("attempt.taken_up", invocation_id=row.id, attempt=row.attempt)
@@ -198,7 +206,7 @@ class Attempts:
         except TimeoutError:
             outcome = Outcome(Reason.TIMEOUT)
         except NoAnswer as error:
-            outcome = Outcome(Reason.CRASH, reached=error.reached)
+            outcome = Outcome(Reason.CRASH, reached=error.reached or job.begun)
         else:
             outcome = answer.told()
             if outcome.reason is None:

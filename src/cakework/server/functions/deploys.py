@@ -97,7 +97,7 @@ class DeployLoop:
         )
         async with self._database.reading() as session:
             rows = list(await session.scalars(building.order_by(VersionRow.created_ms)))
-            pairs = list((await session.execute(live)).tuples())
+            pairs = [(row[0], row[1]) for row in await session.execute(live)]
         rows += [version for version, function in pairs if self._is_stale(version, function)]
         await asyncio.gather(*(self._guarded(row) for row in rows))
 

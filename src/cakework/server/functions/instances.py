@@ -220,7 +220,7 @@ class Instances:
         resting = select(InstanceRow, VmRow.state).outerjoin(VmRow, VmRow.id == InstanceRow.vm_id)
         resting = resting.where(InstanceRow.running == 0).order_by(InstanceRow.used_ms)
         async with self._database.reading() as session:
-            rows = [(row, state) for row, state in (await session.execute(resting)).tuples()]
+            rows = [(row[0], row[1]) for row in await session.execute(resting)]
             ids = {row.function_id for row, _ in rows}
             found = await session.scalars(select(FunctionRow).where(FunctionRow.id.in_(ids)))
             functions = {row.id: row for row in found}
