@@ -345,6 +345,9 @@ class Snapshots:
         found = await self._get("ready", own, image)
         if found is None:
             raise Conflict(f"the snapshot of VM {source} does not fit the order, or this host")
+        if found.account not in ("", order.owner):
+            # Memory of one account's is never another's to begin with, whoever orders it.
+            raise NotFound(f"no snapshot of VM {source} on this host")
         return found
 
     async def _find(self, kind: Kind, order: VmOrder, image: Image) -> Snapshot | None:
