@@ -1,5 +1,9 @@
 """The control plane's database: SQLite by default, PostgreSQL by URL.
 
+Most use sessions of asyncio's. What is done for each invocation is written as plain functions
+instead, which on SQLite are run in a thread, whole: there each statement costs less than a way
+into a thread and back.
+
 On SQLite a writing session takes the write lock with its first statement, also one that reads
 (``BEGIN IMMEDIATE``), so that what it reads stays true until it commits; a reading one begins
 deferred. Writers of this
@@ -10,10 +14,12 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TypeVar
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import (
@@ -22,15 +28,20 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cakework.server.store.migrate import upgrade
+from cakework.server.store.together import Together, Work
 from cakework.settings import Settings
 
 _WRITES = "cakework_writes"
 _BUSY_MS = 10_000
 _BUSY_RETRY_S = 0.01
 _POSTGRES = ("postgresql", "postgres")
+_THREADS = 4
+"""One writes; others may read meanwhile."""
+_T = TypeVar("_T")
 
 
 class Database:
@@ -46,11 +57,19 @@ class Database:
         self._writers: AbstractAsyncContextManager[object] = (
             asyncio.Lock() if is_sqlite else nullcontext()
         )
+        self._plain = _Plain(self._engine.url) if is_sqlite else None
+        self._together = Together(self._transaction)
 
     @property
     def engine(self) -> AsyncEngine:
         """The engine below, for migrations and tests."""
         return self._engine
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All engines below, for tests."""
+        plain = () if self._plain is None else (self._plain.engine,)
+        return (self._engine.sync_engine, *plain)
 
     async def open(self) -> None:
         """Bring the tables to this version's form, creating what is missing."""
@@ -61,6 +80,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._together.close()
+        if self._plain is not None:
+            await self._plain.close()
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -75,10 +97,60 @@ class Database:
         async with self._writers, self._writing() as session, session.begin():
             yield session
 
+    async def together(self, work: Work[_T]) -> _T:
+        """Do ``work`` in a transaction, which is shared with what others do meanwhile; returns what
+        it returns, when that is committed. It must not wait for anything but the store.
+        """
+        return await self._together.do(work)
+
+    async def look(self, work: Work[_T]) -> _T:
+        """Have ``work`` read, from one snapshot on SQLite; returns what it returns."""
+
+        def within(connection: Connection) -> _T:
+            with Session(connection, expire_on_commit=False) as session:
+                return work(session)
+
+        if self._plain is not None:
+            return await self._plain.run(within, writes=False)
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(within)
+
+    async def _transaction(self, within: Callable[[Connection], _T]) -> _T:
+        if self._plain is None:
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(within)
+        async with self._writers:
+            return await self._plain.run(within, writes=True)
+
     async def ping(self) -> None:
         """Ask the database for one row; raises when it does not answer."""
         async with self._engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
+
+
+class _Plain:
+    """SQLite by its own driver, in threads."""
+
+    def __init__(self, url: URL) -> None:
+        self.engine = create_engine(url.set(drivername="sqlite+pysqlite"))
+        _prepare(self.engine)
+        self.writing = self.engine.execution_options(**{_WRITES: True})
+        self._threads = ThreadPoolExecutor(_THREADS, "store")
+
+    async def run(self, within: Callable[[Connection], _T], *, writes: bool) -> _T:
+        """Call ``within`` with a connection whose transaction is committed after."""
+        begin = self.writing.begin if writes else self.engine.begin
+
+        def work() -> _T:
+            with begin() as connection:
+                return within(connection)
+
+        return await asyncio.wrap_future(self._threads.submit(work))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await asyncio.to_thread(self._threads.shutdown)
+        self.engine.dispose()
 
 
 def database_url(settings: Settings) -> URL:
@@ -93,9 +165,13 @@ def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
         return create_async_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
     engine = create_async_engine(url, pool_size=10, max_overflow=20)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    _prepare(engine.sync_engine)
     return engine
+
+
+def _prepare(engine: Engine) -> None:
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
 
 
 async def _write_ahead(path: str) -> None:

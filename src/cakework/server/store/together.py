@@ -1,0 +1,109 @@
+"""Transactions of many that are committed at once.
+
+What comes while one is being committed is done in the next, one after the other on one connection:
+a disk's wait is shared, and so are the ways to the store and back.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from cakework.domain.errors import CakeworkError
+
+MOST_AT_ONCE = 64
+_T = TypeVar("_T")
+Work = Callable[[Session], _T]
+"""What is done in a transaction. A CakeworkError is raised before anything is written; whatever
+else is raised takes back what was written with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work[Any]
+    done: asyncio.Future[Any]
+
+
+class _WorkFailed(Exception):
+    """Work was broken off by what is its cause; the transaction is to be taken back."""
+
+
+class Together:
+    """Does work in transactions, as much in each as has come meanwhile."""
+
+    def __init__(
+        self, transaction: Callable[[Callable[[Connection], list[Any]]], Awaitable[list[Any]]]
+    ) -> None:
+        """``transaction`` calls what it is given with a connection, and commits."""
+        self._transaction = transaction
+        self._waiting: deque[_Job] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def do(self, work: Work[_T]) -> _T:
+        """Do ``work``, and return what that does when it is committed.
+
+        It is done to its end, whoever waits for it.
+        """
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Job(work, done))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await done
+
+    async def close(self) -> None:
+        """Return when all is done."""
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
+    async def _run(self) -> None:
+        while self._waiting:
+            count = min(len(self._waiting), MOST_AT_ONCE)
+            jobs = [self._waiting.popleft() for _ in range(count)]
+            if not await self._all(jobs):
+                for job in jobs:
+                    await self._all([job])
+
+    async def _all(self, jobs: list[_Job]) -> bool:
+        """Do jobs in one transaction; False: one failed of several, and none was done."""
+        works = [job.work for job in jobs]
+        try:
+            outcomes = await self._transaction(lambda connection: _each(works, connection))
+        except _WorkFailed as failed:
+            if len(jobs) > 1:
+                return False
+            outcomes = [failed.__cause__]
+        except Exception as error:  # whoever waits has it raised
+            outcomes = [error] * len(jobs)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.done.done():
+                continue
+            if isinstance(outcome, BaseException):
+                job.done.set_exception(outcome)
+            else:
+                job.done.set_result(outcome)
+        return True
+
+
+def _each(works: list[Work[Any]], connection: Connection) -> list[Any]:
+    return [_one(work, connection) for work in works]
+
+
+def _one(work: Work[Any], connection: Connection) -> Any:
+    with Session(
+        connection,
+        join_transaction_mode="rollback_only",
+        expire_on_commit=False,
+        autoflush=False,
+    ) as session:
+        try:
+            result = work(session)
+            session.flush()
+        except CakeworkError as error:
+            return error
+        except Exception as error:
+            raise _WorkFailed from error
+        return result
