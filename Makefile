@@ -50,9 +50,10 @@ tested-besides: checked-besides
 	@$(MAKE) --silent -C guest fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(NPM) test
 
-bench: ## Compare starts, forks and memory of microVMs with docker, podman and plain QEMU
+bench: ## Compare starts, forks and memory of microVMs with docker, podman and plain QEMU; measure functions
 	@tools/setup bench
 	@benchmarks/run
+	@$(BIN)/python -m benchmarks.functions
 
 hostile: ## Measure how long one account's calls take while another does its worst
 	@tools/setup test

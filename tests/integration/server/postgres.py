@@ -62,8 +62,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster() -> Generator[Cluster]:
-    """Start a cluster in a folder that is thrown away after."""
+def running_cluster(*, durable: bool = False) -> Generator[Cluster]:
+    """Start a cluster in a folder that is thrown away after.
+
+    Only one that is ``durable`` waits for its disk.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cakework-pg-", dir="/tmp"))
     as_user = unprivileged()
     try:
@@ -73,7 +76,7 @@ def running_cluster() -> Generator[Cluster]:
         initdb = [BIN / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, user=as_user)
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
-        quick = ["-c", "fsync=off", "-c", "max_connections=200"]
+        quick = ["-c", f"fsync={'on' if durable else 'off'}", "-c", "max_connections=200"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [BIN / "postgres", "-D", data, *options, *quick],
