@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 import cakework
 from cakework.dialer import NodeDialer
+from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import AccountId
 from cakework.server.api import problems
 from cakework.server.api.account_builds import AccountBuildRoutes
@@ -43,6 +44,8 @@ from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.sources import Sources
+from cakework.server.functions.starts import Job, Starts
+from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
@@ -84,6 +87,7 @@ from cakework.server.services.waitlist import Waitlist
 from cakework.server.services.wakes import Wakes
 from cakework.server.store.database import Database, database_url
 from cakework.server.store.free_space import FreeSpace
+from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.web.site import Site
 from cakework.server.web.waitlist import WaitlistForm
@@ -131,6 +135,7 @@ class FunctionParts:
     invocations: Invocations
     adapter: Adapter
     dispatch: DispatchLoop
+    make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     loops: tuple[Loop, ...]
 
 
@@ -267,6 +272,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     functions = _functions(
         settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
     )
+    vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended)
     return Server(
         settings=settings,
@@ -423,8 +429,13 @@ def _functions(
         clock,
         dispatch_hint.set,
     )
-    invocations = Invocations(database, sealer, endings, clock, dispatch_hint.set)
     instances = Instances(database, server_id, functions, machines, adapter, deploys, clock)
+    starts = Starts(server_id, functions, instances, clock)
+    begun: list[Callable[[Job], None]] = []
+    invocations = Invocations(
+        *(database, sealer, starts, WaitingLimits(clock), endings, clock, dispatch_hint.set),
+        lambda job: begun[0](job),
+    )
     attempts = Attempts(
         database,
         server_id,
@@ -432,20 +443,23 @@ def _functions(
         functions,
         invocations,
         instances,
+        starts,
         machines,
         adapter,
         endings,
         clock,
         dispatch_hint.set,
     )
+    begun.append(attempts.begin)
     dispatch = DispatchLoop(
-        database, server_id, functions, instances, attempts, endings, clock, dispatch_hint
+        database, functions, instances, starts, attempts, endings, clock, dispatch_hint
     )
     return FunctionParts(
         functions,
         invocations,
         adapter,
         dispatch,
+        instances.make_room,
         (
             Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),

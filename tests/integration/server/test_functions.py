@@ -3,6 +3,7 @@ that starts these in the place of VMs."""
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ import pytest
 from sqlalchemy import select
 
 from cakework.domain.ids import VmId
-from cakework.server.store.function_models import InstanceRow, InvocationRow, VersionRow
+from cakework.server.store.function_models import (
+    FunctionRow,
+    InstanceRow,
+    InvocationRow,
+    VersionRow,
+)
 
 from .function_node import FunctionNode, Loaded, source
 from .rig import Json, Rig, eventually, running, settings_for, until
@@ -96,8 +102,10 @@ async def served(
         async def loaded(vm_id: str) -> Loaded:
             async with rig.server.database.reading() as session:
                 row = await session.scalar(select(VersionRow).where(VersionRow.vm_id == vm_id))
-            assert row is not None
-            return Loaded(row.entry, row.signature or "", 1)
+                assert row is not None
+                function = await session.get(FunctionRow, row.function_id)
+            settings = json.loads(function.settings) if function is not None else {}
+            return Loaded(row.entry, row.signature or "", settings.get("concurrency", 1))
 
         node.loaded = loaded
         yield Functions(rig, node)

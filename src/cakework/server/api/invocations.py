@@ -38,6 +38,7 @@ from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.functions.invocations import (
     DELAY_S_MAX,
+    Found,
     InvocationFilter,
     Invocations,
     NewInvocation,
@@ -272,11 +273,11 @@ class InvocationRoutes:
             ttl_s=body.ttl,
             max_attempts=1 if sync else None,
         )
+        if sync:
+            function = FunctionId(function_id)
+            return _answer(await self.invocations.call(account, function, new, token, body.wait))
         row = await self.invocations.take(account, FunctionId(function_id), new, token)
-        if not sync:
-            response.status_code = 202
-            return await self._answer(row)
-        row = await self.invocations.wait(account, InvocationId(row.id), body.wait)
+        response.status_code = 202
         return await self._answer(row)
 
     async def list(
@@ -380,40 +381,44 @@ class InvocationRoutes:
         return InvocationPage(invocations=answers, pagination=token_of(place))
 
     async def _answer(self, row: InvocationRow) -> Invocation:
-        found = await self.invocations.found(row)
-        kept: dict[str, Any] = json.loads(found.result) if found.result is not None else {}
-        inline = len(found.event) <= INLINE_BYTES_MAX
-        shown = found.result is not None and len(found.result) <= INLINE_BYTES_MAX
-        due = row.state in (InvocationState.QUEUED, InvocationState.WAITING)
-        return Invocation(
-            id=row.id,
-            function_id=row.function_id,
-            user_id=row.user_id or None,
-            version=row.version,
-            trigger=row.trigger,
-            kind="direct" if row.kind == "direct" else "queued",
-            state=InvocationState(row.state),
-            reason=Reason(row.reason) if row.reason else None,
-            attempt=row.attempt,
-            next_attempt_at=rfc3339(row.next_ms) if due else None,
-            event=json.loads(found.event) if inline else None,
-            result=kept.get("json") if shown else None,
-            error=json.loads(row.error) if row.error else None,
-            attempts=[
-                AttemptAnswer(
-                    attempt=each.attempt,
-                    version=each.version,
-                    vm_id=each.vm_id,
-                    start=each.start,  # type: ignore[arg-type]
-                    started_at=rfc3339(each.started_ms),
-                    ended_at=rfc3339(each.ended_ms) if each.ended_ms else None,
-                    outcome=each.outcome,
-                    duration_ms=each.duration_ms,
-                )
-                for each in found.attempts
-            ],
-            replay_of=row.replay_of,
-            depth=row.depth,
-            created_at=rfc3339(row.created_ms),
-            updated_at=rfc3339(row.updated_ms),
-        )
+        return _answer(await self.invocations.found(row))
+
+
+def _answer(found: Found) -> Invocation:
+    row = found.row
+    kept: dict[str, Any] = json.loads(found.result) if found.result is not None else {}
+    inline = len(found.event) <= INLINE_BYTES_MAX
+    shown = found.result is not None and len(found.result) <= INLINE_BYTES_MAX
+    due = row.state in (InvocationState.QUEUED, InvocationState.WAITING)
+    return Invocation(
+        id=row.id,
+        function_id=row.function_id,
+        user_id=row.user_id or None,
+        version=row.version,
+        trigger=row.trigger,
+        kind="direct" if row.kind == "direct" else "queued",
+        state=InvocationState(row.state),
+        reason=Reason(row.reason) if row.reason else None,
+        attempt=row.attempt,
+        next_attempt_at=rfc3339(row.next_ms) if due else None,
+        event=json.loads(found.event) if inline else None,
+        result=kept.get("json") if shown else None,
+        error=json.loads(row.error) if row.error else None,
+        attempts=[
+            AttemptAnswer(
+                attempt=each.attempt,
+                version=each.version,
+                vm_id=each.vm_id,
+                start=each.start,  # type: ignore[arg-type]
+                started_at=rfc3339(each.started_ms),
+                ended_at=rfc3339(each.ended_ms) if each.ended_ms else None,
+                outcome=each.outcome,
+                duration_ms=each.duration_ms,
+            )
+            for each in found.attempts
+        ],
+        replay_of=row.replay_of,
+        depth=row.depth,
+        created_at=rfc3339(row.created_ms),
+        updated_at=rfc3339(row.updated_ms),
+    )

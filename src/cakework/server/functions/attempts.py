@@ -12,14 +12,15 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
 
 from cakework.domain.functions import FunctionSettings
 from cakework.domain.ids import VmId
 from cakework.domain.invocations import (
+    FINAL,
     Again,
     Ended,
     InvocationState,
@@ -32,45 +33,27 @@ from cakework.domain.steps import Step
 from cakework.domain.vms import VmState
 from cakework.faults import step
 from cakework.server.clock import Clock
-from cakework.server.functions.adapter import Adapter, Answer, Context, NoAnswer
+from cakework.server.functions.adapter import Adapter, Answer, Context, NoAnswer, Running
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
-from cakework.server.functions.invocations import Endings, Invocations
+from cakework.server.functions.invocations import Endings, Found, Invocations
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.starts import CLAIM_MS, Job, Starts
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import AttemptRow, FunctionRow, InvocationRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import storable
 
-CLAIM_MS = 15_000
 RENEW_MS = 5_000
+FRESH_MS = 2_000
+TOGETHER_S = 0.002
+"""How long is waited after an answer to hear that nothing of the attempt runs any more."""
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
 ERROR_CHARS_MAX = 65_536
 SUCCEEDED = "succeeded"
 _KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An attempt that has its instance. ``alone``: that serves no other after it. ``begun``: its
-    handler may have been reached before, by a process that is gone."""
-
-    row: InvocationRow
-    settings: FunctionSettings
-    alone: bool
-    begun: bool = False
-
-    @property
-    def vm_id(self) -> VmId:
-        """The instance."""
-        return VmId(self.row.vm_id or "")
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What tells it from every other attempt."""
-        return self.row.id, self.row.attempt
 
 
 class Attempts:
@@ -84,19 +67,21 @@ class Attempts:
         functions: Functions,
         invocations: Invocations,
         instances: Instances,
+        starts: Starts,
         machines: Machines,
         adapter: Adapter,
         endings: Endings,
         clock: Clock,
         hint: Callable[[], None],
     ) -> None:
-        """Work as the process ``server_id``; ``hint`` says that a place is free."""
+        """Work as the process ``server_id``; ``hint`` says that a place is free that is wanted."""
         self._database = database
         self._server_id = server_id
         self._sealer = sealer
         self._functions = functions
         self._invocations = invocations
         self._instances = instances
+        self._starts = starts
         self._machines = machines
         self._adapter = adapter
         self._endings = endings
@@ -105,7 +90,9 @@ class Attempts:
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def begin(self, job: Job) -> None:
-        """See an attempt to its end, from now on."""
+        """See an attempt to its end, from now on, unless that is done."""
+        if job.key in self._running:
+            return
         task = asyncio.create_task(self._guarded(job))
         self._running[job.key] = task
         task.add_done_callback(lambda _: self._running.pop(job.key, None))
@@ -128,7 +115,11 @@ class Attempts:
         now = self._clock()
         lost = or_(
             InvocationRow.claimed_by.is_(None),
-            InvocationRow.claimed_by == self._server_id,
+            # What was claimed a moment ago is about to be begun by whoever did it.
+            and_(
+                InvocationRow.claimed_by == self._server_id,
+                InvocationRow.claimed_until_ms < now + CLAIM_MS - FRESH_MS,
+            ),
             InvocationRow.claimed_until_ms < now,
         )
         running = InvocationRow.state == InvocationState.RUNNING
@@ -173,8 +164,8 @@ class Attempts:
             _log.info("attempt.taken_up", invocation_id=row.id, attempt=row.attempt)
             self.begin(job)
         else:
-            await self._settle(job, Outcome(_reason_of(vm.reason if vm else None)), None)
-            await self._free(job, again=False)
+            await self._settle(job, Outcome(_reason_of(vm.reason if vm else None)), None, free=True)
+            self._hint()
 
     async def _guarded(self, job: Job) -> None:
         try:
@@ -182,7 +173,6 @@ class Attempts:
         except Exception:
             # It stays claimed, and is taken up again by the next pass.
             _log.exception("attempt.fault", invocation_id=job.row.id)
-        finally:
             self._hint()
 
     async def _attempt(self, job: Job) -> None:
@@ -200,9 +190,8 @@ class Attempts:
                 answer = running.answer
                 step(Step.SERVER_ATTEMPT_ANSWERED)
                 if answer.outcome == "ok":
-                    await self._settle(job, Outcome(), answer)
                     deadline.reschedule(asyncio.get_running_loop().time() + LATER_S)
-                    await running.idle()
+                    await self._answered(job, running)
         except TimeoutError:
             outcome = Outcome(Reason.TIMEOUT)
         except NoAnswer as error:
@@ -210,9 +199,26 @@ class Attempts:
         else:
             outcome = answer.told()
             if outcome.reason is None:
-                await self._free(job, again=not job.alone)
+                if not job.alone:
+                    self._adapter.expect(job.vm_id)
                 return
         await self._over(job, outcome, answer)
+        self._hint()
+
+    async def _answered(self, job: Job, running: Running) -> None:
+        """Settle an attempt that went well, and free its place when nothing of it runs any more:
+        with one transaction, if that is told along with the answer."""
+        idle = asyncio.ensure_future(running.idle())
+        try:
+            await asyncio.wait({idle}, timeout=TOGETHER_S)
+            at_once = idle.done() and idle.exception() is None
+            settled = await self._settle(job, Outcome(), running.answer, free=at_once)
+            if not at_once:
+                await idle
+            if settled and not at_once:
+                await self._free(job)
+        finally:
+            idle.cancel()
 
     async def _over(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
         """End the instance of an attempt that did not end well, then settle that."""
@@ -221,43 +227,58 @@ class Attempts:
             outcome = Outcome(_reason_of(vm.reason))
         await self._settle(job, outcome, answer)
 
-    async def _settle(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
-        """Write how an attempt ended, unless that is written."""
-        now = self._clock()
-        async with self._database.writing() as session:
-            row = await session.scalar(
-                select(InvocationRow)
-                .where(
-                    InvocationRow.id == job.row.id,
-                    InvocationRow.attempt == job.row.attempt,
-                    InvocationRow.state == InvocationState.RUNNING,
-                )
-                .with_for_update()
-            )
-            if row is None:
-                return
-            follows = self._follows(job, row, outcome, now)
-            row.vm_id = row.deadline_ms = row.claimed_by = row.claimed_until_ms = None
-            row.updated_ms = max(row.updated_ms, now)
-            _apply(row, follows, now)
-            if answer is not None:
-                self._tell(row, answer)
-            await session.execute(
-                update(AttemptRow)
-                .where(
-                    AttemptRow.invocation_id == job.row.id,
-                    AttemptRow.attempt == job.row.attempt,
-                    AttemptRow.outcome.is_(None),
-                )
-                .values(
-                    outcome=outcome.reason or SUCCEEDED,
-                    ended_ms=now,
-                    duration_ms=None if answer is None else round(answer.duration_ms),
-                )
-            )
+    async def _settle(
+        self, job: Job, outcome: Outcome, answer: Answer | None, *, free: bool = False
+    ) -> bool:
+        """Write how an attempt ended, unless that is written: then whoever did it frees its place;
+        with ``free`` that is done here. Say whether it was written."""
+        result = self._result(answer)
+
+        def work(session: Session) -> tuple[Found | None, bool]:
+            found = self._settled(session, job, outcome, answer, result)
+            frees = free and found is not None
+            return found, frees and self._freed(session, job, well=outcome.reason is None)
+
+        found, wanted = await self._database.together(work)
         step(Step.SERVER_INVOCATION_SETTLED)
-        if isinstance(follows, Ended):
-            self._endings.tell(job.row.id)
+        if found is not None and found.row.state in FINAL:
+            self._endings.tell(job.row.id, found)
+        if wanted:
+            self._hint()
+        return found is not None
+
+    def _settled(
+        self,
+        session: Session,
+        job: Job,
+        outcome: Outcome,
+        answer: Answer | None,
+        result: bytes | None,
+    ) -> Found | None:
+        now = self._clock()
+        row = session.scalar(
+            select(InvocationRow)
+            .where(
+                InvocationRow.id == job.row.id,
+                InvocationRow.attempt == job.row.attempt,
+                InvocationRow.state == InvocationState.RUNNING,
+            )
+            .with_for_update()
+        )
+        if row is None:
+            return None
+        attempt = session.get(AttemptRow, job.key)
+        follows = self._follows(job, row, outcome, now)
+        row.vm_id = row.deadline_ms = row.claimed_by = row.claimed_until_ms = None
+        row.updated_ms = max(row.updated_ms, now)
+        _apply(row, follows, now)
+        if answer is not None:
+            self._tell(row, answer, result)
+        if attempt is not None and attempt.outcome is None:
+            attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
+            attempt.duration_ms = None if answer is None else round(answer.duration_ms)
+        attempts = [attempt] if attempt is not None else []
+        return Found(row, attempts, self._invocations.event(row), result)
 
     def _follows(self, job: Job, row: InvocationRow, outcome: Outcome, now: int) -> Ended | Again:
         if row.cancel and outcome.reason is not None:
@@ -266,20 +287,32 @@ class Attempts:
         luck = random.random()  # noqa: S311 - a delay, and no secret
         return after(outcome, work, job.settings.retry, now, luck)
 
-    async def _free(self, job: Job, *, again: bool) -> None:
-        async with self._database.writing() as session:
-            await self._instances.give_back(session, job.vm_id, again=again)
+    async def _free(self, job: Job) -> None:
+        if await self._database.together(lambda session: self._freed(session, job, well=True)):
+            self._hint()
 
-    def _tell(self, row: InvocationRow, answer: Answer) -> None:
-        if answer.outcome == "error":
+    def _freed(self, session: Session, job: Job, *, well: bool) -> bool:
+        """Give back the place of an attempt; say whether somebody waits for it."""
+        again = well and not job.alone
+        row = self._instances.give_back(session, job.vm_id, again=again)
+        return row is not None and self._starts.waits(session, row.function_id, row.user_id)
+
+    def _result(self, answer: Answer | None) -> bytes | None:
+        if answer is None or answer.outcome == "error":
+            return None
+        if answer.result_base64 is not None:
+            return json.dumps({"base64": answer.result_base64}).encode()
+        return json.dumps({"json": answer.result}).encode()
+
+    def _tell(self, row: InvocationRow, answer: Answer, result: bytes | None) -> None:
+        if result is None:
             told = answer.error.model_dump_json(by_alias=True) if answer.error else None
             row.error = storable(told)[:ERROR_CHARS_MAX] if told else None
             return
-        kept, kind = {"json": answer.result}, "application/json"
+        kind = "application/json"
         if answer.result_base64 is not None:
-            kept = {"base64": answer.result_base64}
             kind = answer.content_type or "application/octet-stream"
-        row.result_sealed = self._sealer.seal(json.dumps(kept).encode(), f"result:{row.id}")
+        row.result_sealed = self._sealer.seal(result, f"result:{row.id}")
         row.result_type, row.error = storable(kind), None
 
 

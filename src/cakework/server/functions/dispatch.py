@@ -4,41 +4,54 @@
      └────▶ none: one is started, if there may be more; the work stays where it is
 
 Among what may start, end users take turns (the account's own work is one of them), then their
-functions, and of one function the oldest comes first.
+functions, and of one function the oldest comes first. Of each user and function only the first few
+are looked at, however many there are.
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, NoRoom, QuotaExceeded, Unavailable
-from cakework.domain.functions import FunctionSettings, Isolation, isolation_of
+from cakework.domain.functions import FunctionSettings
 from cakework.domain.invocations import STARTABLE, InvocationState, Reason, Work, expired
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
-from cakework.server.functions.attempts import CLAIM_MS, Attempts, Job
+from cakework.server.functions.attempts import Attempts
+from cakework.server.functions.due import FIRST, Due, Lane, due_work
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings
+from cakework.server.functions.starts import Job, Starts, wanted_by
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import (
-    AttemptRow,
-    FunctionRow,
-    InstanceRow,
-    InvocationRow,
-)
+from cakework.server.store.function_models import FunctionRow, InstanceRow, InvocationRow
 from cakework.server.store.values import not_before
 
-DUE_AT_ONCE = 500
 STARTS_AT_ONCE = 16
 BACK_OFF_MS = 500
 """Until a function that found no room is looked at again."""
+SHORT_MS = 2_000
+"""How long a function that found no room has the first of what comes free."""
+SERVED_KNOWN = 10_000
+KEPT_UP_EVERY_MS = 900
+"""How often claims are renewed and what is to be kept warm is looked at."""
+_GONE = (InvocationState.CANCELED, Reason.FUNCTION_DELETED)
 _log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What a pass has come to."""
+
+    jobs: list[Job]
+    missing: dict[Wanted, int]
+    ended: list[str]
 
 
 class DispatchLoop:
@@ -47,32 +60,41 @@ class DispatchLoop:
     def __init__(
         self,
         database: Database,
-        server_id: str,
         functions: Functions,
         instances: Instances,
+        starts: Starts,
         attempts: Attempts,
         endings: Endings,
         clock: Clock,
         hinted: asyncio.Event,
     ) -> None:
-        """Work as the process ``server_id``; ``hinted`` has a pass run."""
+        """``hinted`` has a pass run."""
         self._database = database
-        self._server_id = server_id
         self._functions = functions
         self._instances = instances
+        self._starts = starts
         self._attempts = attempts
         self._endings = endings
         self._clock = clock
         self._hinted = hinted
         self._starting: set[asyncio.Task[None]] = set()
         self._cooling: dict[str, int] = {}
+        self._short: dict[str, int] = {}
+        self._served: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._after: Lane = FIRST
+        self._kept_up_ms = 0
 
     async def one_pass(self) -> None:
         """See to what runs without anybody and to what is canceled, then start what is due."""
-        await self._attempts.take_up()
+        now = self._clock()
+        keeps_up = not self._kept_up_ms <= now < self._kept_up_ms + KEPT_UP_EVERY_MS
+        if keeps_up:
+            self._kept_up_ms = now
+            await self._attempts.take_up()
         await self._attempts.give_up()
         await self._start_due()
-        await self._keep_warm()
+        if keeps_up:
+            await self._keep_warm()
 
     async def close(self) -> None:
         """Give up starts that are under way."""
@@ -82,62 +104,73 @@ class DispatchLoop:
         await self._attempts.close()
 
     async def _start_due(self) -> None:
-        due = (
-            select(InvocationRow)
-            .where(InvocationRow.state.in_(STARTABLE), InvocationRow.next_ms <= self._clock())
-            .order_by(InvocationRow.next_ms, InvocationRow.id)
-            .limit(DUE_AT_ONCE)
-        )
-        async with self._database.reading() as session:
-            rows = list(await session.scalars(due))
-            functions = await _functions_of(session, rows)
-        if not rows:
+        now, after = self._clock(), self._after
+        found = await self._database.look(lambda session: due_work(session, now, after))
+        self._after = found.next
+        if found.next != FIRST:
+            self._hinted.set()
+        if not found.rows:
             return
-        settings = {each: self._functions.settings(row) for each, row in functions.items()}
-        jobs: list[Job] = []
-        missing: dict[Wanted, int] = defaultdict(int)
-        async with self._database.writing() as session:
-            for row in in_turns(rows):
-                function = functions.get(row.function_id)
-                if function is None:
-                    continue
-                own = settings[function.id]
-                if await self._ends(session, row, function, own):
-                    continue
-                wanted = _wanted(row, function, own)
-                instance = None
-                if not missing[wanted]:
-                    instance = await self._instances.take(session, wanted)
-                if instance is None:
-                    missing[wanted] += 1
-                    continue
-                job = await self._begin(session, row, instance, wanted, own)
-                if job is not None:
-                    jobs.append(job)
-        step(Step.SERVER_INVOCATION_CLAIMED)
-        for job in jobs:
-            self._attempts.begin(job)
-        for wanted, count in missing.items():
-            if count:
-                await self._ask_for(wanted, settings[wanted.function_id], count)
+        settings = {row.id: self._functions.settings(row) for row in found.functions.values()}
 
-    async def _ends(
+        def work(session: Session) -> _Pass:
+            return self._begun(session, found.rows, found.functions, settings)
+
+        come_to = await self._database.together(work)
+        step(Step.SERVER_INVOCATION_CLAIMED)
+        for job in come_to.jobs:
+            self._attempts.begin(job)
+        for invocation_id in come_to.ended:
+            self._endings.tell(invocation_id)
+        for wanted in self._turns(come_to.missing):
+            count = come_to.missing[wanted]
+            await self._ask_for(wanted, settings[wanted.function_id], count)
+
+    def _begun(
         self,
-        session: AsyncSession,
-        row: InvocationRow,
-        function: FunctionRow,
-        settings: FunctionSettings,
-    ) -> bool:
-        """End what may not start any more; say whether that is so."""
-        now = self._clock()
+        session: Session,
+        rows: list[Due],
+        functions: dict[str, FunctionRow],
+        settings: dict[str, FunctionSettings],
+    ) -> _Pass:
+        """Begin what there are instances for."""
+        come_to = _Pass([], defaultdict(int), [])
+        for row in in_turns(rows):
+            function = functions.get(row.function_id)
+            own = settings.get(row.function_id, FunctionSettings())
+            why = self._over(row, function, own)
+            if function is None or why is not None:
+                self._end(session, row, why or _GONE)
+                come_to.ended.append(row.id)
+                continue
+            wanted = wanted_by(function, row.version_of(function) or 0, row.user_id, own)
+            instance = None
+            if wanted not in come_to.missing:
+                instance = self._instances.take(session, wanted)
+            if instance is None:
+                come_to.missing[wanted] += 1
+                continue
+            job = self._starts.of_waiting(session, row.id, instance, wanted, own)
+            if job is not None:
+                come_to.jobs.append(job)
+        return come_to
+
+    def _over(
+        self, row: Due, function: FunctionRow | None, settings: FunctionSettings
+    ) -> tuple[InvocationState, Reason] | None:
+        """Say how what may not start any more ends; None if it may."""
+        if function is None:
+            return _GONE
         work = Work(row.attempt, row.created_ms)
-        why = expired(work, settings.retry, row.ttl_ms, now)
-        state = InvocationState.EXPIRED
-        if why is None and _version_of(row, function) is None:
-            why, state = Reason.VERSION_FAILED, InvocationState.FAILED
-        if why is None:
-            return False
-        await session.execute(
+        if (why := expired(work, settings.retry, row.ttl_ms, self._clock())) is not None:
+            return InvocationState.EXPIRED, why
+        if row.version_of(function) is None:
+            return InvocationState.FAILED, Reason.VERSION_FAILED
+        return None
+
+    def _end(self, session: Session, row: Due, how: tuple[InvocationState, Reason]) -> None:
+        now, (state, why) = self._clock(), how
+        session.execute(
             update(InvocationRow)
             .where(InvocationRow.id == row.id, InvocationRow.state.in_(STARTABLE))
             .values(
@@ -147,71 +180,54 @@ class DispatchLoop:
                 updated_ms=not_before(InvocationRow.updated_ms, now),
             )
         )
-        self._endings.tell(row.id)
-        return True
 
-    async def _begin(
-        self,
-        session: AsyncSession,
-        row: InvocationRow,
-        instance: InstanceRow,
-        wanted: Wanted,
-        settings: FunctionSettings,
-    ) -> Job | None:
-        """Record that an attempt begins; None: somebody else was there before."""
+    def _turns(self, missing: Iterable[Wanted]) -> list[Wanted]:
+        """Return who had an instance started longest ago first."""
+        places = {each: place for place, each in enumerate(self._served)}
+        return sorted(missing, key=lambda each: places.get((each.function_id, each.of_user), -1))
+
+    def _is_short(self, function_id: str) -> bool:
+        """Whether another function found no room for its first instance."""
         now = self._clock()
-        begun = await session.scalar(
-            update(InvocationRow)
-            .where(InvocationRow.id == row.id, InvocationRow.state.in_(STARTABLE))
-            .values(
-                state=InvocationState.RUNNING,
-                attempt=InvocationRow.attempt + 1,
-                version=instance.version,
-                vm_id=instance.vm_id,
-                deadline_ms=now + settings.queued_timeout_s * 1000,
-                claimed_by=self._server_id,
-                claimed_until_ms=now + CLAIM_MS,
-                updated_ms=not_before(InvocationRow.updated_ms, now),
-            )
-            .returning(InvocationRow)
-            .execution_options(populate_existing=True)
-        )
-        if begun is None:
-            await self._instances.give_back(session, instance.vm_id, again=True)
-            return None
-        session.add(
-            AttemptRow(
-                invocation_id=begun.id,
-                attempt=begun.attempt,
-                version=instance.version,
-                vm_id=instance.vm_id,
-                start="warm" if instance.served > 1 else "fork",
-                started_ms=now,
-            )
-        )
-        await session.flush()
-        return Job(begun, settings, wanted.isolation is Isolation.INVOCATION)
+        self._short = {each: until for each, until in self._short.items() if until > now}
+        return any(each != function_id for each in self._short)
 
     async def _ask_for(self, wanted: Wanted, settings: FunctionSettings, missing: int) -> None:
         """Have instances started, unless enough are on their way, or there may be no more."""
         if self._cooling.get(wanted.function_id, 0) > self._clock():
             return
-        async with self._database.writing() as session:
-            under_way = await self._instances.starting(session, wanted)
-            short = -(-missing // wanted.concurrency) - under_way
-            room = settings.max_instances - await self._instances.count(session, wanted.function_id)
-            count = max(0, min(short, room, STARTS_AT_ONCE - len(self._starting)))
-            rows = [await self._instances.reserve(session, wanted) for _ in range(count)]
+        free = STARTS_AT_ONCE - len(self._starting)
+
+        def work(session: Session) -> tuple[bool, list[InstanceRow]]:
+            coming = self._instances.coming(session, wanted)
+            short = -(-missing // wanted.concurrency) - coming
+            has = self._instances.count(session, wanted.function_id)
+            room = settings.max_instances - has
+            if has and self._is_short(wanted.function_id):
+                room = 0
+            if short > 0 and has >= settings.max_instances and not coming:
+                self._instances.make_way(session, wanted)
+            count = max(0, min(short, room, free))
+            return not has, [self._instances.reserve(session, wanted) for _ in range(count)]
+
+        first, rows = await self._database.together(work)
         for row in rows:
-            task = asyncio.create_task(self._start(row, settings))
+            self._served[row.function_id, row.user_id] = None
+            self._served.move_to_end((row.function_id, row.user_id))
+            if len(self._served) > SERVED_KNOWN:
+                self._served.popitem(last=False)
+            task = asyncio.create_task(self._start(row, settings, first=first))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
-    async def _start(self, row: InstanceRow, settings: FunctionSettings) -> None:
+    async def _start(self, row: InstanceRow, settings: FunctionSettings, *, first: bool) -> None:
         try:
             await self._instances.start(row, settings)
+            self._short.pop(row.function_id, None)
         except (NoRoom, QuotaExceeded, Unavailable) as error:
             self._cooling[row.function_id] = self._clock() + BACK_OFF_MS
+            if first:
+                self._short[row.function_id] = self._clock() + SHORT_MS
             _log.info("instance.waits", function_id=row.function_id, detail=error.detail)
         except CakeworkError as error:
             self._cooling[row.function_id] = self._clock() + BACK_OFF_MS
@@ -224,20 +240,22 @@ class DispatchLoop:
         query = select(FunctionRow).where(
             FunctionRow.min_instances > 0, FunctionRow.live_version.is_not(None)
         )
-        async with self._database.reading() as session:
-            functions = list(await session.scalars(query))
-            counts = [await self._instances.count(session, row.id) for row in functions]
-        for function, count in zip(functions, counts, strict=True):
+
+        def look(session: Session) -> list[tuple[FunctionRow, int]]:
+            functions = list(session.scalars(query))
+            return [(row, self._instances.count(session, row.id)) for row in functions]
+
+        for function, count in await self._database.look(look):
             if count < function.min_instances:
                 settings = self._functions.settings(function)
-                wanted = _wanted_by(function, function.live_version or 0, "", settings)
+                wanted = wanted_by(function, function.live_version or 0, "", settings)
                 short = function.min_instances - count
                 await self._ask_for(wanted, settings, short * wanted.concurrency)
 
 
-def in_turns(rows: Iterable[InvocationRow]) -> Iterable[InvocationRow]:
+def in_turns(rows: Iterable[Due]) -> Iterable[Due]:
     """Yield what is due so that users take turns, then their functions; the oldest first."""
-    queues: dict[tuple[str, str], dict[str, deque[InvocationRow]]] = defaultdict(dict)
+    queues: dict[tuple[str, str], dict[str, deque[Due]]] = defaultdict(dict)
     for row in rows:
         functions = queues[row.account_id, row.user_id]
         functions.setdefault(row.function_id, deque()).append(row)
@@ -251,27 +269,3 @@ def in_turns(rows: Iterable[InvocationRow]) -> Iterable[InvocationRow]:
                 functions[function_id] = queue
             if not functions:
                 del queues[user]
-
-
-async def _functions_of(
-    session: AsyncSession, rows: Sequence[InvocationRow]
-) -> dict[str, FunctionRow]:
-    ids = {row.function_id for row in rows}
-    found = await session.scalars(select(FunctionRow).where(FunctionRow.id.in_(ids)))
-    return {row.id: row for row in found}
-
-
-def _version_of(row: InvocationRow, function: FunctionRow) -> int | None:
-    return row.version if row.pinned else function.live_version
-
-
-def _wanted(row: InvocationRow, function: FunctionRow, settings: FunctionSettings) -> Wanted:
-    return _wanted_by(function, _version_of(row, function) or 0, row.user_id, settings)
-
-
-def _wanted_by(
-    function: FunctionRow, version: int, user_id: str, settings: FunctionSettings
-) -> Wanted:
-    isolation = isolation_of(settings, function.user_id, user_id)
-    concurrency = 1 if isolation is Isolation.INVOCATION else settings.concurrency
-    return Wanted(function.id, version, isolation, user_id, concurrency, settings.made_with)

@@ -9,13 +9,14 @@ invocations, or so long, and goes when its version or settings are not those it 
 """
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
-from cakework.domain.errors import CakeworkError
+from cakework.domain.errors import CakeworkError, QuotaExceeded
 from cakework.domain.functions import FunctionSettings, Isolation
 from cakework.domain.ids import AccountId, VmId, new_vm_id
 from cakework.domain.snapshots import SnapshotState
@@ -31,6 +32,7 @@ from cakework.server.store.function_models import (
     FunctionRow,
     InstanceRow,
     InstanceState,
+    InvocationRow,
     VersionRow,
 )
 from cakework.server.store.models import VmRow
@@ -39,6 +41,11 @@ SERVED_MAX = 1_000
 LIFE_MS = 3_600_000
 START_CLAIM_MS = 120_000
 REMOVED_AT_ONCE = 200
+FORSAKEN_MS = 60_000
+"""Longer than what is left to ``waitUntil`` may go on after an attempt was settled."""
+TAKEN_WITHIN_MS = 2_000
+TURN = 20
+"""Invocations after which a function's only instance may have to go for the first of another."""
 _LIVE = (VmState.CREATED, VmState.STARTED)
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -82,7 +89,7 @@ class Instances:
         self._deploys = deploys
         self._clock = clock
 
-    async def take(self, session: AsyncSession, wanted: Wanted) -> InstanceRow | None:
+    def take(self, session: Session, wanted: Wanted) -> InstanceRow | None:
         """Take a place in an instance that is there, the one used last; None: there is none."""
         shared = and_(
             InstanceRow.state == InstanceState.BUSY, InstanceRow.running < wanted.concurrency
@@ -90,18 +97,17 @@ class Instances:
         fits = [*_fits(wanted), or_(InstanceRow.state == InstanceState.IDLE, shared)]
         if wanted.isolation is Isolation.INVOCATION:
             fits.append(InstanceRow.served == 0)
-        found = await session.scalar(
+        fits += [InstanceRow.served < SERVED_MAX, InstanceRow.until_ms > self._clock()]
+        found = (
             select(InstanceRow.vm_id)
             .where(*fits)
             .order_by(InstanceRow.used_ms.desc())
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        if found is None:
-            return None
-        return await session.scalar(
+        return session.scalar(
             update(InstanceRow)
-            .where(InstanceRow.vm_id == found)
+            .where(InstanceRow.vm_id == found.scalar_subquery())
             .values(
                 state=InstanceState.BUSY,
                 running=InstanceRow.running + 1,
@@ -112,9 +118,12 @@ class Instances:
             .execution_options(populate_existing=True)
         )
 
-    async def give_back(self, session: AsyncSession, vm_id: str, *, again: bool) -> None:
-        """Give a place back; an instance that is not to serve ``again`` drains."""
-        row = await session.scalar(
+    def give_back(self, session: Session, vm_id: str, *, again: bool) -> InstanceRow | None:
+        """Give a place back; an instance that is not to serve ``again`` drains.
+
+        Returns it, None if it is gone.
+        """
+        row = session.scalar(
             update(InstanceRow)
             .where(InstanceRow.vm_id == vm_id, InstanceRow.running > 0)
             .values(running=InstanceRow.running - 1, used_ms=self._clock())
@@ -122,28 +131,45 @@ class Instances:
             .execution_options(populate_existing=True)
         )
         if row is None:
-            return
+            return None
         worn = row.served >= SERVED_MAX or self._clock() >= row.until_ms
         if not again or worn:
             row.state = InstanceState.DRAINING
         elif row.state == InstanceState.BUSY and not row.running:
             row.state = InstanceState.IDLE
+        return row
 
-    async def count(self, session: AsyncSession, function_id: str) -> int:
-        """Return how many instances a function has, or is about to have."""
+    def count(self, session: Session, function_id: str) -> int:
+        """Return how many instances a function has at work, at hand, or on their way."""
+        at_work = or_(InstanceRow.state != InstanceState.DRAINING, InstanceRow.running > 0)
+        query = select(func.count()).where(InstanceRow.function_id == function_id, at_work)
+        return session.scalar(query) or 0
+
+    def coming(self, session: Session, wanted: Wanted) -> int:
+        """Return how many will fit that are on their way, or have arrived and are not taken yet."""
+        there = InstanceRow.state == InstanceState.IDLE
+        if wanted.isolation is Isolation.INVOCATION:
+            there = there & (InstanceRow.served == 0)
         query = select(func.count()).where(
-            InstanceRow.function_id == function_id, InstanceRow.state != InstanceState.DRAINING
+            *_fits(wanted), or_(InstanceRow.state == InstanceState.STARTING, there)
         )
-        return await session.scalar(query) or 0
+        return session.scalar(query) or 0
 
-    async def starting(self, session: AsyncSession, wanted: Wanted) -> int:
-        """Return how many are on their way that will fit."""
-        query = select(func.count()).where(
-            *_fits(wanted), InstanceRow.state == InstanceState.STARTING
-        )
-        return await session.scalar(query) or 0
+    def make_way(self, session: Session, wanted: Wanted) -> None:
+        """Have an instance of the function go that serves others, when there may be no more and
+        none serves these: one without work, or else one of whose are most."""
+        ours = InstanceRow.function_id == wanted.function_id
+        rows = list(session.scalars(select(InstanceRow).where(ours).order_by(InstanceRow.used_ms)))
+        if any(row.state == InstanceState.DRAINING or _serves(row, wanted) for row in rows):
+            return
+        idle = [row for row in rows if row.state == InstanceState.IDLE and row.served]
+        busy = [row for row in rows if row.state == InstanceState.BUSY]
+        counts = Counter(row.user_id for row in busy)
+        busy.sort(key=lambda row: -counts[row.user_id])
+        for row in [*idle, *busy][:1]:
+            row.state = InstanceState.DRAINING
 
-    async def reserve(self, session: AsyncSession, wanted: Wanted) -> InstanceRow:
+    def reserve(self, session: Session, wanted: Wanted) -> InstanceRow:
         """Record an instance that is about to be started, by this process."""
         now = self._clock()
         row = InstanceRow(
@@ -161,7 +187,6 @@ class Instances:
             until_ms=now + round(LIFE_MS * random.uniform(0.9, 1.1)),  # noqa: S311 - no secret
         )
         session.add(row)
-        await session.flush()
         return row
 
     async def start(self, row: InstanceRow, settings: FunctionSettings) -> None:
@@ -200,6 +225,7 @@ class Instances:
                 .where(InstanceRow.vm_id == vm_id)
                 .values(state=InstanceState.DRAINING)
             )
+        self._adapter.forget(vm_id)
         row = await self._machines.end(vm_id)
         async with self._database.writing() as session:
             await session.execute(delete(InstanceRow).where(InstanceRow.vm_id == vm_id))
@@ -207,24 +233,117 @@ class Instances:
 
     async def tidy(self) -> None:
         """End instances that are not needed any more."""
-        for vm_id in await self._unneeded():
+        await self._drain_forsaken()
+        for vm_id in await self._database.look(self._unneeded):
             try:
-                await self.remove(VmId(vm_id))
+                await self._retire(VmId(vm_id))
             except CakeworkError as error:
                 _log.info("instance.not_ended", vm_id=vm_id, detail=error.detail)
 
-    async def _unneeded(self) -> list[str]:
+    async def _drain_forsaken(self) -> None:
+        """Have instances drain that count as at work, and nothing is on record that runs in them:
+        whoever was to free their places is gone."""
+        runs = select(InvocationRow.id).where(InvocationRow.vm_id == InstanceRow.vm_id)
+        forsaken = (
+            InstanceRow.running > 0,
+            InstanceRow.used_ms < self._clock() - FORSAKEN_MS,
+            ~runs.exists(),
+        )
+        found = await self._database.look(
+            lambda session: list(session.scalars(select(InstanceRow.vm_id).where(*forsaken)))
+        )
+        for vm_id in found:
+            drains = update(InstanceRow).where(InstanceRow.vm_id == vm_id, *forsaken)
+            drains = drains.values(state=InstanceState.DRAINING, running=0)
+            await self._database.together(lambda session, d=drains: session.execute(d) and None)
+            _log.warning("instance.forsaken", vm_id=vm_id)
+
+    async def make_room(self, row: VmRow, error: CakeworkError) -> bool:
+        """Have an instance without work go for a VM that was refused for want of room: the one used
+        longest ago, of the VM's account if that has as much as it may. Say whether one has gone.
+
+        Where all have work, the first instance of a function gets one's place that is busy.
+        """
+        account = row.account_id if isinstance(error, QuotaExceeded) else None
+        for vm_id in await self._database.look(lambda session: self._spare(session, account)):
+            try:
+                if await self._retire(VmId(vm_id)):
+                    return True
+            except CakeworkError as failed:
+                _log.info("instance.not_ended", vm_id=vm_id, detail=failed.detail)
+        await self._database.together(lambda session: self._take_turns(session, row, account))
+        return False
+
+    def _spare(self, session: Session, account: str | None) -> list[str]:
+        """Return instances without work, but for those that are kept warm; used last comes last."""
+        query = select(InstanceRow, FunctionRow.min_instances).join(
+            FunctionRow, FunctionRow.id == InstanceRow.function_id
+        )
+        # What was started a moment ago is about to be taken by whom it was started for.
+        resting = or_(InstanceRow.served > 0, InstanceRow.used_ms < self._clock() - TAKEN_WITHIN_MS)
+        idle = and_(InstanceRow.state == InstanceState.IDLE, InstanceRow.running == 0, resting)
+        query = query.where(idle).order_by(InstanceRow.used_ms)
+        if account is not None:
+            query = query.where(FunctionRow.account_id == account)
+        spare: list[str] = []
+        left: dict[str, int] = {}
+        for instance, kept in session.execute(query):
+            function_id = instance.function_id
+            left.setdefault(function_id, self.count(session, function_id) - kept)
+            if left[function_id] > 0:
+                left[function_id] -= 1
+                spare.append(instance.vm_id)
+        return spare
+
+    def _take_turns(self, session: Session, row: VmRow, account: str | None) -> None:
+        """Have an instance drain for a function that has none: one of the function that has most;
+        where all have one, one that has had its turn."""
+        starting = session.get(InstanceRow, row.id)
+        if starting is None or self.count(session, starting.function_id) > 1:
+            return
+        query = select(InstanceRow).where(InstanceRow.state != InstanceState.STARTING)
+        if account is not None:
+            query = query.join(FunctionRow, FunctionRow.id == InstanceRow.function_id)
+            query = query.where(FunctionRow.account_id == account)
+        others = list(session.scalars(query))
+        counts = Counter(each.function_id for each in others)
+        if any(each.state == InstanceState.DRAINING for each in others):
+            return
+        busy = [each for each in others if each.state == InstanceState.BUSY]
+        busy.sort(key=lambda each: (counts[each.function_id], each.served))
+        if busy and (counts[busy[-1].function_id] > 1 or busy[-1].served >= TURN):
+            busy[-1].state = InstanceState.DRAINING
+
+    async def _retire(self, vm_id: VmId) -> bool:
+        """End an instance that has no work, unless it was given some; say whether that was done."""
+
+        def work(session: Session) -> bool:
+            drains = (
+                update(InstanceRow)
+                .where(InstanceRow.vm_id == vm_id, InstanceRow.running == 0)
+                .values(state=InstanceState.DRAINING)
+                .returning(InstanceRow.vm_id)
+            )
+            return session.scalar(drains) is not None
+
+        if not await self._database.together(work):
+            return False
+        await self.remove(vm_id)
+        return True
+
+    def _unneeded(self, session: Session) -> list[str]:
         """Return which are to go: draining without work; without work for as long as they may be,
         beyond those that are kept warm; of another version or settings than are live; gone."""
         now = self._clock()
         resting = select(InstanceRow, VmRow.state).outerjoin(VmRow, VmRow.id == InstanceRow.vm_id)
         resting = resting.where(InstanceRow.running == 0).order_by(InstanceRow.used_ms)
-        async with self._database.reading() as session:
-            rows = [(row[0], row[1]) for row in await session.execute(resting)]
-            ids = {row.function_id for row, _ in rows}
-            found = await session.scalars(select(FunctionRow).where(FunctionRow.id.in_(ids)))
-            functions = {row.id: row for row in found}
-            counts = {each: await self.count(session, each) for each in functions}
+        rows = [(row[0], row[1]) for row in session.execute(resting)]
+        if not rows:
+            return []
+        ids = {row.function_id for row, _ in rows}
+        found = session.scalars(select(FunctionRow).where(FunctionRow.id.in_(ids)))
+        functions = {row.id: row for row in found}
+        counts = {each: self.count(session, each) for each in functions}
         settings = {each: self._functions.settings(row) for each, row in functions.items()}
         unneeded: list[str] = []
         for row, state in rows:
@@ -284,6 +403,11 @@ class Instances:
             await self._deploys.make_again(version)
             return False
         return True
+
+
+def _serves(row: InstanceRow, wanted: Wanted) -> bool:
+    kind = (row.version, row.user_id, row.made_with)
+    return kind == (wanted.version, wanted.of_user, wanted.made_with)
 
 
 def _fits(wanted: Wanted) -> list[ColumnElement[bool]]:

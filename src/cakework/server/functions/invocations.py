@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from cakework.domain.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded, TooLarge
+from cakework.domain.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from cakework.domain.functions import VersionState
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
@@ -29,7 +29,8 @@ from cakework.domain.invocations import FINAL, STARTABLE, InvocationState, Reaso
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
-from cakework.server.store.accounts import lock_account
+from cakework.server.functions.starts import Job, Starts
+from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
     AttemptRow,
@@ -42,13 +43,9 @@ from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before
 
 EVENT_BYTES_MAX = 1 << 20
-QUEUED_PER_FUNCTION = 10_000
-QUEUED_PER_ACCOUNT = 100_000
 DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
-RETRY_AFTER_S = 5
 LOOK_S = 1.0
-_WAITING = (InvocationState.QUEUED, InvocationState.WAITING)
 _DEAD = (InvocationState.FAILED, InvocationState.EXPIRED)
 
 
@@ -91,20 +88,29 @@ class Found:
     result: bytes | None
 
 
+class Ending:
+    """What is set when an invocation has ended; with ``found``, if this process settled it."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.found: Found | None = None
+
+
 class Endings:
     """Who waits for the end of an invocation in this process."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, asyncio.Event] = {}
+        self._waiting: dict[str, Ending] = {}
 
-    def tell(self, invocation_id: str) -> None:
-        """An invocation has ended."""
-        if (event := self._waiting.pop(invocation_id, None)) is not None:
-            event.set()
+    def tell(self, invocation_id: str, found: Found | None = None) -> None:
+        """An invocation has ended; ``found`` is what it is then, with its last attempt."""
+        if (ending := self._waiting.pop(invocation_id, None)) is not None:
+            ending.found = found
+            ending.told.set()
 
-    def of(self, invocation_id: str) -> asyncio.Event:
-        """Return what is set when an invocation ends."""
-        return self._waiting.setdefault(invocation_id, asyncio.Event())
+    def of(self, invocation_id: str) -> Ending:
+        """Return what is told when an invocation ends."""
+        return self._waiting.setdefault(invocation_id, Ending())
 
     def forget(self, invocation_id: str) -> None:
         """Nobody waits any more, or who does looks for itself."""
@@ -118,13 +124,20 @@ class Invocations:
         self,
         database: Database,
         sealer: Sealer,
+        starts: Starts,
+        limits: WaitingLimits,
         endings: Endings,
         clock: Clock,
         hint: Callable[[], None],
+        begin: Callable[[Job], None],
     ) -> None:
-        """Keep records in ``database``; ``hint`` says that there is work."""
+        """Keep records in ``database``; ``hint`` says that there is work, ``begin`` that some was
+        begun."""
         self._database = database
         self._sealer = sealer
+        self._starts = starts
+        self._limits = limits
+        self._begin = begin
         self._endings = endings
         self._clock = clock
         self._hint = hint
@@ -144,45 +157,104 @@ class Invocations:
             TooLarge: the event.
             QuotaExceeded: as many wait as may.
         """
+        new_row = self._new_row(account, function_id, new, token)
+
+        def work(session: Session) -> InvocationRow:
+            made = _made_by(session, token)
+            if made is None:
+                made = new_row()
+                self._check(session, made)
+                session.add(made)
+            return made
+
+        row = await self._database.together(work)
+        step(Step.SERVER_INVOCATION_ACCEPTED)
+        self._hint()
+        return row
+
+    async def call(
+        self,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        token: str | None,
+        wait_s: float,
+    ) -> Found:
+        """Take an invocation and wait for its end; returns it then, or as it is after ``wait_s``.
+
+        Where an instance is free for it, and nothing waits before it, it is begun with the
+        transaction that records it. Raises what :meth:`take` does.
+        """
+        new_row = self._new_row(account, function_id, new, token)
+
+        def work(session: Session) -> tuple[InvocationRow, Job | None]:
+            made = _made_by(session, token)
+            if made is not None:
+                return made, None
+            made = new_row()
+            function = self._function(session, made)
+            job = self._starts.of_new(session, function, made)
+            if job is None:
+                self._limits.check(session, made)
+                session.add(made)
+            return made, job
+
+        row, job = await self._database.together(work)
+        step(Step.SERVER_INVOCATION_ACCEPTED)
+        ending = self._endings.of(row.id)
+        if job is not None:
+            step(Step.SERVER_INVOCATION_CLAIMED)
+            self._begin(job)
+        else:
+            self._hint()
+        try:
+            async with asyncio.timeout(min(wait_s, LOOK_S)):
+                await ending.told.wait()
+        except TimeoutError:
+            pass
+        if ending.found is not None and ending.found.row.attempt == 1:
+            return ending.found
+        ended = await self.wait(account, InvocationId(row.id), max(0.0, wait_s - LOOK_S))
+        return await self.found(ended)
+
+    def _new_row(
+        self,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        token: str | None,
+    ) -> Callable[[], InvocationRow]:
+        """Return what makes the row of an invocation: a new object of the same each time."""
         invocation_id, now = new_invocation_id(), self._clock()
         event = json.dumps(_whole(new.event, invocation_id, function_id, now)).encode()
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
-        async with self._database.writing() as session:
-            if token is not None:
-                by = select(InvocationRow).where(InvocationRow.request_token == token)
-                if (made := await session.scalar(by)) is not None:
-                    return made
-            await self._check(session, account, function_id, new.version)
-            row = InvocationRow(
-                id=invocation_id,
-                account_id=account,
-                function_id=function_id,
-                user_id=new.user_id,
-                trigger=new.trigger,
-                kind="queued",
-                state=InvocationState.QUEUED,
-                version=new.version,
-                pinned=new.version is not None,
-                attempt=0,
-                unreached=0,
-                max_attempts=new.max_attempts,
-                event_sealed=self._sealer.seal(event, f"event:{invocation_id}"),
-                event_bytes=len(event),
-                cancel=False,
-                next_ms=now + round(new.delay_s * 1000),
-                ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),
-                depth=new.depth,
-                replay_of=new.replay_of,
-                cause_id=new.cause_id,
-                request_token=token,
-                created_ms=now,
-                updated_ms=now,
-            )
-            session.add(row)
-        step(Step.SERVER_INVOCATION_ACCEPTED)
-        self._hint()
-        return row
+        sealed = self._sealer.seal(event, f"event:{invocation_id}")
+        return lambda: InvocationRow(
+            id=invocation_id,
+            account_id=account,
+            function_id=function_id,
+            user_id=new.user_id,
+            trigger=new.trigger,
+            kind="queued",
+            state=InvocationState.QUEUED,
+            version=new.version,
+            pinned=new.version is not None,
+            attempt=0,
+            unreached=0,
+            max_attempts=new.max_attempts,
+            event_sealed=sealed,
+            event_bytes=len(event),
+            cancel=False,
+            next_ms=now + round(new.delay_s * 1000),
+            ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),
+            depth=new.depth,
+            replay_of=new.replay_of,
+            cause_id=new.cause_id,
+            request_token=token,
+            created_ms=now,
+            updated_ms=now,
+        )
 
     async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Return an invocation of the account. Raises NotFound."""
@@ -225,7 +297,7 @@ class Invocations:
                 return row
             try:
                 async with asyncio.timeout(min(left_s, LOOK_S)):
-                    await ended.wait()
+                    await ended.told.wait()
             except TimeoutError:
                 continue
 
@@ -334,26 +406,31 @@ class Invocations:
             )
             return len(settled.all())
 
-    async def _check(
-        self, session: AsyncSession, account: AccountId, function_id: str, version: int | None
-    ) -> None:
-        await lock_account(session, account)
-        function = await session.get(FunctionRow, function_id)
-        if function is None or function.account_id != account:
-            raise NotFound(f"There is no function {function_id}.")
-        if version is not None:
-            row = await session.get(VersionRow, (function_id, version))
-            if row is None or row.state != VersionState.READY:
-                raise NotFound(f"There is no version {version} of {function_id} that is ready.")
+    def _check(self, session: Session, row: InvocationRow) -> None:
+        self._function(session, row)
+        self._limits.check(session, row)
+
+    def _function(self, session: Session, row: InvocationRow) -> FunctionRow:
+        """Return the function of an invocation that is to be recorded."""
+        function = session.get(FunctionRow, row.function_id)
+        if function is None or function.account_id != row.account_id:
+            raise NotFound(f"There is no function {row.function_id}.")
+        if row.version is not None:
+            version = session.get(VersionRow, (row.function_id, row.version))
+            if version is None or version.state != VersionState.READY:
+                raise NotFound(
+                    f"There is no version {row.version} of {row.function_id} that is ready."
+                )
         elif function.live_version is None:
             raise Conflict("Nothing of this function is live yet; deploy it, or promote a version.")
-        waiting = select(func.count()).where(InvocationRow.state.in_(_WAITING))
-        of_function = waiting.where(InvocationRow.function_id == function_id)
-        if (await session.scalar(of_function) or 0) >= QUEUED_PER_FUNCTION:
-            raise QuotaExceeded(
-                f"The function has {QUEUED_PER_FUNCTION} invocations waiting, as many as it may.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        return function
+
+
+def _made_by(session: Session, token: str | None) -> InvocationRow | None:
+    """Return what an idempotent request has made."""
+    if token is None:
+        return None
+    return session.scalar(select(InvocationRow).where(InvocationRow.request_token == token))
 
 
 def _whole(

@@ -5,7 +5,7 @@ it; a crash in between leaves a row that the reconciling loop carries on with. W
 is at work on a VM it holds that VM's claim, and the loop leaves the VM alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +16,7 @@ from cakework.domain.errors import (
     Conflict,
     NoRoom,
     NotFound,
+    QuotaExceeded,
     Unavailable,
 )
 from cakework.domain.ids import AccountId, ImageId, VmId, new_vm_id
@@ -36,6 +37,8 @@ from cakework.server.store.models import VmRow
 from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.values import not_before
 
+GIVES_WAY_MOST = 8
+"""How many VMs may go for one that is to be started."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -78,6 +81,9 @@ class Vms:
         self._clock = clock
         self.hint = hint
         self.claims: Claims[VmId] = Claims()
+        self.make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]] = _nothing_gives_way
+        """Asked when the host has no room for a VM, or its account no more: says whether there is
+        some now."""
 
     async def start(self, account: AccountId, new: NewVm, token: str | None = None) -> Started:
         """Start a VM; its record is never ``created``.
@@ -102,7 +108,7 @@ class Vms:
     async def give_order(self, row: VmRow) -> Started:
         """Have the node start a recorded VM and record what became of it."""
         try:
-            report = await self._node.start_vm(await self._rules.orders.order_of(row))
+            report = await self._start_on_node(row)
         except Unavailable:
             await self._give_up(row)
             self.hint()
@@ -115,6 +121,16 @@ class Vms:
         if report.state == "starting":
             raise CakeworkError(f"The node left VM {row.id} starting.")
         return Started(await self.record_report(report), report.phases_ms)
+
+    async def _start_on_node(self, row: VmRow) -> VmReport:
+        order = await self._rules.orders.order_of(row)
+        for _ in range(GIVES_WAY_MOST):
+            try:
+                return await self._node.start_vm(order)
+            except (NoRoom, QuotaExceeded) as error:
+                if not await self.make_room(row, error):
+                    raise
+        return await self._node.start_vm(order)
 
     async def record_report(self, report: VmReport) -> VmRow:
         """Record how the node says a VM is; returns its row."""
@@ -302,6 +318,10 @@ class Vms:
                 row.state = VmState.DESTROYED
                 taken_back = row
         self._states.tell([taken_back])
+
+
+async def _nothing_gives_way(_row: VmRow, _error: CakeworkError) -> bool:
+    return False
 
 
 def ending_of(report: VmReport) -> Ending:

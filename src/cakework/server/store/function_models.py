@@ -15,6 +15,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,6 +32,13 @@ def _one_of(column: str, words: type[StrEnum] | frozenset[InvocationState]) -> s
 
 CLAIM = "(claimed_by IS NULL) = (claimed_until_ms IS NULL)"
 _FINAL = _one_of("state", FINAL)
+WAITS = text("invocations.state IN ('queued', 'waiting')")
+"""What waits to be started: said in the words of the indexes that hold nothing else."""
+_IN_INDEX = text("state IN ('queued', 'waiting')")
+
+
+def _of_waiting(name: str, *columns: str) -> Index:
+    return Index(name, *columns, sqlite_where=_IN_INDEX, postgresql_where=_IN_INDEX)
 
 
 class LayerState(StrEnum):
@@ -254,6 +262,9 @@ class InvocationRow(Base):
         CheckConstraint("updated_ms >= created_ms", name="times"),
         CheckConstraint(CLAIM, name="claim"),
         Index("ix_invocations_state_next_ms", "state", "next_ms"),
+        _of_waiting("ix_invocations_waiting_account_id", "account_id"),
+        _of_waiting("ix_invocations_waiting_function_id", "function_id", "next_ms"),
+        _of_waiting("ix_invocations_waiting_turn", "function_id", "user_id", "next_ms", "id"),
         Index("ix_invocations_function_id_created_ms_id", "function_id", "created_ms", "id"),
         Index("ix_invocations_account_id_created_ms_id", "account_id", "created_ms", "id"),
         Index("ix_invocations_vm_id", "vm_id"),

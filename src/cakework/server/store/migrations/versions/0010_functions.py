@@ -223,6 +223,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_invocations")),
         sa.UniqueConstraint("request_token", name=op.f("uq_invocations_request_token")),
     )
+    waiting = sa.text("state IN ('queued', 'waiting')")
+    for name, columns in (
+        ("account_id", ["account_id"]),
+        ("function_id", ["function_id", "next_ms"]),
+        ("turn", ["function_id", "user_id", "next_ms", "id"]),
+    ):
+        op.create_index(
+            f"ix_invocations_waiting_{name}",
+            "invocations",
+            columns,
+            unique=False,
+            sqlite_where=waiting,
+            postgresql_where=waiting,
+        )
     op.create_index(
         "ix_invocations_account_id_created_ms_id",
         "invocations",

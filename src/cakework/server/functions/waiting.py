@@ -1,0 +1,84 @@
+"""How much work may wait, of a function's and of an account's.
+
+What waits is counted in the store, but not for each that comes: of the room that a count has found,
+a part is given out before the next count, for a moment. So a count of ten thousand is paid for by a
+hundred, and several servers together give out hardly more than there is.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from cakework.domain.errors import QuotaExceeded
+from cakework.server.clock import Clock
+from cakework.server.store.function_models import WAITS, InvocationRow
+
+PER_FUNCTION = 10_000
+PER_ACCOUNT = 100_000
+RETRY_AFTER_S = 5
+SERVERS_MOST = 10
+"""As many may give out of the same room."""
+COUNTED_MS = 1_000
+FULL_MS = 100
+"""How long a count holds, and one that found no room."""
+KNOWN_MOST = 10_000
+
+
+@dataclass(slots=True)
+class _Room:
+    """What may be given out until a time; ``full``: there was nothing."""
+
+    left: int
+    until_ms: int
+    full: bool
+
+
+class WaitingLimits:
+    """Refuses work when as much waits as may."""
+
+    def __init__(
+        self, clock: Clock, per_function: int = PER_FUNCTION, per_account: int = PER_ACCOUNT
+    ) -> None:
+        self._clock = clock
+        self._per_function = per_function
+        self._per_account = per_account
+        self._known: OrderedDict[str, _Room] = OrderedDict()
+
+    def check(self, session: Session, row: InvocationRow) -> None:
+        """Count an invocation that is about to wait. Raises QuotaExceeded."""
+        of_function = InvocationRow.function_id == row.function_id
+        of_account = InvocationRow.account_id == row.account_id
+        for whose, key, which, most in (
+            ("function", row.function_id, of_function, self._per_function),
+            ("account", row.account_id, of_account, self._per_account),
+        ):
+            if not self._has_room(key, lambda w=which, m=most: _left(session, w, m)):
+                raise QuotaExceeded(
+                    f"The {whose} has {most} invocations waiting, as many as it may.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+
+    def _has_room(self, key: str, count: Callable[[], int]) -> bool:
+        now = self._clock()
+        room = self._known.get(key)
+        if room is None or room.until_ms <= now or not (room.left or room.full):
+            left = count()
+            share = max(left // SERVERS_MOST, min(left, 1))
+            room = _Room(share, now + (COUNTED_MS if share else FULL_MS), not share)
+            self._known[key] = room
+            self._known.move_to_end(key)
+            if len(self._known) > KNOWN_MOST:
+                self._known.popitem(last=False)
+        if room.full:
+            return False
+        room.left -= 1
+        return True
+
+
+def _left(session: Session, which: ColumnElement[bool], most: int) -> int:
+    """Return how much more may wait; no more is counted than may."""
+    some = select(1).where(WAITS, which).limit(most).select_from(InvocationRow).subquery()
+    return most - (session.scalar(select(func.count()).select_from(some)) or 0)

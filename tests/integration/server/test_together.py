@@ -1,0 +1,207 @@
+"""Transactions of many that are committed at once; what waits, found and bounded."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, event, func, insert, select
+from sqlalchemy.orm import Session
+
+from cakework.domain.errors import Conflict, QuotaExceeded
+from cakework.domain.ids import new_function_id, new_invocation_id
+from cakework.server.functions.due import FIRST, LANES_AT_ONCE, OF_EACH_LANE, Lane, due_work
+from cakework.server.functions.waiting import COUNTED_MS, WaitingLimits
+from cakework.server.store.database import Database
+from cakework.server.store.database import database_url as url_of
+from cakework.server.store.function_models import InvocationRow
+from cakework.server.store.models import AccountRow
+
+from .rig import settings_for
+
+pytestmark = pytest.mark.anyio
+NOW = 1_000_000
+ACCOUNT = "default"
+
+
+@pytest.fixture
+async def store(folder: Path, database_url: str | None) -> AsyncGenerator[Database]:
+    """A store with an account, of either kind."""
+    settings = settings_for(folder, database_url)
+    settings.server_dir.mkdir(exist_ok=True)
+    made = Database(url_of(settings))
+    await made.open()
+    async with made.writing() as session:
+        session.add(AccountRow(id=ACCOUNT, created_ms=1))
+    yield made
+    await made.close()
+
+
+def waiting(function_id: str, user_id: str = "", **more: Any) -> dict[str, Any]:
+    """Return the row of an invocation that waits."""
+    return {
+        "id": new_invocation_id(),
+        "account_id": ACCOUNT,
+        "function_id": function_id,
+        "user_id": user_id,
+        "trigger": "api",
+        "kind": "queued",
+        "state": "queued",
+        "pinned": False,
+        "attempt": 0,
+        "unreached": 0,
+        "event_sealed": b"",
+        "event_bytes": 0,
+        "cancel": False,
+        "next_ms": NOW,
+        "depth": 0,
+        "created_ms": NOW,
+        "updated_ms": NOW,
+        **more,
+    }
+
+
+async def fill(store: Database, rows: list[dict[str, Any]]) -> None:
+    await store.together(lambda session: session.execute(insert(InvocationRow), rows) and None)
+
+
+def add(session: Session, row: dict[str, Any]) -> str:
+    session.add(InvocationRow(**row))
+    return row["id"]
+
+
+async def count(store: Database) -> int:
+    query = select(func.count()).select_from(InvocationRow)
+    return await store.look(lambda session: session.scalar(query)) or 0
+
+
+async def test_what_comes_meanwhile_is_committed_together(store: Database) -> None:
+    commits: list[object] = []
+    for engine in store.engines:
+        event.listen(engine, "commit", commits.append)
+    rows = [waiting(new_function_id()) for _ in range(40)]
+    done = await asyncio.gather(
+        *(store.together(lambda session, row=row: add(session, row)) for row in rows)
+    )
+    assert done == [row["id"] for row in rows]
+    assert 1 <= len(commits) <= 2
+    assert await count(store) == 40
+
+
+async def test_of_many_each_has_its_own_end(store: Database) -> None:
+    """What is refused, and what goes wrong half done, takes nothing of others' with it."""
+    first, second, third, double = (waiting(new_function_id()) for _ in range(4))
+    double["id"] = first["id"]
+
+    def refused(_: Session) -> None:
+        raise Conflict("It is so.")
+
+    def broken(session: Session) -> None:
+        add(session, third)
+        session.flush()
+        raise ZeroDivisionError
+
+    ends = await asyncio.gather(
+        store.together(lambda session: add(session, first)),
+        store.together(refused),
+        store.together(broken),
+        store.together(lambda session: add(session, double)),
+        store.together(lambda session: add(session, second)),
+        return_exceptions=True,
+    )
+    assert [type(end).__name__ for end in ends] == [
+        *("str", "Conflict", "ZeroDivisionError", "IntegrityError", "str")
+    ]
+    assert await count(store) == 2
+
+
+async def test_what_was_begun_is_done_when_nobody_waits_for_it(store: Database) -> None:
+    row = waiting(new_function_id())
+    doing = asyncio.create_task(store.together(lambda session: add(session, row)))
+    await asyncio.sleep(0)
+    doing.cancel()
+    await store.together(lambda _: None)
+    assert await count(store) == 1
+
+
+async def test_however_much_waits_of_one_it_hides_no_other_s(store: Database) -> None:
+    first, other = sorted([new_function_id(), new_function_id()])
+    later = [waiting(first, "late", next_ms=NOW + 1) for _ in range(3)]
+    many = [waiting(first, "many", next_ms=NOW - n) for n in range(300)]
+    theirs = [waiting(first, "one"), waiting(other, "many"), waiting(other)]
+    ended = waiting(first, "ended", state="canceled", ended_ms=NOW)
+    await fill(store, [*later, *many, *theirs])
+    await fill(store, [ended])
+    found = await store.look(lambda session: due_work(session, NOW, FIRST))
+    ids = [row.id for row in found.rows]
+    assert found.next == FIRST
+    assert {row["id"] for row in theirs} <= set(ids)
+    assert [each for each in ids if each not in {row["id"] for row in theirs}] == [
+        row["id"] for row in reversed(many)
+    ][:OF_EACH_LANE]
+
+
+async def test_a_look_goes_on_where_the_last_has_ended(store: Database) -> None:
+    function_id = new_function_id()
+    rows = [waiting(function_id, f"user-{n:04}") for n in range(2 * LANES_AT_ONCE + 5)]
+    await fill(store, rows)
+    seen: list[str] = []
+    after: Lane = FIRST
+    for _ in range(3):
+        found = await store.look(lambda session, after=after: due_work(session, NOW, after))
+        seen += [row.id for row in found.rows]
+        after = found.next
+    assert seen == [row["id"] for row in rows]
+    assert after == FIRST
+
+
+async def test_no_more_waits_than_may(store: Database) -> None:
+    """Of a function and of an account; what has ended makes room, a moment later."""
+    now = NOW
+    limits = WaitingLimits(lambda: now, per_function=30, per_account=50)
+    one, two = new_function_id(), new_function_id()
+
+    async def take(function_id: str) -> None:
+        row = waiting(function_id)
+
+        def work(session: Session) -> None:
+            limits.check(session, InvocationRow(**row))
+            add(session, row)
+
+        await store.together(work)
+
+    async def until_full(function_id: str) -> tuple[int, str]:
+        for taken in range(100):
+            try:
+                await take(function_id)
+            except QuotaExceeded as error:
+                return taken, error.detail
+        raise AssertionError("never full")
+
+    assert await until_full(one) == (
+        30,
+        "The function has 30 invocations waiting, as many as it may.",
+    )
+    assert await until_full(two) == (
+        20,
+        "The account has 50 invocations waiting, as many as it may.",
+    )
+    await store.together(lambda session: session.execute(delete(InvocationRow)) and None)
+    now += COUNTED_MS
+    await take(two)
+
+
+async def test_what_waits_is_not_counted_for_each_that_comes(store: Database) -> None:
+    statements: list[str] = []
+
+    def heard(_c: object, _u: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    for engine in store.engines:
+        event.listen(engine, "before_cursor_execute", heard)
+    limits, function_id = WaitingLimits(lambda: NOW), new_function_id()
+    for _ in range(50):
+        row = InvocationRow(**waiting(function_id))
+        await store.together(lambda session, row=row: limits.check(session, row))
+    assert sum("count(" in each for each in statements) == 2
