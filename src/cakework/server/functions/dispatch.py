@@ -21,10 +21,11 @@ from cakework.domain.invocations import STARTABLE, InvocationState, Reason, Work
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
-from cakework.server.functions.attempts import CLAIM_MS, Attempts, Job
+from cakework.server.functions.attempts import Attempts, Job
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings
+from cakework.server.functions.leases import CLAIM_MS
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
     AttemptRow,
@@ -216,6 +217,7 @@ class DispatchLoop:
         except CakeworkError as error:
             self._cooling[row.function_id] = self._clock() + BACK_OFF_MS
             _log.warning("instance.not_started", function_id=row.function_id, detail=error.detail)
+            await self._attempts.not_started(row, error.detail)
         finally:
             self._hinted.set()
 
