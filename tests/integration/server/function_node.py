@@ -146,6 +146,12 @@ class FunctionNode(FakeNode):
         if vm_id in self.vms and vm_id in self.hosted:
             await self.stopped(vm_id, f"the program ended with exit code {status}", status)
 
+    async def kill(self, vm_id: str) -> None:
+        """End a VM's program, as somebody from outside would."""
+        process = self.hosted[vm_id].process
+        process.kill()
+        await process.wait()
+
     async def _kill(self, vm_id: str) -> None:
         hosted = self.hosted.pop(vm_id, None)
         if hosted is None:
