@@ -65,7 +65,11 @@ class World:
     def seen(self, invocation_id: str) -> list[tuple[str, int, int]]:
         """Return what the handler told of an invocation: begin or end, attempt, process."""
         lines = [line.split() for line in self.witness.read_text().splitlines()]
-        return [(l[0], int(l[2]), int(l[3])) for l in lines if l[1] == invocation_id]
+        return [
+            (what, int(attempt), int(pid))
+            for what, whose, attempt, pid in lines
+            if whose == invocation_id
+        ]
 
     def ended(self, invocation_id: str) -> Json:
         path = f"/v1/invocations/{invocation_id}"
@@ -185,9 +189,7 @@ def _queued(world: World, during: Callable[[], None], data: Json) -> Json:
     before = len(world.parts.rows("invocations"))
     path = f"/v1/functions/{world.function_id}/invoke"
     with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(
-            answered, world.parts, path, {"mode": "async", "data": data}
-        )
+        asked = threads.submit(answered, world.parts, path, {"mode": "async", "data": data})
         during()
         queued = asked.result()
     assert len(world.parts.rows("invocations")) == before + 1

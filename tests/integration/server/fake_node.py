@@ -181,8 +181,10 @@ class FakeNode:
         """Say that a VM's run is over."""
         if vm_id in self.vms and self.vms[vm_id].run == run:
             self._end(vm_id, reason, exit_code, cause)
-        ending = {"reason": reason, "exit_code": exit_code, "cause": cause}
-        await self.push(VmStopped(at_ms=START_MS, vm_id=vm_id, run=run, **ending))
+        fact = VmStopped(
+            at_ms=START_MS, vm_id=vm_id, run=run, reason=reason, exit_code=exit_code, cause=cause
+        )
+        await self.push(fact)
 
     def forget_everything(self, node_id: str) -> None:
         """Become a node with a new data folder."""

@@ -11,7 +11,6 @@ from cakework.domain.orders import NodeProblem
 from cakework.domain.vms import EndCause
 from cakework.server.store.function_models import AttemptRow, InvocationRow
 
-
 from .rig import Json, eventually
 from .test_functions import Functions, functions, hosting
 
@@ -78,15 +77,9 @@ def garble(context):
 
 def tamper(context):
     """Have the adapter answer what it likes."""
-    import http.client
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("cakework_runtime") and hasattr(module, "json"):
-            class Other:
-                def __getattr__(self, name):
-                    return getattr(json, name)
-                def dumps(self, *a, **k):
-                    return '{"outcome": "ok", "durationMs": 1e999, "result": NaN}'
-            module.json = Other()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("cakework_runtime") and hasattr(module, "encoded"):
+            module.encoded = lambda answer: b'{"result":NaN}'
     return "tampered"
 
 def forget_modules(context):
@@ -108,7 +101,7 @@ def take_ports(context):
             mine.bind(address)
             mine.listen()
             taken += 1
-        except OSError:
+        except (OSError, TypeError):
             pass
     return "tried"
 
@@ -270,7 +263,7 @@ async def test_what_http_answers_to_an_event_is_told(functions: Functions) -> No
         (429, "7", "handler_error", True, 7),
         (408, None, "handler_error", True, None),
         (404, None, "non_retriable", False, None),
-        (400, "9", "non_retriable", False, None),
+        (400, None, "non_retriable", False, None),
         (302, None, "non_retriable", False, None),
     ):
         failed = await functions.invoke(function_id, [status, after])
@@ -323,14 +316,12 @@ async def test_the_worst_handlers_harm_none_but_themselves(functions: Functions)
     the account's other function is served by its instance all the while."""
     worst = await functions.made(WORST, name="worst")
     good = await functions.made(name="good")
-    calls = 0
-    for what, expected in OUTCOMES.items():
+    for calls, (what, expected) in enumerate(OUTCOMES.items(), 1):
         failed = await functions.invoke(worst, what)
         assert failed["state"] == "failed", (what, failed)
         assert failed["reason"] in expected, (what, failed)
         assert len(json.dumps(failed)) < 100_000, what
         assert (await functions.invoke(worst, "seen"))["result"] == ["seen"], what
-        calls += 1
         assert (await functions.invoke(good))["result"]["calls"] == calls
     for what in HARMLESS:
         done = await functions.invoke(worst, what)

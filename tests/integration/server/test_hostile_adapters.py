@@ -22,6 +22,8 @@ from cakework.server.functions.adapter import (
     NoAnswer,
 )
 
+from .rig import until
+
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 VM = VmId("0123456789abcd")
 CONTEXT = Context("inv_1", 1, 1, 0, "fn_1", 1)
@@ -173,9 +175,7 @@ async def test_an_answer_without_end_is_given_up(
         HEAD,
     ],
 )
-async def test_what_is_no_answer_is_none(
-    hostile: Hostile, adapter: Adapter, answer: bytes
-) -> None:
+async def test_what_is_no_answer_is_none(hostile: Hostile, adapter: Adapter, answer: bytes) -> None:
     hostile.script = once(answer)
     with pytest.raises(NoAnswer) as given_up:
         await invoked(adapter)
@@ -315,8 +315,7 @@ async def test_the_neighbour_is_answered_meanwhile(hostile: Hostile, adapter: Ad
 
     hostile.script = each
     bad = [asyncio.create_task(invoked(adapter)) for _ in range(20)]
-    while len(hostile.requests) < 20:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(hostile.requests) == 20, "all are asked")
     for _ in range(5):
         assert (await invoked(adapter)).result == "well"
     ended = await asyncio.gather(*bad, return_exceptions=True)

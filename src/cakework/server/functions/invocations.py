@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -145,7 +146,7 @@ class Invocations:
             QuotaExceeded: as many wait as may.
         """
         invocation_id, now = new_invocation_id(), self._clock()
-        event = json.dumps(_whole(new.event, invocation_id, function_id, now)).encode()
+        event = _told(_whole(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         async with self._database.writing() as session:
@@ -354,6 +355,16 @@ class Invocations:
                 f"The function has {QUEUED_PER_FUNCTION} invocations waiting, as many as it may.",
                 retry_after_s=RETRY_AFTER_S,
             )
+
+
+def _told(event: dict[str, Any]) -> bytes:
+    """Return an event as JSON that every reader of ours takes."""
+    try:
+        told = json.dumps(event, allow_nan=False).encode()
+        from_json(told)
+    except (RecursionError, ValueError) as error:
+        raise InvalidRequest("The event is nested too deeply, or is no JSON.") from error
+    return told
 
 
 def _whole(
