@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import sqlite3
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,27 @@ SETTLED_S = 120.0
 
 
 class BuildingNode(FunctionNode):
-    """Every build succeeds at once."""
+    """Every build succeeds at once; it may go away and come back, while its VMs go on."""
+
+    _served: contextlib.AsyncExitStack
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncGenerator["BuildingNode"]:
+        """Serve while the block runs, but for when it is away."""
+        await self.come_back()
+        try:
+            yield self
+        finally:
+            await self.leave()
+
+    async def leave(self) -> None:
+        """Be gone, with every connection cut off."""
+        await self._served.aclose()
+
+    async def come_back(self) -> None:
+        """Serve again, from the same records."""
+        self._served = contextlib.AsyncExitStack()
+        await self._served.enter_async_context(super().serving())
 
     async def _build(self, build_id: str, order: BuildOrder) -> Response:
         response = await super()._build(build_id, order)
@@ -73,13 +93,15 @@ class FunctionParts:
     def start(self) -> None:
         """Start the server; return when it serves."""
         self.server.start()
-        until(self._is_ready, START_S, self.tail)
+        until(lambda: self._answers("/readyz"), START_S, self.tail)
 
-    def kill(self) -> None:
-        """End the server, at once, and start it again."""
+    def kill(self, *, ready: bool = True) -> None:
+        """End the server, at once, and start it again; wait until it is ``ready``, or serves."""
         os.kill(self.server.pid, signal.SIGKILL)
         until(lambda: self.server.ended is not None, START_S, "the server has ended")
-        self.start()
+        self.server.start()
+        path = "/readyz" if ready else "/healthz"
+        until(lambda: self._answers(path), START_S, self.tail)
 
     def lay(self, step: Step) -> None:
         """Have the server end when it passes ``step`` next."""
@@ -145,10 +167,10 @@ class FunctionParts:
         if kept != set(self.node.snapshots):
             yield f"snapshots {sorted(self.node.snapshots)}, on record {sorted(kept)}"
 
-    def _is_ready(self) -> bool:
+    def _answers(self, path: str) -> bool:
         assert self.server.ended is None, self.tail()
         with contextlib.suppress(httpx2.TransportError):
-            return httpx2.get(f"{self.url}/readyz").is_success
+            return httpx2.get(f"{self.url}{path}").is_success
         return False
 
 

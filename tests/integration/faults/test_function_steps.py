@@ -2,6 +2,7 @@
 no two attempts of one invocation run at once, and nothing is left over."""
 
 import os
+import random
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from tests.integration.faults.function_parts import (
     serving,
 )
 from tests.integration.server.function_node import source
+from tests.properties import examples
 
 pytestmark = pytest.mark.timeout(600)
 WITNESS = """\
@@ -209,6 +211,7 @@ PASSED_BY = {
     Step.SERVER_INSTANCE_ENDED: (fails, exits),
     Step.SERVER_INVOCATION_SETTLED: (succeeds, fails, exits),
 }
+LOAD = min(100, examples(8))
 STEPS = set(PASSED_BY)
 """All that these tests pass."""
 CASES = [(step, each) for step, operations in PASSED_BY.items() for each in operations]
@@ -257,6 +260,40 @@ def test_kill_while_it_runs(world: World, tmp_path: Path) -> None:
     world.parts.settle()
     world.is_undoubled()
     _is_conserved(world)
+
+
+def test_kill_under_load(world: World) -> None:
+    """At moments that nobody chose: the server, the node, both, and the programs of VMs. All that
+    was answered as taken is done, each piece with one attempt at a time."""
+    chance = random.Random(11)
+    kills = iter(["server", "node", "both", "program"] * LOAD)
+    path = f"/v1/functions/{world.function_id}/invoke"
+    ids: list[str] = []
+    for number in range(LOAD):
+        data = {"fails": chance.choice([0, 0, 1]), "exits": chance.choice([0, 0, 0, 1])}
+        ids.append(answered(world.parts, path, {"mode": "async", "data": data})["id"])
+        if number % 4 == 3:
+            _end_some(world, next(kills), chance)
+    ended = [world.ended(each) for each in ids]
+    assert {each["state"] for each in ended} == {"succeeded"}, ended
+    for each in ended:
+        assert each["result"] == each["attempt"] == len(each["attempts"])
+        assert {one["outcome"] for one in each["attempts"][:-1]} <= {"crash", "handler_error"}
+    world.parts.settle()
+    world.is_undoubled()
+    _is_conserved(world)
+
+
+def _end_some(world: World, what: str, chance: random.Random) -> None:
+    if what in ("node", "both"):
+        world.parts.portal.call(world.parts.node.leave)
+    if what in ("server", "both"):
+        world.parts.kill(ready=what == "server")
+    if what in ("node", "both"):
+        world.parts.portal.call(world.parts.node.come_back)
+    if what == "program":
+        for vm_id in chance.sample(sorted(world.parts.node.hosted), 1):
+            world.parts.portal.call(world.parts.node.kill, vm_id)
 
 
 def _is_conserved(world: World) -> None:

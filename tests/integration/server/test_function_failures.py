@@ -321,7 +321,7 @@ async def test_the_worst_handlers_harm_none_but_themselves(functions: Functions)
         assert failed["state"] == "failed", (what, failed)
         assert failed["reason"] in expected, (what, failed)
         assert len(json.dumps(failed)) < 100_000, what
-        assert (await functions.invoke(worst, "seen"))["result"] == ["seen"], what
+        assert set((await functions.invoke(worst, "seen"))["result"]) == {"seen"}, what
         assert (await functions.invoke(good))["result"]["calls"] == calls
     for what in HARMLESS:
         done = await functions.invoke(worst, what)
@@ -338,7 +338,7 @@ async def test_what_never_answers_is_ended_in_time(functions: Functions) -> None
     for what in LATE:
         late = await functions.invoke(worst, what)
         assert (late["state"], late["reason"]) == ("failed", "timeout"), (what, late)
-        assert (await functions.invoke(worst, "seen"))["result"] == ["seen"]
+        assert set((await functions.invoke(worst, "seen"))["result"]) == {"seen"}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

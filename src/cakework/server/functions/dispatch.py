@@ -201,6 +201,9 @@ class DispatchLoop:
             under_way = await self._instances.starting(session, wanted)
             short = -(-missing // wanted.concurrency) - under_way
             room = settings.max_instances - await self._instances.count(session, wanted.function_id)
+            if short > max(0, room):
+                # Else one user's instance would keep another's work waiting until it goes.
+                room += await self._instances.make_room(session, wanted, short - max(0, room))
             count = max(0, min(short, room, STARTS_AT_ONCE - len(self._starting)))
             rows = [await self._instances.reserve(session, wanted) for _ in range(count)]
         for row in rows:

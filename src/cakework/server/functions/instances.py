@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.errors import CakeworkError, Unavailable
@@ -149,6 +149,28 @@ class Instances:
             *_fits(wanted), InstanceRow.state == InstanceState.STARTING
         )
         return await session.scalar(query) or 0
+
+    async def make_room(self, session: AsyncSession, wanted: Wanted, count: int) -> int:
+        """Let up to ``count`` instances of the function go that have no work and do not fit: those
+        of other users, or of versions that are not live, longest without work first."""
+        others = (
+            select(InstanceRow.vm_id)
+            .where(
+                InstanceRow.function_id == wanted.function_id,
+                InstanceRow.state == InstanceState.IDLE,
+                not_(and_(*_fits(wanted))),
+            )
+            .order_by(InstanceRow.used_ms)
+            .limit(count)
+        )
+        found = list(await session.scalars(others))
+        gone = await session.execute(
+            update(InstanceRow)
+            .where(InstanceRow.vm_id.in_(found), InstanceRow.state == InstanceState.IDLE)
+            .values(state=InstanceState.DRAINING)
+            .returning(InstanceRow.vm_id)
+        )
+        return len(gone.all())
 
     async def reserve(self, session: AsyncSession, wanted: Wanted) -> InstanceRow:
         """Record an instance that is about to be started, by this process."""
