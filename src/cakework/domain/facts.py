@@ -18,6 +18,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from cakework.domain.vms import EndCause
+
 Stream = Literal["stdout", "stderr"]
 
 
@@ -55,7 +57,8 @@ class VmStopped(Fact):
 
     ``reason`` is a sentence for people. ``exit_code`` is the program's, 128 + n when signal n
     ended it, absent when the program did not end by itself and its end was not seen.
-    ``memory_kept``: the next start goes on where it was.
+    ``memory_kept``: the next start goes on where it was. ``cause`` is absent of ends that a node
+    recorded before there were causes.
     """
 
     kind: Literal["vm.stopped"] = "vm.stopped"
@@ -64,6 +67,7 @@ class VmStopped(Fact):
     reason: str
     exit_code: int | None = None
     memory_kept: bool = False
+    cause: EndCause | None = None
 
 
 class SnapshotMade(Fact):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cakework.domain.functions import RetryPolicy
+from cakework.domain.vms import EndCause
 
 INTERRUPTED_STARTS_MAX = 5
 """How often an instance may fail before its handler was reached until that is a crash."""
@@ -86,6 +87,17 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     CANCELED_BY_CALLER = "canceled_by_caller"
     LOOP = "loop"
+
+
+def reason_of(cause: EndCause | None) -> Reason:
+    """Return why an attempt ended whose VM did, by what ended that; None: nobody knows."""
+    match cause:
+        case EndCause.OUT_OF_MEMORY:
+            return Reason.OUT_OF_MEMORY
+        case EndCause.LOST | None:
+            return Reason.INTERRUPTED
+        case _:
+            return Reason.CRASH
 
 
 _RETRIED_IF = {

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cakework.domain.repositories import checked_branch, checked_repository, checked_token
-from cakework.domain.vms import Shape
+from cakework.domain.vms import EndCause, Shape
 
 
 class Order(BaseModel):
@@ -272,7 +272,8 @@ class VmReport(BaseModel):
     """A VM as its node sees it (``GET /v1/vms`` lists them, ``GET /v1/vms/{vm_id}`` gives one).
 
     ``began`` says what its start began with, see :class:`VmOrder`; ``phases_ms`` how long each
-    phase of the start took, in milliseconds. ``memory_kept``: it was stopped so.
+    phase of the start took, in milliseconds. ``memory_kept``: it was stopped so. ``cause`` is
+    what ended it.
     """
 
     vm_id: str
@@ -282,6 +283,7 @@ class VmReport(BaseModel):
     reason: str | None = None
     exit_code: int | None = None
     memory_kept: bool = False
+    cause: EndCause | None = None
     phases_ms: dict[str, float] = Field(default_factory=dict[str, float])
 
 

@@ -19,7 +19,11 @@ class Step(StrEnum):
     SERVER_VERSION_PROMOTED = "server.version.promoted"
     SERVER_INVOCATION_ACCEPTED = "server.invocation.accepted"
     SERVER_INVOCATION_CLAIMED = "server.invocation.claimed"
+    SERVER_INSTANCE_RESERVED = "server.instance.reserved"
+    SERVER_INSTANCE_STARTED = "server.instance.started"
     SERVER_ATTEMPT_ANSWERED = "server.attempt.answered"
+    SERVER_ATTEMPT_NOTED = "server.attempt.noted"
+    SERVER_INSTANCE_ENDED = "server.instance.ended"
     SERVER_INVOCATION_SETTLED = "server.invocation.settled"
 
     BUILD_SPOOLED = "server.build.spooled"

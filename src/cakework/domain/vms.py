@@ -46,6 +46,21 @@ class VmState(StrEnum):
     DESTROYED = "destroyed"
 
 
+class EndCause(StrEnum):
+    """What ended a run, for who decides by it; sentences for people say more.
+
+    ``exited``: the program did, by itself or by a signal. ``out_of_memory``: it, or its VM, had
+    used all it may. ``stopped``: somebody asked for it. ``died``: the VM did, or had to be ended.
+    ``lost``: nobody saw it: the host went, or the VM while its node was down.
+    """
+
+    EXITED = "exited"
+    OUT_OF_MEMORY = "out_of_memory"
+    STOPPED = "stopped"
+    DIED = "died"
+    LOST = "lost"
+
+
 class VmRole(StrEnum):
     """What a VM is for.
 
@@ -192,12 +207,13 @@ def _decide_fork(life: Life) -> Decision:
 class Ending:
     """How a run ended: a sentence for people, exit code, and whether its memory was kept.
 
-    ``memory_kept`` is None when nobody knows it to have changed.
+    ``memory_kept`` is None when nobody knows it to have changed, ``cause`` when nobody said.
     """
 
     reason: str
     exit_code: int | None = None
     memory_kept: bool | None = None
+    cause: EndCause | None = None
 
 
 def sources(target: VmState) -> frozenset[VmState]:

@@ -42,7 +42,9 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
+from cakework.server.functions.leases import take_back
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.orphans import Orphans
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.functions.waiting import WaitingLimits
@@ -113,6 +115,7 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
+ORPHAN_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,7 @@ class Server:
             await asyncio.to_thread(self.spool.open)
             await self.keys.configure(self.settings.api_key)
             await self.routes.load(self.database)
+            await take_back(self.database)
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
@@ -464,6 +468,7 @@ def _functions(
             Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
+            Loop("orphans", Orphans(database, machines, clock).one_pass, ORPHAN_PERIOD_S),
         ),
     )
 

@@ -43,6 +43,7 @@ from cakework.domain.orders import (
     VmOrder,
     VmReport,
 )
+from cakework.domain.vms import EndCause
 
 from .served import Served
 
@@ -170,12 +171,19 @@ class FakeNode:
         await self.push(VmStarted(at_ms=START_MS, vm_id=vm_id, run=run))
 
     async def stopped(
-        self, vm_id: str, reason: str, exit_code: int | None = None, run: int = 1
+        self,
+        vm_id: str,
+        reason: str,
+        exit_code: int | None = None,
+        run: int = 1,
+        cause: EndCause = EndCause.EXITED,
     ) -> None:
         """Say that a VM's run is over."""
         if vm_id in self.vms and self.vms[vm_id].run == run:
-            self._end(vm_id, reason, exit_code)
-        fact = VmStopped(at_ms=START_MS, vm_id=vm_id, run=run, reason=reason, exit_code=exit_code)
+            self._end(vm_id, reason, exit_code, cause)
+        fact = VmStopped(
+            at_ms=START_MS, vm_id=vm_id, run=run, reason=reason, exit_code=exit_code, cause=cause
+        )
         await self.push(fact)
 
     def forget_everything(self, node_id: str) -> None:
@@ -276,8 +284,14 @@ class FakeNode:
             return self._end(vm_id, "The program ended.", 3)
         return self.vms[vm_id]
 
-    def _end(self, vm_id: str, reason: str, exit_code: int | None) -> VmReport:
-        ending = {"state": "stopped", "reason": reason, "exit_code": exit_code}
+    def _end(
+        self,
+        vm_id: str,
+        reason: str,
+        exit_code: int | None,
+        cause: EndCause = EndCause.EXITED,
+    ) -> VmReport:
+        ending = {"state": "stopped", "reason": reason, "exit_code": exit_code, "cause": cause}
         self.over[vm_id] = self.vms.pop(vm_id).model_copy(update=ending)
         return self.over[vm_id]
 
@@ -289,7 +303,7 @@ class FakeNode:
         if order.keep_memory and vm_id in self.vms:
             return await self._suspend(vm_id)
         if vm_id in self.vms:
-            self._end(vm_id, "stopped on request", 143)
+            self._end(vm_id, "stopped on request", 143, EndCause.STOPPED)
         if vm_id not in self.over:
             return _refuse(404, NodeProblem(code="not_found", detail="no such VM"))
         return JSONResponse(self.over[vm_id].model_dump())

@@ -28,6 +28,7 @@ from cakework.domain.orders import (
     VmOrder,
     VmReport,
 )
+from cakework.domain.vms import EndCause
 from cakework.runtimes import PYTHON
 from cakework.settings import Settings
 from tests.integration.ports import reserved_port
@@ -65,6 +66,10 @@ class FunctionNode(FakeNode):
         self.dial_socket = settings.dial_socket
         self.loaded: Callable[[str], Awaitable[Loaded]] | None = None
         self.no_fork_of: set[str] = set()
+        self.refusals = 0
+        """How many connections are refused from now on."""
+        self.ends_with = EndCause.EXITED
+        """What is told to have ended a VM whose adapter ends."""
         self._ended: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -144,7 +149,14 @@ class FunctionNode(FakeNode):
     async def _watch(self, vm_id: str, process: asyncio.subprocess.Process) -> None:
         status = await process.wait()
         if vm_id in self.vms and vm_id in self.hosted:
-            await self.stopped(vm_id, f"the program ended with exit code {status}", status)
+            why = f"the program ended with exit code {status}, of {self.ends_with}"
+            await self.stopped(vm_id, why, status, cause=self.ends_with)
+
+    async def kill(self, vm_id: str) -> None:
+        """End a VM's program, as somebody from outside would."""
+        process = self.hosted[vm_id].process
+        process.kill()
+        await process.wait()
 
     async def _kill(self, vm_id: str) -> None:
         hosted = self.hosted.pop(vm_id, None)
@@ -161,6 +173,9 @@ class FunctionNode(FakeNode):
         dialed = None
         try:
             if hosted is None:
+                raise ConnectionRefusedError
+            if self.refusals:
+                self.refusals -= 1
                 raise ConnectionRefusedError
             dialed = socket.create_connection(("127.0.0.1", hosted.ports[request.port]))
             answer = DialAnswer(ok=True)

@@ -104,7 +104,7 @@ async def served(
                 row = await session.scalar(select(VersionRow).where(VersionRow.vm_id == vm_id))
                 assert row is not None
                 function = await session.get(FunctionRow, row.function_id)
-            settings = json.loads(function.settings) if function is not None else {}
+            settings: dict[str, Any] = json.loads(function.settings) if function else {}
             return Loaded(row.entry, row.signature or "", settings.get("concurrency", 1))
 
         node.loaded = loaded

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from cakework.domain.errors import CakeworkError, NoRoom, Unavailable
 from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
-from cakework.domain.vms import Shape
+from cakework.domain.vms import EndCause, Shape
 from cakework.faults import step
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.cleanup import clean_up
@@ -72,12 +72,13 @@ Began = Literal["boot", "ready", "memory"]
 
 
 class Ending(BaseModel):
-    """How a VM's run ended: a sentence for people, and the program's exit code if it is known.
-    ``memory_kept``: the next start goes on where it was."""
+    """How a VM's run ended: a sentence for people, what ended it, and the program's exit code if it
+    is known. ``memory_kept``: the next start goes on where it was."""
 
     reason: str
     exit_code: int | None = None
     memory_kept: bool = False
+    cause: EndCause | None = None
 
 
 class MachineRecord(BaseModel):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from cakework.domain.errors import CakeworkError, Conflict, InvalidRequest, NotFound, Unavailable
 from cakework.domain.facts import VmStopped
 from cakework.domain.orders import MarkReport, SnapshotOrder, SnapshotReport, VmOrder, VmReport
-from cakework.domain.vms import Shape
+from cakework.domain.vms import EndCause, Shape
 from cakework.node.cgroups import Cgroup, NotEnded
 from cakework.node.cleanup import clean_up
 from cakework.node.images import Image, ImageStore
@@ -290,7 +290,9 @@ class Vms:
             made.append(await self._snapshots.take(vm.order, machine, lines, order.snapshot_id))
             if order.then == "end":
                 try:
-                    machine.note_ending(Ending(reason=BECAME_SNAPSHOT), saved_for_good=True)
+                    machine.note_ending(
+                        Ending(reason=BECAME_SNAPSHOT, cause=EndCause.STOPPED), saved_for_good=True
+                    )
                 except OSError as error:
                     raise Unavailable(f"its end could not be recorded: {error}") from error
 
@@ -446,7 +448,7 @@ class Vms:
 
     def _lost(self, vm: Vm, record: MachineRecord, why: str) -> None:
         """Tell the end of a VM that is gone; an earlier node may have seen it, and even told it."""
-        unseen = Ending(reason=f"the VM ended while the node was down: {why}")
+        unseen = Ending(reason=f"the VM ended while the node was down: {why}", cause=EndCause.LOST)
         ending = dict(record.ending or unseen)
         vm_id, run, now_ms = vm.order.vm_id, vm.order.run, time.time_ns() // 1_000_000
         self._journal.append(VmStopped(at_ms=now_ms, vm_id=vm_id, run=run, **ending))

@@ -20,7 +20,7 @@ from cakework.domain.errors import CakeworkError, Conflict, Unavailable
 from cakework.domain.facts import VmStarted, VmStopped
 from cakework.domain.orders import VmOrder, VmReport
 from cakework.domain.steps import Step
-from cakework.domain.vms import STOPPED_ON_REQUEST
+from cakework.domain.vms import STOPPED_ON_REQUEST, EndCause
 from cakework.faults import step
 from cakework.node.cleanup import cleanup
 from cakework.node.guest.protocol import (
@@ -78,6 +78,7 @@ class Vm:
         self._let_go = False
         self.asked_to_stop = False
         self._told_why: str | None = None
+        self._out_of_memory = False
         self._ending: Exited | Failed | None = None
         self._log = log.bind(vm_id=order.vm_id)
 
@@ -109,7 +110,7 @@ class Vm:
 
     def never_ran(self) -> None:
         """It was asked to stop before it had a machine."""
-        self._end(Ending(reason=STOPPED_ON_REQUEST))
+        self._end(Ending(reason=STOPPED_ON_REQUEST, cause=EndCause.STOPPED))
         self._record_end()
         self.over()
 
@@ -132,7 +133,8 @@ class Vm:
                 await self._save(machine, questions, save)
             except GuestError as error:
                 raise Unavailable(f"the memory could not be kept: {error.detail}") from error
-            machine.note_ending(Ending(reason=STOPPED_ON_REQUEST, memory_kept=True))
+            ending = Ending(reason=STOPPED_ON_REQUEST, memory_kept=True, cause=EndCause.STOPPED)
+            machine.note_ending(ending)
             machine.process.kill()
         await self.gone.wait()
 
@@ -386,12 +388,21 @@ class Vm:
         if self.asked_to_stop:
             return STOPPED_ON_REQUEST
         if machine.cgroup.oom_kills():
+            self._out_of_memory = True
             return "the VM used more memory than it may"
         return f"the VM's process {machine.process.how()}"
 
     def _ending_of(self, why: str) -> Ending:
         code = _exit_code(self._ending) if isinstance(self._ending, Exited) else None
-        return Ending(reason=why, exit_code=code)
+        return Ending(reason=why, exit_code=code, cause=self._cause_of(why))
+
+    def _cause_of(self, why: str) -> EndCause:
+        if why in (STOPPED_ON_REQUEST, BECAME_SNAPSHOT):
+            return EndCause.STOPPED
+        exited = self._ending if isinstance(self._ending, Exited) else None
+        if self._out_of_memory or (exited is not None and exited.out_of_memory):
+            return EndCause.OUT_OF_MEMORY
+        return EndCause.EXITED if exited is not None else EndCause.DIED
 
     def _end(self, ending: Ending) -> None:
         self.report = self.report.model_copy(update={"state": "stopped", **dict(ending)})
@@ -405,6 +416,7 @@ class Vm:
                 reason=self.report.reason or "",
                 exit_code=self.report.exit_code,
                 memory_kept=self.report.memory_kept,
+                cause=self.report.cause,
             )
         )
 

@@ -1,21 +1,26 @@
 """The runtime's adapter in an instance: what the server asks of it. See docs/dev/runtimes.md.
 
 It is reached on its control port through the node's dial socket, like any port of a VM. What it
-answers is the user's word: bounded, and parsed as such.
+answers is the user's word: bounded in bytes, time and depth, and parsed as such. It answers without
+chunks, with no answer before the answer, and is asked without cookies.
 """
 
 import asyncio
+import base64
 import json
+import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Annotated, Any, Literal, TypeVar
 
 import httpcore2
 import httpx2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel, to_pascal
 
 from cakework.dialer import Dialer, DialFailed
 from cakework.domain.errors import CakeworkError
@@ -33,9 +38,21 @@ LOAD_S = 60.0
 RESULT_BYTES_MAX = 1 << 20
 LINE_BYTES_MAX = 2 * RESULT_BYTES_MAX
 """Of an answer: a result in base64, and what is around it."""
-ERROR_CHARS_MAX = 16_384
+TYPE_CHARS_MAX = 256
+MESSAGE_CHARS_MAX = 8_192
+STACK_CHARS_MAX = 32_768
+"""Of an error; the runtimes' adapters cut theirs shorter (docs/dev/runtimes.md)."""
+ANSWER_BYTES_MAX = 256 << 10
+"""Of an answer to anything but an attempt."""
+CONNECTION_BYTES_MAX = LINE_BYTES_MAX + (256 << 10)
+"""Of all that comes in answer to one request: head, lines, and what is around them."""
+DURATION_MS_MAX = 86_400_000
+RETRY_AFTER_S_MAX = 7 * 86_400
 CONNECTIONS_KEPT = 256
 KEPT_S = 60.0
+GONE = 410
+_STATUS = len(b"HTTP/1.1 ")
+_CONTENT_TYPE = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 
 
 class _Told(BaseModel):
@@ -45,14 +62,25 @@ class _Told(BaseModel):
 _T = TypeVar("_T", bound=_Told)
 
 
+def _up_to(chars: int) -> AfterValidator:
+    return AfterValidator(lambda text: text[:chars])
+
+
+def _between(least: float, most: float) -> AfterValidator:
+    """Bring a number within bounds; what is none is the least."""
+    return AfterValidator(
+        lambda number: least if math.isnan(number) else min(max(number, least), most)
+    )
+
+
 class HandlerError(_Told):
     """What a handler raised, for people: ``stack`` has the user's frames alone."""
 
-    type: str = "Error"
-    message: str = ""
-    stack: str | None = None
+    type: Annotated[str, _up_to(TYPE_CHARS_MAX)] = "Error"
+    message: Annotated[str, _up_to(MESSAGE_CHARS_MAX)] = ""
+    stack: Annotated[str, _up_to(STACK_CHARS_MAX)] | None = None
     retriable: bool = True
-    retry_after: float | None = Field(default=None, ge=0)
+    retry_after: Annotated[float, _between(0, RETRY_AFTER_S_MAX)] | None = None
 
 
 class Loaded(_Told):
@@ -70,10 +98,10 @@ class Answer(_Told):
     outcome: Literal["ok", "error"]
     result: Any = None
     result_base64: str | None = None
-    content_type: str | None = Field(default=None, max_length=255)
+    content_type: str | None = None
     reason: str | None = None
     error: HandlerError | None = None
-    duration_ms: float = Field(default=0, ge=0)
+    duration_ms: Annotated[float, _between(0, DURATION_MS_MAX)] = 0
 
     def told(self) -> Outcome:
         """Return how the attempt ended."""
@@ -133,12 +161,17 @@ class Context:
 class NoAnswer(CakeworkError):
     """The adapter cannot be reached, or does not speak as it should.
 
-    ``reached``: what was asked may have been begun.
+    ``reached``: what was asked may have been begun. ``reason`` is what that is for an attempt.
     """
 
-    def __init__(self, detail: str, *, reached: bool) -> None:
+    def __init__(self, detail: str, *, reached: bool, reason: Reason = Reason.CRASH) -> None:
         super().__init__(detail)
         self.reached = reached
+        self.reason = reason
+
+    def told(self) -> Answer:
+        """Return it as the answer of an attempt."""
+        return _failed(self.reason, self.detail)
 
 
 @dataclass(slots=True)
@@ -165,6 +198,8 @@ class Adapter:
             transport=_Dialed(dialer, self._ahead),
             headers={"user-agent": CALLER},
             timeout=ANSWER_S,
+            # A client keeps, for as long as it lives, whatever it is told to.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     async def close(self) -> None:
@@ -219,11 +254,15 @@ class Adapter:
                 headers={"content-type": "application/json"},
                 timeout=httpx2.Timeout(ANSWER_S, read=None),
             ) as response:
-                if response.status_code != 200:
-                    raise NoAnswer(f"The instance answered {response.status_code}.", reached=True)
+                if response.status_code == GONE:
+                    why = "The answer is not kept any more."
+                    raise NoAnswer(why, reached=True, reason=Reason.INTERRUPTED)
+                _check(response)
                 lines = _lines(response.aiter_raw())
                 first = await anext(lines, b"")
-                yield Running(_parsed(first, Answer), lines)
+                if not first:
+                    raise NoAnswer("The instance went before it answered.", reached=True)
+                yield Running(_checked(_parsed(first, Answer)), lines)
 
     async def _asked(
         self, vm_id: VmId, path: str, body: bytes, shape: type[_T], timeout_s: float
@@ -239,10 +278,13 @@ class Adapter:
                     timeout=timeout_s,
                 ) as response,
             ):
-                whole = b"".join([line async for line in _lines(response.aiter_raw())])
-                if response.status_code != 200:
-                    raise NoAnswer(f"{path} was answered {response.status_code}.", reached=True)
-                return _parsed(whole, shape)
+                _check(response)
+                whole = bytearray()
+                async for chunk in response.aiter_raw():
+                    whole += chunk
+                    if len(whole) > ANSWER_BYTES_MAX:
+                        raise NoAnswer(f"{path} is answered without end.", reached=True)
+                return _parsed(bytes(whole), shape)
 
 
 class _Dialed(httpx2.AsyncHTTPTransport):
@@ -278,10 +320,36 @@ class _Dialing(httpcore2.AsyncNetworkBackend):
                 except DialFailed as error:
                     raise OSError(str(error)) from error
                 try:
-                    return StreamConnection(*await asyncio.open_connection(sock=dialed))
+                    return _Untrusted(*await asyncio.open_connection(sock=dialed))
                 except BaseException:
                     dialed.close()
                     raise
+
+
+class _Untrusted(StreamConnection):
+    """A connection to who may send what he likes: one answer to a request, of so many bytes.
+
+    A client passes over answers before the answer (1xx), as many as come.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader, writer)
+        self._left = CONNECTION_BYTES_MAX
+        self._begun = b""
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Send ``buffer``, of a request that may be answered."""
+        self._left, self._begun = CONNECTION_BYTES_MAX, b""
+        await super().write(buffer, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """Return what has come. Raises ReadError for what no adapter sends."""
+        came = await super().read(max_bytes, timeout)
+        self._left -= len(came)
+        self._begun += came[: _STATUS + 1 - len(self._begun)]
+        if self._left < 0 or self._begun[_STATUS:] == b"1":
+            raise httpcore2.ReadError("an answer without end, or before the answer")
+        return came
 
 
 @contextmanager
@@ -299,12 +367,15 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield lines, without what ends them. Raises NoAnswer for one that is too long."""
     kept = bytearray()
     async for chunk in chunks:
+        looked = len(kept)
         kept += chunk
-        while (end := kept.find(b"\n")) >= 0:
+        while (end := kept.find(b"\n", looked)) >= 0:
             yield bytes(kept[:end])
             del kept[: end + 1]
+            looked = 0
         if len(kept) > LINE_BYTES_MAX:
-            raise NoAnswer("The instance answers without end.", reached=True)
+            why = "The instance answers without end."
+            raise NoAnswer(why, reached=True, reason=Reason.RESULT_TOO_LARGE)
     if kept:
         yield bytes(kept)
 
@@ -313,9 +384,43 @@ def _parsed(line: bytes, shape: type[_T]) -> _T:
     try:
         return shape.model_validate_json(line)
     except ValidationError as error:
-        raise NoAnswer(
-            "The instance's answer is not one of its runtime's.", reached=True
-        ) from error
+        why = "The instance's answer is not one of its runtime's."
+        raise NoAnswer(why, reached=True, reason=Reason.BAD_ANSWER) from error
+
+
+def _check(response: httpx2.Response) -> None:
+    """Raise NoAnswer for an answer that no adapter gives."""
+    if response.status_code != 200:
+        raise NoAnswer(f"The instance answered {response.status_code}.", reached=True)
+    if "transfer-encoding" in response.headers:
+        # Each chunk is work for the client, however small it is.
+        why = "The instance answers in chunks."
+        raise NoAnswer(why, reached=True, reason=Reason.BAD_ANSWER)
+
+
+def _checked(answer: Answer) -> Answer:
+    """Return an answer, or what is wrong with its result, for adapters may be tampered with."""
+    if answer.outcome != "ok":
+        return answer
+    try:
+        if answer.result_base64 is not None:
+            size = len(base64.b64decode(answer.result_base64, validate=True))
+        else:
+            told = json.dumps(answer.result, ensure_ascii=False, allow_nan=False)
+            size = len(told.encode())
+    except (ValueError, RecursionError):
+        return _failed(Reason.BAD_ANSWER, "The result is neither JSON nor bytes.")
+    if size > RESULT_BYTES_MAX:
+        why = f"The result has {size} bytes, and {RESULT_BYTES_MAX} are allowed."
+        return _failed(Reason.RESULT_TOO_LARGE, why)
+    if not _CONTENT_TYPE.fullmatch(answer.content_type or ""):
+        return answer.model_copy(update={"content_type": None})
+    return answer
+
+
+def _failed(reason: Reason, why: str) -> Answer:
+    error = HandlerError(type=to_pascal(reason.value), message=why, retriable=False)
+    return Answer(outcome="error", reason=reason, error=error)
 
 
 def _url(vm_id: VmId, path: str) -> str:

@@ -1,11 +1,12 @@
 """Attempts: each is seen to its end, and settled once.
 
     begun ──▶ given to its instance ──▶ answered ──▶ settled ──▶ nothing of it runs ──▶ place free
-                  └──▶ no answer, too late, canceled ──▶ instance ended ──▶ settled
+                  └──▶ no answer, too late, failed ──▶ noted ──▶ instance ended ──▶ settled
 
 An attempt is given to its instance again by whoever has its claim: the adapter runs it once and
 answers alike. What did not end well takes its instance with it, and is settled when that is gone:
-so no attempt that follows meets what this one left.
+so no attempt that follows meets what this one left. How it ended is noted before, where that is
+known: afterwards nobody can ask. Of what broke off without a word the end of the VM tells.
 """
 
 import asyncio
@@ -14,13 +15,15 @@ import random
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import Select, Update, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from cakework.domain.functions import FunctionSettings
+from cakework.domain.errors import CakeworkError
+from cakework.domain.functions import FunctionSettings, Isolation, isolation_of
 from cakework.domain.ids import VmId
 from cakework.domain.invocations import (
     FINAL,
+    STARTABLE,
     Again,
     Ended,
     InvocationState,
@@ -28,29 +31,41 @@ from cakework.domain.invocations import (
     Reason,
     Work,
     after,
+    reason_of,
 )
 from cakework.domain.steps import Step
-from cakework.domain.vms import VmState
+from cakework.domain.vms import EndCause, VmState
 from cakework.faults import step
 from cakework.server.clock import Clock
-from cakework.server.functions.adapter import Adapter, Answer, Context, NoAnswer, Running
+from cakework.server.functions.adapter import (
+    Adapter,
+    Answer,
+    Context,
+    HandlerError,
+    NoAnswer,
+    Running,
+)
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Found, Invocations
+from cakework.server.functions.leases import CLAIM_MS, RENEW_S
 from cakework.server.functions.machines import Machines
-from cakework.server.functions.starts import CLAIM_MS, Job, Starts
+from cakework.server.functions.starts import Job, Starts
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import AttemptRow, FunctionRow, InvocationRow
+from cakework.server.store.function_models import (
+    AttemptRow,
+    FunctionRow,
+    InstanceRow,
+    InvocationRow,
+)
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import storable
 
-RENEW_MS = 5_000
 FRESH_MS = 2_000
 TOGETHER_S = 0.002
 """How long is waited after an answer to hear that nothing of the attempt runs any more."""
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
-ERROR_CHARS_MAX = 65_536
 SUCCEEDED = "succeeded"
 _KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
@@ -88,6 +103,9 @@ class Attempts:
         self._clock = clock
         self._hint = hint
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._held: dict[tuple[str, int], str] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._renewed_ms = 0
 
     def begin(self, job: Job) -> None:
         """See an attempt to its end, from now on, unless that is done."""
@@ -95,11 +113,16 @@ class Attempts:
             return
         task = asyncio.create_task(self._guarded(job))
         self._running[job.key] = task
-        task.add_done_callback(lambda _: self._running.pop(job.key, None))
+        self._held[job.key] = job.vm_id
+        task.add_done_callback(lambda _: self._forget(job))
+
+    def _forget(self, job: Job) -> None:
+        self._running.pop(job.key, None)
+        self._held.pop(job.key, None)
 
     async def close(self) -> None:
         """Let go of what runs: it goes on in its instances, and the next process takes it up."""
-        tasks = list(self._running.values())
+        tasks = [*self._running.values(), *self._ending.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,6 +150,9 @@ class Attempts:
             rows = list(await session.scalars(select(InvocationRow).where(running, lost)))
         ours = [row for row in rows if (row.id, row.attempt) in self._running]
         await self._renew([row.id for row in ours if _is_short(row, now)])
+        if self._held and self._renewed_ms < now - RENEW_S * 1000:
+            await self._instances.renew(set(self._held.values()))
+            self._renewed_ms = now
         for row in rows:
             if (row.id, row.attempt) not in self._running:
                 await self._renew([row.id])
@@ -140,8 +166,55 @@ class Attempts:
         async with self._database.reading() as session:
             rows = list(await session.scalars(query))
         for row in rows:
-            if row.vm_id is not None and (row.id, row.attempt) in self._running:
-                await self._machines.end(VmId(row.vm_id))
+            vm_id = row.vm_id
+            if vm_id and (row.id, row.attempt) in self._running and vm_id not in self._ending:
+                task = asyncio.create_task(self._end(VmId(vm_id)))
+                self._ending[vm_id] = task
+                task.add_done_callback(lambda _, vm_id=vm_id: self._ending.pop(vm_id, None))
+
+    async def _end(self, vm_id: VmId) -> None:
+        try:
+            await self._machines.end(vm_id)
+        except CakeworkError as error:
+            _log.info("attempt.not_ended", vm_id=vm_id, detail=error.detail)
+
+    async def not_started(self, instance: InstanceRow, why: str) -> None:
+        """Note that an instance failed that the oldest due work of a function was to have: that
+        is no attempt, and a crash when it comes too often."""
+        query = (
+            select(InvocationRow)
+            .where(
+                InvocationRow.function_id == instance.function_id,
+                InvocationRow.state.in_(STARTABLE),
+                InvocationRow.next_ms <= self._clock(),
+            )
+            .order_by(InvocationRow.next_ms, InvocationRow.id)
+            .limit(1)
+            .with_for_update()
+        )
+        if instance.user_id:
+            query = query.where(InvocationRow.user_id == instance.user_id)
+        now = self._clock()
+        async with self._database.writing() as session:
+            function = await session.get(FunctionRow, instance.function_id)
+            row = await session.scalar(query)
+            if row is None or function is None:
+                return
+            work = Work(row.attempt + 1, row.created_ms, row.unreached, row.max_attempts)
+            policy = self._functions.settings(function).retry
+            luck = random.random()  # noqa: S311 - a delay, and no secret
+            follows = after(Outcome(Reason.CRASH, reached=False), work, policy, now, luck)
+            row.updated_ms = max(row.updated_ms, now)
+            if isinstance(follows, Again) and not follows.counted:
+                row.unreached += 1
+                return
+            if follows != Ended(InvocationState.EXPIRED, Reason.MAX_AGE):
+                row.attempt += 1
+                session.add(_failed_start(row, instance, now))
+            self._tell(row, _broken_off(why), None)
+            _apply(row, follows, now)
+        if isinstance(follows, Ended):
+            self._endings.tell(row.id)
 
     async def _renew(self, ids: list[str]) -> None:
         if not ids:
@@ -157,27 +230,44 @@ class Attempts:
     async def _take_up(self, row: InvocationRow) -> None:
         async with self._database.reading() as session:
             function = await session.get(FunctionRow, row.function_id)
-        settings = self._functions.settings(function) if function else FunctionSettings()
-        job = Job(row, settings, alone=False, begun=True)
-        vm = await self._machines.find(job.vm_id)
-        if vm is not None and vm.state == VmState.STARTED:
-            _log.info("attempt.taken_up", invocation_id=row.id, attempt=row.attempt)
-            self.begin(job)
-        else:
-            await self._settle(job, Outcome(_reason_of(vm.reason if vm else None)), None, free=True)
-            self._hint()
+        settings, owner = FunctionSettings(), ""
+        if function is not None:
+            settings, owner = self._functions.settings(function), function.user_id
+        alone = isolation_of(settings, owner, row.user_id) is Isolation.INVOCATION
+        _log.info("attempt.taken_up", invocation_id=row.id, attempt=row.attempt)
+        self.begin(Job(row, settings, alone, begun=True))
 
     async def _guarded(self, job: Job) -> None:
         try:
-            await self._attempt(job)
+            if (known := await self._known(job)) is None:
+                await self._attempt(job)
+            else:
+                await self._finish(job, known, None, None)
+        except CakeworkError as error:
+            _log.info("attempt.waits", invocation_id=job.row.id, detail=error.detail)
         except Exception:
             # It stays claimed, and is taken up again by the next pass.
             _log.exception("attempt.fault", invocation_id=job.row.id)
-            self._hint()
+
+    async def _known(self, job: Job) -> Outcome | None:
+        """Return what came of an attempt that another process began, where its instance need not
+        or cannot be asked."""
+        if not job.begun:
+            return None
+        async with self._database.reading() as session:
+            attempt = await session.get(AttemptRow, job.key)
+            row = await session.get(InvocationRow, job.row.id)
+        if attempt is not None and attempt.outcome is not None:
+            error = HandlerError.model_validate_json(row.error) if row and row.error else None
+            return Outcome(Reason(attempt.outcome), (error and error.retry_after) or 0.0)
+        vm = await self._machines.find(job.vm_id)
+        is_there = vm is not None and vm.state == VmState.STARTED
+        return None if is_there else Outcome(Reason.CRASH)
 
     async def _attempt(self, job: Job) -> None:
         row = job.row
         answer: Answer | None = None
+        why: str | None = None
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
         kind = _KINDS.get(row.trigger, "event")
         try:
@@ -190,20 +280,26 @@ class Attempts:
                 answer = running.answer
                 step(Step.SERVER_ATTEMPT_ANSWERED)
                 if answer.outcome == "ok":
-                    deadline.reschedule(asyncio.get_running_loop().time() + LATER_S)
+                    later_s = asyncio.get_running_loop().time() + LATER_S
+                    deadline.reschedule(min(later_s, deadline.when() or later_s))
                     await self._answered(job, running)
         except TimeoutError:
             outcome = Outcome(Reason.TIMEOUT)
         except NoAnswer as error:
-            outcome = Outcome(Reason.CRASH, reached=error.reached or job.begun)
+            outcome = Outcome(error.reason, reached=error.reached or job.begun)
+            why = error.detail
+            if answer is None and error.reason is not Reason.CRASH:
+                answer = error.told()
         else:
             outcome = answer.told()
             if outcome.reason is None:
                 if not job.alone:
                     self._adapter.expect(job.vm_id)
                 return
-        await self._over(job, outcome, answer)
-        self._hint()
+        if outcome.reason is not Reason.CRASH:
+            await self._note(job, outcome, answer)
+            step(Step.SERVER_ATTEMPT_NOTED)
+        await self._finish(job, outcome, answer, why)
 
     async def _answered(self, job: Job, running: Running) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more:
@@ -220,12 +316,32 @@ class Attempts:
         finally:
             idle.cancel()
 
-    async def _over(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
-        """End the instance of an attempt that did not end well, then settle that."""
+    async def _finish(
+        self, job: Job, outcome: Outcome, answer: Answer | None, why: str | None
+    ) -> None:
+        """End the instance of an attempt that did not end well, then settle that.
+
+        ``why`` tells what was seen of it here, where the VM has to be ended for that.
+        """
         vm = await self._instances.remove(job.vm_id)
-        if outcome.reason is Reason.CRASH and vm is not None and outcome.reached:
-            outcome = Outcome(_reason_of(vm.reason))
+        if outcome.reason is Reason.CRASH:
+            cause = EndCause(vm.cause) if vm is not None and vm.cause else None
+            seen = why if cause is EndCause.STOPPED else vm and vm.reason
+            answer = _broken_off(seen or why)
+            if outcome.reached:
+                outcome = Outcome(reason_of(cause))
         await self._settle(job, outcome, answer)
+        self._hint()
+
+    async def _note(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
+        """Write how an attempt ended that is not settled yet: its instance goes before."""
+        now = self._clock()
+        async with self._database.writing() as session:
+            row = await session.scalar(_running(job).with_for_update())
+            if row is None:
+                return
+            self._tell(row, answer, None)
+            await session.execute(_end_of(job, outcome, answer, now))
 
     async def _settle(
         self, job: Job, outcome: Outcome, answer: Answer | None, *, free: bool = False
@@ -256,33 +372,33 @@ class Attempts:
         result: bytes | None,
     ) -> Found | None:
         now = self._clock()
-        row = session.scalar(
-            select(InvocationRow)
-            .where(
-                InvocationRow.id == job.row.id,
-                InvocationRow.attempt == job.row.attempt,
-                InvocationRow.state == InvocationState.RUNNING,
-            )
-            .with_for_update()
-        )
+        row = session.scalar(_running(job).with_for_update())
         if row is None:
             return None
-        attempt = session.get(AttemptRow, job.key)
-        follows = self._follows(job, row, outcome, now)
+        if row.cancel and outcome.reason is not None:
+            there = session.get(FunctionRow, row.function_id)
+            why = Reason.FUNCTION_DELETED if there is None else Reason.CANCELED_BY_CALLER
+            outcome, answer, result, row.error = Outcome(why), None, None, None
+            follows = Ended(InvocationState.CANCELED, why)
+        else:
+            follows = self._follows(job, row, outcome, now)
         row.vm_id = row.deadline_ms = row.claimed_by = row.claimed_until_ms = None
         row.updated_ms = max(row.updated_ms, now)
         _apply(row, follows, now)
         if answer is not None:
             self._tell(row, answer, result)
-        if attempt is not None and attempt.outcome is None:
+        attempt = session.get(AttemptRow, job.key)
+        if attempt is not None and isinstance(follows, Again) and not follows.counted:
+            # It was none: the next has its number.
+            session.delete(attempt)
+            attempt = None
+        elif attempt is not None and attempt.outcome is None:
             attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
             attempt.duration_ms = None if answer is None else round(answer.duration_ms)
         attempts = [attempt] if attempt is not None else []
         return Found(row, attempts, self._invocations.event(row), result)
 
     def _follows(self, job: Job, row: InvocationRow, outcome: Outcome, now: int) -> Ended | Again:
-        if row.cancel and outcome.reason is not None:
-            return Ended(InvocationState.CANCELED, Reason.CANCELED_BY_CALLER)
         work = Work(row.attempt, row.created_ms, row.unreached, row.max_attempts)
         luck = random.random()  # noqa: S311 - a delay, and no secret
         return after(outcome, work, job.settings.retry, now, luck)
@@ -304,16 +420,20 @@ class Attempts:
             return json.dumps({"base64": answer.result_base64}).encode()
         return json.dumps({"json": answer.result}).encode()
 
-    def _tell(self, row: InvocationRow, answer: Answer, result: bytes | None) -> None:
+    def _tell(self, row: InvocationRow, answer: Answer | None, result: bytes | None) -> None:
+        """Keep what an attempt answered; of one that did not, nothing of one before it is left."""
+        row.error = None
+        if answer is None:
+            return
         if result is None:
-            told = answer.error.model_dump_json(by_alias=True) if answer.error else None
-            row.error = storable(told)[:ERROR_CHARS_MAX] if told else None
+            if answer.error is not None:
+                row.error = storable(answer.error.model_dump_json(by_alias=True))
             return
         kind = "application/json"
         if answer.result_base64 is not None:
             kind = answer.content_type or "application/octet-stream"
         row.result_sealed = self._sealer.seal(result, f"result:{row.id}")
-        row.result_type, row.error = storable(kind), None
+        row.result_type = storable(kind)
 
 
 def _context(job: Job) -> Context:
@@ -342,13 +462,47 @@ def _apply(row: InvocationRow, follows: Ended | Again, now: int) -> None:
 
 
 def _is_short(row: InvocationRow, now: int) -> bool:
-    return (row.claimed_until_ms or 0) < now + CLAIM_MS - RENEW_MS
+    return (row.claimed_until_ms or 0) < now + CLAIM_MS - RENEW_S * 1000
 
 
-def _reason_of(why: str | None) -> Reason:
-    """Return in the words of invocations why a VM ended."""
-    if why is not None and "memory" in why:
-        return Reason.OUT_OF_MEMORY
-    if why is None or "while the node was down" in why:
-        return Reason.INTERRUPTED
-    return Reason.CRASH
+def _running(job: Job) -> Select[InvocationRow]:
+    return select(InvocationRow).where(
+        InvocationRow.id == job.row.id,
+        InvocationRow.attempt == job.row.attempt,
+        InvocationRow.state == InvocationState.RUNNING,
+    )
+
+
+def _end_of(job: Job, outcome: Outcome, answer: Answer | None, now: int) -> Update:
+    return (
+        update(AttemptRow)
+        .where(
+            AttemptRow.invocation_id == job.row.id,
+            AttemptRow.attempt == job.row.attempt,
+            AttemptRow.outcome.is_(None),
+        )
+        .values(
+            outcome=outcome.reason or SUCCEEDED,
+            ended_ms=now,
+            duration_ms=None if answer is None else round(answer.duration_ms),
+        )
+    )
+
+
+def _failed_start(row: InvocationRow, instance: InstanceRow, now: int) -> AttemptRow:
+    return AttemptRow(
+        invocation_id=row.id,
+        attempt=row.attempt,
+        version=instance.version,
+        vm_id=instance.vm_id,
+        start="fork",
+        outcome=Reason.CRASH,
+        started_ms=now,
+        ended_ms=now,
+    )
+
+
+def _broken_off(why: str | None) -> Answer:
+    """Return what is told of an attempt whose VM ended, in the words of its node."""
+    message = why or "The host does not have the instance any more."
+    return Answer(outcome="error", error=HandlerError(type="InstanceEnded", message=message))

@@ -32,6 +32,7 @@ from cakework.server.clock import Clock
 from cakework.server.functions.adapter import Adapter, Code, HandlerError, NoAnswer
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import Layers, build_of, layer_row
+from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
 from cakework.server.functions.sources import Sources, as_json
 from cakework.server.services.builds import Builds
@@ -41,7 +42,6 @@ from cakework.server.store.models import BuildRow, VmRow
 from cakework.server.store.values import not_before, storable
 
 AT_ONCE = 4
-CLAIM_S = 180.0
 ERROR_CHARS_MAX = 16_384
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -121,7 +121,8 @@ class DeployLoop:
             if not await self._claimed(row):
                 return
             try:
-                await self._go_on(row)
+                async with renewing(lambda: self._renew(row)):
+                    await self._go_on(row)
             except Waits:
                 await self._let_go(row)
             except DoesNot as error:
@@ -189,7 +190,9 @@ class DeployLoop:
         if row.vm_id is not None:
             await self._machines.end(VmId(row.vm_id))
         vm_id = new_vm_id()
-        await self._change(row, vm_id=vm_id, made_with=None)
+        if not await self._change(row, vm_id=vm_id, made_with=None):
+            # It was deleted, or another process has it.
+            raise Waits
         code = await self.code_of(account, row, settings)
         try:
             await self._machines.fork(runtime, vm_id, VmRole.VERSION)
@@ -253,10 +256,18 @@ class DeployLoop:
             got = await session.execute(
                 update(VersionRow)
                 .where(_is(row), VersionRow.state == row.state, free)
-                .values(claimed_by=self._server_id, claimed_until_ms=now + round(CLAIM_S * 1000))
+                .values(claimed_by=self._server_id, claimed_until_ms=now + CLAIM_MS)
                 .returning(VersionRow.number)
             )
             return got.first() is not None
+
+    async def _renew(self, row: VersionRow) -> None:
+        async with self._database.writing() as session:
+            await session.execute(
+                update(VersionRow)
+                .where(_is(row), VersionRow.claimed_by == self._server_id)
+                .values(claimed_until_ms=self._clock() + CLAIM_MS)
+            )
 
     async def _let_go(self, row: VersionRow) -> None:
         await self._change(row, claimed_by=None, claimed_until_ms=None)
@@ -310,13 +321,20 @@ class DeployLoop:
             claimed_until_ms=None,
         )
 
-    async def _change(self, row: VersionRow, **values: object) -> None:
+    async def _change(self, row: VersionRow, **values: object) -> bool:
+        """Change a version's record while it is this process's to change; say whether it was."""
         async with self._database.writing() as session:
-            await session.execute(
+            changed = await session.execute(
                 update(VersionRow)
-                .where(_is(row), VersionRow.state == row.state)
+                .where(
+                    _is(row),
+                    VersionRow.state == row.state,
+                    VersionRow.claimed_by == self._server_id,
+                )
                 .values(updated_ms=not_before(VersionRow.updated_ms, self._clock()), **values)
+                .returning(VersionRow.number)
             )
+            return changed.first() is not None
 
 
 def _is(row: VersionRow):

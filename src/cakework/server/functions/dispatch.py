@@ -232,6 +232,7 @@ class DispatchLoop:
         except CakeworkError as error:
             self._cooling[row.function_id] = self._clock() + BACK_OFF_MS
             _log.warning("instance.not_started", function_id=row.function_id, detail=error.detail)
+            await self._attempts.not_started(row, error.detail)
         finally:
             self._hinted.set()
 

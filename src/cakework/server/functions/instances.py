@@ -10,22 +10,28 @@ invocations, or so long, and goes when its version or settings are not those it 
 
 import random
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from cakework.domain.errors import CakeworkError, QuotaExceeded
+from cakework.domain.errors import CakeworkError, QuotaExceeded, Unavailable
 from cakework.domain.functions import FunctionSettings, Isolation
 from cakework.domain.ids import AccountId, VmId, new_vm_id
+from cakework.domain.invocations import InvocationState
 from cakework.domain.snapshots import SnapshotState
+from cakework.domain.steps import Step
 from cakework.domain.vms import Shape, VmRole, VmState
+from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import Adapter, NoAnswer
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import layer_row
+from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
@@ -39,10 +45,7 @@ from cakework.server.store.models import VmRow
 
 SERVED_MAX = 1_000
 LIFE_MS = 3_600_000
-START_CLAIM_MS = 120_000
 REMOVED_AT_ONCE = 200
-FORSAKEN_MS = 60_000
-"""Longer than what is left to ``waitUntil`` may go on after an attempt was settled."""
 TAKEN_WITHIN_MS = 2_000
 TURN = 20
 """Invocations after which a function's only instance may have to go for the first of another."""
@@ -113,6 +116,7 @@ class Instances:
                 running=InstanceRow.running + 1,
                 served=InstanceRow.served + 1,
                 used_ms=self._clock(),
+                **self._claim(),
             )
             .returning(InstanceRow)
             .execution_options(populate_existing=True)
@@ -181,9 +185,8 @@ class Instances:
             state=InstanceState.STARTING,
             running=0,
             served=0,
-            claimed_by=self._server_id,
-            claimed_until_ms=now + START_CLAIM_MS,
             used_ms=now,
+            **self._claim(),
             until_ms=now + round(LIFE_MS * random.uniform(0.9, 1.1)),  # noqa: S311 - no secret
         )
         session.add(row)
@@ -196,11 +199,14 @@ class Instances:
             CakeworkError: it cannot be had now.
         """
         vm_id = VmId(row.vm_id)
+        step(Step.SERVER_INSTANCE_RESERVED)
         try:
-            await self._begin(row, vm_id, settings)
+            async with renewing(lambda: self.renew([vm_id])):
+                await self._begin(row, vm_id, settings)
         except BaseException:
             await self.remove(vm_id)
             raise
+        step(Step.SERVER_INSTANCE_STARTED)
         async with self._database.writing() as session:
             await session.execute(
                 update(InstanceRow)
@@ -227,36 +233,57 @@ class Instances:
             )
         self._adapter.forget(vm_id)
         row = await self._machines.end(vm_id)
+        step(Step.SERVER_INSTANCE_ENDED)
         async with self._database.writing() as session:
             await session.execute(delete(InstanceRow).where(InstanceRow.vm_id == vm_id))
         return row
 
+    async def renew(self, vm_ids: Collection[str]) -> None:
+        """Keep what this process has work in, or is starting."""
+        async with self._database.writing() as session:
+            await session.execute(
+                update(InstanceRow).where(InstanceRow.vm_id.in_(vm_ids)).values(**self._claim())
+            )
+
+    def _claim(self) -> dict[str, Any]:
+        return {"claimed_by": self._server_id, "claimed_until_ms": self._clock() + CLAIM_MS}
+
     async def tidy(self) -> None:
         """End instances that are not needed any more."""
-        await self._drain_forsaken()
+        await self._count_again()
         for vm_id in await self._database.look(self._unneeded):
             try:
                 await self._retire(VmId(vm_id))
             except CakeworkError as error:
                 _log.info("instance.not_ended", vm_id=vm_id, detail=error.detail)
 
-    async def _drain_forsaken(self) -> None:
-        """Have instances drain that count as at work, and nothing is on record that runs in them:
-        whoever was to free their places is gone."""
-        runs = select(InvocationRow.id).where(InvocationRow.vm_id == InstanceRow.vm_id)
-        forsaken = (
-            InstanceRow.running > 0,
-            InstanceRow.used_ms < self._clock() - FORSAKEN_MS,
-            ~runs.exists(),
+    async def _count_again(self) -> None:
+        """Correct what a process that is gone had counted: places of attempts that have ended."""
+        under_way = (
+            select(func.count())
+            .where(
+                InvocationRow.vm_id == InstanceRow.vm_id,
+                InvocationRow.state == InvocationState.RUNNING,
+            )
+            .correlate(InstanceRow)
+            .scalar_subquery()
         )
-        found = await self._database.look(
-            lambda session: list(session.scalars(select(InstanceRow.vm_id).where(*forsaken)))
+        nobodys = or_(
+            InstanceRow.claimed_by.is_(None), InstanceRow.claimed_until_ms < self._clock()
         )
-        for vm_id in found:
-            drains = update(InstanceRow).where(InstanceRow.vm_id == vm_id, *forsaken)
-            drains = drains.values(state=InstanceState.DRAINING, running=0)
-            await self._database.together(lambda session, d=drains: session.execute(d) and None)
-            _log.warning("instance.forsaken", vm_id=vm_id)
+        which = [nobodys, InstanceRow.running > under_way]
+        async with self._database.reading() as session:
+            found = list(await session.scalars(select(InstanceRow.vm_id).where(*which)))
+        if not found:
+            return
+        async with self._database.writing() as session:
+            # What the attempt had left to do after its answer may go on: it serves no other.
+            await session.execute(
+                update(InstanceRow)
+                .where(InstanceRow.vm_id.in_(found), *which)
+                .values(running=under_way, state=InstanceState.DRAINING)
+                .execution_options(synchronize_session=False)
+            )
 
     async def make_room(self, row: VmRow, error: CakeworkError) -> bool:
         """Have an instance without work go for a VM that was refused for want of room: the one used
@@ -374,9 +401,14 @@ class Instances:
             return
         shape = Shape(settings.cpu, settings.memory).rounded()
         runtime = await self._machines.runtime(layer, shape)
+        if runtime.snapshot_state == SnapshotState.FAILED:
+            raise CakeworkError(f"The runtime could not be started: {runtime.snapshot_error}")
         if runtime.snapshot_state != SnapshotState.MADE:
-            raise CakeworkError("The runtime's snapshot is being made.")
-        await self._machines.fork(runtime, vm_id, VmRole.INSTANCE)
+            raise Unavailable("The runtime's snapshot is being made.")
+        try:
+            await self._machines.fork(runtime, vm_id, VmRole.INSTANCE)
+        except ParentLost as error:
+            raise Unavailable(error.detail) from error
         code = await self._deploys.code_of(AccountId(function.account_id), version, settings)
         try:
             loaded = await self._adapter.load(vm_id, code)

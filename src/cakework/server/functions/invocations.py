@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -226,7 +227,7 @@ class Invocations:
     ) -> Callable[[], InvocationRow]:
         """Return what makes the row of an invocation: a new object of the same each time."""
         invocation_id, now = new_invocation_id(), self._clock()
-        event = json.dumps(_whole(new.event, invocation_id, function_id, now)).encode()
+        event = _told(_whole(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
@@ -431,6 +432,16 @@ def _made_by(session: Session, token: str | None) -> InvocationRow | None:
     if token is None:
         return None
     return session.scalar(select(InvocationRow).where(InvocationRow.request_token == token))
+
+
+def _told(event: dict[str, Any]) -> bytes:
+    """Return an event as JSON that every reader of ours takes."""
+    try:
+        told = json.dumps(event, allow_nan=False).encode()
+        from_json(told)
+    except (RecursionError, ValueError) as error:
+        raise InvalidRequest("The event is nested too deeply, or is no JSON.") from error
+    return told
 
 
 def _whole(

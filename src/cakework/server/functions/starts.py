@@ -15,6 +15,7 @@ from cakework.domain.invocations import STARTABLE, InvocationState
 from cakework.server.clock import Clock
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
+from cakework.server.functions.leases import CLAIM_MS
 from cakework.server.store.function_models import (
     WAITS,
     AttemptRow,
@@ -23,8 +24,6 @@ from cakework.server.store.function_models import (
     InvocationRow,
 )
 from cakework.server.store.values import not_before
-
-CLAIM_MS = 15_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from sqlalchemy import select
 from cakework.domain.errors import CakeworkError, Unavailable
 from cakework.domain.ids import VmId
 from cakework.domain.orders import VmReport
-from cakework.domain.vms import Ending, VmState
+from cakework.domain.vms import EndCause, Ending, VmState
 from cakework.server.node.client import NodeClient
 from cakework.server.services.cached_vms import LOST, CachedVms
 from cakework.server.services.vm_states import VmStates
@@ -111,7 +111,11 @@ class VmLoop:
     async def _record_lost(self, lost: VmRow) -> None:
         async with self._database.writing() as session:
             row = await self._states.stopped(
-                session, VmId(lost.id), lost.run, Ending(LOST), log_complete=True
+                session,
+                VmId(lost.id),
+                lost.run,
+                Ending(LOST, cause=EndCause.LOST),
+                log_complete=True,
             )
         self._states.tell([row])
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from cakework.domain.errors import Conflict, NotFound, Unavailable
 from cakework.domain.ids import AccountId, VmId, new_vm_id
 from cakework.domain.steps import Step
-from cakework.domain.vms import Ending, Ignore, Refuse, VmRequest, VmState, decide
+from cakework.domain.vms import EndCause, Ending, Ignore, Refuse, VmRequest, VmState, decide
 from cakework.faults import step
 from cakework.server.routers.gates import Gates
 from cakework.server.services.new_vms import NewVm, VmRules
@@ -139,7 +139,7 @@ class CachedVms:
         vm_id = VmId(row.id)
         report = await self._vms.end_on_node(vm_id)
         async with self._database.writing() as session:
-            ending = ending_of(report) if report else Ending(LOST)
+            ending = ending_of(report) if report else Ending(LOST, cause=EndCause.LOST)
             stopped = await self._states.stopped(
                 session, vm_id, row.run, ending, log_complete=report is None
             )

@@ -126,7 +126,7 @@ class Facts:
             case VmStarted():
                 return await self._states.vms.started(session, vm_id, fact.run)
             case VmStopped():
-                ending = Ending(fact.reason, fact.exit_code, fact.memory_kept)
+                ending = Ending(fact.reason, fact.exit_code, fact.memory_kept, fact.cause)
                 return await self._states.vms.ended(session, vm_id, fact.run, ending)
             case _:
                 return await self._states.snapshots.apply(session, fact)

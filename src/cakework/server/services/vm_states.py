@@ -62,6 +62,7 @@ class VmStates:
         values: dict[str, object] = {
             "reason": None,
             "exit_code": None,
+            "cause": None,
             "memory_kept": False,
             "env_sealed": _env_if_cached(),
         }
@@ -86,6 +87,7 @@ class VmStates:
         values: dict[str, object] = {
             "reason": _reason(ending),
             "exit_code": ending.exit_code,
+            "cause": ending.cause,
             "wanted": _after_stop(),
             "env_sealed": _env_if_cached(),
         }
@@ -113,7 +115,7 @@ class VmStates:
         if row.run <= run:
             row.log_complete = True
             row.reason = _reason_of(row, ending)
-            row.exit_code = ending.exit_code
+            row.exit_code, row.cause = ending.exit_code, ending.cause
             row.memory_kept = bool(ending.memory_kept) and row.cached and _is_stopped(row)
         if news:
             await self._announce(session, row, ending)
@@ -132,7 +134,11 @@ class VmStates:
             "memory_kept": False,
         }
         if report is not None and report.reason is not None:
-            gone |= {"reason": storable(report.reason), "exit_code": report.exit_code}
+            gone |= {
+                "reason": storable(report.reason),
+                "exit_code": report.exit_code,
+                "cause": report.cause,
+            }
         row = await self._move(session, _is(vm_id), VmState.DESTROYED, gone)
         if row is not None:
             await self._announcements.vm_destroyed(session, row)

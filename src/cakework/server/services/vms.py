@@ -326,4 +326,5 @@ async def _nothing_gives_way(_row: VmRow, _error: CakeworkError) -> bool:
 
 def ending_of(report: VmReport) -> Ending:
     """Return how a run ended by a node's report."""
-    return Ending(report.reason or "The VM ended.", report.exit_code, report.memory_kept)
+    why = report.reason or "The VM ended."
+    return Ending(why, report.exit_code, report.memory_kept, report.cause)

@@ -34,6 +34,7 @@ from cakework.domain.vms import (
     PORT_MAX,
     PORT_MIN,
     VOLUME_GB_MAX,
+    EndCause,
     VmRole,
     VmState,
 )
@@ -49,6 +50,7 @@ NAMES = {
 
 _Words = (
     type[BuildStatus]
+    | type[EndCause]
     | type[ImageSource]
     | type[ImportStatus]
     | type[SnapshotKind]
@@ -176,7 +178,8 @@ class VmRow(Base):
 
     ``run`` counts its starts, ``start_token`` names the idempotent request that the last came
     from. ``env_sealed`` is there as long as the VM may have to be started with it.
-    ``log_complete`` says that every line of its runs is stored.
+    ``log_complete`` says that every line of its runs is stored. ``reason``, ``exit_code`` and
+    ``cause`` tell how the last run ended.
 
     ``snapshot`` is the kind, with ``ready`` and its state and error; ``hooks`` are the
     :class:`~cakework.domain.orders.Hooks` as JSON. ``memory_kept``: its next start goes on where
@@ -188,6 +191,7 @@ class VmRow(Base):
     __table_args__ = (
         CheckConstraint(_one_of("state", VmState), name="state"),
         CheckConstraint(_one_of("role", VmRole), name="role"),
+        CheckConstraint(_one_of("cause", EndCause), name="cause"),
         CheckConstraint("wanted IN ('started', 'stopped', 'destroyed')", name="wanted"),
         CheckConstraint("cached OR wanted <> 'stopped'", name="stopped_wanted_if_cached"),
         CheckConstraint("run >= 1 OR cached AND run = 0", name="run"),
@@ -242,6 +246,7 @@ class VmRow(Base):
     wanted: Mapped[str] = mapped_column(String(16), default=VmState.STARTED)
     reason: Mapped[str | None] = mapped_column(Text)
     exit_code: Mapped[int | None] = mapped_column()
+    cause: Mapped[str | None] = mapped_column(String(16))
     log_complete: Mapped[bool] = mapped_column(default=False)
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     start_token: Mapped[str | None] = mapped_column(String(32))

@@ -28,7 +28,7 @@ export function describe(error) {
   const stack = isOwn(error) ? "" : stackOf(error);
   if (stack) told.stack = bounded(stack, STACK_MAX);
   const after = attribute(error, "retryAfter");
-  if (typeof after === "number" && after >= 0 && after < 1e9) told.retryAfter = after;
+  if (typeof after === "number" && after >= 0) told.retryAfter = Math.min(after, 1e9);
   return told;
 }
 

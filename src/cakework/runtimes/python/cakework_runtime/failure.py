@@ -8,9 +8,11 @@ from typing import Any
 
 from cakework_functions.calling import BadAnswer, ResultTooLarge
 
+TYPE_MAX = 200
 MESSAGE_MAX = 4096
 STACK_MAX = 16_384
 FRAMES_MAX = 50
+LATEST_S = 1e9
 OURS = str(Path(__file__).resolve().parents[1])
 """Frames of files in here are the adapter's, not the function's."""
 
@@ -27,15 +29,17 @@ class Failure(Exception):
 def describe(error: BaseException) -> dict[str, Any]:
     """Return ``{type, message, stack?, retriable, retryAfter?}``, each bounded."""
     told: dict[str, Any] = {
-        "type": error.type if isinstance(error, Failure) else type(error).__name__,
+        "type": bounded(
+            error.type if isinstance(error, Failure) else type(error).__name__, TYPE_MAX
+        ),
         "message": bounded(_message(error), MESSAGE_MAX),
         "retriable": _attribute(error, "retriable") is not False,
     }
     if stack := bounded(_stack(error), STACK_MAX):
         told["stack"] = stack
     after = _attribute(error, "retry_after")
-    if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after < 1e9:
-        told["retryAfter"] = after
+    if isinstance(after, int | float) and not isinstance(after, bool) and after >= 0:
+        told["retryAfter"] = min(after, LATEST_S)
     return told
 
 
@@ -60,14 +64,14 @@ def bounded(text: str, most: int) -> str:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return "(its message cannot be made)"
 
 
 def _attribute(error: BaseException, name: str) -> object:
     try:
         return getattr(error, name, None)
-    except Exception:
+    except BaseException:
         return None
 
 

@@ -8,6 +8,7 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
+_CAUSE = "cause IN ('exited', 'out_of_memory', 'stopped', 'died', 'lost')"
 _ROLE = "role IN ('own', 'runtime', 'version', 'instance')"
 
 
@@ -16,8 +17,10 @@ def upgrade() -> None:
         table.add_column(
             sa.Column("role", sa.String(length=12), nullable=False, server_default="own")
         )
+        table.add_column(sa.Column("cause", sa.String(length=16), nullable=True))
     with op.batch_alter_table("vms") as table:
         table.create_check_constraint(op.f("ck_vms_role"), _ROLE)
+        table.create_check_constraint(op.f("ck_vms_cause"), _CAUSE)
         table.alter_column("role", server_default=None)
     op.create_table(
         "function_instances",
@@ -413,5 +416,7 @@ def downgrade() -> None:
     op.drop_index("ix_function_instances_version", table_name="function_instances")
     op.drop_table("function_instances")
     with op.batch_alter_table("vms") as table:
+        table.drop_constraint(op.f("ck_vms_cause"), type_="check")
+        table.drop_column("cause")
         table.drop_constraint(op.f("ck_vms_role"), type_="check")
         table.drop_column("role")

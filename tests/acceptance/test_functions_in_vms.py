@@ -1,0 +1,151 @@
+"""Functions in machines: what handlers do to their own, and what forks of one snapshot share."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.api import Api, Json
+from tests.acceptance.waiting import until
+
+pytestmark = pytest.mark.timeout(600)
+MADE_S = 300
+CLOCK_S = 5.0
+PYTHON = """\
+import os, random, secrets, shutil, signal, time, uuid
+
+SEEN = []
+
+def draw():
+    return [str(uuid.uuid4()), random.random(), os.urandom(8).hex(), secrets.token_hex(8),
+            random.SystemRandom().random()]
+
+AT_IMPORT = draw()
+
+def eat():
+    kept = []
+    while True:
+        kept.append(bytearray(os.urandom(1 << 20)))
+
+def bomb():
+    while True:
+        os.fork()
+
+def delete():
+    for folder in ("/app", "/opt", "/tmp", "/usr"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return os.path.exists("/opt/cakework/adapter")
+
+def kill_1():
+    try:
+        os.kill(1, signal.SIGKILL)
+    except PermissionError:
+        return "not allowed"
+    return "done"
+
+def kill_all():
+    os.kill(-1, signal.SIGKILL)
+    time.sleep(600)
+
+def loop():
+    while True:
+        pass
+
+DOES = dict(eat=eat, bomb=bomb, delete=delete, kill_1=kill_1, kill_all=kill_all, loop=loop)
+
+def handler(event, context):
+    what = event["data"]
+    SEEN.append(what)
+    if what == "draw":
+        return {"drawn": draw(), "at": time.time(), "seen": SEEN, "import": AT_IMPORT}
+    return DOES[what]()
+"""
+NODE = """\
+import { randomBytes, randomInt, randomUUID } from "node:crypto";
+
+export default {
+  event() {
+    const bytes = [...crypto.getRandomValues(new Uint8Array(8))].join();
+    const drawn = [randomUUID(), randomBytes(8).toString("hex"), String(randomInt(2 ** 40)), bytes,
+      String(Math.random())];
+    return { drawn, at: Date.now() / 1000 };
+  },
+};
+"""
+
+
+def made(api: Api, name: str, runtime: str, code: str, **settings: object) -> str:
+    """Return a function whose version is ready, and rests as a snapshot."""
+    file = "main.mjs" if runtime == "node24" else "main.py"
+    files = [{"dir": ".", "name": file, "content": code}]
+    body: Json = {
+        "name": name,
+        "runtime": runtime,
+        "source": {"files": files},
+        "settings": settings,
+    }
+    function_id = api.post("/v1/functions", body)["id"]
+    path = f"/v1/functions/{function_id}/versions/1"
+
+    def ready() -> Json | None:
+        version = api.get(path)
+        assert version["state"] != "failed", version
+        return version if version["state"] == "ready" else None
+
+    until(ready, MADE_S, f"{name} is ready")
+    until(lambda: api.get(path)["snapshot"]["state"] == "made", MADE_S, f"{name} has a snapshot")
+    return function_id
+
+
+@pytest.fixture(scope="module")
+def worst(api: Api) -> Iterator[str]:
+    """Serves each call by an instance of its own."""
+    function_id = made(
+        *(api, "worst", "python3.11", PYTHON), isolation="invocation", timeout=20, maxInstances=3
+    )
+    yield function_id
+    api.http.delete(f"/v1/functions/{function_id}")
+
+
+def called(api: Api, function_id: str, data: object) -> Json:
+    return api.post(f"/v1/functions/{function_id}/invoke", {"data": data})
+
+
+def drawn(api: Api, function_id: str) -> list[object]:
+    """Return what an instance drew, whose clock must be right."""
+    before = time.time()
+    done = called(api, function_id, "draw")
+    assert done["state"] == "succeeded", done
+    assert before - CLOCK_S < done["result"]["at"] < time.time() + CLOCK_S
+    assert done["attempts"][0]["start"] == "fork", done
+    return done["result"]["drawn"]
+
+
+def test_forks_of_one_snapshot_draw_nothing_alike(api: Api, worst: str) -> None:
+    """Each instance draws for itself, by every generator there is, and knows the time."""
+    python = [drawn(api, worst) for _ in range(3)]
+    node_id = made(api, "dice", "node24", NODE, isolation="invocation")
+    try:
+        node = [drawn(api, node_id) for _ in range(3)]
+    finally:
+        api.http.delete(f"/v1/functions/{node_id}")
+    for instances in (python, node):
+        for values in zip(*instances, strict=True):
+            assert len(set(values)) == len(instances), instances
+
+
+def test_what_a_handler_does_to_its_own_machine_ends_with_it(api: Api, worst: str) -> None:
+    """The next work finds all as it was made, and how each ended is told."""
+    for what, reasons in (
+        ("eat", {"out_of_memory"}),
+        ("kill_all", {"crash"}),
+        ("bomb", {"handler_error", "out_of_memory", "timeout", "crash"}),
+        ("loop", {"timeout"}),
+    ):
+        failed = called(api, worst, what)
+        assert (failed["state"], failed["reason"] in reasons) == ("failed", True), failed
+    assert called(api, worst, "delete")["result"] is True
+    assert called(api, worst, "kill_1")["result"] == "not allowed"
+    after = called(api, worst, "draw")["result"]
+    assert after["seen"] == ["draw"]
+    assert after["import"] == called(api, worst, "draw")["result"]["import"]
