@@ -86,6 +86,7 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     CANCELED_BY_CALLER = "canceled_by_caller"
     LOOP = "loop"
+    SECRETS_UNAVAILABLE = "secrets_unavailable"
 
 
 _RETRIED_IF = {

@@ -29,6 +29,7 @@ from cakework.server.api.invocations import InvocationRoutes
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
+from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
@@ -42,6 +43,8 @@ from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.masks import Masks
+from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
@@ -109,6 +112,7 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
+MASK_PERIOD_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class FunctionParts:
 
     functions: Functions
     invocations: Invocations
+    secrets: Secrets
     adapter: Adapter
     dispatch: DispatchLoop
     loops: tuple[Loop, ...]
@@ -264,10 +269,11 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         deploy_hint.set()
 
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
+    masks = Masks(database, sealer, clock)
     functions = _functions(
-        settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
+        settings, database, sealer, builds, machines, masks, clock, deploy_hint, dispatch_hint
     )
-    facts = Facts(database, log_store, followers, states, build_ended)
+    facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     return Server(
         settings=settings,
         database=database,
@@ -356,6 +362,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
         InvocationRoutes(parts.functions.invocations).router(door),
+        SecretRoutes(parts.functions.secrets).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -396,6 +403,7 @@ def _functions(
     sealer: Sealer,
     builds: Builds,
     machines: Machines,
+    masks: Masks,
     clock: Clock,
     deploy_hint: asyncio.Event,
     dispatch_hint: asyncio.Event,
@@ -403,6 +411,9 @@ def _functions(
     server_id = secrets.token_hex(16)
     adapter = Adapter(NodeDialer(settings.dial_socket))
     sources, layers, endings = Sources(sealer, clock), Layers(clock), Endings()
+    function_secrets = Secrets(
+        database, sealer, adapter, masks, settings.max_secrets_per_account, clock
+    )
     functions = Functions(
         database, sealer, sources, layers, settings.base_domain, clock, deploy_hint.set
     )
@@ -415,11 +426,14 @@ def _functions(
         builds,
         machines,
         adapter,
+        function_secrets,
         clock,
         dispatch_hint.set,
     )
     invocations = Invocations(database, sealer, endings, clock, dispatch_hint.set)
-    instances = Instances(database, server_id, functions, machines, adapter, deploys, clock)
+    instances = Instances(
+        database, server_id, functions, machines, adapter, deploys, function_secrets, clock
+    )
     attempts = Attempts(
         database,
         server_id,
@@ -430,21 +444,32 @@ def _functions(
         machines,
         adapter,
         endings,
+        masks,
         clock,
         dispatch_hint.set,
     )
     dispatch = DispatchLoop(
-        database, server_id, functions, instances, attempts, endings, clock, dispatch_hint
+        database,
+        server_id,
+        functions,
+        instances,
+        attempts,
+        endings,
+        function_secrets,
+        clock,
+        dispatch_hint,
     )
     return FunctionParts(
         functions,
         invocations,
+        function_secrets,
         adapter,
         dispatch,
         (
             Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
+            Loop("masks", masks.tidy, MASK_PERIOD_S),
         ),
     )
 

@@ -37,6 +37,7 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.masks import Masks
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import AttemptRow, FunctionRow, InvocationRow
 from cakework.server.store.sealing import Sealer
@@ -87,6 +88,7 @@ class Attempts:
         machines: Machines,
         adapter: Adapter,
         endings: Endings,
+        masks: Masks,
         clock: Clock,
         hint: Callable[[], None],
     ) -> None:
@@ -100,6 +102,7 @@ class Attempts:
         self._machines = machines
         self._adapter = adapter
         self._endings = endings
+        self._masks = masks
         self._clock = clock
         self._hint = hint
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -223,6 +226,9 @@ class Attempts:
 
     async def _settle(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
         """Write how an attempt ended, unless that is written."""
+        if answer is not None and answer.error is not None:
+            masked = await self._masks.error(job.vm_id, answer.error)
+            answer = answer.model_copy(update={"error": masked})
         now = self._clock()
         async with self._database.writing() as session:
             row = await session.scalar(

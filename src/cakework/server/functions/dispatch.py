@@ -9,7 +9,7 @@ functions, and of one function the oldest comes first.
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 from sqlalchemy import select, update
@@ -21,10 +21,12 @@ from cakework.domain.invocations import STARTABLE, InvocationState, Reason, Work
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
+from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.attempts import CLAIM_MS, Attempts, Job
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings
+from cakework.server.functions.secrets import NOTHING, Secrets, Sees, View, sees
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
     AttemptRow,
@@ -52,6 +54,7 @@ class DispatchLoop:
         instances: Instances,
         attempts: Attempts,
         endings: Endings,
+        secrets: Secrets,
         clock: Clock,
         hinted: asyncio.Event,
     ) -> None:
@@ -62,6 +65,7 @@ class DispatchLoop:
         self._instances = instances
         self._attempts = attempts
         self._endings = endings
+        self._secrets = secrets
         self._clock = clock
         self._hinted = hinted
         self._starting: set[asyncio.Task[None]] = set()
@@ -91,9 +95,10 @@ class DispatchLoop:
         async with self._database.reading() as session:
             rows = list(await session.scalars(due))
             functions = await _functions_of(session, rows)
+            settings = {each: self._functions.settings(row) for each, row in functions.items()}
+            views = await self._secrets.views(session, _who_sees(rows, functions, settings))
         if not rows:
             return
-        settings = {each: self._functions.settings(row) for each, row in functions.items()}
         jobs: list[Job] = []
         missing: dict[Wanted, int] = defaultdict(int)
         async with self._database.writing() as session:
@@ -102,9 +107,10 @@ class DispatchLoop:
                 if function is None:
                     continue
                 own = settings[function.id]
-                if await self._ends(session, row, function, own):
+                view = views[_sees(row, function, own)]
+                if await self._ends(session, row, function, own, view):
                     continue
-                wanted = _wanted(row, function, own)
+                wanted = _wanted(row, function, own, view)
                 instance = None
                 if not missing[wanted]:
                     instance = await self._instances.take(session, wanted)
@@ -127,6 +133,7 @@ class DispatchLoop:
         row: InvocationRow,
         function: FunctionRow,
         settings: FunctionSettings,
+        view: View,
     ) -> bool:
         """End what may not start any more; say whether that is so."""
         now = self._clock()
@@ -135,6 +142,11 @@ class DispatchLoop:
         state = InvocationState.EXPIRED
         if why is None and _version_of(row, function) is None:
             why, state = Reason.VERSION_FAILED, InvocationState.FAILED
+        error = None
+        if why is None and view.fault is not None:
+            # Not without what it names: it would do something else, and say nothing of why.
+            why, state = Reason.SECRETS_UNAVAILABLE, InvocationState.FAILED
+            error = HandlerError(type="SecretsUnavailable", message=view.fault, retriable=False)
         if why is None:
             return False
         await session.execute(
@@ -143,6 +155,7 @@ class DispatchLoop:
             .values(
                 state=state,
                 reason=why,
+                error=None if error is None else error.model_dump_json(by_alias=True),
                 ended_ms=now,
                 updated_ms=not_before(InvocationRow.updated_ms, now),
             )
@@ -227,10 +240,14 @@ class DispatchLoop:
         async with self._database.reading() as session:
             functions = list(await session.scalars(query))
             counts = [await self._instances.count(session, row.id) for row in functions]
+            settings_of = {row.id: self._functions.settings(row) for row in functions}
+            who = {row.id: sees(row, settings_of[row.id], "") for row in functions}
+            views = await self._secrets.views(session, who.values())
         for function, count in zip(functions, counts, strict=True):
-            if count < function.min_instances:
-                settings = self._functions.settings(function)
-                wanted = _wanted_by(function, function.live_version or 0, "", settings)
+            view = views[who[function.id]]
+            if count < function.min_instances and view.fault is None:
+                settings = settings_of[function.id]
+                wanted = _wanted_by(function, function.live_version or 0, "", settings, view)
                 short = function.min_instances - count
                 await self._ask_for(wanted, settings, short * wanted.concurrency)
 
@@ -265,13 +282,31 @@ def _version_of(row: InvocationRow, function: FunctionRow) -> int | None:
     return row.version if row.pinned else function.live_version
 
 
-def _wanted(row: InvocationRow, function: FunctionRow, settings: FunctionSettings) -> Wanted:
-    return _wanted_by(function, _version_of(row, function) or 0, row.user_id, settings)
+def _sees(row: InvocationRow, function: FunctionRow, settings: FunctionSettings) -> Sees:
+    """Return who the instance is that an invocation needs."""
+    wanted = _wanted(row, function, settings, NOTHING)
+    return sees(function, settings, wanted.of_user)
+
+
+def _who_sees(
+    rows: Sequence[InvocationRow],
+    functions: Mapping[str, FunctionRow],
+    settings: Mapping[str, FunctionSettings],
+) -> set[Sees]:
+    pairs = [(row, functions.get(row.function_id)) for row in rows]
+    return {_sees(row, each, settings[each.id]) for row, each in pairs if each is not None}
+
+
+def _wanted(
+    row: InvocationRow, function: FunctionRow, settings: FunctionSettings, view: View
+) -> Wanted:
+    return _wanted_by(function, _version_of(row, function) or 0, row.user_id, settings, view)
 
 
 def _wanted_by(
-    function: FunctionRow, version: int, user_id: str, settings: FunctionSettings
+    function: FunctionRow, version: int, user_id: str, settings: FunctionSettings, view: View
 ) -> Wanted:
     isolation = isolation_of(settings, function.user_id, user_id)
     concurrency = 1 if isolation is Isolation.INVOCATION else settings.concurrency
-    return Wanted(function.id, version, isolation, user_id, concurrency, settings.made_with)
+    made_with = view.made_with(settings)
+    return Wanted(function.id, version, isolation, user_id, concurrency, made_with)
