@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from cakework.domain.errors import (
@@ -18,7 +18,7 @@ from cakework.domain.errors import (
     QuotaExceeded,
     Unauthenticated,
 )
-from cakework.domain.functions import USER_ID_PATTERN, SecretName
+from cakework.domain.functions import OURS, UPPER_CASE_PATTERN, USER_ID_PATTERN, SecretName
 from cakework.domain.ids import ACCOUNT_ITSELF, FUNCTION_ID_PATTERN, FunctionId, UserId
 from cakework.server.api.account_route import Account, Door
 from cakework.server.api.problems import BODY_ERRORS, responses
@@ -30,8 +30,15 @@ from cakework.server.store.function_models import SecretRow
 TOKEN_CHARS_MAX = 600
 _PLACE = re.compile(r"[A-Za-z0-9._:@-]{0,128} (fn_[0-9A-Z]{26})? [A-Z][A-Z0-9_]{0,127}")
 NamePath = Annotated[
-    SecretName, Path(alias="name", description="Its name: the variable that programs see.")
+    str,
+    Path(
+        alias="name",
+        description="Its name: the variable that programs see. Up to 128 of A-Z, 0-9 and _, a "
+        f"letter first, and not {OURS}….",
+        json_schema_extra={"pattern": UPPER_CASE_PATTERN},
+    ),
 ]
+_NAME: TypeAdapter[str] = TypeAdapter(SecretName)
 _FunctionId = Annotated[
     str | None,
     Query(alias="functionId", pattern=FUNCTION_ID_PATTERN, description="Of this function alone."),
@@ -163,7 +170,7 @@ class SecretRoutes:
         """
         value = _text(body.value.get_secret_value())
         scope = _scope(function_id, user_id)
-        row = await self.secrets.put(account, scope, name, value, shared=body.shared)
+        row = await self.secrets.put(account, scope, _name(name), value, shared=body.shared)
         return _secret(row)
 
     async def list(
@@ -184,7 +191,7 @@ class SecretRoutes:
         user_id: _UserId = None,
     ) -> SecretDeleted:
         """Delete a secret; instances that have it go within seconds."""
-        await self.secrets.delete(account, _scope(function_id, user_id), name)
+        await self.secrets.delete(account, _scope(function_id, user_id), _name(name))
         return SecretDeleted()
 
 
@@ -193,13 +200,22 @@ def _scope(function_id: str | None, user_id: str | None) -> Scope:
     return Scope(user, FunctionId(function_id or ""))
 
 
+def _name(name: str) -> str:
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError as error:
+        message = f"must be up to 128 of A-Z, 0-9 and _, a letter first, and not begin with {OURS}"
+        raise InvalidRequest(
+            "The secret's name is not valid.", [FieldError("name", message)]
+        ) from error
+
+
 def _text(value: str) -> str:
     try:
         value.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError:
         fault = FieldError("value", "must be text that UTF-8 can hold")
         # Not from the error, which has the value in it.
-        del error
         raise InvalidRequest("The secret is not valid.", [fault]) from None
     return value
 
