@@ -1,0 +1,101 @@
+"""Secrets of a function in real VMs: in its process, and in no file of the platform."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.api import Api, Json
+from tests.acceptance.platform import Platform
+from tests.acceptance.waiting import until
+
+SECRET, NEXT = b"entrusted-4242-to-a-function", b"entrusted-1717-in-its-place"
+"""Not what is in any file by itself: what is searched for is in this test's memory alone."""
+KEPT = "-".join(("made", "at", "import", "4711"))
+CODE = """\
+import os, sys
+kept = "-".join(("made", "at", "import", "4711"))
+given = os.environ.get("KEY")
+def handler(event, context):
+    print("it is", os.environ["KEY"])
+    if event["data"] == "fail":
+        raise ValueError("not with " + context.secrets["KEY"])
+    return [given, os.environ["KEY"] == context.secrets["KEY"], os.environ["KEY"][::-1]]
+"""
+
+
+@pytest.fixture
+def own(platform: Platform) -> Iterator[Api]:
+    with platform.api() as api:
+        yield api
+
+
+def put(api: Api, value: bytes) -> None:
+    response = api.http.put("/v1/secrets/KEY", json={"value": value.decode()})
+    assert response.status_code == 200, response.text
+
+
+def made(api: Api, **settings: object) -> str:
+    files = [{"dir": ".", "name": "main.py", "content": CODE}]
+    body: Json = {"name": "entrusted", "runtime": "python3.11", "source": {"files": files}}
+    function_id = api.post("/v1/functions", {**body, "settings": settings})["id"]
+
+    def ready() -> bool:
+        version = api.get(f"/v1/functions/{function_id}/versions/1")
+        assert version["state"] != "failed", version
+        return version["state"] == "ready" and version["snapshot"]["state"] == "made"
+
+    until(ready, 250, "the function is ready")
+    return function_id
+
+
+def files_with(folder: Path, mark: bytes) -> list[Path]:
+    """Return the files that have ``mark`` in them. Files come and go meanwhile."""
+    found: list[Path] = []
+    for path in folder.rglob("*"):
+        try:
+            if path.is_file() and not path.is_symlink() and has(path, mark):
+                found.append(path)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def has(path: Path, mark: bytes) -> bool:
+    rest = b""
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            if mark in rest + chunk:
+                return True
+            rest = chunk[-len(mark) :]
+    return False
+
+
+def test_a_secret_is_in_the_process_and_in_no_file(platform: Platform, own: Api) -> None:
+    """Neither in snapshots nor in logs, records and what waits; as it is used, and after."""
+    put(own, SECRET)
+    function_id = made(own, secrets=["KEY"], idleTimeout=1)
+    assert files_with(platform.data_dir, KEPT.encode()), "this search finds what a snapshot has"
+    path = f"/v1/functions/{function_id}/invoke"
+    answer = own.post(path, {"data": 1})
+    assert answer["result"] == [None, True, SECRET.decode()[::-1]]
+    failed = own.post(path, {"data": "fail"})
+    assert failed["error"]["message"] == "not with ***"
+    answer = own.post(path, {"data": 1})
+    assert answer["state"] == "succeeded"
+    left = files_with(platform.data_dir, SECRET)
+    print(left)
+    put(own, NEXT)
+    begun = time.monotonic()
+
+    def next_one() -> bool:
+        return own.post(path, {"data": 1})["result"][2] == NEXT.decode()[::-1]
+
+    until(next_one, 60, "instances have the new value")
+    print("replaced after", time.monotonic() - begun)
+    # Idle, until they go.
+    time.sleep(5)
+    for value in (SECRET, NEXT):
+        assert files_with(platform.data_dir, value) == []
+    assert '"level": "debug"' in platform.log.read_text()
