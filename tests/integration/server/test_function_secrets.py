@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from cakework.domain.ids import AccountId
 from cakework.domain.vms import VmState
 from cakework.server.clock import now_ms
 from cakework.server.functions import secrets
@@ -72,6 +73,15 @@ async def put(functions: Functions, value: str, name: str = "KEY", **scope: Any)
     shared = scope.pop("shared", None)
     body = {"value": value} if shared is None else {"value": value, "shared": shared}
     return await functions.rig.ok("PUT", f"/v1/secrets/{name}", params=scope, json=body)
+
+
+async def put_elsewhere(functions: Functions, value: str) -> None:
+    """Put a secret as another server does, of which this one is told nothing."""
+    server = functions.rig.server
+    masks = Masks(server.database, server.sealer, now_ms)
+    adapter = server.functions.adapter
+    another = secrets.Secrets(server.database, server.sealer, adapter, masks, 10, now_ms)
+    await another.put(AccountId("default"), secrets.Scope(), "KEY", value, shared=None)
 
 
 async def seen(functions: Functions, function_id: str, **fields: Any) -> str | None:
@@ -317,7 +327,7 @@ async def test_a_change_replaces_what_is_idle_at_once_and_what_is_busy_after_its
     assert (await succeeded(functions, function_id))["result"] == VALUE
     old = {row.vm_id: row.state for row in await functions.instances()}
     assert sorted(old.values()) == ["busy", "idle"]
-    await put(functions, OTHER)
+    await put_elsewhere(functions, OTHER)
     assert (await succeeded(functions, function_id))["result"] == OTHER
 
     async def left() -> list[InstanceRow] | None:
@@ -370,7 +380,7 @@ async def test_secrets_that_change_while_an_instance_starts_are_not_taken_for_th
         given.append(values["KEY"])
         await adapter(vm_id, values)
 
-    monkeypatch.setattr(type(parts.secrets), "give", lambda _self, *of: flipped(*of))
+    monkeypatch.setattr(parts.secrets, "give", flipped)
     monkeypatch.setattr(parts.adapter, "give_secrets", noted)
     assert await seen(functions, function_id) == VALUE
     assert given == [VALUE]

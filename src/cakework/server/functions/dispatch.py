@@ -240,13 +240,13 @@ class DispatchLoop:
         async with self._database.reading() as session:
             functions = list(await session.scalars(query))
             counts = [await self._instances.count(session, row.id) for row in functions]
-            settings_of = {row.id: self._functions.settings(row) for row in functions}
-            who = {row.id: sees(row, settings_of[row.id], "") for row in functions}
-            views = await self._secrets.views(session, who.values())
         for function, count in zip(functions, counts, strict=True):
-            view = views[who[function.id]]
-            if count < function.min_instances and view.fault is None:
-                settings = settings_of[function.id]
+            if count < function.min_instances:
+                settings = self._functions.settings(function)
+                async with self._database.reading() as session:
+                    view = await self._secrets.view(session, sees(function, settings, ""))
+                if view.fault is not None:
+                    continue
                 wanted = _wanted_by(function, function.live_version or 0, "", settings, view)
                 short = function.min_instances - count
                 await self._ask_for(wanted, settings, short * wanted.concurrency)

@@ -29,7 +29,7 @@ from cakework.server.store.sealing import Sealer
 
 SPELLINGS_KEPT = 200_000
 """In memory, over all VMs; a hundred bytes each at most."""
-PLAIN_KEPT = 10_000
+PLAIN_KEPT = GOING_ON_MAX = 10_000
 AT_ONCE_CHARS = 16 * 1024
 """More is masked beside the loop."""
 PIECE_BYTES = 16 * 1024
@@ -152,6 +152,8 @@ class Masks:
             text = mask.begin(text)
         self._going_on.discard(stream)
         if _is_piece(line.text):
+            if len(self._going_on) >= GOING_ON_MAX:
+                self._going_on.clear()
             self._going_on.add(stream)
             text = mask.end(text) if mask is not None else text
         return text
