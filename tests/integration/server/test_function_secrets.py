@@ -236,8 +236,8 @@ async def test_the_narrower_wins(functions: Functions) -> None:
     """A function's own, an end user's, the account's, in this order."""
     function_id = await functions.made(SHOW, settings={"secrets": ["KEY"]})
     await put(functions, "of the account")
-    assert await seen(functions, function_id) == "of the account"
     hers = await put(functions, "of ada", userId="ada")
+    assert await seen(functions, function_id) == "of the account"
     first, second = (await functions.rig.ok("GET", "/v1/secrets"))["secrets"]
     assert first["lastUsedAt"] >= first["updatedAt"]
     assert second == hers
