@@ -188,6 +188,11 @@ class Settings(BaseSettings):
         description="Snapshots and kept memory of an account's VMs on disk, in MiB, from which on "
         "it has no snapshots made; beyond it the memory goes that it kept first.",
     )
+    max_secrets_per_account: int = Field(
+        default=10_000,
+        ge=1,
+        description="Secrets of functions an account may have, with those of its end users.",
+    )
     max_followed_logs_per_account: int = Field(
         default=250, ge=1, le=400, description="Logs that an account may follow at once."
     )

@@ -148,7 +148,8 @@ class FunctionSettings(_Settings):
     """What may be changed about a function at any time; the next attempt sees it.
 
     ``memory`` is in MB. ``timeout`` and ``idle_timeout`` are in seconds. ``isolation`` None: as
-    follows from whose the function is (:func:`isolation_of`).
+    follows from whose the function is (:func:`isolation_of`). With ``secrets_at_init`` code that
+    runs at import has the secrets, and there is no snapshot, which would hold them.
     """
 
     memory: int = Field(default=MEMORY_MB_DEFAULT, ge=MEMORY_MB_MIN, le=MEMORY_MB_MAX)
@@ -162,6 +163,7 @@ class FunctionSettings(_Settings):
     snapshot: Literal["ready", "none"] = "ready"
     env_vars: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
     secrets: Annotated[tuple[SecretName, ...], Field(max_length=SECRETS_MAX)] = ()
+    secrets_at_init: bool = False
     retry: RetryPolicy = RetryPolicy()
     on_failure: FailureHandler | None = None
     labels: Annotated[dict[Label, LabelValue], Field(max_length=LABELS_MAX)] = Field(
@@ -172,6 +174,8 @@ class FunctionSettings(_Settings):
     def _check(self) -> "FunctionSettings":
         if self.min_instances > self.max_instances:
             raise ValueError("minInstances is above maxInstances")
+        if both := self.env_vars.keys() & set(self.secrets):
+            raise ValueError(f"{min(both)} is among envVars and among secrets")
         size = sum(len(name.encode()) + len(value.encode()) for name, value in self._env())
         if size > ENV_BYTES_MAX:
             raise ValueError(f"envVars take {size} bytes, and {ENV_BYTES_MAX} are allowed")
@@ -188,9 +192,15 @@ class FunctionSettings(_Settings):
         return DIRECT_TIMEOUT_S if self.timeout is None else self.timeout
 
     @property
+    def has_snapshot(self) -> bool:
+        """Whether instances begin from a snapshot of their version."""
+        return self.snapshot == "ready" and not self.secrets_at_init
+
+    @property
     def made_with(self) -> str:
         """What tells instances apart that were made with other settings than these."""
         told = [self.cpu, self.memory, self.concurrency, sorted(self.env_vars.items())]
+        told.append(self.secrets_at_init)
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def changed(self, patch: "FunctionSettings") -> "FunctionSettings":

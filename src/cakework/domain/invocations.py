@@ -87,6 +87,7 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     CANCELED_BY_CALLER = "canceled_by_caller"
     LOOP = "loop"
+    SECRETS_UNAVAILABLE = "secrets_unavailable"
 
 
 def reason_of(cause: EndCause | None) -> Reason:

@@ -30,6 +30,7 @@ from cakework.server.api.invocations import InvocationRoutes
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
+from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
@@ -44,7 +45,9 @@ from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.leases import take_back
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.masks import Masks
 from cakework.server.functions.orphans import Orphans
+from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.functions.waiting import WaitingLimits
@@ -116,6 +119,7 @@ DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 ORPHAN_PERIOD_S = 30.0
+MASK_PERIOD_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class FunctionParts:
 
     functions: Functions
     invocations: Invocations
+    secrets: Secrets
     adapter: Adapter
     dispatch: DispatchLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
@@ -273,11 +278,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         deploy_hint.set()
 
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
+    masks = Masks(database, sealer, clock)
     functions = _functions(
-        settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
+        settings, database, sealer, builds, machines, masks, clock, deploy_hint, dispatch_hint
     )
     vms.make_room = functions.make_room
-    facts = Facts(database, log_store, followers, states, build_ended)
+    facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     return Server(
         settings=settings,
         database=database,
@@ -371,6 +377,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
         InvocationRoutes(parts.functions.invocations).router(door),
+        SecretRoutes(parts.functions.secrets).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -411,6 +418,7 @@ def _functions(
     sealer: Sealer,
     builds: Builds,
     machines: Machines,
+    masks: Masks,
     clock: Clock,
     deploy_hint: asyncio.Event,
     dispatch_hint: asyncio.Event,
@@ -418,6 +426,9 @@ def _functions(
     server_id = secrets.token_hex(16)
     adapter = Adapter(NodeDialer(settings.dial_socket))
     sources, layers, endings = Sources(sealer, clock), Layers(clock), Endings()
+    function_secrets = Secrets(
+        database, sealer, adapter, masks, settings.max_secrets_per_account, clock
+    )
     functions = Functions(
         database, sealer, sources, layers, settings.base_domain, clock, deploy_hint.set
     )
@@ -430,10 +441,13 @@ def _functions(
         builds,
         machines,
         adapter,
+        function_secrets,
         clock,
         dispatch_hint.set,
     )
-    instances = Instances(database, server_id, functions, machines, adapter, deploys, clock)
+    instances = Instances(
+        database, server_id, functions, machines, adapter, deploys, function_secrets, clock
+    )
     starts = Starts(server_id, functions, instances, clock)
     begun: list[Callable[[Job], None]] = []
     invocations = Invocations(
@@ -451,6 +465,7 @@ def _functions(
         machines,
         adapter,
         endings,
+        masks,
         clock,
         dispatch_hint.set,
     )
@@ -461,6 +476,7 @@ def _functions(
     return FunctionParts(
         functions,
         invocations,
+        function_secrets,
         adapter,
         dispatch,
         instances.make_room,
@@ -469,6 +485,7 @@ def _functions(
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
             Loop("orphans", Orphans(database, machines, clock).one_pass, ORPHAN_PERIOD_S),
+            Loop("masks", masks.tidy, MASK_PERIOD_S),
         ),
     )
 

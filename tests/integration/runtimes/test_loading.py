@@ -73,3 +73,24 @@ def test_no_file_leads_out_of_its_folder(language: str, path: str, tmp_path: Pat
         with a.asked("POST", "/load", order(language, {path: "x"})) as response:
             assert response.status == 400
         assert list(tmp_path.iterdir()) == [folder]
+
+
+AT_IMPORT = {
+    "python": "import os\nkey = os.environ.get('KEY')\n"
+    "def handler(event, context):\n    return [key, os.environ.get('KEY'), context.secrets]\n",
+    "node": "const key = process.env.KEY;\n"
+    "export default { event: (_: unknown, ctx: any) => [key, process.env.KEY, ctx.secrets] };\n",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_secrets_that_come_before_the_function_are_there_at_its_import(
+    language: str, tmp_path: Path
+) -> None:
+    with adapter(language, None, folder=tmp_path) as a:
+        a.order("POST", "/secrets", {"secrets": {"KEY": "k1"}})
+        files = {ENTRIES[language]: AT_IMPORT[language]}
+        assert a.order("POST", "/load", order(language, files))["state"] == "ready"
+        assert a.result() == ["k1", "k1", {"KEY": "k1"}]
+        a.order("POST", "/secrets", {"secrets": {}})
+        assert a.result() == ["k1", None, {}]

@@ -28,6 +28,7 @@ from cakework.domain.vms import (
     VmState,
     decide,
 )
+from cakework.server.functions.masks import Masks
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.lines import Source
 from cakework.server.logs.store import LogStore
@@ -183,7 +184,8 @@ class Lives(RuleBasedStateMachine):
         builds = BuildStates(Followers(), outbox, lambda: 1000)
         imports, snapshots = ImportStates(Followers(), lambda: 1000), SnapshotStates(lambda: 1000)
         states = States(self.states, snapshots, builds, imports)
-        self.facts = Facts(self.database, NoLog(), Followers(), states, lambda: None)
+        masked = Masks(self.database, sealer, lambda: 1000).lines
+        self.facts = Facts(self.database, NoLog(), Followers(), states, lambda: None, masked)
         self.cursor = 0
         admission = VmAdmission(VmLimits(started=3, cached=9, volumes_gb=1000))
         rules = VmRules(admission, VmOrders(sealer, NoLog().last_seq), "localhost")

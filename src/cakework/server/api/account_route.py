@@ -38,6 +38,8 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 BODY_BYTES_MAX = 2 << 20
 """Of a body, where no files come with it."""
+BODIED = ("POST", "PATCH", "PUT")
+MAKING = frozenset({"POST", "PUT"})
 GOES_ON = frozenset(
     {"getBuildByPost", "cancelBuild", "stopVM", "stopCachedVM", "destroyVM", "destroyCachedVM"}
 )
@@ -66,7 +68,7 @@ class Door:
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
                 inner, known = super().get_route_handler(), Known.of(self)
-                makes = "POST" in (self.methods or ()) and self.operation_id not in GOES_ON
+                makes = bool(MAKING & set(self.methods or ())) and self.operation_id not in GOES_ON
 
                 async def enter(request: Request) -> Response:
                     return await door.enter(request, inner, known, bytes_max, makes=makes)
@@ -100,7 +102,7 @@ class Door:
     ) -> Response:
         account: AccountId = request.state.account
         _check_names(request, known)
-        if request.method not in ("POST", "PATCH"):
+        if request.method not in BODIED:
             return await inner(request)
         if makes:
             self.space.check()
@@ -128,7 +130,7 @@ class Door:
 def _check_names(request: Request, known: Known) -> None:
     try:
         known.check_query(request)
-        if request.method not in ("POST", "PATCH"):
+        if request.method not in BODIED:
             known.check_unread(request)
     except InvalidRequest:
         check_method(request)

@@ -171,7 +171,7 @@ def _declared(request: Request) -> set[str]:
 def _matching(request: Request) -> set[str]:
     methods: set[str] = set()
     for route in request.app.routes:
-        for method in ("GET", "POST", "PATCH", "DELETE"):
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             scope = {**request.scope, "method": method}
             if route.matches(scope)[0] is Match.FULL:
                 methods.add(method)

@@ -50,6 +50,7 @@ from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Found, Invocations
 from cakework.server.functions.leases import CLAIM_MS, RENEW_S
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.masks import Masks
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
@@ -86,6 +87,7 @@ class Attempts:
         machines: Machines,
         adapter: Adapter,
         endings: Endings,
+        masks: Masks,
         clock: Clock,
         hint: Callable[[], None],
     ) -> None:
@@ -100,6 +102,7 @@ class Attempts:
         self._machines = machines
         self._adapter = adapter
         self._endings = endings
+        self._masks = masks
         self._clock = clock
         self._hint = hint
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -335,6 +338,7 @@ class Attempts:
 
     async def _note(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
         """Write how an attempt ended that is not settled yet: its instance goes before."""
+        answer = await self._masked(job, answer)
         now = self._clock()
         async with self._database.writing() as session:
             row = await session.scalar(_running(job).with_for_update())
@@ -348,6 +352,7 @@ class Attempts:
     ) -> bool:
         """Write how an attempt ended, unless that is written: then whoever did it frees its place;
         with ``free`` that is done here. Say whether it was written."""
+        answer = await self._masked(job, answer)
         result = self._result(answer)
 
         def work(session: Session) -> tuple[Found | None, bool]:
@@ -362,6 +367,13 @@ class Attempts:
         if wanted:
             self._hint()
         return found is not None
+
+    async def _masked(self, job: Job, answer: Answer | None) -> Answer | None:
+        """Return an answer without the values of secrets in its error."""
+        if answer is None or answer.error is None:
+            return answer
+        masked = await self._masks.error(job.vm_id, answer.error)
+        return answer.model_copy(update={"error": masked})
 
     def _settled(
         self,

@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import or_, select, update
 
 from cakework.domain.builds import BuildStatus
-from cakework.domain.errors import CakeworkError, Unavailable
+from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
 from cakework.domain.functions import FunctionSettings, Runtime, VersionState
 from cakework.domain.ids import AccountId, BuildId, VmId, new_vm_id
 from cakework.domain.snapshots import SnapshotState
@@ -34,6 +34,7 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import Layers, build_of, layer_row
 from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
+from cakework.server.functions.secrets import Secrets, Sees, sees
 from cakework.server.functions.sources import Sources, as_json
 from cakework.server.services.builds import Builds
 from cakework.server.store.database import Database
@@ -67,6 +68,7 @@ class DeployLoop:
         builds: Builds,
         machines: Machines,
         adapter: Adapter,
+        secrets: Secrets,
         clock: Clock,
         promoted: Callable[[], None],
     ) -> None:
@@ -79,6 +81,7 @@ class DeployLoop:
         self._builds = builds
         self._machines = machines
         self._adapter = adapter
+        self._secrets = secrets
         self._clock = clock
         self._promoted = promoted
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -112,7 +115,7 @@ class DeployLoop:
 
     def _is_stale(self, version: VersionRow, function: FunctionRow) -> bool:
         settings = self._functions.settings(function)
-        if settings.snapshot == "none":
+        if not settings.has_snapshot:
             return False
         return version.vm_id is None or version.made_with != settings.made_with
 
@@ -152,7 +155,7 @@ class DeployLoop:
             raise DoesNot(f"The runtime could not be started: {runtime.snapshot_error}")
         if runtime.snapshot_state != SnapshotState.MADE:
             raise Waits
-        await self._load(account, row, runtime, settings)
+        await self._load(account, row, runtime, settings, sees(function, settings, ""))
 
     async def _build(self, account: AccountId, row: VersionRow, layer: LayerRow) -> LayerRow:
         """Return the layer, ready; ask for its build if nobody has. Raises Waits, DoesNot."""
@@ -185,7 +188,12 @@ class DeployLoop:
         return changed
 
     async def _load(
-        self, account: AccountId, row: VersionRow, runtime: VmRow, settings: FunctionSettings
+        self,
+        account: AccountId,
+        row: VersionRow,
+        runtime: VmRow,
+        settings: FunctionSettings,
+        who: Sees,
     ) -> None:
         if row.vm_id is not None:
             await self._machines.end(VmId(row.vm_id))
@@ -199,7 +207,12 @@ class DeployLoop:
         except ParentLost as error:
             raise Waits from error
         try:
+            if settings.secrets_at_init:
+                await self._secrets.give_for_import(vm_id, who)
             loaded = await self._adapter.load(vm_id, code)
+        except InvalidRequest as error:
+            await self._machines.end(vm_id)
+            raise DoesNot(error.detail) from error
         except NoAnswer as error:
             ended = await self._machines.end(vm_id)
             why = ended.reason if ended is not None and ended.reason else error.detail
@@ -210,7 +223,10 @@ class DeployLoop:
         step(Step.SERVER_VERSION_LOADED)
         if loaded.state != "ready":
             await self._machines.end(vm_id)
-            raise DoesNot(_why(loaded.error))
+            error = loaded.error
+            if error is not None:
+                error = await self._secrets.masks.error(vm_id, error)
+            raise DoesNot(_why(error))
         kept, why = await self._kept(vm_id, settings)
         if row.state == VersionState.BUILDING:
             await self._ready(row, loaded.handlers)
@@ -221,7 +237,7 @@ class DeployLoop:
         self, vm_id: VmId, settings: FunctionSettings
     ) -> tuple[VmId | None, str | None]:
         """Make a VM that has the code a snapshot; return it, or why there is none."""
-        if settings.snapshot == "none":
+        if not settings.has_snapshot:
             await self._machines.end(vm_id)
             return None, None
         try:

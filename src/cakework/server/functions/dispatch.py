@@ -23,12 +23,14 @@ from cakework.domain.invocations import STARTABLE, InvocationState, Reason, Work
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
+from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.attempts import Attempts
 from cakework.server.functions.due import FIRST, Due, Lane, due_work
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings
-from cakework.server.functions.starts import Job, Starts, wanted_by
+from cakework.server.functions.secrets import view_of, views_of
+from cakework.server.functions.starts import Job, Starts, sees_for, wanted_by
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import FunctionRow, InstanceRow, InvocationRow
 from cakework.server.store.values import not_before
@@ -42,6 +44,7 @@ SERVED_KNOWN = 10_000
 KEPT_UP_EVERY_MS = 900
 """How often claims are renewed and what is to be kept warm is looked at."""
 _GONE = (InvocationState.CANCELED, Reason.FUNCTION_DELETED)
+_SECRETS = (InvocationState.FAILED, Reason.SECRETS_UNAVAILABLE)
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -135,6 +138,12 @@ class DispatchLoop:
     ) -> _Pass:
         """Begin what there are instances for."""
         come_to = _Pass([], defaultdict(int), [])
+        asked = {
+            sees_for(function, row.user_id, settings[function.id])
+            for row in rows
+            if (function := functions.get(row.function_id)) is not None
+        }
+        views = views_of(session, asked)
         for row in in_turns(rows):
             function = functions.get(row.function_id)
             own = settings.get(row.function_id, FunctionSettings())
@@ -143,7 +152,13 @@ class DispatchLoop:
                 self._end(session, row, why or _GONE)
                 come_to.ended.append(row.id)
                 continue
-            wanted = wanted_by(function, row.version_of(function) or 0, row.user_id, own)
+            view = views[sees_for(function, row.user_id, own)]
+            if view.fault is not None:
+                # Not without what it names: it would do something else, and say nothing of why.
+                self._end(session, row, _SECRETS, view.fault)
+                come_to.ended.append(row.id)
+                continue
+            wanted = wanted_by(function, row.version_of(function) or 0, row.user_id, own, view)
             instance = None
             if wanted not in come_to.missing:
                 instance = self._instances.take(session, wanted)
@@ -168,14 +183,24 @@ class DispatchLoop:
             return InvocationState.FAILED, Reason.VERSION_FAILED
         return None
 
-    def _end(self, session: Session, row: Due, how: tuple[InvocationState, Reason]) -> None:
+    def _end(
+        self,
+        session: Session,
+        row: Due,
+        how: tuple[InvocationState, Reason],
+        secrets: str | None = None,
+    ) -> None:
         now, (state, why) = self._clock(), how
+        error = None
+        if secrets is not None:
+            error = HandlerError(type="SecretsUnavailable", message=secrets, retriable=False)
         session.execute(
             update(InvocationRow)
             .where(InvocationRow.id == row.id, InvocationRow.state.in_(STARTABLE))
             .values(
                 state=state,
                 reason=why,
+                error=None if error is None else error.model_dump_json(by_alias=True),
                 ended_ms=now,
                 updated_ms=not_before(InvocationRow.updated_ms, now),
             )
@@ -249,7 +274,11 @@ class DispatchLoop:
         for function, count in await self._database.look(look):
             if count < function.min_instances:
                 settings = self._functions.settings(function)
-                wanted = wanted_by(function, function.live_version or 0, "", settings)
+                sees = sees_for(function, "", settings)
+                view = await self._database.look(lambda session, s=sees: view_of(session, s))
+                if view.fault is not None:
+                    continue
+                wanted = wanted_by(function, function.live_version or 0, "", settings, view)
                 short = function.min_instances - count
                 await self._ask_for(wanted, settings, short * wanted.concurrency)
 

@@ -34,7 +34,12 @@ from cakework.server.functions.layers import Layers
 from cakework.server.functions.sources import Source, Sources
 from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import FunctionRow, InvocationRow, VersionRow
+from cakework.server.store.function_models import (
+    FunctionRow,
+    InvocationRow,
+    SecretRow,
+    VersionRow,
+)
 from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before
@@ -304,6 +309,11 @@ class Functions:
                 update(InvocationRow)
                 .where(of_it, InvocationRow.state == InvocationState.RUNNING)
                 .values(cancel=True)
+            )
+            await session.execute(
+                delete(SecretRow).where(
+                    SecretRow.account_id == account, SecretRow.function_id == function_id
+                )
             )
             await session.execute(delete(FunctionRow).where(FunctionRow.id == function_id))
         self._hint()

@@ -33,6 +33,7 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import layer_row
 from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
+from cakework.server.functions.secrets import Secrets, sees, views_of
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
     FunctionRow,
@@ -81,6 +82,7 @@ class Instances:
         machines: Machines,
         adapter: Adapter,
         deploys: DeployLoop,
+        secrets: Secrets,
         clock: Clock,
     ) -> None:
         """Keep records in ``database``, as the process ``server_id``."""
@@ -90,6 +92,7 @@ class Instances:
         self._machines = machines
         self._adapter = adapter
         self._deploys = deploys
+        self._secrets = secrets
         self._clock = clock
 
     def take(self, session: Session, wanted: Wanted) -> InstanceRow | None:
@@ -372,6 +375,12 @@ class Instances:
         functions = {row.id: row for row in found}
         counts = {each: self.count(session, each) for each in functions}
         settings = {each: self._functions.settings(row) for each, row in functions.items()}
+        asked = {
+            sees(functions[row.function_id], settings[row.function_id], row.user_id)
+            for row, _ in rows
+            if row.function_id in functions
+        }
+        views = views_of(session, asked)
         unneeded: list[str] = []
         for row, state in rows:
             function = functions.get(row.function_id)
@@ -381,7 +390,8 @@ class Instances:
                 goes = True
             else:
                 own = settings[function.id]
-                current = (row.version, row.made_with) == (function.live_version, own.made_with)
+                made_with = views[sees(function, own, row.user_id)].made_with(own)
+                current = (row.version, row.made_with) == (function.live_version, made_with)
                 idle = row.used_ms < now - own.idle_timeout * 1000
                 spare = counts[function.id] > own.min_instances
                 goes = not current or now >= row.until_ms or (idle and spare)
@@ -397,7 +407,9 @@ class Instances:
             if version is None or function is None:
                 raise CakeworkError("The function is not there any more.")
             layer = await layer_row(session, version.layer_id)
+        who = sees(function, settings, row.user_id)
         if await self._from_version(version, vm_id, settings):
+            await self._secrets.give(vm_id, who, settings, row.made_with)
             return
         shape = Shape(settings.cpu, settings.memory).rounded()
         runtime = await self._machines.runtime(layer, shape)
@@ -410,17 +422,23 @@ class Instances:
         except ParentLost as error:
             raise Unavailable(error.detail) from error
         code = await self._deploys.code_of(AccountId(function.account_id), version, settings)
+        if settings.secrets_at_init:
+            await self._secrets.give(vm_id, who, settings, row.made_with)
         try:
             loaded = await self._adapter.load(vm_id, code)
         except NoAnswer as error:
             raise CakeworkError(f"The instance did not take its code: {error.detail}") from error
         if loaded.state != "ready":
             raise CakeworkError("The code cannot be imported any more.")
+        if not settings.secrets_at_init:
+            await self._secrets.give(vm_id, who, settings, row.made_with)
 
     async def _from_version(
         self, version: VersionRow, vm_id: VmId, settings: FunctionSettings
     ) -> bool:
         """Fork the version's snapshot, if it is there and fits; say whether that was done."""
+        if not settings.has_snapshot:
+            return False
         if version.vm_id is None or version.made_with != settings.made_with:
             return False
         parent = await self._machines.find(version.vm_id)

@@ -16,6 +16,7 @@ from cakework.server.clock import Clock
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.leases import CLAIM_MS
+from cakework.server.functions.secrets import Sees, View, sees, view_of
 from cakework.server.store.function_models import (
     WAITS,
     AttemptRow,
@@ -62,8 +63,11 @@ class Starts:
         """Begin the first attempt of an invocation that is about to be recorded; None: it waits."""
         settings = self._functions.settings(function)
         version = row.version if row.pinned else function.live_version
-        wanted = wanted_by(function, version or 0, row.user_id, settings)
-        if row.next_ms > self._clock() or self._others_wait(session, wanted):
+        view = view_of(session, sees_for(function, row.user_id, settings))
+        wanted = wanted_by(function, version or 0, row.user_id, settings, view)
+        if view.fault is not None or row.next_ms > self._clock():
+            return None
+        if self._others_wait(session, wanted):
             return None
         instance = self._instances.take(session, wanted)
         if instance is None:
@@ -147,9 +151,16 @@ class Starts:
 
 
 def wanted_by(
-    function: FunctionRow, version: int, user_id: str, settings: FunctionSettings
+    function: FunctionRow, version: int, user_id: str, settings: FunctionSettings, view: View
 ) -> Wanted:
-    """Return what an instance has to be for work of ``user_id``."""
+    """Return what an instance has to be for work of ``user_id``, with the secrets of ``view``."""
     isolation = isolation_of(settings, function.user_id, user_id)
     concurrency = 1 if isolation is Isolation.INVOCATION else settings.concurrency
-    return Wanted(function.id, version, isolation, user_id, concurrency, settings.made_with)
+    made_with = view.made_with(settings)
+    return Wanted(function.id, version, isolation, user_id, concurrency, made_with)
+
+
+def sees_for(function: FunctionRow, user_id: str, settings: FunctionSettings) -> Sees:
+    """Return who the instance is that work of ``user_id`` needs."""
+    alone = isolation_of(settings, function.user_id, user_id) is not Isolation.FUNCTION
+    return sees(function, settings, user_id if alone else "")

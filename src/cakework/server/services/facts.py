@@ -5,7 +5,7 @@ log store, which knows by their numbers which ones it has. The node tells that a
 its lines are acknowledged: who sees that a VM stopped finds its whole log.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -50,6 +50,7 @@ class States:
     imports: ImportStates
 
 
+Masked = Callable[[Sequence[AnyLine]], Awaitable[Sequence[AnyLine]]]
 _VmChange = VmStarted | VmStopped | SnapshotMade | SnapshotFailed
 
 
@@ -63,13 +64,18 @@ class Facts:
         followers: Followers,
         states: States,
         build_ended: Callable[[], None],
+        masked: Masked,
     ) -> None:
-        """Apply to ``database`` and ``logs``; ``build_ended`` is called when a build has ended."""
+        """Apply to ``database`` and ``logs``; ``build_ended`` is called when a build has ended.
+
+        ``masked`` takes secrets out of lines before these are stored.
+        """
         self._database = database
         self._logs = logs
         self._followers = followers
         self._states = states
         self._build_ended = build_ended
+        self._masked = masked
 
     async def cursor(self, node_id: str) -> int:
         """Return the cursor up to which every fact of the node's journal is applied."""
@@ -79,7 +85,7 @@ class Facts:
 
     async def keep(self, lines: Sequence[AnyLine]) -> None:
         """Store lines, each log's in order; they are durable then. Those it has are left out."""
-        self._followers.wake(await self._logs.append(lines))
+        self._followers.wake(await self._logs.append(await self._masked(lines)))
         step(Step.FACTS_LINES_STORED)
 
     async def apply(self, node_id: str, facts: Sequence[AnyFact], cursor: int) -> None:

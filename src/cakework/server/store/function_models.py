@@ -347,3 +347,12 @@ class SecretRow(Base):
     shared: Mapped[bool] = mapped_column(default=False)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
     used_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class MaskRow(Base):
+    """Values of secrets that were given to a VM, which what it prints is not to show."""
+
+    __tablename__ = "function_masks"
+
+    vm_id: Mapped[str] = mapped_column(String(14), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)

@@ -47,11 +47,12 @@ export class Invocations {
   #keptBytes = 0;
   #running = new Set();
   #idle = [];
-  #secrets = Object.freeze({});
+  #secrets;
   env = Object.freeze({ ...process.env });
 
-  constructor(handlers, concurrency) {
+  constructor(handlers, concurrency, secrets = Object.freeze({})) {
     this.#handlers = handlers;
+    this.#secrets = secrets;
     this.#free = concurrency;
   }
 
@@ -79,6 +80,11 @@ export class Invocations {
     if (!attempt || attempt.answered !== undefined) return false;
     attempt.abort();
     return true;
+  }
+
+  /** Those that were given last. */
+  get secrets() {
+    return this.#secrets;
   }
 
   /** Gives secrets to all that begins from now on, and to the environment. */

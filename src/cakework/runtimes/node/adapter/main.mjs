@@ -51,7 +51,8 @@ const program = {
       program.failed = error ?? new Error(`thrown: ${error}`);
       show(program.failed);
     }
-    program.invocations = new Invocations(program.handlers, concurrency);
+    const { secrets } = program.invocations;
+    program.invocations = new Invocations(program.handlers, concurrency, secrets);
     uncaught = endWith(program.invocations);
     program.state = program.failed ? "failed" : "ready";
   },

@@ -386,9 +386,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_function_versions_state", "function_versions", ["state"], unique=False)
 
+    # What VMs print of secrets.
+    op.create_table(
+        "function_masks",
+        sa.Column("vm_id", sa.String(length=14), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("vm_id", name=op.f("pk_function_masks")),
+    )
+
 
 def downgrade() -> None:
 
+    op.drop_table("function_masks")
     op.drop_index("ix_function_versions_state", table_name="function_versions")
     op.drop_index(op.f("ix_function_versions_source_digest"), table_name="function_versions")
     op.drop_index(op.f("ix_function_versions_layer_id"), table_name="function_versions")
