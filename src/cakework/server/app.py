@@ -20,6 +20,7 @@ from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.forks import ForkRoutes
+from cakework.server.api.function_logs import FunctionLogRoutes
 from cakework.server.api.functions import FunctionRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
@@ -41,11 +42,14 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
+from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.marks import Marks
 from cakework.server.functions.sources import Sources
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
+from cakework.server.logs.stretches import Stretches
 from cakework.server.loops.builds import BuildLoop
 from cakework.server.loops.idle import IdleLoop
 from cakework.server.loops.imports import ImportLoop
@@ -160,6 +164,7 @@ class Server:
     imports: Imports
     images: Images
     logs: Logs
+    function_logs: FunctionLogs
     waitlist: Waitlist
     idempotency: Idempotency
     webhooks: Webhooks
@@ -201,7 +206,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     database = Database(database_url(settings))
     kept = Kept(settings.max_log_lines, settings.max_logs_mb_per_account << 20)
     space = FreeSpace(settings.server_dir, settings.min_free_store_mb)
-    log_store = LogStore(settings.server_dir / "logs.db", kept, LogOwners(database).find, space)
+    log_owners, stretches = LogOwners(database), Stretches(settings.max_log_lines_per_attempt)
+    log_store = LogStore(
+        *(settings.server_dir / "logs.db", kept, log_owners.find, space),
+        functions=log_owners.functions,
+        stretches=stretches,
+    )
     followers, routes = Followers(), Routes()
     node = NodeClient(settings.node_socket)
     import_states = ImportStates(followers, clock)
@@ -264,10 +274,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         deploy_hint.set()
 
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
+    marks = Marks(database, node, log_store, stretches)
     functions = _functions(
-        settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
+        settings, database, sealer, builds, machines, marks, clock, deploy_hint, dispatch_hint
     )
     facts = Facts(database, log_store, followers, states, build_ended)
+    logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
     return Server(
         settings=settings,
         database=database,
@@ -290,7 +302,8 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
         imports=imports,
         images=Images(database, clock, leftover_hint.set),
-        logs=Logs(database, log_store, followers, settings.max_followed_logs_per_account),
+        logs=logs,
+        function_logs=FunctionLogs(database, log_store, logs, functions.invocations),
         waitlist=Waitlist(database, clock),
         idempotency=Idempotency(database, sealer, clock),
         webhooks=webhooks,
@@ -356,6 +369,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
         InvocationRoutes(parts.functions.invocations).router(door),
+        FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -396,6 +410,7 @@ def _functions(
     sealer: Sealer,
     builds: Builds,
     machines: Machines,
+    marks: Marks,
     clock: Clock,
     deploy_hint: asyncio.Event,
     dispatch_hint: asyncio.Event,
@@ -429,6 +444,7 @@ def _functions(
         instances,
         machines,
         adapter,
+        marks,
         endings,
         clock,
         dispatch_hint.set,

@@ -37,6 +37,7 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.marks import Marks
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import AttemptRow, FunctionRow, InvocationRow
 from cakework.server.store.sealing import Sealer
@@ -86,6 +87,7 @@ class Attempts:
         instances: Instances,
         machines: Machines,
         adapter: Adapter,
+        marks: Marks,
         endings: Endings,
         clock: Clock,
         hint: Callable[[], None],
@@ -99,6 +101,7 @@ class Attempts:
         self._instances = instances
         self._machines = machines
         self._adapter = adapter
+        self._marks = marks
         self._endings = endings
         self._clock = clock
         self._hint = hint
@@ -116,6 +119,7 @@ class Attempts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._marks.close()
         async with self._database.writing() as session:
             await session.execute(
                 update(InvocationRow)
@@ -188,6 +192,7 @@ class Attempts:
     async def _attempt(self, job: Job) -> None:
         row = job.row
         answer: Answer | None = None
+        await self._mark_begin(job)
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
         kind = _KINDS.get(row.trigger, "event")
         try:
@@ -210,9 +215,17 @@ class Attempts:
         else:
             outcome = answer.told()
             if outcome.reason is None:
-                await self._free(job, again=not job.alone)
+                last = await self._marks.end(job.vm_id)
+                await self._free(job, again=not job.alone and last is not None, last_line=last)
                 return
         await self._over(job, outcome, answer)
+
+    async def _mark_begin(self, job: Job) -> None:
+        if job.begun:
+            await self._marks.take_up(job.key, job.vm_id)
+            return
+        concurrent = job.settings.concurrency > 1 and not job.alone
+        await self._marks.begin(job.key, job.vm_id, fresh=job.alone, alone=not concurrent)
 
     async def _over(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
         """End the instance of an attempt that did not end well, then settle that."""
@@ -223,7 +236,7 @@ class Attempts:
 
     async def _settle(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
         """Write how an attempt ended, unless that is written."""
-        now = self._clock()
+        now, first = self._clock(), self._marks.first_of(job.key)
         async with self._database.writing() as session:
             row = await session.scalar(
                 select(InvocationRow)
@@ -250,6 +263,7 @@ class Attempts:
                     AttemptRow.outcome.is_(None),
                 )
                 .values(
+                    **first,
                     outcome=outcome.reason or SUCCEEDED,
                     ended_ms=now,
                     duration_ms=None if answer is None else round(answer.duration_ms),
@@ -266,8 +280,9 @@ class Attempts:
         luck = random.random()  # noqa: S311 - a delay, and no secret
         return after(outcome, work, job.settings.retry, now, luck)
 
-    async def _free(self, job: Job, *, again: bool) -> None:
+    async def _free(self, job: Job, *, again: bool, last_line: int | None = None) -> None:
         async with self._database.writing() as session:
+            await self._marks.write_end(session, job.key, last_line)
             await self._instances.give_back(session, job.vm_id, again=again)
 
     def _tell(self, row: InvocationRow, answer: Answer) -> None:

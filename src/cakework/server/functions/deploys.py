@@ -33,6 +33,7 @@ from cakework.server.functions.adapter import Adapter, Code, HandlerError, NoAns
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import Layers, build_of, layer_row
 from cakework.server.functions.machines import Machines, ParentLost
+from cakework.server.functions.marks import note_vm
 from cakework.server.functions.sources import Sources, as_json
 from cakework.server.services.builds import Builds
 from cakework.server.store.database import Database
@@ -190,6 +191,8 @@ class DeployLoop:
             await self._machines.end(VmId(row.vm_id))
         vm_id = new_vm_id()
         await self._change(row, vm_id=vm_id, made_with=None)
+        async with self._database.writing() as session:
+            note_vm(session, vm_id, row.function_id, row.number, self._clock())
         code = await self.code_of(account, row, settings)
         try:
             await self._machines.fork(runtime, vm_id, VmRole.VERSION)
