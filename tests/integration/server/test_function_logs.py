@@ -131,7 +131,7 @@ async def test_right_after_the_answer_all_lines_are_there(functions: Functions) 
 
 
 async def test_what_is_printed_between_invocations_is_of_none(functions: Functions) -> None:
-    function_id = await functions.made(PRINTS)
+    function_id = await functions.made(PRINTS, settings={"maxInstances": 1})
     first = await functions.invoke(function_id, {"say": "one", "later": 0.3})
     lines = await said_by_function(functions, function_id, 5)
     second = await functions.invoke(function_id, {"say": "two"})
@@ -208,7 +208,7 @@ async def test_pages_and_searches_go_over_all_attempts(functions: Functions) -> 
 
 async def test_of_a_loud_attempt_the_first_lines_are_kept(functions: Functions) -> None:
     """And a line says so; those of the invocations around it are all there."""
-    function_id = await functions.made(PRINTS)
+    function_id = await functions.made(PRINTS, settings={"maxInstances": 1})
     first = await functions.invoke(function_id, {"say": "first", "lines": 10})
     loud = await functions.invoke(function_id, {"say": "loud", "lines": 500})
     last = await functions.invoke(function_id, {"say": "last", "lines": 10})
@@ -243,7 +243,7 @@ async def test_lines_are_right_when_another_server_takes_an_attempt_up(
 async def test_lines_are_right_where_a_begin_was_never_written(functions: Functions) -> None:
     """As after a process that was killed in the first moments of an attempt: what was printed
     between it and the attempt before is none's, by the time; what was before stays the other's."""
-    function_id = await functions.made(PRINTS)
+    function_id = await functions.made(PRINTS, settings={"maxInstances": 1})
     first = await functions.invoke(function_id, {"say": "one", "later": 0.3})
     await said_by_function(functions, function_id, 5)
     second = await functions.invoke(function_id, {"say": "two"})

@@ -251,13 +251,17 @@ class FunctionLogs:
             rows = list(await session.scalars(attempts.order_by(AttemptRow.attempt)))
             vms = [each.vm_id for each in rows if each.last_line is None]
             going = select(VmRow.id).where(VmRow.id.in_(vms), ~vm_log_complete())
-            open_vms = set(await session.scalars(going))
+            printing = set(await session.scalars(going))
+            logged = FunctionVmRow.vm_id.in_([each.vm_id for each in rows])
+            kept = set(await session.scalars(select(FunctionVmRow.vm_id).where(logged)))
         whole: set[int] = set()
         for each in rows:
             if each.last_line is None:
-                there = each.vm_id not in open_vms
+                there = each.vm_id not in printing
             else:
-                there = await self._store.last_seq(vm_source(each.vm_id)) >= each.last_line
+                came = await self._store.last_seq(vm_source(each.vm_id))
+                # Of a log that is not kept any more nothing is to come.
+                there = came >= each.last_line or each.vm_id not in kept
             if there:
                 whole.add(each.attempt)
         return _Invocation(row, rows, frozenset(whole))
