@@ -199,6 +199,11 @@ class Settings(BaseSettings):
     max_log_lines: int = Field(
         default=200_000, ge=1000, description="Newest lines kept for each VM and each build."
     )
+    max_log_lines_per_attempt: int = Field(
+        default=10_000,
+        ge=10,
+        description="Lines kept of what one attempt of an invocation prints; then one says so.",
+    )
     max_logs_mb_per_account: int = Field(
         default=1024,
         ge=1,

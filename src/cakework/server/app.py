@@ -21,6 +21,7 @@ from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.forks import ForkRoutes
+from cakework.server.api.function_logs import FunctionLogRoutes
 from cakework.server.api.functions import FunctionRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
@@ -44,7 +45,9 @@ from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.leases import take_back
+from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
 from cakework.server.functions.orphans import Orphans
 from cakework.server.functions.secrets import Secrets
@@ -54,6 +57,7 @@ from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
+from cakework.server.logs.stretches import Stretches
 from cakework.server.loops.builds import BuildLoop
 from cakework.server.loops.idle import IdleLoop
 from cakework.server.loops.imports import ImportLoop
@@ -173,6 +177,7 @@ class Server:
     imports: Imports
     images: Images
     logs: Logs
+    function_logs: FunctionLogs
     waitlist: Waitlist
     idempotency: Idempotency
     webhooks: Webhooks
@@ -215,7 +220,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     database = Database(database_url(settings))
     kept = Kept(settings.max_log_lines, settings.max_logs_mb_per_account << 20)
     space = FreeSpace(settings.server_dir, settings.min_free_store_mb)
-    log_store = LogStore(settings.server_dir / "logs.db", kept, LogOwners(database).find, space)
+    log_owners, stretches = LogOwners(database), Stretches(settings.max_log_lines_per_attempt)
+    log_store = LogStore(
+        *(settings.server_dir / "logs.db", kept, log_owners.find, space),
+        functions=log_owners.functions,
+        stretches=stretches,
+    )
     followers, routes = Followers(), Routes()
     node = NodeClient(settings.node_socket)
     import_states = ImportStates(followers, clock)
@@ -279,11 +289,14 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
 
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
     masks = Masks(database, sealer, clock)
+    marks = Marks(database, node, log_store, stretches)
     functions = _functions(
-        settings, database, sealer, builds, machines, masks, clock, deploy_hint, dispatch_hint
+        *(settings, database, sealer, builds, machines, masks, marks, clock),
+        *(deploy_hint, dispatch_hint),
     )
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
+    logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
     return Server(
         settings=settings,
         database=database,
@@ -306,7 +319,8 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
         imports=imports,
         images=Images(database, clock, leftover_hint.set),
-        logs=Logs(database, log_store, followers, settings.max_followed_logs_per_account),
+        logs=logs,
+        function_logs=FunctionLogs(database, log_store, logs, functions.invocations),
         waitlist=Waitlist(database, clock),
         idempotency=Idempotency(database, sealer, clock),
         webhooks=webhooks,
@@ -378,6 +392,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
         InvocationRoutes(parts.functions.invocations).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
+        FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -419,6 +434,7 @@ def _functions(
     builds: Builds,
     machines: Machines,
     masks: Masks,
+    marks: Marks,
     clock: Clock,
     deploy_hint: asyncio.Event,
     dispatch_hint: asyncio.Event,
@@ -464,6 +480,7 @@ def _functions(
         starts,
         machines,
         adapter,
+        marks,
         endings,
         masks,
         clock,

@@ -2,15 +2,20 @@
 
 The real node forks machines; here a fork of a runtime is an adapter without a function, and a fork
 of a version one that was started with what that has been given. Connections go through a dial
-socket, as to a real node.
+socket, as to a real node. What an adapter prints are the lines of its VM, as they come from two
+pipes; a mark reads what is in them by then, as the guest does, and makes lines of it.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import os
 import shutil
 import socket
 import sys
+import termios
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +23,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from cakework.domain.facts import SnapshotMade, VmStopped
+from cakework.domain.facts import SnapshotMade, Stream, VmStopped
 from cakework.domain.orders import (
     DialAnswer,
     DialRequest,
@@ -54,6 +59,32 @@ class Hosted:
     ports: dict[int, int]
     folder: Path
     kept: contextlib.ExitStack
+    outputs: list["Output"]
+
+
+@dataclass(slots=True)
+class Output:
+    """The reading end of what a program prints, and what it has not ended with a newline yet."""
+
+    fd: int
+    stream: Stream
+    begun: bytes = b""
+
+    def read(self) -> tuple[list[str], bool]:
+        """Return the lines that can be read now, and whether that was the end."""
+        lines: list[str] = []
+        count = int.from_bytes(fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+        try:
+            self.begun += (read := os.read(self.fd, max(count, 1)))
+        except BlockingIOError:
+            return lines, False
+        *whole, self.begun = self.begun.split(b"\n")
+        return [line.decode(errors="replace") for line in whole], not read
+
+    def cut(self) -> list[str]:
+        """Return what was not ended as a line."""
+        begun, self.begun = self.begun, b""
+        return [begun.decode(errors="replace")] if begun else []
 
 
 class FunctionNode(FakeNode):
@@ -70,6 +101,9 @@ class FunctionNode(FakeNode):
         """How many connections are refused from now on."""
         self.ends_with = EndCause.EXITED
         """What is told to have ended a VM whose adapter ends."""
+        self.marks: list[str] = []
+        self.may_mark = True
+        self._telling: set[asyncio.Task[None]] = set()
         self._ended: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -90,7 +124,34 @@ class FunctionNode(FakeNode):
         app.add_api_route(
             "/v1/vms/{vm_id}/snapshot", self._take_snapshot, methods=["POST"], response_model=None
         )
+        app.add_api_route("/v1/vms/{vm_id}/mark", self._mark, methods=["POST"], response_model=None)
         return app
+
+    async def _mark(self, vm_id: str) -> Response:
+        self.marks.append(vm_id)
+        hosted = self.hosted.get(vm_id)
+        if hosted is None or not self.may_mark:
+            return JSONResponse({"code": "conflict", "detail": "it does not run"}, 409)
+        for output in hosted.outputs:
+            self._read(vm_id, output)
+            self._print(vm_id, output, output.cut())
+        return JSONResponse({"seq": self._lines.get(vm_id, 0)})
+
+    def _read(self, vm_id: str, output: Output) -> None:
+        lines, ended = output.read()
+        self._print(vm_id, output, [*lines, *(output.cut() if ended else [])])
+        if ended:
+            asyncio.get_running_loop().remove_reader(output.fd)
+
+    def _print(self, vm_id: str, output: Output, texts: list[str]) -> None:
+        now = time.time_ns() // 1_000_000
+        for text in texts:
+            line = self.line(vm_id, text, output.stream, now)
+            # At once, before whatever else comes to be known of this VM.
+            self.facts.append(line.model_copy(update={"cursor": next(self._cursor)}))
+        telling = asyncio.create_task(self.push())
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     async def _make_snapshot(self, vm_id: str, order: VmOrder) -> Response:
         response = await super()._make_snapshot(vm_id, order)
@@ -108,7 +169,11 @@ class FunctionNode(FakeNode):
 
     async def _stop(self, vm_id: str, order: StopOrder) -> Response:
         await self._kill(vm_id)
-        return await super()._stop(vm_id, order)
+        ran = vm_id in self.vms
+        response = await super()._stop(vm_id, order)
+        if ran and vm_id in self.over:
+            await self.push(VmStopped(at_ms=START_MS, vm_id=vm_id, reason="stopped on request"))
+        return response
 
     async def _take_snapshot(self, vm_id: str, order: SnapshotOrder) -> Response:
         if vm_id not in self.vms:
@@ -135,19 +200,35 @@ class FunctionNode(FakeNode):
         if loaded is not None:
             given += ["--entry", loaded.entry, "--concurrency", str(loaded.concurrency)]
             given += ["--signature", loaded.signature] if loaded.signature else []
+        (out, stdout), (err, stderr) = os.pipe(), os.pipe()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(PYTHON), "--folder", str(folder), *given), cwd=folder
+            *(sys.executable, str(PYTHON), "--folder", str(folder), *given),
+            cwd=folder,
+            stdout=stdout,
+            stderr=stderr,
         )
-        self.hosted[vm_id] = Hosted(process, {8080: port, 8079: control}, folder, kept)
+        os.close(stdout)
+        os.close(stderr)
+        outputs = [Output(out, "stdout"), Output(err, "stderr")]
+        for output in outputs:
+            os.set_blocking(output.fd, False)
+        self.hosted[vm_id] = Hosted(process, {8080: port, 8079: control}, folder, kept, outputs)
         async with asyncio.timeout(LISTENS_S):
             while process.returncode is None and not await _listens(port):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+        for output in outputs:
+            if loaded is not None:
+                # What is forked had printed this before.
+                output.read()
+            asyncio.get_running_loop().add_reader(output.fd, self._read, vm_id, output)
         watching = asyncio.create_task(self._watch(vm_id, process))
         self._ended.add(watching)
         watching.add_done_callback(self._ended.discard)
 
     async def _watch(self, vm_id: str, process: asyncio.subprocess.Process) -> None:
         status = await process.wait()
+        for output in hosted.outputs if (hosted := self.hosted.get(vm_id)) else ():
+            self._read(vm_id, output)
         if vm_id in self.vms and vm_id in self.hosted:
             why = f"the program ended with exit code {status}, of {self.ends_with}"
             await self.stopped(vm_id, why, status, cause=self.ends_with)
@@ -165,6 +246,11 @@ class FunctionNode(FakeNode):
         with contextlib.suppress(ProcessLookupError):
             hosted.process.kill()
         await hosted.process.wait()
+        for output in hosted.outputs:
+            self._read(vm_id, output)
+        for output in hosted.outputs:
+            asyncio.get_running_loop().remove_reader(output.fd)
+            os.close(output.fd)
         hosted.kept.close()
 
     async def _dial(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

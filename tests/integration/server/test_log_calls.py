@@ -3,6 +3,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cakework.domain.ids import AccountId, VmId
 from cakework.server.api import logs
 from cakework.server.api.times import rfc3339
 from cakework.server.logs import file
-from cakework.server.logs.lines import Line, LineQuery, Page, vm_source
+from cakework.server.logs.lines import LineQuery, Page, vm_source
 from cakework.server.logs.search import Bounds
 from cakework.server.logs.store import READERS
 from cakework.server.services.logs import Logs, VmLog
@@ -346,7 +347,7 @@ async def test_a_large_page_holds_up_nobody_while_it_is_rendered(
     path = await logged(rig, *messages)
     begun, over = threading.Event(), threading.Event()
 
-    def slowly(lines: list[Line], around: logs.LogPage) -> bytes:
+    def slowly(lines: Iterable[logs.LogLine], around: logs.LogPage) -> bytes:
         begun.set()
         assert over.wait(30), "nobody else was served"
         return rendered(lines, around)
@@ -378,7 +379,7 @@ async def test_pages_of_one_account_wait_before_they_are_read(
         most = max(most, read)
         return really_page(connection, query)
 
-    def render(lines: list[Line], around: logs.LogPage) -> bytes:
+    def render(lines: Iterable[logs.LogLine], around: logs.LogPage) -> bytes:
         nonlocal read
         read -= 1
         return rendered(lines, around)

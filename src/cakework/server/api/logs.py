@@ -1,6 +1,6 @@
 """Calls about logs: getBuildLogs, getVMLogs and their like, a page at a time or followed."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -27,9 +27,11 @@ from cakework.server.api.vms import VmIdPath
 from cakework.server.api.wire import AnswerBody
 from cakework.server.logs.lines import Line, LineQuery, Page
 from cakework.server.logs.tokens import next_token
-from cakework.server.services.logs import BuildLog, Log, Logs, Owners, VmLog
+from cakework.server.services.logs import BuildLog, Logs, Owners, VmLog
 
 EVENT_STREAM = "text/event-stream"
+FOLLOWING, STILL_HERE = ": following\n\n", ": still here\n\n"
+END = "event: end\ndata: {}\n\n"
 
 
 class LogLine(AnswerBody):
@@ -73,15 +75,25 @@ _EVENT: dict[str, Any] = {
         "data": {"description": "The line as JSON."},
     },
 }
-_STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": LogPage,
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def streamed(model: type[LogPage]) -> dict[int | str, dict[str, Any]]:
+    """Return the answer of a call that gives a page of a log, or follows it."""
+    described = {
+        "model": model,
         "description": "A page of the log; or, with `follow=true`, its lines as server-sent "
         "events: each has the line's `id` and the line as JSON, comments are heartbeats, and "
         "an event `end` says that the log is whole.",
         "content": {EVENT_STREAM: {"schema": _EVENT}},
     }
-}
+    return {200: described}
+
+
+def as_events(events: AsyncIterator[str]) -> Response:
+    """Return an answer that sends events as they come."""
+    return StreamingResponse(events, headers=_STREAM_HEADERS, media_type=EVENT_STREAM)
+
 
 LastEventId = Annotated[
     str | None,
@@ -118,7 +130,7 @@ class LogRoutes:
                 summary=f"Read or follow the log of {what}",
                 response_model=LogPage,
                 response_model_exclude_none=True,
-                responses={**errors, **_STREAMED},
+                responses={**errors, **streamed(LogPage)},
             )
         return router
 
@@ -144,30 +156,31 @@ class LogRoutes:
         return await self._answer(account, VmLog(VmId(vm_id)), parameters, last_event_id)
 
     async def _answer(
-        self, account: AccountId, log: Log, parameters: LogParameters, last_event_id: str | None
+        self,
+        account: AccountId,
+        log: VmLog | BuildLog,
+        parameters: LogParameters,
+        last_event_id: str | None,
     ) -> Response:
         query = parameters.lines_of(await self.owners.check(account, log))
         if not parameters.follow:
             return await self._page(account, query)
         self.logs.check_followed(account)
         query = replace(query, after=int(last_event_id or 0))
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        events = self._events(account, log, query)
-        return StreamingResponse(events, headers=headers, media_type=EVENT_STREAM)
+        return as_events(self._events(account, log, query))
 
     async def _page(self, account: AccountId, query: LineQuery) -> Response:
         body = await self.logs.page(account, query, partial(_body, query))
         return Response(body, media_type="application/json")
 
-    async def _events(self, account: AccountId, log: Log, query: LineQuery) -> AsyncIterator[str]:
-        yield ": following\n\n"
+    async def _events(
+        self, account: AccountId, log: VmLog | BuildLog, query: LineQuery
+    ) -> AsyncIterator[str]:
+        yield FOLLOWING
         async for lines in self.logs.follow(account, log, query):
-            if lines == "quiet":
-                yield ": still here\n\n"
-            else:
-                yield "".join(_event(line) for line in lines)
+            yield STILL_HERE if lines == "quiet" else "".join(event(_line(line)) for line in lines)
         if not self.logs.closing:
-            yield "event: end\ndata: {}\n\n"
+            yield END
 
 
 def _body(query: LineQuery, page: Page, span: tuple[int, int] | None) -> bytes:
@@ -182,7 +195,7 @@ def _body(query: LineQuery, page: Page, span: tuple[int, int] | None) -> bytes:
             from_=rfc3339(query.from_ms if query.from_ms is not None else first),
             to=rfc3339(query.to_ms if query.to_ms is not None else last),
         )
-    return rendered(page.lines, around)
+    return rendered(map(_line, page.lines), around)
 
 
 def _line(line: Line) -> LogLine:
@@ -194,15 +207,16 @@ def _line(line: Line) -> LogLine:
     )
 
 
-def rendered(lines: Sequence[Line], around: LogPage) -> bytes:
+def rendered(lines: Iterable[LogLine], around: LogPage) -> bytes:
     """Return ``around`` as JSON, with these lines.
 
     One at a time: a thread that renders many in one call holds up all others meanwhile.
     """
     start, end = around.model_dump_json(exclude_none=True).split("[]", 1)
-    inside = ",".join(_line(line).model_dump_json() for line in lines)
+    inside = ",".join(line.model_dump_json(exclude_none=True) for line in lines)
     return f"{start}[{inside}]{end}".encode()
 
 
-def _event(line: Line) -> str:
-    return f"id: {line.seq}\ndata: {_line(line).model_dump_json()}\n\n"
+def event(line: LogLine) -> str:
+    """Return a line as a server-sent event."""
+    return f"id: {line.id}\ndata: {line.model_dump_json(exclude_none=True)}\n\n"

@@ -13,6 +13,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Select, Update, and_, or_, select, update
@@ -50,6 +51,7 @@ from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Found, Invocations
 from cakework.server.functions.leases import CLAIM_MS, RENEW_S
 from cakework.server.functions.machines import Machines
+from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.store.database import Database
@@ -63,13 +65,22 @@ from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import storable
 
 FRESH_MS = 2_000
-TOGETHER_S = 0.002
-"""How long is waited after an answer to hear that nothing of the attempt runs any more."""
+TOGETHER_S = 0.01
+"""How long is waited after an answer to hear that nothing of the attempt runs any more, and where
+its lines end."""
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
 SUCCEEDED = "succeeded"
 _KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Nothing of an attempt runs any more. ``last_line`` is where its log ends; None: the guest did
+    not say, and the instance serves no more."""
+
+    last_line: int | None
 
 
 class Attempts:
@@ -86,6 +97,7 @@ class Attempts:
         starts: Starts,
         machines: Machines,
         adapter: Adapter,
+        marks: Marks,
         endings: Endings,
         masks: Masks,
         clock: Clock,
@@ -101,6 +113,7 @@ class Attempts:
         self._starts = starts
         self._machines = machines
         self._adapter = adapter
+        self._marks = marks
         self._endings = endings
         self._masks = masks
         self._clock = clock
@@ -129,6 +142,7 @@ class Attempts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._marks.close()
         async with self._database.writing() as session:
             await session.execute(
                 update(InvocationRow)
@@ -271,6 +285,7 @@ class Attempts:
         row = job.row
         answer: Answer | None = None
         why: str | None = None
+        await self._mark_begin(job)
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
         kind = _KINDS.get(row.trigger, "event")
         try:
@@ -305,19 +320,31 @@ class Attempts:
         await self._finish(job, outcome, answer, why)
 
     async def _answered(self, job: Job, running: Running) -> None:
-        """Settle an attempt that went well, and free its place when nothing of it runs any more:
-        with one transaction, if that is told along with the answer."""
-        idle = asyncio.ensure_future(running.idle())
+        """Settle an attempt that went well, and free its place when nothing of it runs any more
+        and its lines are marked: with one transaction, if that is soon after the answer."""
+        over = asyncio.ensure_future(self._over(job, running))
         try:
-            await asyncio.wait({idle}, timeout=TOGETHER_S)
-            at_once = idle.done() and idle.exception() is None
-            settled = await self._settle(job, Outcome(), running.answer, free=at_once)
-            if not at_once:
-                await idle
-            if settled and not at_once:
-                await self._free(job)
+            await asyncio.wait({over}, timeout=TOGETHER_S)
+            if over.done() and over.exception() is None:
+                await self._settle(job, Outcome(), running.answer, over=over.result())
+                return
+            settled = await self._settle(job, Outcome(), running.answer)
+            lines = await over
+            if settled:
+                await self._free(job, lines)
         finally:
-            idle.cancel()
+            over.cancel()
+
+    async def _over(self, job: Job, running: Running) -> Over:
+        await running.idle()
+        return Over(await self._marks.end(job.vm_id))
+
+    async def _mark_begin(self, job: Job) -> None:
+        if job.begun:
+            await self._marks.take_up(job.key, job.vm_id)
+            return
+        concurrent = job.settings.concurrency > 1 and not job.alone
+        await self._marks.begin(job.key, job.vm_id, fresh=job.alone, alone=not concurrent)
 
     async def _finish(
         self, job: Job, outcome: Outcome, answer: Answer | None, why: str | None
@@ -348,17 +375,18 @@ class Attempts:
             await session.execute(_end_of(job, outcome, answer, now))
 
     async def _settle(
-        self, job: Job, outcome: Outcome, answer: Answer | None, *, free: bool = False
+        self, job: Job, outcome: Outcome, answer: Answer | None, *, over: Over | None = None
     ) -> bool:
         """Write how an attempt ended, unless that is written: then whoever did it frees its place;
-        with ``free`` that is done here. Say whether it was written."""
+        of one that is ``over`` that is done here. Say whether it was written."""
         answer = await self._masked(job, answer)
-        result = self._result(answer)
+        result, first = self._result(answer), self._marks.first_of(job.key)
 
         def work(session: Session) -> tuple[Found | None, bool]:
-            found = self._settled(session, job, outcome, answer, result)
-            frees = free and found is not None
-            return found, frees and self._freed(session, job, well=outcome.reason is None)
+            found = self._settled(session, job, outcome, answer, result, first)
+            if over is None or found is None:
+                return found, False
+            return found, self._freed(session, job, over)
 
         found, wanted = await self._database.together(work)
         step(Step.SERVER_INVOCATION_SETTLED)
@@ -382,6 +410,7 @@ class Attempts:
         outcome: Outcome,
         answer: Answer | None,
         result: bytes | None,
+        first: dict[str, int],
     ) -> Found | None:
         now = self._clock()
         row = session.scalar(_running(job).with_for_update())
@@ -406,6 +435,7 @@ class Attempts:
             attempt = None
         elif attempt is not None and attempt.outcome is None:
             attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
+            attempt.first_line = first.get("first_line", attempt.first_line)
             attempt.duration_ms = None if answer is None else round(answer.duration_ms)
         attempts = [attempt] if attempt is not None else []
         return Found(row, attempts, self._invocations.event(row), result)
@@ -415,13 +445,14 @@ class Attempts:
         luck = random.random()  # noqa: S311 - a delay, and no secret
         return after(outcome, work, job.settings.retry, now, luck)
 
-    async def _free(self, job: Job) -> None:
-        if await self._database.together(lambda session: self._freed(session, job, well=True)):
+    async def _free(self, job: Job, over: Over) -> None:
+        if await self._database.together(lambda session: self._freed(session, job, over)):
             self._hint()
 
-    def _freed(self, session: Session, job: Job, *, well: bool) -> bool:
+    def _freed(self, session: Session, job: Job, over: Over) -> bool:
         """Give back the place of an attempt; say whether somebody waits for it."""
-        again = well and not job.alone
+        self._marks.write_end(session, job.key, over.last_line)
+        again = over.last_line is not None and not job.alone
         row = self._instances.give_back(session, job.vm_id, again=again)
         return row is not None and self._starts.waits(session, row.function_id, row.user_id)
 

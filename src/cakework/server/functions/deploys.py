@@ -34,6 +34,7 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import Layers, build_of, layer_row
 from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
+from cakework.server.functions.marks import note_vm
 from cakework.server.functions.secrets import Secrets, Sees, sees
 from cakework.server.functions.sources import Sources, as_json
 from cakework.server.services.builds import Builds
@@ -201,6 +202,8 @@ class DeployLoop:
         if not await self._change(row, vm_id=vm_id, made_with=None):
             # It was deleted, or another process has it.
             raise Waits
+        async with self._database.writing() as session:
+            note_vm(session, vm_id, row.function_id, row.number, self._clock())
         code = await self.code_of(account, row, settings)
         try:
             await self._machines.fork(runtime, vm_id, VmRole.VERSION)

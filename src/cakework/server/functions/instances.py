@@ -33,6 +33,7 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.layers import layer_row
 from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
+from cakework.server.functions.marks import note_vm
 from cakework.server.functions.secrets import Secrets, sees, views_of
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
@@ -193,6 +194,7 @@ class Instances:
             until_ms=now + round(LIFE_MS * random.uniform(0.9, 1.1)),  # noqa: S311 - no secret
         )
         session.add(row)
+        note_vm(session, row.vm_id, row.function_id, row.version, now)
         return row
 
     async def start(self, row: InstanceRow, settings: FunctionSettings) -> None:

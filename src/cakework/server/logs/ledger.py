@@ -4,8 +4,9 @@ It changes in the transactions in which lines come and go, so it is right after 
 nobody counts lines to know it. An account that has more than it may loses its oldest lines,
 whichever of its logs they are in; in the place of the last that goes from a log a notice says so.
 
-A line counts with what it takes of the file: its text, LINE_BYTES beside it, and PAGE_BYTES where
-the text is so long that SQLite puts it on pages of its own, the last of which is not full.
+A line counts with what it takes of the file: its text, LINE_BYTES beside it, FUNCTION_BYTES where
+it is in the log of a function, too, and PAGE_BYTES where the text is so long that SQLite puts it on
+pages of its own, the last of which is not full.
 (https://www.sqlite.org/fileformat2.html, "Cell payload overflow pages")
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from cakework.server.logs.lines import Source
 
 LINE_BYTES = 40
+FUNCTION_BYTES = 30
 LONG_BYTES = 960
 PAGE_BYTES = 4096
 NOTICE = "[cakework: earlier lines were dropped: the account's logs take more than they may]"
@@ -24,14 +26,18 @@ LINES_A_STEP = 20_000
 """More than come at once, so that an account whose bound was lowered gets there, too."""
 LOGS_A_STEP = 500
 _TEXT_BYTES = "length(CAST(text AS BLOB))"
-SIZE = f"({_TEXT_BYTES} + {LINE_BYTES} + ({_TEXT_BYTES} > {LONG_BYTES}) * {PAGE_BYTES})"
+SIZE = (
+    f"({_TEXT_BYTES} + {LINE_BYTES} + (lines.function IS NOT NULL) * {FUNCTION_BYTES}"
+    f" + ({_TEXT_BYTES} > {LONG_BYTES}) * {PAGE_BYTES})"
+)
 """In SQL, what a line counts with."""
 
 
-def size_of(text: str) -> int:
+def size_of(text: str, *, of_function: bool = False) -> int:
     """Return what a line with this text counts with, in bytes."""
     size = len(text.encode())
-    return size + LINE_BYTES + (PAGE_BYTES if size > LONG_BYTES else 0)
+    beside = LINE_BYTES + (FUNCTION_BYTES if of_function else 0)
+    return size + beside + (PAGE_BYTES if size > LONG_BYTES else 0)
 
 
 def taken(connection: sqlite3.Connection, account: str) -> int:
@@ -130,11 +136,13 @@ def _drop_piece(
     """Drop the first lines of a log, of ``enough`` bytes or PIECE_LINES, the last of which becomes
     a notice; returns how many, and how much less they count with."""
     rows = connection.execute(
-        f"SELECT seq, {SIZE} FROM lines WHERE source = ? ORDER BY seq LIMIT ?",  # noqa: S608
+        f"SELECT seq, {SIZE}, function FROM lines"  # noqa: S608
+        " WHERE source = ? ORDER BY seq LIMIT ?",
         (key, PIECE_LINES + 1),
     ).fetchall()
-    count, size, last = 0, -size_of(NOTICE), 0
-    for seq, each in rows:
+    of_function = any(function is not None for _, _, function in rows)
+    count, size, last = 0, -size_of(NOTICE, of_function=of_function), 0
+    for seq, each, _ in rows:
         count, size, last = count + 1, size + int(each), int(seq)
         if size >= enough and last > notice:
             break

@@ -12,9 +12,9 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cakework.server.logs.lines import Line
+from cakework.server.logs.lines import Line, Source
 
 PIECE_BYTES = 256 * 1024
 PIECE_LINES_FIRST, PIECE_LINES_MIN, PIECE_LINES_MAX = 16, 8, 1024
@@ -36,11 +36,30 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Lines of a log: its key, and the numbers of the first and the last of them."""
+    """Lines of a log: its key, and the numbers of the first and the last of them.
+
+    ``of_function``: it is the log of a function, whose numbers are its own.
+    """
 
     key: int
     first: int
     last: int
+    of_function: bool = False
+
+    @property
+    def within(self) -> str:
+        """In SQL, which lines they are, by ``:key``, ``:first`` and ``:last``."""
+        key = "function" if self.of_function else "source"
+        return f"{key} = :key AND {self.number} BETWEEN :first AND :last"
+
+    @property
+    def number(self) -> str:
+        """The column with their numbers."""
+        return "number" if self.of_function else "seq"
+
+    def place(self, line: Line) -> int:
+        """Return the number that a line has in this log."""
+        return line.number if self.of_function else line.seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +122,18 @@ def rows(
 ) -> list[Line]:
     """Return up to ``most`` lines of a span, of those that meet a condition in SQL; and none after
     one with which they have ``chars`` characters."""
+    whose = "(SELECT name FROM sources WHERE id = source)" if span.of_function else "''"
     sql = (
-        "SELECT seq, at_ms, stderr, text FROM lines"  # noqa: S608
-        f" WHERE source = :key AND seq BETWEEN :first AND :last {condition}"
-        f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT :most"
+        f"SELECT seq, at_ms, stderr, text, coalesce(number, 0), {whose} FROM lines"  # noqa: S608
+        f" WHERE {span.within} {condition}"
+        f" ORDER BY {span.number} {'DESC' if newest else 'ASC'} LIMIT :most"
     )
     named = {"key": span.key, "first": span.first, "last": span.last, "most": most, **values}
     lines: list[Line] = []
     with closing(connection.execute(sql, named)) as found:
-        for seq, at, err, text in found:
-            lines.append(Line(seq, at, "stderr" if err else "stdout", text))
+        for seq, at, err, text, number, whose in found:
+            stream = "stderr" if err else "stdout"
+            lines.append(Line(seq, at, stream, text, number, Source(whose).vm_id))
             chars -= len(text)
             if chars <= 0:
                 break
@@ -124,17 +145,18 @@ def _pieces(
 ) -> Iterator[tuple[Span, int]]:
     """Yield a span piece by piece, with the bytes in each."""
     sql = (
-        "SELECT min(seq), max(seq), total(size), count(*) FROM"  # noqa: S608
-        " (SELECT seq, length(CAST(text AS BLOB)) AS size FROM lines"
-        " WHERE source = ? AND seq BETWEEN ? AND ?"
-        f" ORDER BY seq {'DESC' if newest else 'ASC'} LIMIT ?)"
+        "SELECT min(place), max(place), total(size), count(*) FROM"  # noqa: S608
+        f" (SELECT {span.number} AS place, length(CAST(text AS BLOB)) AS size FROM lines"
+        f" WHERE {span.within}"
+        f" ORDER BY {span.number} {'DESC' if newest else 'ASC'} LIMIT :count)"
     )
     count = PIECE_LINES_FIRST
     while True:
-        row = connection.execute(sql, (span.key, span.first, span.last, count)).fetchone()
+        named = {"key": span.key, "first": span.first, "last": span.last, "count": count}
+        row = connection.execute(sql, named).fetchone()
         if not row[3]:
             return
-        piece, size = Span(span.key, int(row[0]), int(row[1])), int(row[2])
+        piece, size = replace(span, first=int(row[0]), last=int(row[1])), int(row[2])
         yield piece, size
         fitting = PIECE_BYTES * int(row[3]) // max(size, 1)
         count = max(PIECE_LINES_MIN, min(fitting, PIECE_LINES_MAX))
@@ -149,7 +171,7 @@ def _in_piece(
 
 def behind(span: Span, seq: int, *, newest: bool) -> Span:
     """Return what of a span comes after line ``seq``."""
-    return Span(span.key, span.first, seq - 1) if newest else Span(span.key, seq + 1, span.last)
+    return replace(span, last=seq - 1) if newest else replace(span, first=seq + 1)
 
 
 def _holds(text: str, folded: str) -> bool:

@@ -17,6 +17,7 @@ from cakework.domain.facts import AnyLine
 from cakework.server.logs import file, ledger, removal
 from cakework.server.logs.lines import LineQuery, Page, Source
 from cakework.server.logs.search import Bounds
+from cakework.server.logs.stretches import NO_STRETCHES, Stretches
 from cakework.server.store.free_space import FreeSpace
 from cakework.turns import Turns
 
@@ -27,21 +28,38 @@ MOST_WAITING = 500
 T = TypeVar("T")
 Owners = Callable[[Sequence[Source]], Awaitable[Mapping[Source, str]]]
 """Says whose logs these are; those of nobody's are left out."""
+Functions = Callable[[Sequence[Source]], Awaitable[Mapping[Source, Source]]]
+"""Says of which functions' logs these are part; those of none are left out."""
+
+
+async def no_functions(_: Sequence[Source]) -> Mapping[Source, Source]:
+    """Say that logs are no functions'."""
+    return {}
 
 
 class LogStore:
     """Stores and finds log lines. ``open()`` before use, ``close()`` after."""
 
-    def __init__(self, path: Path, kept: file.Kept, owners: Owners, space: FreeSpace) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kept: file.Kept,
+        owners: Owners,
+        space: FreeSpace,
+        functions: Functions = no_functions,
+        stretches: Stretches = NO_STRETCHES,
+    ) -> None:
         """Prepare for the file at ``path``, of which ``kept`` is kept.
 
-        ``owners`` is asked once for each log, when its first lines come. While the disk is short of
-        ``space`` no account's logs grow.
+        ``owners`` and ``functions`` are asked once for each log, when its first lines come. While
+        the disk is short of ``space`` no account's logs grow.
         """
         self._path = path
         self._kept = kept
         self._owners = owners
         self._space = space
+        self._functions = functions
+        self._stretches = stretches
         self._writer: sqlite3.Connection | None = None
         self._writing = asyncio.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -69,13 +87,21 @@ class LogStore:
     async def append(self, lines: Sequence[AnyLine]) -> set[Source]:
         """Store lines; returns the logs that grew."""
         accounts: Mapping[Source, str] = {}
+        functions: Mapping[Source, Source] = {}
         while True:
-            kept = replace(self._kept, grows=not self._space.short)
-            append = partial(file.append, facts=lines, kept=kept, accounts=accounts)
+            append = partial(
+                file.append,
+                facts=lines,
+                kept=replace(self._kept, grows=not self._space.short),
+                accounts=accounts,
+                functions=functions,
+                stretches=self._stretches,
+            )
             try:
                 return await self._write(append)
             except file.Unowned as error:
                 accounts = {**accounts, **await self._whose(error.sources)}
+                functions = {**functions, **await self._functions(error.sources)}
 
     async def remove_before(self, before_ms: int) -> None:
         """Remove the lines of every log that were printed before ``before_ms``."""
@@ -130,6 +156,28 @@ class LogStore:
 
         async with self._turns(query).hold(account):
             return await self._read(work)
+
+    async def described(
+        self,
+        query: LineQuery,
+        account: str,
+        describe: Callable[[Page], Awaitable[T]],
+        render: Callable[[Page, tuple[int, int] | None, T], bytes],
+    ) -> bytes:
+        """As :meth:`answer`; ``render`` is given what ``describe`` finds out about the page, too.
+
+        Raises:
+            Crowded: too many searches of the account wait.
+        """
+
+        def read(connection: sqlite3.Connection) -> tuple[Page, tuple[int, int] | None]:
+            page = file.page(connection, query)
+            return page, file.span(connection, query.source) if page.more else None
+
+        async with self._turns(query).hold(account):
+            page, span = await self._read(read)
+            told = await describe(page)
+            return await _to_the_end(self._threads, lambda: render(page, span, told))
 
     async def last_seq(self, source: Source) -> int:
         """Return the number of a log's last line, kept or not; 0 when it had none."""

@@ -21,12 +21,13 @@ from cakework.domain.ids import AccountId, VmId
 from cakework.domain.imports import ImportStatus
 from cakework.domain.vms import VmRequest, VmState
 from cakework.server.clock import Clock
-from cakework.server.logs.lines import build_source, vm_source
+from cakework.server.logs.lines import build_source, function_source, vm_source
 from cakework.server.logs.store import LogStore
 from cakework.server.node.client import NodeClient
 from cakework.server.services.idempotency import KEPT_MS
 from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
+from cakework.server.store.function_models import FunctionRow, FunctionVmRow
 from cakework.server.store.models import Base, BuildRow, IdempotencyRow, ImageRow, ImportRow, VmRow
 from cakework.server.store.webhook_models import (
     DeliveryStatus,
@@ -35,6 +36,8 @@ from cakework.server.store.webhook_models import (
 )
 
 DAY_MS = 24 * 3600 * 1000
+INSTANCE_MS = DAY_MS
+"""More than an instance is there, so that its last line is older than this before its log goes."""
 BATCH = 200
 ANSWERS_MAX = 10_000
 """Kept for the Idempotency-Keys of one account: beyond that the oldest go before their time."""
@@ -93,6 +96,7 @@ class RetentionLoop:
         await self._logs.give_back()
         await self._destroy_vms()
         await self._remove_vms()
+        await self._remove_function_logs()
         await self._remove_builds()
         await self._remove_images()
 
@@ -164,11 +168,37 @@ class RetentionLoop:
         over = self._over(ended, row.id, row.account_id, row.updated_ms, self._days.vms)
         found = await self._found(select(VmRow.id).where(over))
         for some in _parts([vm_id for (vm_id,) in found if vm_id not in held]):
+            kept = select(FunctionVmRow.vm_id).where(FunctionVmRow.vm_id.in_(some))
+            of_functions = {vm_id for (vm_id,) in await self._found(kept)}
             for vm_id in some:
-                await self._logs.remove(vm_source(vm_id))
+                if vm_id not in of_functions:
+                    await self._logs.remove(vm_source(vm_id))
             async with self._database.writing() as session:
                 await session.execute(delete(row).where(row.id.in_(some), ended))
             _log.info("retention.removed", kind="vm", count=len(some))
+
+    async def _remove_function_logs(self) -> None:
+        """Remove the logs of functions' VMs that are not on record any more: as soon as their lines
+        are too old, or with their functions. So a log is there longer than its instance, however
+        many instances the account had."""
+        vm = FunctionVmRow
+        gone = ~exists().where(VmRow.id == vm.vm_id)
+        over = ~exists().where(FunctionRow.id == vm.function_id)
+        if before := self._before(self._days.logs):
+            over |= vm.created_ms < before - INSTANCE_MS
+        found = await self._found(select(vm.vm_id, vm.function_id).where(gone & over))
+        functions = {row.vm_id: row.function_id for row in found}
+        for some in _parts(list(functions)):
+            for vm_id in some:
+                await self._logs.remove(vm_source(vm_id))
+            async with self._database.writing() as session:
+                await session.execute(delete(vm).where(vm.vm_id.in_(some)))
+        for some in _parts(list(set(functions.values()))):
+            left = select(vm.function_id).where(vm.function_id.in_(some))
+            there = select(FunctionRow.id).where(FunctionRow.id.in_(some))
+            kept = {each for (each,) in [*await self._found(left), *await self._found(there)]}
+            for function_id in set(some) - kept:
+                await self._logs.remove(function_source(function_id))
 
     async def _remove_builds(self) -> None:
         running = {report.build_id for report in await self._node.builds()}

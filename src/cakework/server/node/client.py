@@ -19,6 +19,7 @@ from cakework.domain.orders import (
     ImportOrder,
     ImportReport,
     LinesAck,
+    MarkReport,
     NodeHealth,
     NodeProblem,
     SnapshotOrder,
@@ -110,6 +111,15 @@ class NodeClient:
         path = f"/v1/vms/{vm_id}/snapshot"
         body = await self._call("POST", path, order, timeout_s=KEEP_S)
         return SnapshotReport.model_validate_json(body)
+
+    async def mark_lines(self, vm_id: VmId, timeout_s: float = ANSWER_S) -> int:
+        """Return the number of the last line that a VM has printed until now.
+
+        Raises:
+            NotFound, Conflict: it does not run.
+        """
+        body = await self._call("POST", f"/v1/vms/{vm_id}/mark", timeout_s=timeout_s)
+        return MarkReport.model_validate_json(body).seq
 
     async def find_snapshot(self, vm_id: VmId) -> SnapshotReport:
         """Return where a snapshot is. Raises NotFound for one that the node does not know."""

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 
-from cakework.server.logs.lines import Source, build_source, vm_source
+from cakework.server.logs.lines import Source, build_source, function_source, vm_source
 from cakework.server.store.database import Database
+from cakework.server.store.function_models import FunctionVmRow
 from cakework.server.store.models import BuildRow, VmRow
 
 
@@ -26,3 +27,11 @@ class LogOwners:
             found = await session.execute(builds)
             owners |= {build_source(build_id): whose for build_id, whose in found}
         return owners
+
+    async def functions(self, sources: Sequence[Source]) -> Mapping[Source, Source]:
+        """Return the functions' logs that logs are part of; those of none are left out."""
+        ids = [source.vm_id for source in sources if source.vm_id]
+        query = select(FunctionVmRow.vm_id, FunctionVmRow.function_id)
+        async with self._database.reading() as session:
+            found = await session.execute(query.where(FunctionVmRow.vm_id.in_(ids)))
+        return {vm_source(vm_id): function_source(function_id) for vm_id, function_id in found}

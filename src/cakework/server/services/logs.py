@@ -1,15 +1,15 @@
-"""Logs of VMs and builds: a page of one, or all of it as it grows."""
+"""Logs of VMs, builds and functions: a page of one, or all of it as it grows."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import ColumnElement, false, func, select
+from sqlalchemy import ColumnElement, exists, false, func, select
 
 from cakework.domain.errors import QuotaExceeded
-from cakework.domain.ids import AccountId, BuildId, VmId
+from cakework.domain.ids import AccountId, BuildId, FunctionId, VmId
 from cakework.domain.snapshots import SnapshotState
 from cakework.domain.vms import VmState
 from cakework.server.logs.followers import Followers
@@ -19,6 +19,7 @@ from cakework.server.logs.store import LogStore
 from cakework.server.services.builds import Builds
 from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
+from cakework.server.store.function_models import FunctionRow
 from cakework.server.store.models import BuildRow, VmRow
 from cakework.turns import Crowded, Turns
 
@@ -46,7 +47,14 @@ class BuildLog:
     build_id: BuildId
 
 
-Log = VmLog | BuildLog
+@dataclass(frozen=True, slots=True)
+class FunctionLog:
+    """The log of a function. It goes on as long as there is the function."""
+
+    function_id: FunctionId
+
+
+Log = VmLog | BuildLog | FunctionLog
 Quiet = Literal["quiet"]
 """Nothing came for a while; the log goes on."""
 
@@ -69,8 +77,8 @@ class Logs:
         """
         self._database = database
         self._store = store
-        self._followers = followers
-        self._heartbeat_s = heartbeat_s
+        self.followers = followers
+        self.heartbeat_s = heartbeat_s
         self._followed: Turns[AccountId] = Turns(FOLLOWED_AT_ONCE, each=most_followed)
 
     async def page(
@@ -86,14 +94,8 @@ class Logs:
         Raises:
             QuotaExceeded: too many searches of the account are under way.
         """
-        try:
-            async with asyncio.timeout(TURN_S):
-                return await self._store.answer(query, account, render)
-        except (TimeoutError, Crowded) as error:
-            raise QuotaExceeded(
-                "The account has as many searches in logs under way as it may.",
-                retry_after_s=RETRY_AFTER_S,
-            ) from error
+        async with in_time():
+            return await self._store.answer(query, account, render)
 
     def check_followed(self, account: AccountId) -> None:
         """Refuse an account that follows as many logs as it may. Raises QuotaExceeded."""
@@ -114,8 +116,8 @@ class Logs:
             QuotaExceeded: the account follows as many logs as it may.
         """
         query = replace(query, batch=FOLLOW_BATCH)
-        with self._counted(account), self._followers.follow(query.source) as changed:
-            while not self._followers.closing:
+        with self.counted(account), self.followers.follow(query.source) as changed:
+            while not self.followers.closing:
                 changed.clear()
                 whole = await self._is_whole(log)
                 try:
@@ -130,11 +132,11 @@ class Logs:
                     continue
                 if whole:
                     return
-                if not await _within(changed, self._heartbeat_s):
+                if not await within(changed, self.heartbeat_s):
                     yield "quiet"
 
     @contextmanager
-    def _counted(self, account: AccountId) -> Generator[None]:
+    def counted(self, account: AccountId) -> Generator[None]:
         """Count one who follows while the block runs. Raises QuotaExceeded."""
         self.check_followed(account)
         self._followed.take(account)
@@ -146,18 +148,34 @@ class Logs:
     @property
     def closing(self) -> bool:
         """Whether following ends because the server is going away."""
-        return self._followers.closing
+        return self.followers.closing
 
     async def _is_whole(self, log: Log) -> bool:
         if isinstance(log, VmLog):
             query = select(vm_log_complete()).where(VmRow.id == log.vm_id)
+        elif isinstance(log, FunctionLog):
+            query = select(~exists().where(FunctionRow.id == log.function_id))
         else:
             query = select(BuildRow.log_complete).where(BuildRow.id == log.build_id)
         async with self._database.reading() as session:
             return await session.scalar(query) is not False
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
+@asynccontextmanager
+async def in_time() -> AsyncGenerator[None]:
+    """Have what reads logs in turns end in time. Raises QuotaExceeded: it did not get its turn."""
+    try:
+        async with asyncio.timeout(TURN_S):
+            yield
+    except (TimeoutError, Crowded) as error:
+        raise QuotaExceeded(
+            "The account has as many searches in logs under way as it may.",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+
+
+async def within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, and say whether it came in time."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -173,7 +191,7 @@ class Owners:
     vms: Vms
     builds: Builds
 
-    async def check(self, account: AccountId, log: Log) -> LineQuery:
+    async def check(self, account: AccountId, log: VmLog | BuildLog) -> LineQuery:
         """Return the query for every line of a log of the account.
 
         Raises:

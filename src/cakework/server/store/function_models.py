@@ -308,7 +308,8 @@ class InvocationRow(Base):
 
 class AttemptRow(Base):
     """One run of a handler for an invocation. ``outcome`` is a reason, ``succeeded``, or None
-    while it goes on. Lines of its VM's log above ``first_line`` up to ``last_line`` are its own.
+    while it goes on. Lines of its VM's log above ``first_line`` up to ``last_line`` are its own
+    (see ``functions/marks.py``).
     """
 
     __tablename__ = "attempts"
@@ -331,6 +332,18 @@ class AttemptRow(Base):
     last_line: Mapped[int | None] = mapped_column(BigInteger)
     started_ms: Mapped[int] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class FunctionVmRow(Base):
+    """A VM of a version or an instance, as long as its log may be kept: longer than its record."""
+
+    __tablename__ = "function_vms"
+    __table_args__ = (Index("ix_function_vms_function_id", "function_id"),)
+
+    vm_id: Mapped[str] = mapped_column(String(14), primary_key=True)
+    function_id: Mapped[str] = mapped_column(String(29))
+    version: Mapped[int] = mapped_column()
+    created_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class SecretRow(Base):

@@ -3,7 +3,7 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cakework.domain.facts import VmLine
 from cakework.server.logs import file, ledger, removal
 from cakework.server.logs.ledger import NOTICE
-from cakework.server.logs.lines import LineQuery, Source, vm_source
+from cakework.server.logs.lines import LineQuery, Source, function_source, vm_source
 from tests.properties import examples
 
 from .test_log_file import in_memory
@@ -38,6 +38,7 @@ def print_lines(
     at_ms: int = 0,
     lines: int = 100_000,
     size: int = 1 << 40,
+    functions: Mapping[Source, Source] = file.NO_FUNCTIONS,
 ) -> Source:
     """Store the next lines of a VM of an account, printed from ``at_ms`` on, one a millisecond."""
     source = vm_source(vm_id)
@@ -46,7 +47,7 @@ def print_lines(
         VmLine(vm_id=vm_id, seq=first + place, stream="stdout", text=text, at_ms=at_ms + place)
         for place, text in enumerate(texts)
     ]
-    file.append(log, facts, file.Kept(lines, size), {source: account})
+    file.append(log, facts, file.Kept(lines, size), {source: account}, functions)
     return source
 
 
@@ -222,7 +223,13 @@ def test_the_ledger_is_right_whatever_comes_and_goes(
         elif what == "lower":
             removal.drop_beyond(log, 1000)
         else:
-            print_lines(log, account, vm, printed, at_ms=at_ms * 10, lines=15, size=6000)
+            print_lines(
+                *(log, account, vm, printed),
+                at_ms=at_ms * 10,
+                lines=15,
+                size=6000,
+                functions={vm_source("b"): function_source("f")},
+            )
             assert all(size <= 6000 for size in noted(log).values())
         assert noted(log) == counted(log)
     log.close()

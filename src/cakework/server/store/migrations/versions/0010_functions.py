@@ -284,6 +284,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_attempts_vm_id", "attempts", ["vm_id"], unique=False)
     op.create_table(
+        "function_vms",
+        sa.Column("vm_id", sa.String(length=14), nullable=False),
+        sa.Column("function_id", sa.String(length=29), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("vm_id", name=op.f("pk_function_vms")),
+    )
+    op.create_index("ix_function_vms_function_id", "function_vms", ["function_id"], unique=False)
+    op.create_table(
         "function_drafts",
         sa.Column("function_id", sa.String(length=29), nullable=False),
         sa.Column("edition", sa.Integer(), nullable=False),
@@ -407,6 +416,8 @@ def downgrade() -> None:
     op.drop_table("function_runtime_vms")
     op.drop_index(op.f("ix_function_drafts_source_digest"), table_name="function_drafts")
     op.drop_table("function_drafts")
+    op.drop_index("ix_function_vms_function_id", table_name="function_vms")
+    op.drop_table("function_vms")
     op.drop_index("ix_attempts_vm_id", table_name="attempts")
     op.drop_table("attempts")
     op.drop_index("ix_invocations_vm_id", table_name="invocations")
