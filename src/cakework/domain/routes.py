@@ -119,7 +119,8 @@ class Find(Message):
 
 class Found(Message):
     """The answer to :class:`Find`: what decides who may come in. ``auth`` is ``none`` or ``key``;
-    ``methods`` and ``origins`` None: any, and no answer about origins."""
+    ``methods`` and ``origins`` None: any, and no answer about origins. An instance takes
+    ``concurrency`` requests at once."""
 
     kind: Literal["found"] = "found"
     ask: int
@@ -128,6 +129,7 @@ class Found(Message):
     auth: str = "none"
     methods: list[str] | None = None
     origins: list[str] | None = None
+    concurrency: int = 1
 
 
 class Key(Message):

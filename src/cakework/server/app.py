@@ -41,8 +41,10 @@ from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
+from cakework.server.functions.lendings import Lendings
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.sources import Sources
+from cakework.server.functions.visits import Visits
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
@@ -109,6 +111,9 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
+LENDING_PERIOD_S = 1.0
+LENDING_FIRST_S = 3.0
+"""After a start routers come back first to what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,7 @@ class FunctionParts:
     invocations: Invocations
     adapter: Adapter
     dispatch: DispatchLoop
+    lendings: Lendings
     loops: tuple[Loop, ...]
 
 
@@ -187,6 +193,7 @@ class Server:
             await self.webhooks.pending.open()
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
+            stack.push_async_callback(self.functions.lendings.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -264,8 +271,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         deploy_hint.set()
 
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
+    keys = Keys(database, clock)
     functions = _functions(
-        settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
+        settings, database, sealer, keys, builds, machines, clock, deploy_hint, dispatch_hint
     )
     facts = Facts(database, log_store, followers, states, build_ended)
     return Server(
@@ -277,14 +285,14 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         followers=followers,
         node=node,
         spool=spool,
-        keys=Keys(database, clock),
+        keys=keys,
         routes=routes,
         vms=vms,
         cached_vms=cached_vms,
         forks=Forks(database, vms, states, rules, snapshot_hint.set),
         gates=gates,
         wakes=wakes,
-        desk=Desk(routes, gates, wakes),
+        desk=Desk(routes, gates, wakes, functions.lendings),
         vm_states=states.vms,
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
@@ -394,6 +402,7 @@ def _functions(
     settings: Settings,
     database: Database,
     sealer: Sealer,
+    keys: Keys,
     builds: Builds,
     machines: Machines,
     clock: Clock,
@@ -436,15 +445,27 @@ def _functions(
     dispatch = DispatchLoop(
         database, server_id, functions, instances, attempts, endings, clock, dispatch_hint
     )
+    lendings = Lendings(
+        database,
+        functions,
+        instances,
+        Visits(sealer, endings),
+        keys,
+        clock,
+        dispatch_hint.set,
+    )
+    functions.changed = lendings.changed
     return FunctionParts(
         functions,
         invocations,
         adapter,
         dispatch,
+        lendings,
         (
             Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
+            Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
         ),
     )
 

@@ -131,9 +131,10 @@ class Attempts:
             InvocationRow.claimed_by == self._server_id,
             InvocationRow.claimed_until_ms < now,
         )
-        running = InvocationRow.state == InvocationState.RUNNING
+        # Direct work is its router's (lendings.py).
+        running = InvocationRow.state == InvocationState.RUNNING, InvocationRow.kind == "queued"
         async with self._database.reading() as session:
-            rows = list(await session.scalars(select(InvocationRow).where(running, lost)))
+            rows = list(await session.scalars(select(InvocationRow).where(*running, lost)))
         ours = [row for row in rows if (row.id, row.attempt) in self._running]
         await self._renew([row.id for row in ours if _is_short(row, now)])
         for row in rows:

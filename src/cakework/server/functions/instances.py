@@ -292,4 +292,5 @@ def _fits(wanted: Wanted) -> list[ColumnElement[bool]]:
         InstanceRow.version == wanted.version,
         InstanceRow.user_id == wanted.of_user,
         InstanceRow.made_with == wanted.made_with,
+        InstanceRow.leased_by.is_(None),
     ]

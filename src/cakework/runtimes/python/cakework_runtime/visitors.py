@@ -22,7 +22,7 @@ TOLD = {
 """Headers of the router's, which the function does not see. A visitor's own do not pass it."""
 ASKS_SETTLED = b"cakework-settled"
 SETTLED = b"HTTP/1.1 102 Settled\r\n\r\n"
-"""Said after the answer, to a router that asks for it, when nothing of the request runs any more."""
+"""Said after the answer, to a router that asks for it, when nothing of it runs any more."""
 PROBLEM = "application/problem+json"
 
 
