@@ -65,6 +65,18 @@ class FunctionExchange(Exchange):
         self._word: bytes | None = None
         self._told = bytearray()
         self._settled = False
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    async def run(self, touch: Callable[[], None]) -> None:
+        """Pass all of the answer to the client, or up to where the protocol is switched.
+
+        Raises what an exchange does; HandlerFailed: the adapter answered in the function's place.
+        """
+        try:
+            await super().run(touch)
+        finally:
+            if self._giving_up is not None:
+                self._giving_up.cancel()
 
     @property
     def vm_may_persist(self) -> bool:
@@ -107,7 +119,11 @@ class FunctionExchange(Exchange):
             raise too_large(self._body_max)
 
     def _half_close(self) -> None:
-        """An adapter takes it for a client that went away; this one waits for its answer."""
+        """Tell the adapter, which takes it for a client that went away, and so it is, mostly: a
+        while later it is not waited for an answer any more."""
+        super()._half_close()
+        loop = asyncio.get_running_loop()
+        self._giving_up = loop.call_later(ABORTED_S, self._client.abort)
 
     def _answer(self, event: h11.Response, *, last: bool) -> bytes:
         for name, value in event.headers.raw_items():
@@ -257,6 +273,10 @@ class Direct:
                 if exchange.has_switched:
                     orderly = await _talk(self._client, lease.wire)
         except VmBroke as error:
+            if self._client.has_ended:
+                ticket.end("canceled", "canceled_by_caller")
+                place.leave_after(ABORTED_S)
+                raise ClientGone from error
             reason = "crash"
             if exchange.status is not None and await self._listens(destination):
                 # It broke its answer off itself.

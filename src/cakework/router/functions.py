@@ -168,8 +168,8 @@ class Functions:
     def __init__(self, link: Link, *, wait_s: float) -> None:
         """Ask over ``link``; a request waits ``wait_s`` for a place."""
         self.router = secrets.token_hex(16)
+        self.wait_s = wait_s
         self._link = link
-        self._wait_s = wait_s
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._keys: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
         self._pools: dict[str, _Pool] = {}
@@ -263,7 +263,7 @@ class Functions:
         try:
             if client.is_lost:
                 raise Gone
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(self.wait_s):
                 instance = await future
             return instance
         except TimeoutError as error:
