@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 from websockets.asyncio.client import connect
 
 from cakework.dialer import NodeDialer
@@ -18,6 +19,7 @@ from cakework.router.link import ServerLink
 from cakework.router.patience import Sleepers
 from cakework.router.router import Router
 from cakework.router.routes import Limits
+from cakework.server.store.function_models import InstanceRow, InvocationRow
 from cakework.settings import Settings
 
 from .function_node import FunctionNode, Loaded, source
@@ -29,13 +31,14 @@ from .test_functions import Functions, served
 pytestmark = pytest.mark.anyio
 
 HTTP = """\
-import os
+from cakework_functions import Response
 calls = 0
 def http(request):
     global calls
     calls += 1
     told = {name: value for name, value in request.headers.items()}
-    return {"calls": calls, "path": request.path, "headers": told}
+    body = {"calls": calls, "path": request.path, "headers": told}
+    return Response(body, headers={"Cakework-Invocation-Id": "inv_forged"})
 """
 
 
@@ -626,6 +629,57 @@ async def test_nothing_stays_busy_when_a_router_is_killed(
         (tmp_path / "gate").touch()
         async with routing(settings) as router:
             assert (await ask(router.port, host, "/two"))[0] == 200
+
+
+async def test_an_instance_that_is_not_held_in_time_is_ended(urls: Urls, tmp_path: Path) -> None:
+    """And not handed on, whatever its router believes; that hears of it, and has another."""
+    function_id, host = await urls.made(HELD.format(folder=str(tmp_path)))
+    asking = asyncio.create_task(urls.get(host, "/one"))
+    await until((tmp_path / "begun-one").exists, "the handler has begun")
+    (before,) = await urls.functions.instances()
+    database = urls.functions.rig.server.database
+
+    async def begun() -> bool:
+        async with database.reading() as session:
+            return await session.scalar(select(InvocationRow.id)) is not None
+
+    await eventually(begun, "its begin is on record")
+
+    async def over() -> bool:
+        # Its router may hold it once more meanwhile.
+        old = InstanceRow.vm_id == before.vm_id, InstanceRow.leased_by.is_not(None)
+        async with database.writing() as session:
+            await session.execute(update(InstanceRow).where(*old).values(leased_until_ms=0))
+        return not await urls.functions.instances()
+
+    await eventually(over, "the instance is gone")
+    found = await urls.only_record(function_id)
+    assert (found["state"], found["reason"]) == ("failed", "interrupted")
+    assert (await asking)[0] == 502
+    (tmp_path / "gate").touch()
+    status, headers, _ = await urls.get(host, "/two")
+    assert (status, headers["cakework-start"]) == (200, "fork")
+    assert before.vm_id not in {row.vm_id for row in await urls.functions.instances()}
+
+
+async def test_a_router_that_ends_gives_back_what_it_holds(
+    folder: Path, settings: Settings, hosting: FunctionNode
+) -> None:
+    async with served(folder, hosting, None) as functions:
+        urls = Urls(functions, None, None, None, None)  # type: ignore[arg-type]
+        async with routing(settings) as router:
+            host = await urls.host(await functions.made(HTTP))
+            assert (await ask(router.port, host, "/"))[0] == 200
+            (held,) = await functions.instances()
+            router.process.terminate()
+            assert await router.process.wait() == 0
+
+        async def free() -> bool:
+            (row,) = await functions.instances()
+            assert row.vm_id == held.vm_id
+            return (row.state, row.running, row.leased_by) == ("idle", 0, None)
+
+        await eventually(free, "the instance is free")
 
 
 async def ask(port: int, host: str, path: str) -> tuple[int, dict[str, str]]:
