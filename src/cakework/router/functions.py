@@ -188,6 +188,11 @@ class Functions:
         """Whether an instance is lent to this router."""
         return vm_id in self._lent
 
+    def recalled(self, vm_id: str) -> bool:
+        """Whether an instance is lent to this router still, and is to be given back."""
+        instance = self._lent.get(vm_id)
+        return instance is not None and instance.recalled
+
     async def find(self, host: str) -> wire.Found | None:
         """Return the function behind ``host``; None: there is none.
 

@@ -81,7 +81,7 @@ class Urls:
 
         async def look() -> Json | None:
             response = await known.get(path)
-            found = response.json() if response.status_code == 200 else {}
+            found: Json = response.json() if response.status_code == 200 else {}
             return found if found.get("state") not in (None, "running") else None
 
         return await eventually(look, f"{invocation_id} has ended")
@@ -176,8 +176,13 @@ async def test_a_request_becomes_an_answer(urls: Urls) -> None:
     assert (found["functionId"], found["version"]) == (function_id, 1)
     assert found["event"]["data"] == {"method": "GET", "path": "/a/b"}
     assert [(a["outcome"], a["start"]) for a in found["attempts"]] == [("succeeded", "fork")]
+    client = await urls.client()
+    await client.send(get("/", host))
+    raw = await client.reader.readuntil(b"\r\n\r\n")
+    assert raw.lower().count(b"cakework-invocation-id") == 1
+    assert b"forged" not in raw
     status, headers, second = await urls.get(host, "/invoke", "User-Agent: cakework")
-    assert (status, second["calls"], second["path"]) == (200, 2, "/invoke")
+    assert (status, second["calls"], second["path"]) == (200, 3, "/invoke")
     assert headers["cakework-start"] == "warm"
     assert (await urls.record(headers["cakework-invocation-id"]))["state"] == "succeeded"
 
@@ -374,6 +379,26 @@ def http(request):
 """
 
 
+async def test_queued_work_has_to_wait_for_what_is_lent(urls: Urls, tmp_path: Path) -> None:
+    """Its router is asked to give it back, and does when the request is over."""
+    code = HELD.format(folder=str(tmp_path)) + "def handler(event, context):\n    return 'done'\n"
+    function_id, host = await urls.made(code, settings={"maxInstances": 1})
+    asking = asyncio.create_task(urls.get(host, "/one"))
+    await until((tmp_path / "begun-one").exists, "the handler has begun")
+    (lent,) = await urls.functions.instances()
+    async with urls.functions.rig.server.database.writing() as session:
+        # As it is for a moment after its start.
+        await session.execute(update(InstanceRow).values(state="idle"))
+    queued = await urls.functions.queue(function_id)
+    await until(lambda: urls.lent.recalled(lent.vm_id), "the instance is recalled")
+    found = await urls.functions.rig.ok("GET", f"/v1/invocations/{queued['id']}")
+    assert (found["state"], found["attempt"]) == ("queued", 0)
+    (tmp_path / "gate").touch()
+    assert (await asking)[0] == 200
+    ended = await urls.functions.settled(queued["id"])
+    assert (ended["state"], ended["attempts"][0]["vmId"]) == ("succeeded", lent.vm_id)
+
+
 async def test_one_account_s_waiting_requests_hold_up_nobody(
     folder: Path, settings: Settings, hosting: FunctionNode, tmp_path: Path
 ) -> None:
@@ -461,7 +486,11 @@ async def test_many_requests_share_an_instance_that_takes_them(urls: Urls, tmp_p
     assert {(status, body) for status, _, body in answers} == {(200, b"met")}
 
 
-@pytest.mark.parametrize("leave", [Client.reset, lambda client: client.writer.close()])
+def close(client: Client) -> None:
+    client.writer.close()
+
+
+@pytest.mark.parametrize("leave", [Client.reset, close])
 async def test_who_goes_away_is_noticed(
     urls: Urls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Client], None]
 ) -> None:

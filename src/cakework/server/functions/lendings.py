@@ -55,6 +55,7 @@ LOOK_S = 0.1
 """How often it is looked whether other work has left a place for a request that waits."""
 NOT_NOW_S = 0.25
 """Until an instance is tried again whose snapshot is not there yet."""
+CLOSE_S = 5.0
 ROUTERS_MAX = 100
 """Of which it is remembered what they told last."""
 _log = structlog.stdlib.get_logger(__name__)
@@ -133,6 +134,9 @@ class Lendings:
 
     async def close(self) -> None:
         """Give up what is under way. Leases stay, for the next process to go on with."""
+        if self._ending:
+            # What is being written is written to its end.
+            await asyncio.wait(self._ending, timeout=CLOSE_S)
         tasks = [task for task in (self._watching, self._looking, *self._ending) if task]
         for task in tasks:
             task.cancel()
@@ -541,10 +545,15 @@ class Lendings:
         for borrower in self._borrowers:
             borrower.tell(message)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    async def to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something whether or not who waits for it is cancelled."""
+        await asyncio.shield(self._spawn(work))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(_logged(work))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+        return task
 
 
 class Borrower:
@@ -571,18 +580,8 @@ class Borrower:
         """Do what is told, one after the other, until cancelled."""
         while True:
             message = await self._told.get()
-            try:
-                if isinstance(message, wire.Work):
-                    await self._lendings.note(message)
-                    self.tell(wire.Noted(number=message.number))
-                else:
-                    first = not self._known.is_set()
-                    lost = await self._lendings.hold(message.router, message.vm_ids, first=first)
-                    self._known.set()
-                    self.tell(wire.Held(ask=message.ask, lost=lost))
-            except Exception:
-                # It is told again, when nothing is heard of it.
-                _log.exception("lending.failed")
+            # What fails is told again, when nothing is heard of it.
+            await self._lendings.to_its_end(self._do(message))
 
     async def find(self, question: wire.Find) -> None:
         """Answer which function is behind a hostname."""
@@ -615,6 +614,16 @@ class Borrower:
             await self._known.wait()
             lent = await self._lendings.lend(self.router, question.function_id)
             self.tell(lent.model_copy(update={"ask": question.ask}))
+
+    async def _do(self, message: wire.Hold | wire.Work) -> None:
+        if isinstance(message, wire.Work):
+            await self._lendings.note(message)
+            self.tell(wire.Noted(number=message.number))
+            return
+        first = not self._known.is_set()
+        lost = await self._lendings.hold(message.router, message.vm_ids, first=first)
+        self._known.set()
+        self.tell(wire.Held(ask=message.ask, lost=lost))
 
     @asynccontextmanager
     async def _answering(self, ask: int) -> AsyncGenerator[None]:
