@@ -120,7 +120,7 @@ class Find(Message):
 class Found(Message):
     """The answer to :class:`Find`: what decides who may come in. ``auth`` is ``none`` or ``key``;
     ``methods`` and ``origins`` None: any, and no answer about origins. An instance takes
-    ``concurrency`` requests at once."""
+    ``concurrency`` requests at once. ``version`` None: what is live."""
 
     kind: Literal["found"] = "found"
     ask: int
@@ -130,6 +130,7 @@ class Found(Message):
     methods: list[str] | None = None
     origins: list[str] | None = None
     concurrency: int = 1
+    version: int | None = None
 
 
 class Key(Message):
@@ -150,11 +151,12 @@ class Checked(Message):
 
 
 class Borrow(Message):
-    """Lend an instance of what is live of a function, started if there is none."""
+    """Lend an instance of what is live of a function, or of a version, started if there is none."""
 
     kind: Literal["borrow"] = "borrow"
     ask: int
     function_id: str
+    version: int | None = None
 
 
 class Lent(Message):

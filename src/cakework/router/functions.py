@@ -70,8 +70,9 @@ class Gone(Exception):
 
 @dataclass(eq=False, slots=True)
 class Instance:
-    """An instance that is lent to this router."""
+    """An instance that is lent to this router, one of ``pool``."""
 
+    pool: "_Pool"
     vm_id: str
     account_id: str
     function_id: str
@@ -99,9 +100,10 @@ class Instance:
 
 @dataclass(eq=False, slots=True)
 class _Pool:
-    """The instances of one function, and who waits for a place in one."""
+    """The instances of one function, or of one version of it, and who waits for a place in one."""
 
     function_id: str
+    version: int | None
     account_id: str
     concurrency: int
     instances: list[Instance] = field(default_factory=list[Instance])
@@ -172,7 +174,7 @@ class Functions:
         self._link = link
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._keys: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
-        self._pools: dict[str, _Pool] = {}
+        self._pools: dict[tuple[str, int | None], _Pool] = {}
         self._lent: dict[str, Instance] = {}
         self._tickets: dict[str, Ticket] = {}
         self._untold: dict[str, wire.Visit] = {}
@@ -246,10 +248,11 @@ class Functions:
             Gone: the client went away.
             Refusal: there is none to be had.
         """
-        pool = self._pools.get(found.function_id)
+        key = found.function_id, found.version
+        pool = self._pools.get(key)
         if pool is None:
-            pool = _Pool(found.function_id, found.account_id, found.concurrency)
-            self._pools[found.function_id] = pool
+            pool = _Pool(*key, found.account_id, found.concurrency)
+            self._pools[key] = pool
         pool.concurrency = found.concurrency
         if not pool.waiting and (instance := _free(pool)) is not None:
             return _take(instance)
@@ -309,7 +312,6 @@ class Functions:
     def settling(self, instance: Instance) -> Callable[[], None]:
         """Take note that a place is about to be free; what is returned says that it is not yet."""
         instance.settling += 1
-        pool = self._pools.get(instance.function_id)
         over = False
 
         def end() -> None:
@@ -319,8 +321,7 @@ class Functions:
             over = True
             timer.cancel()
             instance.settling -= 1
-            if pool is not None:
-                self._pump(pool)
+            self._pump(instance.pool)
 
         timer = asyncio.get_running_loop().call_later(SETTLING_S, end)
         return end
@@ -330,16 +331,13 @@ class Functions:
         instance.busy -= 1
         if not used:
             instance.left += 1
-        pool = self._pools.get(instance.function_id)
-        if pool is not None:
-            self._pump(pool)
+        self._pump(instance.pool)
         self._rest(instance)
 
     def wear(self, instance: Instance) -> None:
         """Have an instance serve nothing more; it is ended when it has nothing to do."""
         instance.worn = True
-        if (pool := self._pools.get(instance.function_id)) is not None:
-            self._pump(pool)
+        self._pump(instance.pool)
 
     def hear(self, message: wire.Message) -> None:
         """Take what the server tells."""
@@ -426,16 +424,15 @@ class Functions:
         if instance.timer is not None:
             instance.timer.cancel()
         del self._lent[instance.vm_id]
-        pool = self._pools.get(instance.function_id)
-        if pool is not None:
-            pool.instances.remove(instance)
-            self._pump(pool)
-            self._forget(pool)
+        instance.pool.instances.remove(instance)
+        self._pump(instance.pool)
+        self._forget(instance.pool)
 
     def _forget(self, pool: _Pool) -> None:
         unused = not (pool.instances or pool.waiting or pool.asking)
-        if unused and self._pools.get(pool.function_id) is pool:
-            del self._pools[pool.function_id]
+        key = pool.function_id, pool.version
+        if unused and self._pools.get(key) is pool:
+            del self._pools[key]
 
     def _pump(self, pool: _Pool) -> None:
         """Give free places to who waits, and ask for as many instances as are needed beyond."""
@@ -458,7 +455,9 @@ class Functions:
         answer: wire.Message | None = None
         try:
             answer = await self._link.ask(
-                lambda ask: wire.Borrow(ask=ask, function_id=pool.function_id),
+                lambda ask: wire.Borrow(
+                    ask=ask, function_id=pool.function_id, version=pool.version
+                ),
                 WAIT_S + ANSWER_S,
             )
         except Unavailable:
@@ -473,9 +472,8 @@ class Functions:
         self._forget(pool)
 
     def _lend(self, pool: _Pool, lent: wire.Lent) -> None:
-        # Another may have taken its place while the last that waited went.
-        self._pools.setdefault(pool.function_id, pool)
         instance = Instance(
+            pool,
             lent.vm_id,
             pool.account_id,
             lent.function_id,

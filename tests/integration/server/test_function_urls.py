@@ -111,7 +111,7 @@ async def routed(
     functions: Functions, settings: Settings, limits: Limits | None = None
 ) -> AsyncGenerator[Urls]:
     """Have a router in this process."""
-    limits = limits or Limits()
+    limits = limits or Limits(place_wait_s=DEADLINE_S)
     activity = Activity()
     link = ServerLink(settings.routes_socket, activity)
     lent = link.functions = Lent(link, wait_s=limits.place_wait_s)
@@ -314,7 +314,9 @@ async def test_large_bodies_are_refused(
     code = "def http(request):\n    return str(len(request.body))\n"
     async with (
         served(folder, hosting, None) as functions,
-        routed(functions, settings, Limits(function_body_bytes=1000)) as urls,
+        routed(
+            functions, settings, Limits(function_body_bytes=1000, place_wait_s=DEADLINE_S)
+        ) as urls,
     ):
         function_id, host = await urls.made(code)
         head = f"POST / HTTP/1.1\r\nHost: {host}\r\n"
@@ -578,6 +580,24 @@ async def test_who_may_come_in(urls: Urls) -> None:
     await client.send(get("/", host, *asked).replace(b"GET", b"OPTIONS", 1))
     status, headers = await client.head()
     assert (status, headers["access-control-allow-methods"]) == (204, "PUT")
+
+
+async def test_each_version_has_a_hostname_for_who_has_a_key(urls: Urls) -> None:
+    """Live or not."""
+    function_id, host = await urls.made()
+    two = "def http(request):\n    return 'two'\n"
+    path, body = f"/v1/functions/{function_id}/versions", {"source": source(two), "promote": False}
+    await urls.functions.rig.ok("POST", path, json=body)
+    await urls.functions.ended(function_id, 2, "ready")
+    label, _, domain = host.partition(".")
+    preview = f"{label}-v2.{domain}"
+    assert (await urls.get(preview))[2]["code"] == "unauthenticated"
+    status, headers, found = await urls.get(preview, "/", f"X-Api-Key: {KEY}")
+    assert (status, found) == (200, b"two")
+    assert (await urls.record(headers["cakework-invocation-id"]))["version"] == 2
+    assert (await urls.get(host))[2]["calls"] == 1
+    status, _, problem = await urls.get(f"{label}-v9.{domain}", "/", f"X-Api-Key: {KEY}")
+    assert (status, problem["code"]) == (404, "not_found")
 
 
 async def test_a_warm_request_asks_nobody(

@@ -10,6 +10,7 @@ See docs/decisions/0016.
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -30,7 +31,13 @@ from cakework.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from cakework.domain.functions import FunctionSettings, HttpSettings, Isolation, isolation_of
+from cakework.domain.functions import (
+    FunctionSettings,
+    HttpSettings,
+    Isolation,
+    VersionState,
+    isolation_of,
+)
 from cakework.domain.ids import VmId
 from cakework.domain.invocations import STARTABLE, Reason
 from cakework.server.clock import Clock
@@ -58,6 +65,7 @@ NOT_NOW_S = 0.25
 CLOSE_S = 5.0
 ROUTERS_MAX = 100
 """Of which it is remembered what they told last."""
+_PREVIEW = re.compile(r"([0-9a-z]{1,60})-v([1-9][0-9]{0,8})")
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -119,6 +127,7 @@ class Lendings:
         self._ending: set[asyncio.Task[None]] = set()
         self._made_with: dict[str, tuple[int, str]] = {}
         self._noted: dict[str, int] = {}
+        self._closing = False
 
     def borrower(self, tell: Callable[[wire.Message], None]) -> "Borrower":
         """Return what one router's connection asks here; ``tell`` tells it something."""
@@ -134,10 +143,13 @@ class Lendings:
 
     async def close(self) -> None:
         """Give up what is under way. Leases stay, for the next process to go on with."""
-        if self._ending:
-            # What is being written is written to its end.
-            await asyncio.wait(self._ending, timeout=CLOSE_S)
+        self._closing = True
+        for waits in self._waiters.values():
+            waits.maybe.set()
         tasks = [task for task in (self._watching, self._looking, *self._ending) if task]
+        if tasks:
+            # What is being written is written to its end.
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,6 +161,9 @@ class Lendings:
 
     async def one_pass(self) -> None:
         """End what nobody holds any more; have given back what is not to serve any longer."""
+        await self.to_its_end(self._look_after())
+
+    async def _look_after(self) -> None:
         now = self._clock()
         async with self._database.reading() as session:
             expired = list(
@@ -175,8 +190,10 @@ class Lendings:
                 self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(found)
 
-    async def lend(self, router: str, function_id: str) -> wire.Lent:
-        """Lend an instance of what is live, started if there is none and may be one.
+    async def lend(
+        self, borrower: "Borrower", function_id: str, version: int | None = None
+    ) -> wire.Lent:
+        """Lend an instance of what is live, or of a version, started if there is none and may be.
 
         Raises:
             Refusal: there is none to be had, within ``WAIT_S`` at most.
@@ -187,9 +204,10 @@ class Lendings:
             self._watching = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(WAIT_S):
-                while True:
+                while not (self._closing or borrower.closed):
                     waits.maybe.clear()
-                    if (lent := await self._try(router, function_id, waits)) is not None:
+                    lent = await self._try(borrower.router, function_id, version, waits)
+                    if lent is not None:
                         return lent
                     await waits.maybe.wait()
         except TimeoutError as error:
@@ -199,6 +217,7 @@ class Lendings:
             waits.count -= 1
             if not waits.count:
                 del self._waiters[function_id]
+        raise Refusal("unavailable", "The server is ending.", 1)
 
     async def hold(self, router: str, vm_ids: list[str], *, first: bool) -> list[str]:
         """Have a router keep what it holds; return which of it is not lent to it.
@@ -325,10 +344,12 @@ class Lendings:
         if (waits := self._waiters.get(function_id)) is not None:
             waits.maybe.set()
 
-    async def _try(self, router: str, function_id: str, waits: _Waiters) -> wire.Lent | None:
+    async def _try(
+        self, router: str, function_id: str, version: int | None, waits: _Waiters
+    ) -> wire.Lent | None:
         """Lend what is there, or start one; None: there is none, and there may be no more."""
         async with waits.look, self._database.writing() as session:
-            wish = await self._wish(session, function_id)
+            wish = await self._wish(session, function_id, version)
             row = await self._take(session, router, wish)
             started = row is None
             if row is None:
@@ -341,9 +362,7 @@ class Lendings:
                 row.leased_until_ms = self._clock() + START_CLAIM_MS
         if started:
             try:
-                async with self._starts.hold(wish.function.account_id):
-                    await self._instances.start(row, wish.settings)
-                await self._lend_started(row.vm_id)
+                await self._have_started(row, router, wish)
             except NoRoom as error:
                 raise Refusal("no_room", error.detail, 1) from error
             except QuotaExceeded as error:
@@ -368,14 +387,42 @@ class Lendings:
             start="fork" if started or not row.served else "warm",
         )
 
-    async def _wish(self, session: AsyncSession, function_id: str) -> _Wish:
+    async def _have_started(self, row: InstanceRow, router: str, wish: _Wish) -> None:
+        """Have an instance started, which goes on when it takes too long for who asked."""
+        start = asyncio.create_task(self._start(row, wish))
+        self._ending.add(start)
+        start.add_done_callback(self._ending.discard)
+        try:
+            await asyncio.shield(start)
+        except asyncio.CancelledError:
+            start.add_done_callback(lambda _: self._spawn(self.unlend(router, row.vm_id)))
+            raise
+
+    async def _start(self, row: InstanceRow, wish: _Wish) -> None:
+        async with self._starts.hold(wish.function.account_id):
+            await self._instances.start(row, wish.settings)
+        await self._lend_started(row.vm_id)
+
+    async def unlend(self, router: str, vm_id: str) -> None:
+        """Take an instance back that was lent to a router and never reached it."""
+        given = wire.Returned(vm_id=vm_id, served=0, again=True)
+        async with self._database.writing() as session:
+            row = await self._take_back(session, router, given, self._clock())
+        if row is not None:
+            self._may_be(row.function_id)
+            self._hint()
+
+    async def _wish(self, session: AsyncSession, function_id: str, number: int | None) -> _Wish:
         function = await session.get(FunctionRow, function_id)
         if function is None:
             raise Refusal("not_found", "There is no such function any more.")
-        if function.live_version is None:
+        number = number or function.live_version
+        if number is None:
             raise Refusal("no_live_version", "Nothing of this function is live yet.")
-        version = await session.get(VersionRow, (function_id, function.live_version))
-        if version is None or "http" not in (version.handlers or "").split():
+        version = await session.get(VersionRow, (function_id, number))
+        if version is None or version.state != VersionState.READY:
+            raise Refusal("not_found", f"There is no version {number} that is ready.")
+        if "http" not in (version.handlers or "").split():
             raise Refusal(
                 "no_handler", "What is live of this function has no handler for requests."
             )
@@ -561,6 +608,7 @@ class Borrower:
 
     def __init__(self, lendings: Lendings, tell: Callable[[wire.Message], None]) -> None:
         self.router = ""
+        self.closed = False
         self.tell = tell
         self._lendings = lendings
         self._known = asyncio.Event()
@@ -568,7 +616,8 @@ class Borrower:
         self._told: asyncio.Queue[wire.Hold | wire.Work] = asyncio.Queue()
 
     def close(self) -> None:
-        """Take note that the connection is over."""
+        """Take note that the connection is over, and its router maybe."""
+        self.closed = True
         self._lendings.left(self)
 
     def hear(self, message: wire.Hold | wire.Work) -> None:
@@ -583,10 +632,21 @@ class Borrower:
             # What fails is told again, when nothing is heard of it.
             await self._lendings.to_its_end(self._do(message))
 
-    async def find(self, question: wire.Find) -> None:
-        """Answer which function is behind a hostname."""
+    async def answer(self, question: wire.Find | wire.Key | wire.Borrow) -> None:
+        """Answer a question."""
+        match question:
+            case wire.Find():
+                answer = self._find(question)
+            case wire.Key():
+                answer = self._check(question)
+            case wire.Borrow():
+                answer = self._borrow(question)
+        await self._lendings.to_its_end(answer)
+
+    async def _find(self, question: wire.Find) -> None:
         async with self._answering(question.ask):
-            row = await self._lendings.find(question.host)
+            host, version = version_in(question.host)
+            row = await self._lendings.find(host)
             if row is None:
                 raise Refusal("not_found", "There is no function with this hostname.")
             http = http_of(row)
@@ -595,24 +655,25 @@ class Borrower:
                     ask=question.ask,
                     function_id=row.id,
                     account_id=row.account_id,
-                    auth=http.auth,
+                    # Others than the account's own have no business with what is not live.
+                    auth=http.auth if version is None else "key",
                     methods=None if http.methods is None else list(http.methods),
                     origins=None if http.cors is None else list(http.cors.origins),
                     concurrency=places_of(row),
+                    version=version,
                 )
             )
 
-    async def check(self, question: wire.Key) -> None:
-        """Answer whether a key is an account's."""
+    async def _check(self, question: wire.Key) -> None:
         async with self._answering(question.ask):
             good = await self._lendings.is_key_of(question.account_id, question.key)
             self.tell(wire.Checked(ask=question.ask, good=good))
 
-    async def borrow(self, question: wire.Borrow) -> None:
-        """Lend an instance."""
+    async def _borrow(self, question: wire.Borrow) -> None:
         async with self._answering(question.ask):
-            await self._known.wait()
-            lent = await self._lendings.lend(self.router, question.function_id)
+            async with asyncio.timeout(CLOSE_S):
+                await self._known.wait()
+            lent = await self._lendings.lend(self, question.function_id, question.version)
             self.tell(lent.model_copy(update={"ask": question.ask}))
 
     async def _do(self, message: wire.Hold | wire.Work) -> None:
@@ -641,6 +702,13 @@ class Borrower:
         except Exception:
             _log.exception("lending.failed")
             self.tell(wire.Refused(ask=ask, code="unavailable", detail="It failed; try again."))
+
+
+def version_in(host: str) -> tuple[str, int | None]:
+    """Return a function's hostname, and the version that is meant, for ``<label>-v8.<domain>``."""
+    label, _, domain = host.partition(".")
+    found = _PREVIEW.fullmatch(label)
+    return (host, None) if found is None else (f"{found[1]}.{domain}", int(found[2]))
 
 
 def http_of(function: FunctionRow) -> HttpSettings:

@@ -116,12 +116,8 @@ class _Link:
                 self.do(self._wake(wake))
             case wire.Gate() as gate:
                 self._gates.answered(self, gate)
-            case wire.Find() as find:
-                self.do(self.borrower.find(find))
-            case wire.Key() as key:
-                self.do(self.borrower.check(key))
-            case wire.Borrow() as borrow:
-                self.do(self.borrower.borrow(borrow))
+            case wire.Find() | wire.Key() | wire.Borrow() as question:
+                self.do(self.borrower.answer(question))
             case wire.Hold() | wire.Work() as told:
                 self.borrower.hear(told)
 
