@@ -151,9 +151,16 @@ async def hosting(
 
 
 @pytest.fixture
-async def urls(
+async def urls(folder: Path, settings: Settings, hosting: FunctionNode) -> AsyncGenerator[Urls]:
+    async with served(folder, hosting, None) as functions, routed(functions, settings) as made:
+        yield made
+
+
+@pytest.fixture
+async def on_either(
     folder: Path, settings: Settings, hosting: FunctionNode, database_url: str | None
 ) -> AsyncGenerator[Urls]:
+    """The same on each store, for what records decide."""
     async with (
         served(folder, hosting, database_url) as functions,
         routed(functions, settings) as made,
@@ -161,9 +168,10 @@ async def urls(
         yield made
 
 
-async def test_a_request_becomes_an_answer(urls: Urls) -> None:
+async def test_a_request_becomes_an_answer(on_either: Urls) -> None:
     """It is on record, and the next one goes to the same instance. What a visitor says in the
     platform's headers is not heard; nor does it give the adapter orders."""
+    urls = on_either
     function_id, host = await urls.made()
     forged = ("Cakework-User-Id: somebody", "Cakework-Invocation-Id: inv_mine")
     status, headers, first = await urls.get(host, "/a/b?c=d", *forged)
@@ -350,9 +358,10 @@ def handler(event, context):
 
 
 async def test_many_at_once_have_an_instance_each_and_no_more_than_may_be(
-    urls: Urls, tmp_path: Path
+    on_either: Urls, tmp_path: Path
 ) -> None:
     """Requests and queued work share instances, and never one at the same time."""
+    urls = on_either
     marks = tmp_path / "marks"
     marks.mkdir()
     code = ALONE.format(folder=str(marks))
@@ -680,8 +689,11 @@ async def test_nothing_stays_busy_when_a_router_is_killed(
             assert (await ask(router.port, host, "/two"))[0] == 200
 
 
-async def test_an_instance_that_is_not_held_in_time_is_ended(urls: Urls, tmp_path: Path) -> None:
+async def test_an_instance_that_is_not_held_in_time_is_ended(
+    on_either: Urls, tmp_path: Path
+) -> None:
     """And not handed on, whatever its router believes; that hears of it, and has another."""
+    urls = on_either
     function_id, host = await urls.made(HELD.format(folder=str(tmp_path)))
     asking = asyncio.create_task(urls.get(host, "/one"))
     await until((tmp_path / "begun-one").exists, "the handler has begun")
