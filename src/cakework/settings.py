@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     proxy_connections_per_vm: int = Field(
         default=256, ge=1, description="Requests the router has under way to one VM."
     )
+    function_body_mb: int = Field(
+        default=100,
+        ge=1,
+        le=102_400,
+        description="Largest body of a request to a function's URL, in MiB.",
+    )
     wake_timeout_s: int = Field(
         default=30,
         ge=1,

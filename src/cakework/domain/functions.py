@@ -131,6 +131,27 @@ class FailureHandler(_Settings):
     function_id: str = Field(max_length=29)
 
 
+Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,32}$")]
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^\s/,]{1,255})$")]
+
+
+class CorsSettings(_Settings):
+    """Which origins' pages may read what a function answers; ``*`` is any."""
+
+    origins: Annotated[tuple[Origin, ...], Field(min_length=1, max_length=32)]
+
+
+class HttpSettings(_Settings):
+    """Who may come in at a function's URL, and how. ``methods`` None: any.
+
+    With ``auth: "key"`` a request has an API key of the function's account.
+    """
+
+    auth: Literal["none", "key"] = "none"
+    methods: Annotated[tuple[Method, ...], Field(min_length=1, max_length=16)] | None = None
+    cors: CorsSettings | None = None
+
+
 def _check_secret_name(name: str) -> str:
     if name.startswith(OURS):
         raise ValueError(f"names that begin with {OURS} are the platform's")
@@ -164,6 +185,7 @@ class FunctionSettings(_Settings):
     env_vars: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
     secrets: Annotated[tuple[SecretName, ...], Field(max_length=SECRETS_MAX)] = ()
     secrets_at_init: bool = False
+    http: HttpSettings = HttpSettings()
     retry: RetryPolicy = RetryPolicy()
     on_failure: FailureHandler | None = None
     labels: Annotated[dict[Label, LabelValue], Field(max_length=LABELS_MAX)] = Field(

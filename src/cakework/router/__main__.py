@@ -14,6 +14,7 @@ from cakework.dialer import NodeDialer
 from cakework.logging import configure
 from cakework.open_files import allow_most
 from cakework.router.activity import Activity
+from cakework.router.functions import Functions
 from cakework.router.link import ServerLink
 from cakework.router.patience import Sleepers
 from cakework.router.router import Router
@@ -37,26 +38,37 @@ async def serve(settings: Settings) -> None:
         connections_per_vm=settings.proxy_connections_per_vm,
         wake_timeout_s=settings.wake_timeout_s,
         held_bytes=(settings.router_memory_mb << 20) // 4,
+        function_body_bytes=settings.function_body_mb << 20,
     )
     activity = Activity()
     link = ServerLink(settings.routes_socket, activity)
-    dialer = NodeDialer(settings.dial_socket)
-    router = Router(routes=link, dialer=dialer, sleepers=Sleepers(activity, link), limits=limits)
+    functions = link.functions = Functions(link, wait_s=limits.place_wait_s)
+    router = Router(
+        routes=link,
+        dialer=NodeDialer(settings.dial_socket),
+        sleepers=Sleepers(activity, link),
+        limits=limits,
+        functions=functions,
+    )
     signals = asyncio.Semaphore(0)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.release)
     await router.start(settings.proxy_host, settings.proxy_port)
     _log.info("router.started", proxy_port=router.port)
     linking = asyncio.create_task(link.run())
+    holding = asyncio.create_task(functions.run())
     await signals.acquire()
     drained = asyncio.create_task(router.drain(GRACE_S))
     again = asyncio.create_task(signals.acquire())
     await asyncio.wait([drained, again], return_when=asyncio.FIRST_COMPLETED)
-    tasks = [drained, again, linking]
-    for task in tasks:
+    for task in (drained, again):
         task.cancel()
-    await asyncio.wait(tasks)
+    await asyncio.wait([drained, again])
     await router.close()
+    await functions.close()
+    for task in (linking, holding):
+        task.cancel()
+    await asyncio.wait([linking, holding])
     _log.info("router.ended")
 
 

@@ -11,7 +11,10 @@ import h11
 import structlog
 
 from cakework.crowd import Crowd
+from cakework.domain import routes as wire
+from cakework.router.direct import Direct, admit, key_of, preflight, without_key
 from cakework.router.exchange import ClientGone, Exchange, VmBroke
+from cakework.router.functions import Functions
 from cakework.router.heads import HeadScanner, RequestHead, parse_head
 from cakework.router.patience import Patience, Sleepers
 from cakework.router.refusals import AnswerForm, Refusal, malformed, render
@@ -34,6 +37,7 @@ class _Visit:
     vm_id: str | None = None
     exchange: Exchange | None = None
     refusal: Refusal | None = None
+    invocation_id: str | None = None
 
 
 class Conversation:
@@ -50,10 +54,12 @@ class Conversation:
         accounts: Turns[str],
         ending: asyncio.Event,
         limits: Limits,
+        functions: Functions | None = None,
     ) -> None:
         """Serve ``client``, one of ``crowd``; each request takes one of its account's turns.
 
-        Once ``ending`` is set, the request at work is the last.
+        Hostnames of no VM may be of ``functions``. Once ``ending`` is set, the request at work is
+        the last.
         """
         self.account = ""
         """Whose VM the request at work is for."""
@@ -62,7 +68,10 @@ class Conversation:
         self._client = client
         self._routes = routes
         self._sleepers = sleepers
+        self._upstreams = upstreams
         self._upstream = upstreams.for_client()
+        self._functions = functions
+        self._direct: Direct | None = None
         self._crowd = crowd
         self._accounts = accounts
         self._served = 0
@@ -72,7 +81,8 @@ class Conversation:
     @property
     def held(self) -> int:
         """How many bytes wait in both its connections, to be taken by who is slower."""
-        return self._client.held + (self._vm.held if self._vm is not None else 0)
+        vm = self._direct.vm if self._direct is not None else self._vm
+        return self._client.held + (vm.held if vm is not None else 0)
 
     def give_way(self) -> None:
         """Break off what is at work."""
@@ -144,6 +154,11 @@ class Conversation:
             self._record(visit, time.monotonic() - begun)
 
     async def _forward(self, visit: _Visit) -> bool:
+        host = visit.head.host
+        if self._functions is not None and self._routes.find(host) is None:
+            found = await self._functions.find(host)
+            if found is not None:
+                return await self._work(visit, found, self._functions)
         patience = self._patience(visit.head.host)
         route = await patience.route()
         vm_id = visit.vm_id = route.vm_id
@@ -152,6 +167,35 @@ class Conversation:
             raise Refusal(503, "too_many_connections", "the VM has too many connections already")
         with self._turn(route.account_id):
             return await self._visit(visit, vm_id, patience)
+
+    async def _work(self, visit: _Visit, found: wire.Found, functions: Functions) -> bool:
+        """Have a function serve a request."""
+        head = visit.head
+        if (answer := preflight(found, head)) is not None:
+            await self._client.write(answer)
+            return head.may_persist
+        more = admit(found, head, self._limits.function_body_bytes)
+        with self._turn(found.account_id):
+            if found.auth == "key":
+                key = key_of(head)
+                if not key or not await functions.is_key_of(found.account_id, key):
+                    detail = "send an API key of the function's account in X-Api-Key"
+                    raise Refusal(401, "unauthenticated", detail, headers=more)
+                head = without_key(head)
+            near = _take_head(head, self._limits.head_bytes)
+            direct = self._direct = Direct(
+                self._client,
+                functions,
+                self._upstream,
+                self._upstreams,
+                self._limits.function_body_bytes,
+            )
+            try:
+                return await direct.serve(found, head, near, more)
+            finally:
+                self._direct = None
+                visit.exchange, visit.vm_id = direct.exchange, direct.vm_id
+                visit.invocation_id = direct.invocation_id
 
     @contextlib.contextmanager
     def _turn(self, account: str) -> Generator[None]:
@@ -249,6 +293,7 @@ class Conversation:
             "proxy.request",
             request_id=visit.request_id,
             vm_id=visit.vm_id,
+            invocation_id=visit.invocation_id,
             host=visit.head.host,
             method=visit.head.method.decode(),
             path=visit.head.path,

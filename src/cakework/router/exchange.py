@@ -19,7 +19,7 @@ from cakework.router.forwarding import (
     request_for_vm,
 )
 from cakework.router.heads import RequestHead
-from cakework.router.refusals import malformed
+from cakework.router.refusals import Refusal, malformed
 from cakework.router.wire import Wire
 
 BODILESS = frozenset({204, 304})
@@ -75,10 +75,15 @@ class Exchange:
         Not where a careless program could have left bytes in it that belong to this one: a body
         that it did not read, or sent where there is none.
         """
+        return self._is_over and not self._far.trailing_data[0]
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether request and answer were of a kind that leaves nothing in the connection."""
         done = self._far.our_state is h11.DONE and self._far.their_state is h11.DONE
         plain = not self._head.has_body and not self._head.values(b"upgrade")
         bodiless = self._head.method == b"HEAD" or self.status in BODILESS
-        return done and plain and not bodiless and not self._far.trailing_data[0]
+        return done and plain and not bodiless
 
     @property
     def client_may_persist(self) -> bool:
@@ -118,22 +123,49 @@ class Exchange:
 
     async def _pump(self) -> None:
         try:
-            await self._send(self._far.send(request_for_vm(self._head, self._client.peer)))
+            await self._send(self._far.send(self._request()))
             if self._near.their_state is h11.SEND_BODY:
                 await self._pump_body()
             else:
                 await self._send(self._far.send(h11.EndOfMessage()))
             await self._client.ended()
-            if not self._client.has_bytes:
-                self._vm.write_eof()
+            self._half_close()
         except h11.RemoteProtocolError:
             self._fault = (
                 ClientGone() if self._client.has_ended else malformed("the body is malformed")
             )
             self._vm.abort()
+        except Refusal as refusal:
+            self._fault = refusal
+            self._vm.abort()
         except ConnectionError:
             # Whichever side it was, the relay finds out: it may still read an early answer.
             return
+
+    def _request(self) -> h11.Request:
+        """Return the head that the VM gets."""
+        return request_for_vm(self._head, self._client.peer)
+
+    def _answer(self, event: h11.Response, *, last: bool) -> bytes:
+        """Return what the client gets of the head of an answer."""
+        return self._near.send(answer_for_client(event, last=last))
+
+    def _part(self, data: bytes) -> bytes:
+        """Return what the client gets of a part of an answer's body."""
+        return self._near.send(h11.Data(data=data))
+
+    def _end(self) -> bytes:
+        """Return what the client gets at the end of an answer."""
+        return self._near.send(h11.EndOfMessage())
+
+    def _taken(self, size: int) -> None:
+        """Count bytes of the request's body."""
+        self.bytes_in += size
+
+    def _half_close(self) -> None:
+        """Pass on that the client sends nothing more."""
+        if not self._client.has_bytes:
+            self._vm.write_eof()
 
     async def _pump_body(self) -> None:
         sent: list[bytes] = []
@@ -149,7 +181,7 @@ class Exchange:
                 self._near.receive_data(await self._client.read())
                 self._touch()
             elif isinstance(event, h11.Data):
-                self.bytes_in += len(event.data)
+                self._taken(len(event.data))
                 sent.append(self._far.send(h11.Data(data=event.data)))
             elif isinstance(event, h11.EndOfMessage):
                 self._client.unread(self._near.trailing_data[0])
@@ -189,13 +221,13 @@ class Exchange:
             elif isinstance(event, h11.Response):
                 self.status = event.status_code
                 last = self._near.their_state is h11.SEND_BODY
-                passed.append(self._near.send(answer_for_client(event, last=last)))
+                passed.append(self._answer(event, last=last))
             elif isinstance(event, h11.Data):
                 self.bytes_out += len(event.data)
-                passed.append(self._near.send(h11.Data(data=event.data)))
+                passed.append(self._part(event.data))
             elif isinstance(event, h11.EndOfMessage):
                 self._answered = True
-                passed.append(self._near.send(h11.EndOfMessage()))
+                passed.append(self._end())
         else:
             return b"".join(passed), True
         return b"".join(passed), False

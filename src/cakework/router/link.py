@@ -24,6 +24,7 @@ from cakework.domain.errors import (
 from cakework.domain.vms import VmState
 from cakework.line_wire import LineWire
 from cakework.router.activity import Activity
+from cakework.router.functions import Functions
 
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
@@ -51,8 +52,10 @@ class ServerLink:
         self._gates: dict[tuple[int, int], str] = {}
         """VMs by their gates that are shut: of which connection, and its number there."""
         self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[None]] = {}
-        self._wakes: dict[str, asyncio.Task[None]] = {}
+        self._asked: dict[int, asyncio.Future[wire.Message | None]] = {}
+        self._wakes: dict[str, asyncio.Task[wire.Message | None]] = {}
+        self.functions: Functions | None = None
+        """What is told of functions, and when the server is there."""
 
     @property
     def is_whole(self) -> bool:
@@ -89,6 +92,30 @@ class ServerLink:
             task = self._wakes[vm_id] = asyncio.create_task(question)
             task.add_done_callback(lambda done: self._woken(vm_id, done))
         await asyncio.shield(task)
+
+    async def ask(
+        self, question: Callable[[int], wire.Message], within_s: float = ANSWER_S
+    ) -> wire.Message:
+        """Ask the server something; return what it answers.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        if len(self._asked) >= ASKED_MAX:
+            raise Unavailable(_AWAY)
+        try:
+            async with asyncio.timeout(within_s):
+                answer = await self._answer(question)
+        except TimeoutError as error:
+            raise Unavailable(_AWAY) from error
+        if answer is None:
+            raise Unavailable(_AWAY)
+        return answer
+
+    def say(self, message: wire.Message) -> None:
+        """Tell the server something, if it is there."""
+        if self._whole:
+            self._say(message)
 
     async def run(self) -> None:
         """Keep connected, until cancelled."""
@@ -143,6 +170,8 @@ class ServerLink:
                 for key in [key for key in self._gates if key[0] != self._connections]:
                     self._open(key)
                 _log.info("link.whole", routes=len(self._routes))
+                if self.functions is not None:
+                    self.functions.met()
             case wire.Shut() as shut:
                 self._shut(shut)
             case wire.Open(gate=gate):
@@ -151,6 +180,14 @@ class ServerLink:
                 self._heard(ask, None)
             case wire.Woken() as woken:
                 self._heard(woken.ask, _why_not(woken))
+            case wire.Found() | wire.Checked() | wire.Refused() | wire.Held() as told:
+                self._heard(told.ask, None, told)
+            case wire.Lent() as lent:
+                if not self._heard(lent.ask, None, lent) and self.functions is not None:
+                    self.functions.hear(lent)
+            case wire.Recall() | wire.Cut() | wire.Noted() as told:
+                if self.functions is not None:
+                    self.functions.hear(told)
 
     def _forget(self, host: str) -> None:
         route = self._routes.pop(host, None)
@@ -176,31 +213,35 @@ class ServerLink:
         if self._wire is not None:
             self._wire.send(message.line())
 
-    def _woken(self, vm_id: str, task: asyncio.Task[None]) -> None:
+    def _woken(self, vm_id: str, task: asyncio.Task[wire.Message | None]) -> None:
         del self._wakes[vm_id]
         if not task.cancelled():
             # Looked at, since everyone who waited may have left.
             task.exception()
 
-    async def _answer(self, question: Callable[[int], wire.Message]) -> None:
+    async def _answer(self, question: Callable[[int], wire.Message]) -> wire.Message | None:
         if not self._whole:
             raise Unavailable(_AWAY)
         ask = next(self._numbers)
         answer = self._asked[ask] = asyncio.get_running_loop().create_future()
         self._say(question(ask))
         try:
-            await answer
+            return await answer
         finally:
             del self._asked[ask]
 
-    def _heard(self, ask: int, error: CakeworkError | None) -> None:
+    def _heard(
+        self, ask: int, error: CakeworkError | None, told: wire.Message | None = None
+    ) -> bool:
+        """Give an answer to who asked; say whether they still wait."""
         answer = self._asked.get(ask)
         if answer is None or answer.done():
-            return
+            return False
         if error is None:
-            answer.set_result(None)
+            answer.set_result(told)
         else:
             answer.set_exception(error)
+        return True
 
 
 def _why_not(woken: wire.Woken) -> CakeworkError | None:

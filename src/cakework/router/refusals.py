@@ -4,12 +4,20 @@ import json
 from dataclasses import dataclass
 from http import HTTPStatus
 
+Lines = tuple[str, ...]
+"""Headers of an answer, each a line without its end."""
+_TRY_AGAIN = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+
 
 class Refusal(Exception):
-    """The router answers itself instead of the VM: status, stable code, sentence for people."""
+    """The router answers itself instead of the VM: status, stable code, sentence for people; and
+    more ``headers``."""
 
-    def __init__(self, status: int, code: str, detail: str, retry_after_s: int = 1) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, retry_after_s: int = 1, headers: Lines = ()
+    ) -> None:
         super().__init__(detail)
+        self.headers = headers
         self.status = status
         self.code = code
         self.detail = detail
@@ -49,7 +57,8 @@ def render(refusal: Refusal, form: AnswerForm) -> bytes:
         "Cache-Control: no-store",
         f"X-Request-Id: {form.request_id}",
     ]
-    if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    lines += refusal.headers
+    if refusal.status in _TRY_AGAIN:
         lines.append(f"Retry-After: {refusal.retry_after_s}")
     if not form.keep_alive:
         lines.append("Connection: close")

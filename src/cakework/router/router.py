@@ -11,6 +11,7 @@ from cakework.crowd import Crowd, in_the_way
 from cakework.dialer import Dialer
 from cakework.domain.vms import VmState
 from cakework.router.conversation import Conversation, new_request_id
+from cakework.router.functions import Functions
 from cakework.router.patience import Sleepers
 from cakework.router.refusals import AnswerForm, Refusal, render
 from cakework.router.routes import Limits, Routes
@@ -25,8 +26,15 @@ class Router:
     """Listens, and passes requests to VMs."""
 
     def __init__(
-        self, *, routes: Routes, dialer: Dialer, sleepers: Sleepers, limits: Limits | None = None
+        self,
+        *,
+        routes: Routes,
+        dialer: Dialer,
+        sleepers: Sleepers,
+        limits: Limits | None = None,
+        functions: Functions | None = None,
     ) -> None:
+        self._functions = functions
         self._routes = routes
         self._sleepers = sleepers
         self._limits = limits or Limits()
@@ -104,6 +112,7 @@ class Router:
             accounts=self._accounts,
             ending=self._ending,
             limits=self._limits,
+            functions=self._functions,
         )
         task = asyncio.create_task(conversation.hold())
         self._clients[task] = client
@@ -137,6 +146,8 @@ class Router:
 
     def _is_live(self, destination: Destination) -> bool:
         route = self._routes.find(destination.host)
+        if route is None and self._functions is not None:
+            return self._functions.holds(destination.vm_id)
         if route is None or route.state is not VmState.STARTED:
             return False
         return route.run == destination.run

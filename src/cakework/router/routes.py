@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from cakework.domain.direct import WAIT_S
 from cakework.domain.vms import VmState
 
 
@@ -64,7 +65,8 @@ class Limits:
     head has ``head_timeout_s`` to begin, and as long again to end; as long may an answer of the
     router's own wait to be taken. Of ``connections`` in all, half
     may have requests to the VMs of one account under way. Of what waits in all of them to be taken,
-    ``held_bytes`` are kept.
+    ``held_bytes`` are kept. A request to a function has a body of ``function_body_bytes`` at most,
+    and waits ``place_wait_s`` for an instance.
     """
 
     head_bytes: int = 32 * 1024
@@ -76,3 +78,5 @@ class Limits:
     connections: int = 4000
     connections_per_vm: int = 256
     held_bytes: int = 256 << 20
+    function_body_bytes: int = 100 << 20
+    place_wait_s: float = WAIT_S

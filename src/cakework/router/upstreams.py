@@ -48,11 +48,13 @@ class Destination:
 
 @dataclass(slots=True)
 class Lease:
-    """A connection in use. With ``keep`` set it waits for the same client's next request."""
+    """A connection in use. With ``keep`` set it waits for the same client's next request; with
+    ``handed_on`` somebody else closes it."""
 
     wire: Wire
     reused: bool
     keep: bool = False
+    handed_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,11 @@ class Upstream:
             try:
                 yield lease
             finally:
-                if not (lease.keep and lease.wire.is_quiet and self._keep(lease.wire, destination)):
+                if lease.handed_on:
+                    pass
+                elif not (
+                    lease.keep and lease.wire.is_quiet and self._keep(lease.wire, destination)
+                ):
                     self._upstreams.leave(lease.wire)
 
     def close(self) -> None:

@@ -45,6 +45,7 @@ from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import Endings, Invocations
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.leases import take_back
+from cakework.server.functions.lendings import Lendings
 from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
@@ -53,6 +54,7 @@ from cakework.server.functions.orphans import Orphans
 from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
+from cakework.server.functions.visits import Visits
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
@@ -124,6 +126,9 @@ DISPATCH_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 ORPHAN_PERIOD_S = 30.0
 MASK_PERIOD_S = 300.0
+LENDING_PERIOD_S = 1.0
+LENDING_FIRST_S = 3.0
+"""After a start routers come back first to what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,7 @@ class FunctionParts:
     adapter: Adapter
     dispatch: DispatchLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
+    lendings: Lendings
     loops: tuple[Loop, ...]
 
 
@@ -206,6 +212,7 @@ class Server:
             await self.webhooks.pending.open()
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
+            stack.push_async_callback(self.functions.lendings.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -290,8 +297,9 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
     masks = Masks(database, sealer, clock)
     marks = Marks(database, node, log_store, stretches)
+    keys = Keys(database, clock)
     functions = _functions(
-        *(settings, database, sealer, builds, machines, masks, marks, clock),
+        *(settings, database, sealer, keys, builds, machines, masks, marks, clock),
         *(deploy_hint, dispatch_hint),
     )
     vms.make_room = functions.make_room
@@ -306,14 +314,14 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         followers=followers,
         node=node,
         spool=spool,
-        keys=Keys(database, clock),
+        keys=keys,
         routes=routes,
         vms=vms,
         cached_vms=cached_vms,
         forks=Forks(database, vms, states, rules, snapshot_hint.set),
         gates=gates,
         wakes=wakes,
-        desk=Desk(routes, gates, wakes),
+        desk=Desk(routes, gates, wakes, functions.lendings),
         vm_states=states.vms,
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
@@ -431,6 +439,7 @@ def _functions(
     settings: Settings,
     database: Database,
     sealer: Sealer,
+    keys: Keys,
     builds: Builds,
     machines: Machines,
     masks: Masks,
@@ -490,6 +499,16 @@ def _functions(
     dispatch = DispatchLoop(
         database, functions, instances, starts, attempts, endings, clock, dispatch_hint
     )
+    lendings = Lendings(
+        database,
+        functions,
+        instances,
+        Visits(sealer, endings),
+        keys,
+        clock,
+        dispatch_hint.set,
+    )
+    functions.changed = lendings.changed
     return FunctionParts(
         functions,
         invocations,
@@ -497,12 +516,14 @@ def _functions(
         adapter,
         dispatch,
         instances.make_room,
+        lendings,
         (
             Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
             Loop("orphans", Orphans(database, machines, clock).one_pass, ORPHAN_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
+            Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
         ),
     )
 

@@ -1,6 +1,7 @@
 """Direct work: requests of visitors, streamed both ways, through every form of handler."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import IncompleteRead
@@ -12,7 +13,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.integration.runtimes.adapters import Adapter, adapter, until
+from cakework.domain.direct import SETTLED
+from tests.integration.runtimes.adapters import DEADLINE_S, Adapter, adapter, until
 
 PART = 65_536
 
@@ -192,10 +194,42 @@ def test_a_visitor_that_goes_away_is_noticed(running: Adapter, tmp_path: Path) -
 def test_work_after_the_answer_outlives_the_visitor(running: Adapter, tmp_path: Path) -> None:
     """Background tasks of frameworks run when the answer is complete, and are not given up."""
     gate, done = tmp_path / "gate", tmp_path / "done"
-    with running.visit("GET", f"/later?{gate}") as response:
+    with running.visit("GET", f"/later?gate={gate}") as response:
         assert response.read() == b"answered"
     gate.touch()
     until(done.exists)
+
+
+@entries("plain.py", "plain.mjs", "asgi.py")
+def test_the_router_is_told_when_nothing_of_a_request_runs_any_more(
+    running: Adapter, tmp_path: Path
+) -> None:
+    """On the same connection, after the answer, and if it asks for that; which can be used then."""
+    gate = tmp_path / "gate"
+    head = f"GET /later?gate={gate} HTTP/1.1\r\nHost: a\r\nCakework-Settled: tell\r\n\r\n"
+    with running.connect() as visitor:
+        for _ in range(2):
+            visitor.sendall(head.encode())
+            said = b""
+            while not said.endswith((b"answered", b"answered\r\n0\r\n\r\n")):
+                said += visitor.recv(1000)
+            visitor.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                visitor.recv(1)
+            visitor.settimeout(DEADLINE_S)
+            gate.touch()
+            assert _exactly(visitor, len(SETTLED)) == SETTLED
+            gate.unlink()
+        gate.touch()
+        visitor.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert SETTLED not in b"".join(iter(lambda: visitor.recv(1000), b""))
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count and (more := sock.recv(count - len(data))):
+        data += more
+    return data
 
 
 @entries("plain.py", "asgi.py")

@@ -162,9 +162,10 @@ class Attempts:
             ),
             InvocationRow.claimed_until_ms < now,
         )
-        running = InvocationRow.state == InvocationState.RUNNING
+        # Direct work is its router's (lendings.py).
+        running = InvocationRow.state == InvocationState.RUNNING, InvocationRow.kind == "queued"
         async with self._database.reading() as session:
-            rows = list(await session.scalars(select(InvocationRow).where(running, lost)))
+            rows = list(await session.scalars(select(InvocationRow).where(*running, lost)))
         ours = [row for row in rows if (row.id, row.attempt) in self._running]
         await self._renew([row.id for row in ours if _is_short(row, now)])
         if self._held and self._renewed_ms < now - RENEW_S * 1000:

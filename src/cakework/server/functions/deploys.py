@@ -323,6 +323,7 @@ class DeployLoop:
                         live_version=row.number, updated_ms=not_before(FunctionRow.updated_ms, now)
                     )
                 )
+        self._functions.changed(row.function_id)
         step(Step.SERVER_VERSION_PROMOTED)
         row.state = VersionState.READY
         _log.info("deploy.ready", function_id=row.function_id, version=row.number)

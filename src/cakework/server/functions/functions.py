@@ -102,6 +102,9 @@ class Functions:
         self._base_domain = base_domain
         self._clock = clock
         self._hint = hint
+        self.changed: Callable[[str], None] = lambda _: None
+        """Told which function has other settings, another live version, or is gone, before whoever
+        asked for that is answered."""
 
     async def create(
         self, account: AccountId, new: NewFunction, token: str | None = None
@@ -171,6 +174,7 @@ class Functions:
             row.settings, row.min_instances = _told(changed), changed.min_instances
             row.env_sealed = self._sealed(function_id, changed)
             row.updated_ms = max(row.updated_ms, self._clock())
+        self.changed(function_id)
         self._hint()
         return row
 
@@ -206,6 +210,7 @@ class Functions:
             if newest is not None and _is_same(newest, new, entry, layer_row.id):
                 if new.promote:
                     await self._promote(session, newest)
+                    self.changed(function_id)
                 return newest
             await self._sources.keep(session, account, new.source, sealed)
             now = self._clock()
@@ -278,6 +283,7 @@ class Functions:
                 )
             await self._promote(session, version)
             await session.refresh(row)
+        self.changed(function_id)
         self._hint()
         return row
 
@@ -316,6 +322,7 @@ class Functions:
                 )
             )
             await session.execute(delete(FunctionRow).where(FunctionRow.id == function_id))
+        self.changed(function_id)
         self._hint()
 
     async def _promote(self, session: AsyncSession, version: VersionRow) -> None:

@@ -276,7 +276,7 @@ class Instances:
         nobodys = or_(
             InstanceRow.claimed_by.is_(None), InstanceRow.claimed_until_ms < self._clock()
         )
-        which = [nobodys, InstanceRow.running > under_way]
+        which = [nobodys, InstanceRow.leased_by.is_(None), InstanceRow.running > under_way]
         async with self._database.reading() as session:
             found = list(await session.scalars(select(InstanceRow.vm_id).where(*which)))
         if not found:
@@ -468,4 +468,5 @@ def _fits(wanted: Wanted) -> list[ColumnElement[bool]]:
         InstanceRow.version == wanted.version,
         InstanceRow.user_id == wanted.of_user,
         InstanceRow.made_with == wanted.made_with,
+        InstanceRow.leased_by.is_(None),
     ]

@@ -371,6 +371,8 @@ class Invocations:
         Raises what :meth:`take` does; Conflict: it has not ended.
         """
         row = await self.get(account, invocation_id)
+        if row.kind == "direct":
+            raise Conflict("A request to the function's URL is not kept, and cannot be repeated.")
         if row.state not in FINAL:
             raise Conflict("The invocation has not ended; cancel it first.")
         again = NewInvocation(

@@ -14,6 +14,7 @@ from cakework.domain import routes as wire
 from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import VmId
 from cakework.line_wire import LineWire
+from cakework.server.functions.lendings import Lendings
 from cakework.server.routers.gates import Gates
 from cakework.server.services.routes import Route, Routes
 from cakework.server.services.wakes import Wakes
@@ -27,14 +28,17 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Desk:
-    """Tells routers of ``routes``, asks them through ``gates``, and has VMs woken for them."""
+    """Tells routers of ``routes``, asks them through ``gates``, and has VMs woken for them and
+    instances of functions lent to them."""
 
-    def __init__(self, routes: Routes, gates: Gates, wakes: Wakes) -> None:
+    def __init__(self, routes: Routes, gates: Gates, wakes: Wakes, lendings: Lendings) -> None:
         self._routes = routes
         self._gates = gates
         self._wakes = wakes
+        self._lendings = lendings
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
+        self._closing = False
 
     async def open(self, path: Path) -> None:
         """Listen at ``path``, for this user alone.
@@ -48,7 +52,8 @@ class Desk:
         self._routes.watch(self._tell)
 
     async def close(self) -> None:
-        """Send every router away."""
+        """Send every router away; what is lent to them stays so for a while."""
+        self._closing = True
         self._routes.watch(None)
         if self._server is not None:
             self._server.close()
@@ -56,7 +61,7 @@ class Desk:
             await link.close()
 
     def _welcome(self) -> LineWire:
-        link = _Link(self._gates, self._wakes, self._see_off)
+        link = _Link(self._gates, self._wakes, self._lendings, self._see_off)
         self._links.add(link)
         self._gates.join(link)
         link.do(self._tell_all(link))
@@ -66,6 +71,8 @@ class Desk:
         self._links.discard(link)
         self._gates.leave(link)
         link.end()
+        if not self._closing:
+            link.borrower.close()
         _log.info("router.left")
 
     async def _tell_all(self, link: "_Link") -> None:
@@ -88,11 +95,15 @@ class Desk:
 class _Link:
     """One router."""
 
-    def __init__(self, gates: Gates, wakes: Wakes, see_off: Callable[["_Link"], None]) -> None:
+    def __init__(
+        self, gates: Gates, wakes: Wakes, lendings: Lendings, see_off: Callable[["_Link"], None]
+    ) -> None:
         self.connection = LineWire(self.hear, lambda: see_off(self))
         self._gates = gates
         self._wakes = wakes
         self._tasks: set[asyncio.Task[None]] = set()
+        self.borrower = lendings.borrower(self.tell)
+        self.do(self.borrower.run())
 
     def tell(self, message: wire.Message) -> None:
         self.connection.send(message.line())
@@ -105,6 +116,10 @@ class _Link:
                 self.do(self._wake(wake))
             case wire.Gate() as gate:
                 self._gates.answered(self, gate)
+            case wire.Find() | wire.Key() | wire.Borrow() as question:
+                self.do(self.borrower.answer(question))
+            case wire.Hold() | wire.Work() as told:
+                self.borrower.hear(told)
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

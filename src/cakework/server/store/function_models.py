@@ -31,6 +31,7 @@ def _one_of(column: str, words: type[StrEnum] | frozenset[InvocationState]) -> s
 
 
 CLAIM = "(claimed_by IS NULL) = (claimed_until_ms IS NULL)"
+LEASE = "(leased_by IS NULL) = (leased_until_ms IS NULL)"
 _FINAL = _one_of("state", FINAL)
 WAITS = text("invocations.state IN ('queued', 'waiting')")
 """What waits to be started: said in the words of the indexes that hold nothing else."""
@@ -218,7 +219,8 @@ class DraftRow(Base):
 class InstanceRow(Base):
     """A VM that runs a version. Of ``user_id`` alone, where that is not empty.
 
-    ``served`` counts its invocations; ``until_ms`` is when it goes whatever it is at.
+    ``served`` counts its invocations; ``until_ms`` is when it goes whatever it is at. While it is
+    lent, to the router ``leased_by``, that has all its places.
     """
 
     __tablename__ = "function_instances"
@@ -226,7 +228,9 @@ class InstanceRow(Base):
         CheckConstraint(_one_of("state", InstanceState), name="state"),
         CheckConstraint("running >= 0", name="running"),
         CheckConstraint(CLAIM, name="claim"),
+        CheckConstraint(LEASE, name="lease"),
         Index("ix_function_instances_version", "function_id", "version", "state"),
+        Index("ix_function_instances_leased_by", "leased_by"),
     )
 
     vm_id: Mapped[str] = mapped_column(String(14), primary_key=True)
@@ -239,6 +243,8 @@ class InstanceRow(Base):
     served: Mapped[int] = mapped_column(default=0)
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
     claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)
+    leased_by: Mapped[str | None] = mapped_column(String(32))
+    leased_until_ms: Mapped[int | None] = mapped_column(BigInteger)
     used_ms: Mapped[int] = mapped_column(BigInteger)
     until_ms: Mapped[int] = mapped_column(BigInteger)
 

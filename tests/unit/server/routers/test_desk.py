@@ -12,6 +12,7 @@ import pytest
 from cakework.domain.errors import Conflict, Unavailable
 from cakework.router.activity import Activity
 from cakework.router.link import ServerLink
+from cakework.server.functions.lendings import Lendings
 from cakework.server.routers.desk import Desk
 from cakework.server.routers.gates import Gates
 from cakework.server.services.routes import Routes
@@ -27,6 +28,21 @@ class Failing:
         raise Conflict("\x01" * 500_000)
 
 
+class Nobody:
+    """Lends nothing."""
+
+    router = ""
+
+    def borrower(self, _: object) -> "Nobody":
+        return self
+
+    async def run(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 async def whole(link: ServerLink) -> None:
     while True:
         try:
@@ -38,7 +54,7 @@ async def whole(link: ServerLink) -> None:
 @contextlib.asynccontextmanager
 async def linked(wakes: Failing) -> AsyncGenerator[ServerLink]:
     """A router's link to a server."""
-    desk = Desk(Routes(), Gates(), cast("Wakes", wakes))
+    desk = Desk(Routes(), Gates(), cast("Wakes", wakes), cast("Lendings", Nobody()))
     with tempfile.TemporaryDirectory() as folder:
         await desk.open(Path(folder) / "routes.sock")
         link = ServerLink(Path(folder) / "routes.sock", Activity())

@@ -13,9 +13,13 @@ const TOLD = {
   "cakework-version": "version",
   "cakework-user-id": "userId",
 };
+const ASKS_SETTLED = "cakework-settled";
+/** Said after the answer, to a router that asks for it, when nothing of the request runs any more. */
+const SETTLED = "HTTP/1.1 102 Settled\r\n\r\n";
 const HEAD_MAX_BYTES = 65_536;
 const WITHOUT = [
   ...Object.keys(TOLD),
+  ASKS_SETTLED,
   "connection",
   "keep-alive",
   "transfer-encoding",
@@ -38,7 +42,17 @@ export function visitorsServer(program) {
   return server;
 }
 
-async function serve({ handlers, failed, invocations }, incoming, outgoing) {
+async function serve(program, incoming, outgoing) {
+  const { socket } = incoming;
+  await answer(program, incoming, outgoing);
+  if (incoming.headers[ASKS_SETTLED] === undefined || !outgoing.writableEnded) return;
+  if (!outgoing.writableFinished && !outgoing.destroyed) {
+    await new Promise((done) => outgoing.once("finish", done).once("close", done));
+  }
+  if (outgoing.writableFinished && socket.writable) socket.write(SETTLED);
+}
+
+async function answer({ handlers, failed, invocations }, incoming, outgoing) {
   if (failed) return problem(outgoing, 503, "version_failed", failed);
   if (!handlers.http)
     return problem(outgoing, 404, "no_handler", new Failure("NoHandler", "it has no http"));

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -247,6 +248,12 @@ class _Protocol(asyncio.StreamReaderProtocol):
         reader = asyncio.StreamReader(limit=HEAD_MAX_BYTES)
         self._gone = asyncio.Event()
         super().__init__(reader, lambda r, w: begin(r, w, self._gone))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # asyncio does so itself, but not for sockets of a listener that was made without it.
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().connection_made(transport)
 
     def eof_received(self) -> bool | None:
         self._gone.set()

@@ -20,6 +20,9 @@ TOLD = {
     b"cakework-user-id": "userId",
 }
 """Headers of the router's, which the function does not see. A visitor's own do not pass it."""
+ASKS_SETTLED = b"cakework-settled"
+SETTLED = b"HTTP/1.1 102 Settled\r\n\r\n"
+"""Said after the answer, to a router that asks for it, when nothing of it runs any more."""
 PROBLEM = "application/problem+json"
 
 
@@ -40,7 +43,13 @@ class Visitors:
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
+        asked = exchange.head.get(ASKS_SETTLED) is not None
         told = _told(exchange)
+        await self._serve(exchange, told)
+        if asked and exchange.complete:
+            exchange.writer.write(SETTLED)
+
+    async def _serve(self, exchange: Exchange, told: dict[str, Any]) -> None:
         if self._failed is not None:
             await _problem(exchange, 503, "version_failed", self._failed)
         elif self._handlers.http is None:
@@ -83,7 +92,8 @@ def _told(exchange: Exchange) -> dict[str, Any]:
             told[TOLD[name]] = value.decode("latin-1")
         elif name == b"traceparent":
             told["traceparent"] = bounded(value.decode("latin-1"), 100)
-    head.headers = [(name, value) for name, value in head.headers if name not in TOLD]
+    ours = (*TOLD, ASKS_SETTLED)
+    head.headers = [(name, value) for name, value in head.headers if name not in ours]
     if not str(told.get("version", "")).isdigit():
         told.pop("version", None)
     else:

@@ -45,6 +45,14 @@ const routes = {
     throw new TypeError("before");
   },
   wrong: () => 42,
+  later: (request, ctx) => {
+    const gate = new URL(request.url).searchParams.get("gate");
+    const open = async () => {
+      while (!fs.existsSync(gate)) await new Promise((done) => setTimeout(done, 5));
+    };
+    ctx.waitUntil(open());
+    return new Response("answered");
+  },
   late: () => {
     setTimeout(() => {
       throw new Error("late");

@@ -36,7 +36,7 @@ async def request(scope, receive, send):
             file.write_text("gone")
     elif path == "/later":
         await answer(send, b"answered")
-        gate = Path(scope["query_string"].decode())
+        gate = Path(scope["query_string"].decode().removeprefix("gate="))
         while not gate.exists():
             await asyncio.sleep(0.005)
         gate.with_name("done").touch()

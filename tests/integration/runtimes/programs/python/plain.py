@@ -1,6 +1,7 @@
 """Plain functions of requests."""
 
 import threading
+import time
 from pathlib import Path
 
 from cakework_functions import Response
@@ -91,3 +92,14 @@ def gone(request):
 
 def threads(request):
     return threading.current_thread().name
+
+
+def later(request):
+    gate = Path(request.query["gate"])
+
+    def work():
+        while not gate.exists():
+            time.sleep(0.005)
+
+    request.context.wait_until(work)
+    return "answered"

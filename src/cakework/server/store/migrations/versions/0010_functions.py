@@ -34,6 +34,8 @@ def upgrade() -> None:
         sa.Column("served", sa.Integer(), nullable=False),
         sa.Column("claimed_by", sa.String(length=32), nullable=True),
         sa.Column("claimed_until_ms", sa.BigInteger(), nullable=True),
+        sa.Column("leased_by", sa.String(length=32), nullable=True),
+        sa.Column("leased_until_ms", sa.BigInteger(), nullable=True),
         sa.Column("used_ms", sa.BigInteger(), nullable=False),
         sa.Column("until_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
@@ -44,6 +46,10 @@ def upgrade() -> None:
             "(claimed_by IS NULL) = (claimed_until_ms IS NULL)",
             name=op.f("ck_function_instances_claim"),
         ),
+        sa.CheckConstraint(
+            "(leased_by IS NULL) = (leased_until_ms IS NULL)",
+            name=op.f("ck_function_instances_lease"),
+        ),
         sa.CheckConstraint("running >= 0", name=op.f("ck_function_instances_running")),
         sa.PrimaryKeyConstraint("vm_id", name=op.f("pk_function_instances")),
     )
@@ -52,6 +58,9 @@ def upgrade() -> None:
         "function_instances",
         ["function_id", "version", "state"],
         unique=False,
+    )
+    op.create_index(
+        "ix_function_instances_leased_by", "function_instances", ["leased_by"], unique=False
     )
     op.create_table(
         "function_layers",
@@ -433,6 +442,7 @@ def downgrade() -> None:
     op.drop_table("function_secrets")
     op.drop_index("ix_function_layers_digest", table_name="function_layers")
     op.drop_table("function_layers")
+    op.drop_index("ix_function_instances_leased_by", table_name="function_instances")
     op.drop_index("ix_function_instances_version", table_name="function_instances")
     op.drop_table("function_instances")
     with op.batch_alter_table("vms") as table:
