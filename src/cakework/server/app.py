@@ -19,7 +19,9 @@ from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
+from cakework.server.api.drafts import DraftRoutes
 from cakework.server.api.forks import ForkRoutes
+from cakework.server.api.function_archives import FunctionArchiveRoutes
 from cakework.server.api.functions import FunctionRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
@@ -37,12 +39,16 @@ from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
+from cakework.server.functions.drafts import Drafts
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
+from cakework.server.functions.intake import Intake
 from cakework.server.functions.invocations import Endings, Invocations
+from cakework.server.functions.keeping import KeepingLoop, KeptOfFunctions
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.sources import Sources
+from cakework.server.functions.trials import Trials
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
@@ -109,6 +115,7 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
+KEEPING_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,11 @@ class FunctionParts:
     """The parts that functions are made of."""
 
     functions: Functions
+    drafts: Drafts
+    intake: Intake
+    deploys: DeployLoop
+    trials: Trials
+    keeping: KeepingLoop
     invocations: Invocations
     adapter: Adapter
     dispatch: DispatchLoop
@@ -187,6 +199,8 @@ class Server:
             await self.webhooks.pending.open()
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
+            stack.push_async_callback(self.functions.trials.close)
+            stack.push_async_callback(self.functions.deploys.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -263,9 +277,19 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         build_hint.set()
         deploy_hint.set()
 
+    images = Images(database, clock, leftover_hint.set)
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
     functions = _functions(
-        settings, database, sealer, builds, machines, clock, deploy_hint, dispatch_hint
+        settings,
+        database,
+        sealer,
+        builds,
+        machines,
+        images,
+        node,
+        clock,
+        deploy_hint,
+        dispatch_hint,
     )
     facts = Facts(database, log_store, followers, states, build_ended)
     return Server(
@@ -289,7 +313,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
         imports=imports,
-        images=Images(database, clock, leftover_hint.set),
+        images=images,
         logs=Logs(database, log_store, followers, settings.max_followed_logs_per_account),
         waitlist=Waitlist(database, clock),
         idempotency=Idempotency(database, sealer, clock),
@@ -354,7 +378,19 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         ForkRoutes(parts.forks, settings.proxy_port).router(door),
         WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
-        FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
+        FunctionRoutes(
+            parts.functions.functions, parts.functions.intake, settings.proxy_port
+        ).router(door),
+        FunctionArchiveRoutes(
+            parts.functions.functions, parts.functions.intake, settings.proxy_port
+        ).router(door),
+        DraftRoutes(
+            parts.functions.functions,
+            parts.functions.drafts,
+            parts.functions.intake,
+            parts.functions.trials,
+            InvocationRoutes(parts.functions.invocations),
+        ).router(door),
         InvocationRoutes(parts.functions.invocations).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
@@ -396,13 +432,16 @@ def _functions(
     sealer: Sealer,
     builds: Builds,
     machines: Machines,
+    images: Images,
+    node: NodeClient,
     clock: Clock,
     deploy_hint: asyncio.Event,
     dispatch_hint: asyncio.Event,
 ) -> FunctionParts:
     server_id = secrets.token_hex(16)
     adapter = Adapter(NodeDialer(settings.dial_socket))
-    sources, layers, endings = Sources(sealer, clock), Layers(clock), Endings()
+    sources = Sources(sealer, clock, settings.max_code_mb_per_account)
+    layers, endings = Layers(clock), Endings()
     functions = Functions(
         database, sealer, sources, layers, settings.base_domain, clock, deploy_hint.set
     )
@@ -436,15 +475,50 @@ def _functions(
     dispatch = DispatchLoop(
         database, server_id, functions, instances, attempts, endings, clock, dispatch_hint
     )
+    drafts = Drafts(database, sources, clock)
+    trials = Trials(
+        database,
+        server_id,
+        sealer,
+        functions,
+        sources,
+        layers,
+        deploys,
+        instances,
+        attempts,
+        machines,
+        adapter,
+        endings,
+        clock,
+        deploy_hint.set,
+    )
+    kept = KeptOfFunctions(
+        versions=settings.max_function_versions,
+        version_days=settings.retain_function_versions_days,
+        invocation_days=settings.retain_invocations_days,
+        dead_letter_days=settings.retain_dead_letters_days,
+    )
+    keeping = KeepingLoop(database, sources, machines, images, endings, kept, clock)
+
+    async def make() -> None:
+        await deploys.one_pass()
+        await trials.one_pass()
+
     return FunctionParts(
         functions,
+        drafts,
+        Intake(functions, drafts, node, clock),
+        deploys,
+        trials,
+        keeping,
         invocations,
         adapter,
         dispatch,
         (
-            Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
+            Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
+            Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
         ),
     )
 

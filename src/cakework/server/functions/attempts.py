@@ -261,7 +261,8 @@ class Attempts:
 
     def _follows(self, job: Job, row: InvocationRow, outcome: Outcome, now: int) -> Ended | Again:
         if row.cancel and outcome.reason is not None:
-            return Ended(InvocationState.CANCELED, Reason.CANCELED_BY_CALLER)
+            why = Reason(row.reason) if row.reason else Reason.CANCELED_BY_CALLER
+            return Ended(InvocationState.CANCELED, why)
         work = Work(row.attempt, row.created_ms, row.unreached, row.max_attempts)
         luck = random.random()  # noqa: S311 - a delay, and no secret
         return after(outcome, work, job.settings.retry, now, luck)

@@ -24,7 +24,7 @@ from cakework.server.clock import Clock
 from cakework.server.functions.attempts import CLAIM_MS, Attempts, Job
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
-from cakework.server.functions.invocations import Endings
+from cakework.server.functions.invocations import TEST, Endings
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
     AttemptRow,
@@ -84,7 +84,11 @@ class DispatchLoop:
     async def _start_due(self) -> None:
         due = (
             select(InvocationRow)
-            .where(InvocationRow.state.in_(STARTABLE), InvocationRow.next_ms <= self._clock())
+            .where(
+                InvocationRow.state.in_(STARTABLE),
+                InvocationRow.next_ms <= self._clock(),
+                InvocationRow.trigger != TEST,
+            )
             .order_by(InvocationRow.next_ms, InvocationRow.id)
             .limit(DUE_AT_ONCE)
         )

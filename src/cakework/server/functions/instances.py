@@ -31,6 +31,7 @@ from cakework.server.store.function_models import (
     FunctionRow,
     InstanceRow,
     InstanceState,
+    LayerState,
     VersionRow,
 )
 from cakework.server.store.models import VmRow
@@ -251,6 +252,8 @@ class Instances:
             if version is None or function is None:
                 raise CakeworkError("The function is not there any more.")
             layer = await layer_row(session, version.layer_id)
+        if version.shelved or layer.state != LayerState.READY:
+            raise CakeworkError("Of the version the source alone is kept.")
         if await self._from_version(version, vm_id, settings):
             return
         shape = Shape(settings.cpu, settings.memory).rounded()

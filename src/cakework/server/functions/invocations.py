@@ -41,6 +41,8 @@ from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before
 
+TEST = "test"
+"""What invocations of trials are triggered by; their code is no version's."""
 EVENT_BYTES_MAX = 1 << 20
 QUEUED_PER_FUNCTION = 10_000
 QUEUED_PER_ACCOUNT = 100_000
@@ -145,7 +147,7 @@ class Invocations:
             QuotaExceeded: as many wait as may.
         """
         invocation_id, now = new_invocation_id(), self._clock()
-        event = json.dumps(_whole(new.event, invocation_id, function_id, now)).encode()
+        event = json.dumps(whole_event(new.event, invocation_id, function_id, now)).encode()
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         async with self._database.writing() as session:
@@ -345,6 +347,8 @@ class Invocations:
             row = await session.get(VersionRow, (function_id, version))
             if row is None or row.state != VersionState.READY:
                 raise NotFound(f"There is no version {version} of {function_id} that is ready.")
+            if row.shelved:
+                raise Conflict(f"Of version {version} the source alone is kept; promote it first.")
         elif function.live_version is None:
             raise Conflict("Nothing of this function is live yet; deploy it, or promote a version.")
         waiting = select(func.count()).where(InvocationRow.state.in_(_WAITING))
@@ -356,7 +360,7 @@ class Invocations:
             )
 
 
-def _whole(
+def whole_event(
     event: dict[str, Any], invocation_id: str, function_id: str, now_ms: int
 ) -> dict[str, Any]:
     """Return a CloudEvent: what is given, and what it lacks."""
