@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     )
     max_code_mb_per_account: int = Field(
         default=2048,
-        ge=32,
+        ge=1,
         description="Code kept for an account's functions, their versions and drafts, in MiB "
         "before it is packed. From three quarters of it on, the code of its oldest versions goes.",
     )

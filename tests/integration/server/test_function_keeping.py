@@ -126,9 +126,7 @@ async def test_the_oldest_versions_are_retired(
     """Their code goes, then their records; never that of the live one, or what work waits for."""
     rig, loop = functions.rig, functions.rig.server.functions.keeping
     monkeypatch.setattr(keeping, "READY_KEPT", 1)
-    kept = keeping.KeptOfFunctions(
-        versions=1, version_days=0, invocation_days=14, dead_letter_days=30
-    )
+    kept = keeping.KeptOfFunctions(1, 0, 14, 30)
     monkeypatch.setattr(loop, "_kept", kept)
     function_id = await functions.made(code(1))
     one = f"/v1/functions/{function_id}"

@@ -355,7 +355,7 @@ async def test_an_account_has_so_much_and_no_more(
     """Functions, versions that are being made, and code, also that of drafts."""
     monkeypatch.setattr(functions_module, "PER_ACCOUNT", 2)
     monkeypatch.setattr(functions_module, "BUILDING_MAX", 3)
-    settings = settings_for(folder, database_url, max_code_mb_per_account=32)
+    settings = settings_for(folder, database_url, max_code_mb_per_account=1)
     async with running(settings, node) as rig:
         function_id, other = await made(rig), await made(rig, name="g")
         problem = await rig.refused(
@@ -363,7 +363,7 @@ async def test_an_account_has_so_much_and_no_more(
         )
         assert problem["code"] == "quota_exceeded"
         path = f"/v1/functions/{function_id}/versions"
-        large = "x" * (9 << 20)
+        large = "x" * (300 << 10)
         for n in range(3):
             given = source(f"# {n}\n{ONE}", data=large)
             await rig.ok("POST", path, json={"source": given})

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import tarfile
 from collections.abc import Callable
 
@@ -68,28 +69,29 @@ def test_files_of_an_archive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("archive", "why"),
+    ("make", "why"),
     [
-        (b"", "cannot be read"),
-        (b"PK\3\4" + bytes(600), "cannot be read"),
-        (bytes(range(256)) * 40, "cannot be read"),
-        (tar(("a", b"x" * 4000))[:-40], "cannot be read"),
-        (liar(), "larger than 20 MiB"),
-        (tar(("../a", b"")), "leads out"),
-        (tar(("a/../../b", b"")), "leads out"),
-        (tar(("/etc/passwd", b"")), "leads out"),
-        (tar(("a", b"", tarfile.SYMTYPE)), "a symbolic link"),
-        (tar(("a", b"", tarfile.LNKTYPE)), "a hard link"),
-        (tar(("a", b"", tarfile.CHRTYPE)), "a device"),
-        (tar(("a", b"", tarfile.FIFOTYPE)), "a pipe"),
-        (tar(("a" * 70_000, b"")), "too long"),
-        (tar(*((f"f{n}", b"") for n in range(1001))), "more than 1000 files"),
-        (tar(("a", bytes(21 * MIB))), "larger than 20 MiB"),
+        (lambda: b"", "cannot be read"),
+        (lambda: b"PK\3\4" + bytes(600), "cannot be read"),
+        (lambda: bytes(range(256)) * 40, "cannot be read"),
+        (lambda: tar(("a", b"x" * 4000))[:-40], "cannot be read"),
+        (lambda: liar(), "larger than 20 MiB"),
+        (lambda: tar(("../a", b"")), "leads out"),
+        (lambda: tar(("a/../../b", b"")), "leads out"),
+        (lambda: tar(("/etc/passwd", b"")), "leads out"),
+        (lambda: tar(("a", b"", tarfile.SYMTYPE)), "a symbolic link"),
+        (lambda: tar(("a", b"", tarfile.LNKTYPE)), "a hard link"),
+        (lambda: tar(("a", b"", tarfile.CHRTYPE)), "a device"),
+        (lambda: tar(("a", b"", tarfile.FIFOTYPE)), "a pipe"),
+        (lambda: tar(("a" * 70_000, b"")), "too long"),
+        (lambda: tar(*((f"f{n}", b"") for n in range(1001))), "more than 1000 files"),
+        (lambda: tar(("a", bytes(21 * MIB))), "larger than 20 MiB"),
     ],
+    ids=itertools.count(),
 )
-def test_archives_that_are_refused(archive: bytes, why: str) -> None:
+def test_archives_that_are_refused(make: Callable[[], bytes], why: str) -> None:
     with pytest.raises(CakeworkError) as refused:
-        files_of(archive)
+        files_of(make())
     assert isinstance(refused.value, InvalidRequest | TooLarge)
     assert why in refused.value.detail
 
@@ -124,6 +126,7 @@ def one(path: str) -> Callable[[], object]:
         (lambda: source_of((f"f{n}", b"") for n in range(1001)), "1001 files"),
         (lambda: source_of([("a", bytes(11 * MIB))]), "11 MiB"),
     ],
+    ids=itertools.count(),
 )
 def test_sources_that_are_refused(make: Callable[[], object], why: str) -> None:
     with pytest.raises(CakeworkError) as refused:
@@ -149,6 +152,7 @@ def layer(runtime: Runtime, **files: str | bytes) -> str:
         "ours @ https://example.com/ours-1.0-py3-none-any.whl\n",
         "git+https://example.com/a/b.git@v1\n",
     ],
+    ids=itertools.count(),
 )
 def test_requirements_that_are_taken(text: str) -> None:
     assert "uv pip install" in layer(Runtime.PYTHON_313, requirements_txt=text)
@@ -178,6 +182,7 @@ def test_requirements_that_are_taken(text: str) -> None:
         (b"\xff\xfe\0", "not text"),
         ("a\0b", "NUL"),
     ],
+    ids=itertools.count(),
 )
 def test_requirements_that_are_refused(text: str | bytes, why: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -199,6 +204,7 @@ def test_requirements_that_are_refused(text: str | bytes, why: str) -> None:
         ({"package_json": "{}", "package__lock_json": "no"}, "not JSON"),
         ({"package__lock_json": "{}"}, "no package.json"),
     ],
+    ids=itertools.count(),
 )
 def test_packages_that_are_refused(files: dict[str, str], why: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -215,7 +221,9 @@ def test_what_packages_say_is_no_command() -> None:
     assert "x.example" not in dockerfile
 
 
-@pytest.mark.parametrize("lock", ["", "version = ", "nothing = 1", "{", "\0"])
+@pytest.mark.parametrize(
+    "lock", ["", "version = ", "nothing = 1", "{", "\0"], ids=itertools.count()
+)
 def test_a_lock_that_is_none(lock: str) -> None:
     files = {"main.py": b"", "pyproject.toml": b"[project]", "package.json": b"{}"}
     source = source_of(files.items())
@@ -273,6 +281,7 @@ def test_a_form() -> None:
         (FORM, PART % (b"promote", b"yes") + b"--b--"),
         (FORM, b"--b\r\nX: " + b"x" * 5000 + b"\r\n\r\n\r\n--b--"),
     ],
+    ids=itertools.count(),
 )
 def test_what_is_no_form(kind: str, body: bytes) -> None:
     with pytest.raises(InvalidRequest):
