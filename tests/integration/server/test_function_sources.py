@@ -105,7 +105,11 @@ async def test_archives_are_deployed_by_the_old_call(functions: Functions) -> No
         "handlerFile": "app/web.py",
         "handlerFunction": "hello",
     }
-    deployed = await rig.ok("POST", path, files=archive, data=fields)
+    key = {"Idempotency-Key": "once"}
+    deployed = await rig.ok("POST", path, files=archive, data=fields, headers=key)
+    # A form that is sent again has another boundary.
+    again = await rig.ok("POST", path, files=archive, data=fields, headers=key)
+    assert again == deployed
     assert deployed.keys() == {"id", "endpoint", "buildId"}
     # At once, however far its build is.
     log = await rig.ok("GET", f"/v1/function/build/{deployed['buildId']}/logs")
@@ -328,6 +332,8 @@ async def test_broken_code_is_refused_and_what_is_live_stays(functions: Function
         assert why in version["error"], version
     assert (await functions.invoke(function_id))["result"] == 1
     assert (await rig.ok("GET", f"/v1/functions/{function_id}"))["liveVersion"] == 1
+    # What is ready already is not made again, whatever failed since.
+    assert (await rig.ok("POST", path, json={"source": source(ONE)}))["version"] == 1
 
 
 async def test_code_that_never_comes_to_its_end_holds_up_nobody_else(functions: Functions) -> None:

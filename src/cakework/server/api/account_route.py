@@ -39,7 +39,7 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 _JSON = b"application/json"
-FORM_COST = 3
+FORM_COST = 4
 """Bytes of memory for each of a form's: the body, the archive in it, and what comes of that."""
 BODY_BYTES_MAX = 2 << 20
 """Of a body, where no files come with it."""
@@ -76,7 +76,8 @@ class Door:
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
                 inner, known = super().get_route_handler(), Known.of(self)
-                makes = "POST" in (self.methods or ()) and self.operation_id not in GOES_ON
+                writes = {"POST", "PUT"} & (self.methods or set())
+                makes = bool(writes) and self.operation_id not in GOES_ON
 
                 async def enter(request: Request) -> Response:
                     return await door.enter(
@@ -141,7 +142,10 @@ class Door:
                     form = await asyncio.to_thread(read_form, kind, body, form_flags)
                     whole = _Read(request, json.dumps(form.fields).encode(), self.parser, _JSON)
                     request.state.archive = form.archive
-                    return await self._serve(account, whole, body, inner)
+                    # Who sends a form again has other boundaries in it.
+                    said = json.dumps(form.fields, sort_keys=True).encode()
+                    said += b"\0" + (form.archive or b"")
+                    return await self._serve(account, whole, said, inner)
                 if len(body) > LARGE_BYTES:
                     await stack.enter_async_context(
                         self.costs.hold(account, cost(body, VALUES_MAX))

@@ -48,6 +48,7 @@ from cakework.server.store.values import not_before, storable
 from cakework.turns import Turns
 
 AT_ONCE = 4
+CLOSING_S = 1.0
 PATIENCE_MS = 3_600_000
 """For which a version may wait for room, builds or a node that answers."""
 CLAIM_S = 180.0
@@ -125,6 +126,11 @@ class DeployLoop:
     async def close(self) -> None:
         """Let go of what is under way: the next process goes on with it."""
         tasks = list(self._under_way.values())
+        if not tasks:
+            return
+        # Most are done soon; what is cancelled in the midst of a transaction takes its connection
+        # with it.
+        await asyncio.wait(tasks, timeout=CLOSING_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from cakework.domain.ids import AccountId, FunctionId
 from cakework.server.clock import Clock
 from cakework.server.functions.functions import owned
 from cakework.server.functions.sources import Source, Sources
+from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import DraftRow
 
@@ -67,6 +68,7 @@ class Drafts:
         sealed = await asyncio.to_thread(self._sources.seal, account, source)
         now = self._clock()
         async with self._database.writing() as session:
+            await lock_account(session, account)
             await owned(session, account, function_id, locked=True)
             row = await _checked(session, function_id, if_match)
             await self._sources.keep(session, account, source, sealed)

@@ -445,8 +445,7 @@ def entry_of(source: Source, runtime: Runtime, named: str | None) -> str:
 
 def _is_same(version: VersionRow, new: NewVersion, entry: str, layer_id: str) -> bool:
     return (
-        version.state == VersionState.READY
-        and version.source_digest == new.source.digest
+        version.source_digest == new.source.digest
         and version.layer_id == layer_id
         and version.entry == entry
         and version.signature == new.signature
@@ -460,7 +459,11 @@ async def _made_by(session: AsyncSession, token: str) -> FunctionRow | None:
 async def _newest(session: AsyncSession, function_id: str) -> VersionRow | None:
     return await session.scalar(
         select(VersionRow)
-        .where(VersionRow.function_id == function_id)
+        .where(
+            VersionRow.function_id == function_id,
+            VersionRow.state == VersionState.READY,
+            ~VersionRow.shelved,
+        )
         .order_by(VersionRow.number.desc())
         .limit(1)
     )

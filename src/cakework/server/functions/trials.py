@@ -32,7 +32,7 @@ from cakework.domain.vms import VmRole
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import Adapter, HandlerError, NoAnswer
 from cakework.server.functions.attempts import CLAIM_MS, Attempts, Job
-from cakework.server.functions.deploys import DeployLoop, DoesNot, Waits
+from cakework.server.functions.deploys import CLOSING_S, DeployLoop, DoesNot, Waits
 from cakework.server.functions.functions import Functions, entry_of, owned
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import EVENT_BYTES_MAX, TEST, Endings, whole_event
@@ -209,6 +209,11 @@ class Trials:
     async def close(self) -> None:
         """Let go of what is under way: the next process goes on with it."""
         tasks = list(self._under_way.values())
+        if not tasks:
+            return
+        # Most are done soon; what is cancelled in the midst of a transaction takes its connection
+        # with it.
+        await asyncio.wait(tasks, timeout=CLOSING_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
