@@ -135,6 +135,7 @@ class FunctionParts:
     """The parts that functions are made of."""
 
     functions: Functions
+    sources: Sources
     drafts: Drafts
     intake: Intake
     deploys: DeployLoop
@@ -506,6 +507,7 @@ def _functions(
 
     return FunctionParts(
         functions,
+        sources,
         drafts,
         Intake(functions, drafts, node, clock),
         deploys,

@@ -158,7 +158,7 @@ async def test_who_has_much_code_loses_the_oldest_of_it(
     await functions.deploy(function_id, 2)
     await functions.pass_by()
     assert (await functions.version(function_id, 1)).shelved
-    monkeypatch.setattr(functions.rig.server.functions.keeping._sources, "bytes_max", 100)
+    monkeypatch.setattr(functions.rig.server.functions.sources, "bytes_max", 100)
     await functions.pass_by()
     states = [(await functions.version(function_id, n)).state for n in (1, 2)]
     assert states == ["retired", "ready"]

@@ -5,6 +5,7 @@ import io
 import itertools
 import tarfile
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
@@ -21,10 +22,10 @@ MIB = 1 << 20
 Member = tuple[str, bytes] | tuple[str, bytes, bytes]
 
 
-def tar(*members: Member, mode: str = "w:gz") -> bytes:
+def tar(*members: Member, mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
     """Return an archive of members: name, content, and what kind they are where that is no file."""
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode=mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=made, mode=mode) as archive:
         for name, content, *kind in members:
             info = tarfile.TarInfo(name)
             info.size, info.linkname = len(content), "/etc/passwd"
