@@ -199,6 +199,18 @@ class Settings(BaseSettings):
         ge=1,
         description="Secrets of functions an account may have, with those of its end users.",
     )
+    max_code_mb_per_account: int = Field(
+        default=2048,
+        ge=1,
+        description="Code kept for an account's functions, their versions and drafts, in MiB "
+        "before it is packed. From three quarters of it on, the code of its oldest versions goes.",
+    )
+    max_function_versions: int = Field(
+        default=50,
+        ge=5,
+        description="Versions of a function whose code is kept; the newest five are kept ready, "
+        "too.",
+    )
     max_followed_logs_per_account: int = Field(
         default=250, ge=1, le=400, description="Logs that an account may follow at once."
     )
@@ -228,6 +240,21 @@ class Settings(BaseSettings):
         default=30,
         ge=0,
         description="Days that records of destroyed VMs are kept, with their logs; 0: for ever.",
+    )
+    retain_function_versions_days: int = Field(
+        default=0,
+        ge=0,
+        description="Days that the code of versions is kept that are neither live nor among the "
+        "newest five; 0: as long as it is one of the newest.",
+    )
+    retain_invocations_days: int = Field(
+        default=14, ge=1, description="Days that records of ended invocations are kept."
+    )
+    retain_dead_letters_days: int = Field(
+        default=30,
+        ge=1,
+        description="Days that dead letters are kept: what failed for good and was neither "
+        "replayed nor discarded.",
     )
     retain_builds_days: int = Field(
         default=30,

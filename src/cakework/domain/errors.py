@@ -9,6 +9,7 @@
     ├── NotFound          not there, or not the caller's
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
+    ├── PreconditionFailed  it was changed since it was looked at
     ├── TooLarge          more bytes than are taken
     ├── TooSlow           the request did not come to its end in time
     ├── QuotaExceeded     more than the account may have
@@ -94,6 +95,16 @@ class Conflict(CakeworkError):
     code = "conflict"
 
 
+class PreconditionFailed(CakeworkError):
+    """The thing was changed since the caller looked at it; ``etag`` is what it has now, or None."""
+
+    code = "precondition_failed"
+
+    def __init__(self, detail: str, etag: str | None = None) -> None:
+        super().__init__(detail)
+        self.etag = etag
+
+
 class TooLarge(CakeworkError):
     """The request has more bytes than are taken."""
 
@@ -136,6 +147,7 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         NotFound,
         ImageNotInRegistry,
         Conflict,
+        PreconditionFailed,
         TooLarge,
         TooSlow,
         QuotaExceeded,

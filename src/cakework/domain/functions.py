@@ -1,7 +1,7 @@
 """Functions: a name, settings, and versions of code that instances run.
 
-    source ──▶ building ──▶ ready ──▶ retired     a version; its number never comes again
-                   └──────▶ failed                the live version stays what it was
+    source ──▶ building ◀─▶ ready ──▶ retired     a version; its number never comes again
+                   └──────▶ failed ─────▲         the live version stays what it was
 
 A version has code and dependencies and never changes; which of them is live does. An instance is a
 microVM that runs one version. What an instance may serve one after the other is its *isolation*.
@@ -74,7 +74,7 @@ class VersionState(StrEnum):
 
 VERSION_TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     VersionState.BUILDING: frozenset({VersionState.READY, VersionState.FAILED}),
-    VersionState.READY: frozenset({VersionState.RETIRED}),
+    VersionState.READY: frozenset({VersionState.BUILDING, VersionState.RETIRED}),
     VersionState.FAILED: frozenset({VersionState.RETIRED}),
     VersionState.RETIRED: frozenset(),
 }

@@ -32,6 +32,10 @@ INTERRUPTED_STARTS_MAX = 5
 """How often an instance may fail before its handler was reached until that is a crash."""
 
 
+TEST = "test"
+"""What invocations of trials are triggered by; their code is no version's."""
+
+
 class InvocationState(StrEnum):
     """Where an invocation is in its life."""
 

@@ -63,6 +63,13 @@ class GithubSource(Order):
 BuildSource = Annotated[FilesSource | GithubSource, Field(discriminator="kind")]
 
 
+class CodeOrder(Order):
+    """``POST /v1/code``: the files of a branch, as tar.gz. Accounts take turns."""
+
+    account_id: str
+    source: GithubSource
+
+
 class BuildOrder(Order):
     """``PUT /v1/builds/{build_id}``: build ``dockerfile`` over ``source`` into ``image_id``.
 

@@ -20,7 +20,9 @@ from cakework.server.api.builds import BuildRoutes, build_answer
 from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
+from cakework.server.api.drafts import DraftRoutes
 from cakework.server.api.forks import ForkRoutes
+from cakework.server.api.function_archives import FunctionArchiveRoutes
 from cakework.server.api.function_logs import FunctionLogRoutes
 from cakework.server.api.functions import FunctionRoutes
 from cakework.server.api.github_builds import GithubBuildRoutes
@@ -40,9 +42,12 @@ from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
+from cakework.server.functions.drafts import Drafts
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
+from cakework.server.functions.intake import Intake
 from cakework.server.functions.invocations import Endings, Invocations
+from cakework.server.functions.keeping import KeepingLoop, KeptOfFunctions
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.leases import take_back
 from cakework.server.functions.lendings import Lendings
@@ -54,6 +59,7 @@ from cakework.server.functions.orphans import Orphans
 from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
+from cakework.server.functions.trials import Trials
 from cakework.server.functions.visits import Visits
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.logs.file import Kept
@@ -129,6 +135,7 @@ MASK_PERIOD_S = 300.0
 LENDING_PERIOD_S = 1.0
 LENDING_FIRST_S = 3.0
 """After a start routers come back first to what they hold."""
+KEEPING_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,12 @@ class FunctionParts:
     """The parts that functions are made of."""
 
     functions: Functions
+    sources: Sources
+    drafts: Drafts
+    intake: Intake
+    deploys: DeployLoop
+    trials: Trials
+    keeping: KeepingLoop
     invocations: Invocations
     secrets: Secrets
     adapter: Adapter
@@ -213,6 +226,8 @@ class Server:
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
+            stack.push_async_callback(self.functions.trials.close)
+            stack.push_async_callback(self.functions.deploys.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -294,12 +309,13 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         build_hint.set()
         deploy_hint.set()
 
+    images = Images(database, clock, leftover_hint.set)
     machines = Machines(database, node, vms, states.vms, states.snapshots, rules, snapshot_hint.set)
     masks = Masks(database, sealer, clock)
     marks = Marks(database, node, log_store, stretches)
     keys = Keys(database, clock)
     functions = _functions(
-        *(settings, database, sealer, keys, builds, machines, masks, marks, clock),
+        *(settings, database, sealer, keys, builds, machines, images, node, masks, marks, clock),
         *(deploy_hint, dispatch_hint),
     )
     vms.make_room = functions.make_room
@@ -326,7 +342,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         builds=builds,
         account_builds=AccountBuilds(database, node, states.builds, build_hint.set),
         imports=imports,
-        images=Images(database, clock, leftover_hint.set),
+        images=images,
         logs=logs,
         function_logs=FunctionLogs(database, log_store, logs, functions.invocations),
         waitlist=Waitlist(database, clock),
@@ -397,7 +413,19 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         ForkRoutes(parts.forks, settings.proxy_port).router(door),
         WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
-        FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
+        FunctionRoutes(
+            parts.functions.functions, parts.functions.intake, settings.proxy_port
+        ).router(door),
+        FunctionArchiveRoutes(
+            parts.functions.functions, parts.functions.intake, settings.proxy_port
+        ).router(door),
+        DraftRoutes(
+            parts.functions.functions,
+            parts.functions.drafts,
+            parts.functions.intake,
+            parts.functions.trials,
+            InvocationRoutes(parts.functions.invocations),
+        ).router(door),
         InvocationRoutes(parts.functions.invocations).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
@@ -442,6 +470,8 @@ def _functions(
     keys: Keys,
     builds: Builds,
     machines: Machines,
+    images: Images,
+    node: NodeClient,
     masks: Masks,
     marks: Marks,
     clock: Clock,
@@ -450,7 +480,8 @@ def _functions(
 ) -> FunctionParts:
     server_id = secrets.token_hex(16)
     adapter = Adapter(NodeDialer(settings.dial_socket))
-    sources, layers, endings = Sources(sealer, clock), Layers(clock), Endings()
+    sources = Sources(sealer, clock, settings.max_code_mb_per_account)
+    layers, endings = Layers(clock), Endings()
     function_secrets = Secrets(
         database, sealer, adapter, masks, settings.max_secrets_per_account, clock
     )
@@ -509,8 +540,44 @@ def _functions(
         dispatch_hint.set,
     )
     functions.changed = lendings.changed
+    drafts = Drafts(database, sources, clock)
+    trials = Trials(
+        database,
+        server_id,
+        sealer,
+        functions,
+        sources,
+        layers,
+        deploys,
+        instances,
+        attempts,
+        machines,
+        adapter,
+        endings,
+        function_secrets,
+        clock,
+        deploy_hint.set,
+    )
+    kept = KeptOfFunctions(
+        versions=settings.max_function_versions,
+        version_days=settings.retain_function_versions_days,
+        invocation_days=settings.retain_invocations_days,
+        dead_letter_days=settings.retain_dead_letters_days,
+    )
+    keeping = KeepingLoop(database, sources, machines, images, endings, kept, clock)
+
+    async def make() -> None:
+        await deploys.one_pass()
+        await trials.one_pass()
+
     return FunctionParts(
         functions,
+        sources,
+        drafts,
+        Intake(functions, drafts, node, clock),
+        deploys,
+        trials,
+        keeping,
         invocations,
         function_secrets,
         adapter,
@@ -518,12 +585,13 @@ def _functions(
         instances.make_room,
         lendings,
         (
-            Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
+            Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
             Loop("orphans", Orphans(database, machines, clock).one_pass, ORPHAN_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
+            Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
         ),
     )
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from cakework.domain.errors import InvalidRequest
 from cakework.domain.facts import BuildFailed, BuildSucceeded
 from cakework.domain.ids import new_build_id, new_image_id
-from cakework.domain.orders import BuildOrder, GithubSource
+from cakework.domain.orders import BuildOrder, CodeOrder, GithubSource
 from cakework.node.builds.context import MTIME_S
 from cakework.node.images import Image
+from cakework.server.functions.archives import files_of
 from tests.integration.node.build_bench import ACCOUNT, NOTHING, Bench, mounted
 from tests.integration.node.repositories import (
     NO_RIGHT,
@@ -377,3 +379,46 @@ def test_no_credential_leaves_the_order_on_disk(bench: Bench, host: GitServer) -
         host.may_answer.set()
     assert kept["source"]["token"] == ""
     assert BuildOrder.model_validate(kept) == wanted.with_token("")
+
+
+def code_of(
+    bench: Bench, host: GitServer, repository: str, *, token: str = TOKEN, branch: str = "main"
+) -> bytes:
+    """Fetch code, of which no image is made."""
+    source = GithubSource(repository=repository, branch=branch, token=token)
+
+    async def run() -> bytes:
+        async with bench.open(**settings(host)) as builds:
+            return await builds.code(CodeOrder(account_id=ACCOUNT, source=source))
+
+    return asyncio.run(run())
+
+
+def test_code_of_a_branch_is_handed_over(bench: Bench, host: GitServer) -> None:
+    """With what is in a folder of it alone, if so asked; links are passed over, wherever they
+    lead, and nothing stays on the node."""
+    files = {"main.py": "1", "lib/a.py": "2", "up": Link("/etc/passwd"), "etc": Link("/etc")}
+    host.make("team/code", files)
+    archive = code_of(bench, host, "team/code")
+    assert sorted(files_of(archive, links=True)) == [("lib/a.py", b"2"), ("main.py", b"1")]
+    assert files_of(archive, "lib", links=True) == [("a.py", b"2")]
+    assert files_of(archive, "etc", links=True) == []
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("repository", "token", "branch", "why"),
+    [
+        ("team/app", NO_RIGHT, "main", "the token has no right"),
+        ("team/app", TOKEN, "other", "has no branch other"),
+        ("team/nothing", TOKEN, "main", "it is not there"),
+    ],
+)
+def test_code_that_is_not_to_be_had_is_refused_with_the_reason(
+    bench: Bench, host: GitServer, repository: str, token: str, branch: str, why: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        code_of(bench, host, repository, token=token, branch=branch)
+    assert why in refused.value.detail
+    assert TOKEN not in refused.value.detail
+    assert bench.leftovers() == NOTHING

@@ -33,6 +33,7 @@ from cakework.domain.facts import (
 from cakework.domain.orders import (
     BuildOrder,
     BuildReport,
+    CodeOrder,
     ImportOrder,
     ImportReport,
     LinesAck,
@@ -84,6 +85,9 @@ class FakeNode:
         self.images: set[str] = set()
         self.builds: set[str] = set()
         self.wants_order: set[str] = set()
+        self.code: dict[str, bytes] = {}
+        """Archives of what repositories have; those of others are refused."""
+        self.code_orders: list[CodeOrder] = []
         self.import_orders: list[ImportOrder] = []
         self.imports: set[str] = set()
         self.imports_at_once = False
@@ -238,6 +242,7 @@ class FakeNode:
         add("/v1/snapshots/{vm_id}", self._delete_snapshot, methods=["DELETE"])
         add("/v1/builds", self._list_builds, methods=["GET"])
         add("/v1/builds/{build_id}", self._build, methods=["PUT"], response_model=None)
+        add("/v1/code", self._code, methods=["POST"])
         add("/v1/imports/{image_id}", self._import, methods=["PUT"], response_model=None)
         add("/v1/imports/{image_id}", self._find_import, methods=["GET"], response_model=None)
         add("/v1/builds/{build_id}/cancel", self._cancel, methods=["POST"], response_model=None)
@@ -372,6 +377,12 @@ class FakeNode:
         self.builds.add(build_id)
         self.wants_order.discard(build_id)
         return JSONResponse({}, 202)
+
+    async def _code(self, order: CodeOrder) -> Response:
+        self.code_orders.append(order)
+        if (archive := self.code.get(order.source.repository)) is None:
+            return _refuse(400, NodeProblem(code="invalid_request", detail="It is not there."))
+        return Response(archive, media_type="application/gzip")
 
     async def _import(self, image_id: str, order: ImportOrder) -> Response:
         self.import_orders.append(order)

@@ -1,4 +1,4 @@
-"""Calls about builds."""
+"""Calls about builds, and code that no image is made of."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cakework.domain.orders import BuildOrder
+from cakework.domain.orders import BuildOrder, CodeOrder
 from cakework.node.api.wire import check_same
 from cakework.node.builds import Builds
 
@@ -23,6 +23,7 @@ class BuildCalls:
             Route("/v1/builds", self._list),
             Route("/v1/builds/{build_id}", self._start, methods=["PUT"]),
             Route("/v1/builds/{build_id}/cancel", self._cancel, methods=["POST"]),
+            Route("/v1/code", self._code, methods=["POST"]),
         ]
 
     async def _list(self, _: Request) -> Response:
@@ -38,3 +39,7 @@ class BuildCalls:
     async def _cancel(self, request: Request) -> Response:
         await self._builds.cancel(request.path_params["build_id"])
         return JSONResponse({})
+
+    async def _code(self, request: Request) -> Response:
+        order = CodeOrder.model_validate_json(await request.body())
+        return Response(await self._builds.code(order), media_type="application/gzip")

@@ -23,13 +23,14 @@ import structlog
 
 from cakework.domain.errors import NoRoom
 from cakework.domain.facts import BuildFailed, BuildSucceeded
-from cakework.domain.orders import BuildOrder, BuildReport
+from cakework.domain.orders import BuildOrder, BuildReport, CodeOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.builds.bases import Bases
 from cakework.node.builds.builder.roots import BuilderRoots
 from cakework.node.builds.builder.yard import BuilderYard
 from cakework.node.builds.clone import CloneLimits
+from cakework.node.builds.code import CodeFetches
 from cakework.node.builds.failure import BuildError
 from cakework.node.builds.identities import user_namespace
 from cakework.node.builds.layers import AccountLayers, LayerStore
@@ -125,6 +126,7 @@ class Builds:
             BuilderRoots(self._storage, sandbox, bases, self._cgroup_prefix, self._share),
             self._yard,
         )
+        self._code = CodeFetches(self._shop, self._settings.build_concurrency)
         for record in self._records.unfinished():
             if record.wants_token():
                 self._tokenless[record.build_id] = record
@@ -168,6 +170,10 @@ class Builds:
             if order.token:
                 self._tokens[build_id] = order.token
             self._start(record, order.owner)
+
+    async def code(self, order: CodeOrder) -> bytes:
+        """Return code of a repository as tar.gz; see :meth:`CodeFetches.fetch`."""
+        return await self._code.fetch(order)
 
     async def cancel(self, build_id: str) -> None:
         """End the build as failed; one that has ended, or is not known, is left as it is."""

@@ -7,7 +7,8 @@ looked into.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+import json
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from cakework.domain.errors import CakeworkError, InvalidRequest, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.api.bodies import Bodies
 from cakework.server.api.costs import Costs
+from cakework.server.api.forms import is_form, read_form
 from cakework.server.api.known import Known
 from cakework.server.api.parsing import LARGE_BYTES, VALUES_MAX, Parser
 from cakework.server.api.problems import check_method, problem
@@ -36,6 +38,9 @@ _KEY_HEADER = "X-Api-Key"
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+_JSON = b"application/json"
+FORM_COST = 4
+"""Bytes of memory for each of a form's: the body, the archive in it, and what comes of that."""
 BODY_BYTES_MAX = 2 << 20
 """Of a body, where no files come with it."""
 BODIED = ("POST", "PATCH", "PUT")
@@ -59,8 +64,13 @@ class Door:
     under_way: Turns[AccountId]
     files_bytes_max: int
 
-    def route_class(self, *, with_files: bool = False) -> type[APIRoute]:
-        """Return a route class whose routes are entered through this door."""
+    def route_class(
+        self, *, with_files: bool = False, form_flags: Collection[str] | None = None
+    ) -> type[APIRoute]:
+        """Return a route class whose routes are entered through this door.
+
+        With ``form_flags`` their bodies may be forms, too; these fields of them are true or false.
+        """
         door = self
         bytes_max = self.files_bytes_max if with_files else BODY_BYTES_MAX
         bytes_max = min(bytes_max, self.files_bytes_max)
@@ -71,14 +81,23 @@ class Door:
                 makes = bool(MAKING & set(self.methods or ())) and self.operation_id not in GOES_ON
 
                 async def enter(request: Request) -> Response:
-                    return await door.enter(request, inner, known, bytes_max, makes=makes)
+                    return await door.enter(
+                        request, inner, known, bytes_max, makes=makes, form_flags=form_flags
+                    )
 
                 return enter
 
         return AccountRoute
 
     async def enter(
-        self, request: Request, inner: _Handler, known: Known, bytes_max: int, *, makes: bool
+        self,
+        request: Request,
+        inner: _Handler,
+        known: Known,
+        bytes_max: int,
+        *,
+        makes: bool,
+        form_flags: Collection[str] | None = None,
     ) -> Response:
         """Serve one request of an account, with a body of at most ``bytes_max`` bytes; one that
         ``makes`` something only while there is room on the disk.
@@ -89,16 +108,25 @@ class Door:
         """
         account = await self.keys.verify(request.headers.get(_KEY_HEADER))
         request.state.account = account
-        request.state.token = None
+        request.state.token = request.state.archive = None
         if not self.under_way.take(account):
             raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
         try:
-            return await self._take(request, inner, known, bytes_max, makes=makes)
+            return await self._take(
+                request, inner, known, bytes_max, makes=makes, form_flags=form_flags
+            )
         finally:
             self.under_way.give_back(account)
 
     async def _take(
-        self, request: Request, inner: _Handler, known: Known, bytes_max: int, *, makes: bool
+        self,
+        request: Request,
+        inner: _Handler,
+        known: Known,
+        bytes_max: int,
+        *,
+        makes: bool,
+        form_flags: Collection[str] | None,
     ) -> Response:
         account: AccountId = request.state.account
         _check_names(request, known)
@@ -109,6 +137,16 @@ class Door:
         with self.bodies.one(account) as room:
             body = await room.read(request, bytes_max)
             async with AsyncExitStack() as stack:
+                kind = request.headers.get("content-type", "")
+                if form_flags is not None and is_form(kind):
+                    await stack.enter_async_context(self.costs.hold(account, FORM_COST * len(body)))
+                    form = await asyncio.to_thread(read_form, kind, body, form_flags)
+                    whole = _Read(request, json.dumps(form.fields).encode(), self.parser, _JSON)
+                    request.state.archive = form.archive
+                    # Who sends a form again has other boundaries in it.
+                    said = json.dumps(form.fields, sort_keys=True).encode()
+                    said += b"\0" + (form.archive or b"")
+                    return await self._serve(account, whole, said, inner)
                 if len(body) > LARGE_BYTES:
                     cost = room.reckoning.cost(VALUES_MAX)
                     await stack.enter_async_context(self.costs.hold(account, cost))
@@ -140,8 +178,14 @@ def _check_names(request: Request, known: Known) -> None:
 class _Read(Request):
     """A request whose body is here already; its JSON is read with bounds, and once."""
 
-    def __init__(self, request: Request, body: bytes, parser: Parser) -> None:
-        super().__init__(request.scope, _replay(body, request.receive))
+    def __init__(
+        self, request: Request, body: bytes, parser: Parser, content_type: bytes | None = None
+    ) -> None:
+        scope = request.scope
+        if content_type is not None:
+            others = [each for each in scope["headers"] if each[0] != b"content-type"]
+            scope = {**scope, "headers": [*others, (b"content-type", content_type)]}
+        super().__init__(scope, _replay(body, request.receive))
         self._parser = parser
 
     async def json(self) -> Any:
@@ -200,6 +244,10 @@ def _account(request: Request, _key: Annotated[str | None, Security(_key_scheme)
     return request.state.account
 
 
+def _archive(request: Request) -> bytes | None:
+    return request.state.archive
+
+
 def _token(
     request: Request,
     _key: Annotated[
@@ -217,6 +265,9 @@ def _token(
 
 Account = Annotated[AccountId, Depends(_account)]
 """The account whose key came with the request."""
+
+Archive = Annotated[bytes | None, Depends(_archive)]
+"""The archive that came with a form; None where none did."""
 
 Token = Annotated[str | None, Depends(_token)]
 """The name of an idempotent request; None without an Idempotency-Key."""

@@ -3,14 +3,15 @@
 import asyncio
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, SecretStr
 from pydantic.json_schema import SkipJsonSchema
 
-from cakework.domain.contexts import PathError, file_path
+from cakework.domain.contexts import PathError, directory_path, file_path
 from cakework.domain.errors import (
     CakeworkError,
     Conflict,
@@ -36,18 +37,28 @@ from cakework.domain.ids import (
     FunctionId,
     UserId,
 )
-from cakework.server.api.account_route import Account, Door, Token
+from cakework.domain.orders import GithubSource
+from cakework.domain.repositories import (
+    RepositoryError,
+    checked_branch,
+    checked_repository,
+    checked_token,
+)
+from cakework.server.api.account_route import Account, Archive, Door, Token
 from cakework.server.api.builds import File
+from cakework.server.api.forms import ARCHIVE
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
-from cakework.server.api.problems import BODY_ERRORS, responses
+from cakework.server.api.problems import BODY_ERRORS, not_valid, responses
 from cakework.server.api.times import rfc3339
-from cakework.server.api.wire import AnswerBody, RequestBody, Text
+from cakework.server.api.wire import AnswerBody, RequestBody, Text, names_of
 from cakework.server.functions.functions import (
     FunctionFilter,
     Functions,
     NewFunction,
     NewVersion,
 )
+from cakework.server.functions.intake import Archive as ArchiveGiven
+from cakework.server.functions.intake import Draft, Github, Given, Intake, OfVersion
 from cakework.server.functions.sources import FILES_MAX, Source, source_of
 from cakework.server.store.function_models import FunctionRow, VersionRow
 
@@ -59,18 +70,42 @@ _UserId = Annotated[Text, Field(pattern=USER_ID_PATTERN)]
 _RUNTIMES = tuple(NEWEST) + tuple(runtime.value for runtime in Runtime)
 
 
-class FilesGiven(RequestBody):
-    """Code as files."""
+class GithubGiven(RequestBody):
+    """Code in a branch on GitHub."""
+
+    repository: Text = Field(description="The repository: `org/repo`.")
+    branch: Text = Field(description="The branch; its newest commit is taken.")
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Token that may read the repository; empty for a public one. It is not kept.",
+    )
+    folder: Text = Field(
+        default="", max_length=4096, description="The folder that is the code's root."
+    )
+
+
+class SourceGiven(RequestBody):
+    """Code: one of these."""
 
     files: Annotated[list[File], FailFast(), Field(min_length=1, max_length=FILES_MAX)] = Field(
-        description="The files of the code."
+        default_factory=list[File], description="The files of the code."
+    )
+    github: GithubGiven | None = Field(default=None, description="A branch on GitHub.")
+    draft: Literal[True] | None = Field(default=None, description="The draft of the function.")
+    version: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="A version of the function: its code again, with today's dependencies.",
     )
 
 
 class Deploy(RequestBody):
-    """What deployFunction takes."""
+    """What deployFunction takes; as a form, with the code as a tar.gz in the part `archive`."""
 
-    source: FilesGiven = Field(description="The code.")
+    source: SourceGiven | None = Field(
+        default=None, description="The code; absent with an archive alone."
+    )
     entry: Text | None = Field(
         default=None,
         max_length=1024,
@@ -83,6 +118,11 @@ class Deploy(RequestBody):
         default=None, max_length=500, description="What it is, for people."
     )
     promote: bool = Field(default=True, description="Whether it is live as soon as it is ready.")
+    lock: Text | None = Field(
+        default=None,
+        description="A lock file, as text, in the place of the code's own: what uv.lock or "
+        "package-lock.json says.",
+    )
 
 
 class CreateFunction(RequestBody):
@@ -101,7 +141,7 @@ class CreateFunction(RequestBody):
     settings: Annotated[FunctionSettings, Field(strict=False)] = Field(
         default_factory=FunctionSettings, description="Its settings; what is absent is a default."
     )
-    source: FilesGiven | None = Field(default=None, description="Code to deploy at once.")
+    source: SourceGiven | None = Field(default=None, description="Code to deploy at once.")
     entry: Text | None = Field(default=None, max_length=1024, description="As deployFunction.")
 
 
@@ -176,7 +216,9 @@ class Version(AnswerBody):
     source_digest: str = Field(description="What tells its code from other code.")
     message: str | SkipJsonSchema[None] = Field(default=None, description="What it is.")
     snapshot: SnapshotOfVersion | SkipJsonSchema[None] = Field(
-        default=None, description="Its snapshot; absent until it is ready."
+        default=None,
+        description="Its snapshot; absent until it is ready. Of older versions the code alone is "
+        "kept, and the snapshot is made again when they are promoted.",
     )
     created_at: str = Field(
         description="When it was sent.", json_schema_extra={"format": "date-time"}
@@ -234,12 +276,14 @@ class FunctionRoutes:
     """The calls about functions. ``proxy_port`` is where their URLs are served."""
 
     functions: Functions
+    intake: Intake
     proxy_port: int
 
     def router(self, door: Door) -> APIRouter:
         """Return the calls, each entered through ``door``."""
         router = APIRouter(tags=["Functions"], route_class=door.route_class())
         with_files = door.route_class(with_files=True)
+        with_form = door.route_class(with_files=True, form_flags=("promote",))
         always = (Unauthenticated, InvalidRequest, CakeworkError)
         posted = (*always, NotFound, Conflict, *BODY_ERRORS)
         one = "/v1/functions/{functionId}"
@@ -279,14 +323,16 @@ class FunctionRoutes:
                 *("Make a version live", posted),
             ),
         ):
-            files = name in ("createFunction", "deployFunction")
+            files = name in ("createFunction", "deployFunction", "promoteVersion")
+            entered = {"createFunction": with_files, "deployFunction": with_form}
             router.add_api_route(
                 path,
                 call,
                 methods=[method],
                 operation_id=name,
                 summary=summary,
-                route_class_override=with_files if files else None,
+                route_class_override=entered.get(name),
+                openapi_extra=form_schema(Deploy) if name == "deployFunction" else None,
                 response_model_exclude_none=True,
                 responses=responses(*errors, *((QuotaExceeded,) if files else ())),
             )
@@ -296,16 +342,17 @@ class FunctionRoutes:
         """Make a function; with a source, deploy it."""
         runtime = _runtime(body.runtime)
         user = UserId(body.user_id) if body.user_id else ACCOUNT_ITSELF
-        source = None
+        taken = None
         if body.source is not None:
-            source = await asyncio.to_thread(_source, body.source)
+            given = await given_of(body.source, None)
+            taken = await self.intake.take(account, None, runtime, given)
         new = NewFunction(body.name, runtime, user, body.kind, body.settings)
-        row = await self.functions.create(account, new, token)
-        function_id = FunctionId(row.id)
-        if source is not None:
-            version = NewVersion(source, body.entry)
-            await self.functions.deploy(account, function_id, version, token)
-        return await self._answer(account, function_id)
+        if taken is None:
+            row = await self.functions.create(account, new, token)
+        else:
+            version = NewVersion(taken.source, body.entry)
+            row, _ = await self.functions.create_deployed(account, new, version, token)
+        return await self._answer(account, FunctionId(row.id))
 
     async def list(
         self, account: Account, parameters: Annotated[FunctionParameters, Query()]
@@ -336,11 +383,30 @@ class FunctionRoutes:
         return Deleted()
 
     async def deploy(
-        self, account: Account, token: Token, function_id: FunctionIdPath, body: Deploy
+        self,
+        account: Account,
+        token: Token,
+        archive: Archive,
+        function_id: FunctionIdPath,
+        body: Deploy,
     ) -> Version:
-        """Take code and answer at once; the version is made in the background."""
-        source = await asyncio.to_thread(_source, body.source)
-        new = NewVersion(source, body.entry, body.signature, body.message, body.promote)
+        """Take code and answer at once; the version is made in the background.
+
+        A branch on GitHub is fetched before the answer.
+        """
+        row = await self.functions.get(account, FunctionId(function_id))
+        given = await given_of(body.source, archive)
+        taken = await self.intake.take(
+            account, FunctionId(function_id), Runtime(row.runtime), given, body.lock
+        )
+        new = NewVersion(
+            taken.source,
+            body.entry or taken.entry,
+            body.signature or taken.signature,
+            body.message,
+            body.promote,
+            fresh=taken.fresh,
+        )
         version = await self.functions.deploy(account, FunctionId(function_id), new, token)
         return version_answer(version)
 
@@ -367,12 +433,12 @@ class FunctionRoutes:
     ) -> SourceFiles:
         """Get the code of a version, as it was sent, without its dependencies."""
         source = await self.functions.source(account, FunctionId(function_id), version)
-        return SourceFiles(files=[_file(*each) for each in source.files.items()])
+        return SourceFiles(files=files_answer(source))
 
     async def promote(
         self, account: Account, _token: Token, function_id: FunctionIdPath, body: Promote
     ) -> Function:
-        """Make a version live: one that is ready, newer or older."""
+        """Make a version live: newer or older; one that has to be made anew, when it is ready."""
         await self.functions.promote(account, FunctionId(function_id), body.version)
         return await self._answer(account, FunctionId(function_id))
 
@@ -430,9 +496,72 @@ def _runtime(name: str) -> Runtime:
         ) from error
 
 
-def _source(given: FilesGiven) -> Source:
+async def given_of(source: SourceGiven | None, archive: bytes | None) -> Given:
+    """Return the code that a request gives, in whatever way it does.
+
+    Raises:
+        InvalidRequest: it gives none, or two.
+    """
+    ways = [] if source is None else sorted(source.model_fields_set)
+    if archive is not None:
+        ways.append("archive")
+    if len(ways) != 1 or (source is not None and getattr(source, ways[0], True) is None):
+        told = "should be one of files, github, draft, version; or a form's part archive"
+        raise not_valid([FieldError("source", told)])
+    if archive is not None:
+        return ArchiveGiven(archive)
+    if source is None:
+        raise LookupError("nothing is given")
+    if source.github is not None:
+        return _github(source.github)
+    if source.version is not None:
+        return OfVersion(source.version)
+    if source.draft is not None:
+        return Draft()
+    return await asyncio.to_thread(source_from, source.files)
+
+
+def _github(given: GithubGiven) -> Github:
+    faults: list[FieldError] = []
+    token = given.token.get_secret_value()
+    for field, check, value in (
+        ("repository", checked_repository, given.repository),
+        ("branch", checked_branch, given.branch),
+        ("token", checked_token, token),
+        ("folder", directory_path, given.folder),
+    ):
+        try:
+            check(value)
+        except (RepositoryError, PathError) as error:
+            faults.append(FieldError(f"source.github.{field}", str(error)))
+    if faults:
+        raise not_valid(faults)
+    source = GithubSource(repository=given.repository, branch=given.branch, token=token)
+    return Github(source, directory_path(given.folder))
+
+
+def form_schema(model: type[RequestBody]) -> dict[str, Any]:
+    """Return what OpenAPI is told of a call that takes the fields of ``model`` as a form, too."""
+    text = {"type": "string"}
+    fields = {
+        name: {"type": "boolean"} if name == "promote" else text
+        for name in names_of(model)
+        if name != "source"
+    }
+    archive = {"type": "string", "format": "binary", "description": "The code: a tar.gz."}
+    schema = {
+        "type": "object",
+        "required": [ARCHIVE],
+        "additionalProperties": False,
+        "properties": {ARCHIVE: archive, **fields},
+    }
+    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def source_from(given: Sequence[File]) -> Source:
+    """Return the source that has these files. Blocks. Raises InvalidRequest, TooLarge."""
     files: list[tuple[str, bytes]] = []
-    for index, file in enumerate(given.files):
+    for index, file in enumerate(given):
         try:
             path = file_path(file.dir, file.name)
         except PathError as error:
@@ -454,6 +583,11 @@ def _content(index: int, file: File) -> bytes:
             f"The source cannot be taken: files.{index} is not base64.",
             [FieldError(f"source.files.{index}.content", "is not base64")],
         ) from error
+
+
+def files_answer(source: Source) -> list[SourceFile]:
+    """Return the files of a source as the API shows them."""
+    return [_file(*each) for each in source.files.items()]
 
 
 def _file(path: str, content: bytes) -> SourceFile:

@@ -364,6 +364,10 @@ class InvocationRoutes:
         ids = [InvocationId(each) for each in body.ids]
         return Matched(matched=await self.invocations.settle(account, ids))
 
+    async def answer(self, row: InvocationRow) -> Invocation:
+        """Return an invocation as the API shows it."""
+        return await self._answer(row)
+
     async def _page(
         self, account: AccountId, parameters: InvocationParameters, *, dead: bool
     ) -> InvocationPage:

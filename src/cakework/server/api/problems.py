@@ -20,6 +20,7 @@ from cakework.domain.errors import (
     InvalidRequest,
     NoRoom,
     NotFound,
+    PreconditionFailed,
     QuotaExceeded,
     TooLarge,
     TooSlow,
@@ -36,6 +37,7 @@ STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     Unauthenticated: (401, "A valid API key is needed"),
     NotFound: (404, "Not found"),
     Conflict: (409, "The state does not allow it"),
+    PreconditionFailed: (412, "It was changed since"),
     TooLarge: (413, "Too large"),
     TooSlow: (408, "Too slow"),
     QuotaExceeded: (429, "Over the quota"),
@@ -132,6 +134,8 @@ def _answer(request: Request, error: CakeworkError) -> Response:
     headers: dict[str, str] = {}
     if status in (429, 503):
         headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
+    if isinstance(error, PreconditionFailed) and error.etag is not None:
+        headers["ETag"] = error.etag
     # What went wrong inside is for our log, not for whoever asked.
     detail = "The error was recorded under the request's id." if status == 500 else error.detail
     fields = error.fields if isinstance(error, InvalidRequest) else ()

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from cakework.domain.errors import InvalidRequest
 from cakework.domain.functions import Runtime
+from cakework.server.functions.requirements import check_dependencies
 from cakework.server.functions.sources import Source, digest_of
 
 FOLDER = "/opt/cakework"
@@ -36,6 +37,8 @@ _BASES = {
 }
 _PYTHON = ("uv.lock", "requirements.txt", "pyproject.toml")
 _NODE = ("package.json", "package-lock.json")
+LOCKS = {"uv.lock": "pyproject.toml", "package-lock.json": "package.json"}
+"""Files that say what exactly is installed, and what each of them locks."""
 _OPTIONS = '"--folder", "/app", "--control-host", "0.0.0.0"'
 _UV = f"uv pip install --no-cache --quiet --python /usr/bin/python3 --target {PYTHON_PACKAGES}"
 
@@ -58,18 +61,25 @@ class Layer:
         return f"sha256:{hashlib.sha256(head.encode()).hexdigest()}"
 
 
-def layer_of(runtime: Runtime, source: Source, adapter: Mapping[str, bytes]) -> Layer:
+def layer_of(
+    runtime: Runtime, source: Source, adapter: Mapping[str, bytes], fresh: str | None = None
+) -> Layer:
     """Return the layer that ``source`` needs; ``adapter`` are the runtime's files, by path.
 
+    ``fresh`` is a day: what is not locked is installed anew for it.
+
     Raises:
-        InvalidRequest: a lock is there without what it locks.
+        InvalidRequest: a lock is there without what it locks; or what names dependencies cannot.
     """
     names = _NODE if runtime is Runtime.NODE_24 else _PYTHON
     found = {name: source.files[name] for name in names if name in source.files}
+    check_dependencies(found)
     steps = _node_steps(found) if runtime is Runtime.NODE_24 else _python_steps(found)
     files = {f"adapter/{path}": content for path, content in adapter.items()}
     files |= {f"dependencies/{name}": found[name] for name in found if steps}
     lines = [f"FROM {_BASES[runtime]}", f"COPY adapter {FOLDER}/adapter", *steps]
+    if steps and fresh is not None and not found.keys() & LOCKS.keys():
+        lines.insert(0, f"# dependencies as of {fresh}")
     return Layer(runtime, files, "\n".join([*lines, *_ending(runtime)]) + "\n")
 
 

@@ -36,14 +36,24 @@ from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
 from cakework.server.functions.marks import note_vm
 from cakework.server.functions.secrets import Secrets, Sees, sees
-from cakework.server.functions.sources import Sources, as_json
+from cakework.server.functions.sources import Source, Sources, as_json
 from cakework.server.services.builds import Builds
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import FunctionRow, LayerRow, LayerState, VersionRow
-from cakework.server.store.models import BuildRow, VmRow
+from cakework.server.store.function_models import (
+    FunctionRow,
+    LayerRow,
+    LayerState,
+    TrialRow,
+    VersionRow,
+)
+from cakework.server.store.models import BuildRow, ImageRow, VmRow
 from cakework.server.store.values import not_before, storable
+from cakework.turns import Turns
 
 AT_ONCE = 4
+CLOSING_S = 1.0
+PATIENCE_MS = 3_600_000
+"""For which a version may wait for room, builds or a node that answers."""
 ERROR_CHARS_MAX = 16_384
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -85,11 +95,18 @@ class DeployLoop:
         self._secrets = secrets
         self._clock = clock
         self._promoted = promoted
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns: Turns[str] = Turns(AT_ONCE)
+        self._under_way: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     async def one_pass(self) -> None:
-        """Look at each version that is not made once. One that fails holds up no other."""
-        building = select(VersionRow).where(VersionRow.state == VersionState.BUILDING)
+        """Have each version that is not made, and that nobody is at, looked at once. Accounts take
+        turns, and one whose code never comes to its end holds up no other's pass."""
+        building = (
+            select(VersionRow, FunctionRow)
+            .join(FunctionRow, FunctionRow.id == VersionRow.function_id)
+            .where(VersionRow.state == VersionState.BUILDING)
+            .order_by(VersionRow.since_ms)
+        )
         live = (
             select(VersionRow, FunctionRow)
             .join(FunctionRow, FunctionRow.id == VersionRow.function_id)
@@ -100,10 +117,33 @@ class DeployLoop:
             )
         )
         async with self._database.reading() as session:
-            rows = list(await session.scalars(building.order_by(VersionRow.created_ms)))
+            found = [(row[0], row[1]) for row in await session.execute(building)]
             pairs = [(row[0], row[1]) for row in await session.execute(live)]
-        rows += [version for version, function in pairs if self._is_stale(version, function)]
-        await asyncio.gather(*(self._guarded(row) for row in rows))
+        found += [(row, function) for row, function in pairs if self._is_stale(row, function)]
+        for row, function in found:
+            key = row.function_id, row.number
+            if key not in self._under_way:
+                task = asyncio.create_task(self._guarded(row, function.account_id))
+                self._under_way[key] = task
+                task.add_done_callback(lambda task, key=key: self._ended(key, task))
+
+    async def close(self) -> None:
+        """Let go of what is under way: the next process goes on with it."""
+        tasks = list(self._under_way.values())
+        if not tasks:
+            return
+        # Most are done soon; what is cancelled in the midst of a transaction takes its connection
+        # with it.
+        await asyncio.wait(tasks, timeout=CLOSING_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with self._database.writing() as session:
+            await session.execute(
+                update(VersionRow)
+                .where(VersionRow.claimed_by == self._server_id)
+                .values(claimed_by=None, claimed_until_ms=None)
+            )
 
     async def make_again(self, version: VersionRow) -> None:
         """Have a version's snapshot made again: the one it had is lost."""
@@ -120,8 +160,13 @@ class DeployLoop:
             return False
         return version.vm_id is None or version.made_with != settings.made_with
 
-    async def _guarded(self, row: VersionRow) -> None:
-        async with self._turns:
+    def _ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("deploy.fault", function_id=key[0], version=key[1], exc_info=fault)
+
+    async def _guarded(self, row: VersionRow, account: str) -> None:
+        async with self._turns.hold(account):
             if not await self._claimed(row):
                 return
             try:
@@ -139,15 +184,37 @@ class DeployLoop:
                 await self._let_go(row)
             except CakeworkError as error:
                 _log.warning("deploy.waits", function_id=row.function_id, detail=error.detail)
-                await self._let_go(row)
+                late = row.since_ms < self._clock() - PATIENCE_MS
+                if late and row.state == VersionState.BUILDING:
+                    await self._fail(row, f"It could not be made in time: {error.detail}")
+                else:
+                    await self._let_go(row)
 
     async def _go_on(self, row: VersionRow) -> None:
         async with self._database.reading() as session:
             function = await session.get(FunctionRow, row.function_id)
-            layer = await layer_row(session, row.layer_id)
         if function is None:
             return
         account, settings = AccountId(function.account_id), self._functions.settings(function)
+        runtime = await self.runtime(account, row, settings)
+        await self._load(account, row, runtime, settings, sees(function, settings, ""))
+
+    async def runtime(
+        self, account: AccountId, row: VersionRow | TrialRow, settings: FunctionSettings
+    ) -> VmRow:
+        """Return a runtime at rest that has what code imports; see to it that there is one.
+
+        Raises:
+            Waits: it is being made.
+            DoesNot: it cannot be made.
+            CakeworkError: not now.
+        """
+        async with self._database.reading() as session:
+            layer = await layer_row(session, row.layer_id)
+            image = await session.get(ImageRow, layer.image_id) if layer.image_id else None
+        if layer.state == LayerState.READY and image is not None and image.deleted_ms is not None:
+            await self._lost(layer)
+            raise Waits
         if layer.state != LayerState.READY:
             layer = await self._build(account, row, layer)
         shape = Shape(settings.cpu, settings.memory).rounded()
@@ -156,15 +223,24 @@ class DeployLoop:
             raise DoesNot(f"The runtime could not be started: {runtime.snapshot_error}")
         if runtime.snapshot_state != SnapshotState.MADE:
             raise Waits
-        await self._load(account, row, runtime, settings, sees(function, settings, ""))
+        return runtime
 
-    async def _build(self, account: AccountId, row: VersionRow, layer: LayerRow) -> LayerRow:
+    async def _lost(self, layer: LayerRow) -> None:
+        """Have a layer built anew, whose image was deleted by its account."""
+        async with self._database.writing() as session:
+            found = await session.get(LayerRow, layer.id, with_for_update=True)
+            if found is not None and found.build_id == layer.build_id:
+                await self._layers.again(session, found)
+
+    async def _build(
+        self, account: AccountId, row: VersionRow | TrialRow, layer: LayerRow
+    ) -> LayerRow:
         """Return the layer, ready; ask for its build if nobody has. Raises Waits, DoesNot."""
         async with self._database.reading() as session:
             build = await session.get(BuildRow, layer.build_id)
         if build is None:
             source = await self._source(account, row)
-            made = await asyncio.to_thread(self._layers.of, Runtime(row.runtime), source)
+            made = await asyncio.to_thread(self._layers.of, Runtime(row.runtime), source, row.fresh)
             new = await asyncio.to_thread(build_of, made)
             await self._builds.create(account, new, build_id=BuildId(layer.build_id))
             raise Waits
@@ -254,14 +330,14 @@ class DeployLoop:
         return vm_id, None
 
     async def code_of(
-        self, account: AccountId, row: VersionRow, settings: FunctionSettings
+        self, account: AccountId, row: VersionRow | TrialRow, settings: FunctionSettings
     ) -> Code:
         """Return the code of a version as an instance is given it."""
         source = await self._source(account, row)
         files = await asyncio.to_thread(as_json, source)
         return Code(files, row.entry, row.signature or "", settings.concurrency, settings.env_vars)
 
-    async def _source(self, account: AccountId, row: VersionRow):
+    async def _source(self, account: AccountId, row: VersionRow | TrialRow) -> Source:
         async with self._database.reading() as session:
             sealed = await self._sources.sealed(session, account, row.source_digest)
         if sealed is None:
@@ -314,13 +390,18 @@ class DeployLoop:
                     updated_ms=not_before(VersionRow.updated_ms, now),
                 )
             )
-            if row.promote:
-                newer = FunctionRow.live_version.is_(None) | (FunctionRow.live_version < row.number)
+            # As it is now: it may have been promoted while it was made.
+            asked = await session.scalar(
+                select(VersionRow.asked_seq).where(_is(row), VersionRow.promote)
+            )
+            if asked is not None:
                 await session.execute(
                     update(FunctionRow)
-                    .where(FunctionRow.id == row.function_id, newer)
+                    .where(FunctionRow.id == row.function_id, FunctionRow.live_seq < asked)
                     .values(
-                        live_version=row.number, updated_ms=not_before(FunctionRow.updated_ms, now)
+                        live_version=row.number,
+                        live_seq=asked,
+                        updated_ms=not_before(FunctionRow.updated_ms, now),
                     )
                 )
         self._functions.changed(row.function_id)

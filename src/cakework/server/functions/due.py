@@ -41,7 +41,7 @@ WITH RECURSIVE lanes (function_id, user_id, place) AS (
 _FIRST_OF_LANE = """
     SELECT w.id FROM invocations AS w
     WHERE w.state IN ('queued', 'waiting') AND w.function_id = lanes.function_id
-        AND w.user_id = lanes.user_id AND w.next_ms <= :now
+        AND w.user_id = lanes.user_id AND w.next_ms <= :now AND w."trigger" <> 'test'
     ORDER BY w.next_ms, w.id LIMIT :each
 """
 _COLUMNS = """

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cakework.domain.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+)
 from cakework.domain.functions import (
     FunctionKind,
     FunctionSettings,
@@ -30,13 +36,14 @@ from cakework.domain.ids import (
 )
 from cakework.domain.invocations import STARTABLE, InvocationState, Reason
 from cakework.server.clock import Clock
-from cakework.server.functions.layers import Layers
+from cakework.server.functions.layers import Layers, layer_row
 from cakework.server.functions.sources import Source, Sources
 from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
     FunctionRow,
     InvocationRow,
+    LayerState,
     SecretRow,
     VersionRow,
 )
@@ -45,6 +52,9 @@ from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before
 
 PER_ACCOUNT = 1_000
+BUILDING_MAX = 50
+"""Versions of an account that are being made."""
+RETRY_AFTER_S = 10
 ENTRIES = {Runtime.NODE_24: ("main.ts", "main.mjs", "main.js", "index.ts", "index.mjs", "index.js")}
 PYTHON_ENTRIES = ("main.py", "app.py", "handler.py")
 
@@ -70,6 +80,8 @@ class NewVersion:
     message: str | None = None
     promote: bool = True
     created_by: str | None = None
+    fresh: str | None = None
+    """A day, for dependencies that are not locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,8 @@ class Functions:
                 min_instances=new.settings.min_instances,
                 env_sealed=self._sealed(function_id, new.settings),
                 last_version=0,
+                asked_seq=0,
+                live_seq=0,
                 request_token=token,
                 created_ms=now,
                 updated_ms=now,
@@ -140,10 +154,27 @@ class Functions:
             session.add(row)
         return row
 
+    async def create_deployed(
+        self, account: AccountId, new: NewFunction, version: NewVersion, token: str | None = None
+    ) -> tuple[FunctionRow, VersionRow]:
+        """Make a function with its first version; neither, if that cannot be recorded.
+
+        Raises what :meth:`create` and :meth:`deploy` do.
+        """
+        entry_of(version.source, new.runtime, version.entry)
+        await asyncio.to_thread(self._layers.of, new.runtime, version.source, version.fresh)
+        row = await self.create(account, new, token)
+        try:
+            made = await self.deploy(account, FunctionId(row.id), version, token)
+        except CakeworkError:
+            await self.delete(account, FunctionId(row.id))
+            raise
+        return row, made
+
     async def get(self, account: AccountId, function_id: FunctionId) -> FunctionRow:
         """Return a function of the account. Raises NotFound."""
         async with self._database.reading() as session:
-            return await _owned(session, account, function_id)
+            return await owned(session, account, function_id)
 
     async def page(
         self, account: AccountId, wanted: FunctionFilter, after: Place | None
@@ -166,7 +197,7 @@ class Functions:
     ) -> FunctionRow:
         """Change those settings that ``patch`` was given. Raises NotFound, InvalidRequest."""
         async with self._database.writing() as session:
-            row = await _owned(session, account, function_id)
+            row = await owned(session, account, function_id)
             try:
                 changed = self.settings(row).changed(patch)
             except ValueError as error:
@@ -196,25 +227,28 @@ class Functions:
         """
         row = await self.get(account, function_id)
         runtime = Runtime(row.runtime)
-        entry = _entry_of(new, runtime)
-        layer = await asyncio.to_thread(self._layers.of, runtime, new.source)
+        entry = entry_of(new.source, runtime, new.entry)
+        layer = await asyncio.to_thread(self._layers.of, runtime, new.source, new.fresh)
         sealed = await asyncio.to_thread(self._sources.seal, account, new.source)
         async with self._database.writing() as session:
             if token is not None:
                 by = select(VersionRow).where(VersionRow.request_token == token)
                 if (made := await session.scalar(by)) is not None:
                     return made
-            row = await _owned(session, account, function_id, locked=True)
+            await lock_account(session, account)
+            row = await owned(session, account, function_id, locked=True)
             layer_row = await self._layers.record(session, account, layer)
             newest = await _newest(session, function_id)
             if newest is not None and _is_same(newest, new, entry, layer_row.id):
                 if new.promote:
-                    await self._promote(session, newest)
+                    self._promote(row, newest)
                     self.changed(function_id)
                 return newest
+            await self._check_building(session, account)
             await self._sources.keep(session, account, new.source, sealed)
             now = self._clock()
             row.last_version += 1
+            row.asked_seq += 1
             version = VersionRow(
                 function_id=function_id,
                 number=row.last_version,
@@ -226,6 +260,10 @@ class Functions:
                 layer_id=layer_row.id,
                 build_id=layer_row.build_id,
                 promote=new.promote,
+                asked_seq=row.asked_seq,
+                shelved=False,
+                fresh=new.fresh,
+                since_ms=now,
                 message=new.message,
                 created_by=new.created_by,
                 request_token=token,
@@ -239,7 +277,7 @@ class Functions:
     async def version(self, account: AccountId, function_id: FunctionId, number: int) -> VersionRow:
         """Return a version of a function of the account. Raises NotFound."""
         async with self._database.reading() as session:
-            await _owned(session, account, function_id)
+            await owned(session, account, function_id)
             return await _version(session, function_id, number)
 
     async def versions(
@@ -251,14 +289,14 @@ class Functions:
             query = query.where(VersionRow.number < below)
         query = query.order_by(VersionRow.number.desc()).limit(101)
         async with self._database.reading() as session:
-            await _owned(session, account, function_id)
+            await owned(session, account, function_id)
             rows = list(await session.scalars(query))
         return rows[:100], rows[99].number if len(rows) > 100 else None
 
     async def source(self, account: AccountId, function_id: FunctionId, number: int) -> Source:
         """Return the code of a version as it was sent. Raises NotFound."""
         async with self._database.reading() as session:
-            await _owned(session, account, function_id)
+            await owned(session, account, function_id)
             version = await _version(session, function_id, number)
             sealed = await self._sources.sealed(session, account, version.source_digest)
         if sealed is None:
@@ -268,21 +306,26 @@ class Functions:
     async def promote(
         self, account: AccountId, function_id: FunctionId, number: int
     ) -> FunctionRow:
-        """Make a version live.
+        """Make a version live: at once, or as soon as it is ready, if it is being made or if of an
+        older one nothing but its source was kept, which is then made anew.
 
         Raises:
             NotFound: there is no such version.
-            Conflict: it is not ready.
+            Conflict: it failed, or its source is gone.
+            QuotaExceeded: as many versions of the account are being made as may.
         """
         async with self._database.writing() as session:
-            row = await _owned(session, account, function_id, locked=True)
+            await lock_account(session, account)
+            row = await owned(session, account, function_id, locked=True)
             version = await _version(session, function_id, number)
-            if version.state != VersionState.READY:
+            if version.state in (VersionState.FAILED, VersionState.RETIRED):
                 raise Conflict(
                     f"Version {number} is {version.state}, and only a ready one is live."
                 )
-            await self._promote(session, version)
-            await session.refresh(row)
+            self._promote(row, version)
+            if version.shelved:
+                await self._check_building(session, account)
+                await self._make_anew(session, row, version)
         self.changed(function_id)
         self._hint()
         return row
@@ -300,7 +343,9 @@ class Functions:
         now = self._clock()
         of_it = InvocationRow.function_id == function_id
         async with self._database.writing() as session:
-            await _owned(session, account, function_id, locked=True)
+            # No work is taken for it meanwhile: that is done under the same lock.
+            await lock_account(session, account)
+            await owned(session, account, function_id, locked=True)
             await session.execute(
                 update(InvocationRow)
                 .where(of_it, InvocationRow.state.in_(STARTABLE))
@@ -314,7 +359,7 @@ class Functions:
             await session.execute(
                 update(InvocationRow)
                 .where(of_it, InvocationRow.state == InvocationState.RUNNING)
-                .values(cancel=True)
+                .values(cancel=True, reason=Reason.FUNCTION_DELETED)
             )
             await session.execute(
                 delete(SecretRow).where(
@@ -325,15 +370,38 @@ class Functions:
         self.changed(function_id)
         self._hint()
 
-    async def _promote(self, session: AsyncSession, version: VersionRow) -> None:
-        await session.execute(
-            update(FunctionRow)
-            .where(FunctionRow.id == version.function_id)
-            .values(
-                live_version=version.number,
-                updated_ms=not_before(FunctionRow.updated_ms, self._clock()),
-            )
+    def _promote(self, row: FunctionRow, version: VersionRow) -> None:
+        """Have a version live; if it is not ready, or not kept so, when it is."""
+        row.asked_seq += 1
+        version.asked_seq, version.promote = row.asked_seq, True
+        if version.state == VersionState.READY and not version.shelved:
+            row.live_version, row.live_seq = version.number, row.asked_seq
+            row.updated_ms = max(row.updated_ms, self._clock())
+
+    async def _make_anew(
+        self, session: AsyncSession, row: FunctionRow, version: VersionRow
+    ) -> None:
+        now = self._clock()
+        layer = await layer_row(session, version.layer_id)
+        if layer.state in (LayerState.FAILED, LayerState.GONE):
+            await self._layers.again(session, layer)
+        version.build_id, version.shelved = layer.build_id, False
+        version.state, version.since_ms = VersionState.BUILDING, now
+        version.updated_ms = max(version.updated_ms, now)
+        row.updated_ms = max(row.updated_ms, now)
+
+    async def _check_building(self, session: AsyncSession, account: AccountId) -> None:
+        building = (
+            select(func.count())
+            .select_from(VersionRow)
+            .join(FunctionRow, FunctionRow.id == VersionRow.function_id)
+            .where(FunctionRow.account_id == account, VersionRow.state == VersionState.BUILDING)
         )
+        if (await session.scalar(building) or 0) >= BUILDING_MAX:
+            raise QuotaExceeded(
+                f"The account has {BUILDING_MAX} versions that are being made, as many as it may.",
+                retry_after_s=RETRY_AFTER_S,
+            )
 
     async def _check_new(self, session: AsyncSession, account: AccountId, new: NewFunction) -> None:
         owned = select(func.count()).where(FunctionRow.account_id == account)
@@ -362,25 +430,29 @@ def _told(settings: FunctionSettings) -> str:
     return settings.model_dump_json(by_alias=True, exclude={"env_vars"}, exclude_unset=True)
 
 
-def _entry_of(new: NewVersion, runtime: Runtime) -> str:
+def entry_of(source: Source, runtime: Runtime, named: str | None) -> str:
+    """Return what is imported of a source: what was ``named``, or a file with a usual name.
+
+    Raises:
+        InvalidRequest: it is not there.
+    """
     names = ENTRIES.get(runtime, PYTHON_ENTRIES)
-    if new.entry is None:
-        found = next((name for name in names if name in new.source.files), None)
+    if named is None:
+        found = next((name for name in names if name in source.files), None)
         if found is None:
             raise InvalidRequest(
                 f"The source has none of {', '.join(names)}; name its file with `entry`."
             )
         return found
-    file = new.entry.partition(":")[0]
-    if file not in new.source.files:
+    file = named.partition(":")[0]
+    if file not in source.files:
         raise InvalidRequest(f"The source has no file {file[:200]}, which `entry` names.")
-    return new.entry
+    return named
 
 
 def _is_same(version: VersionRow, new: NewVersion, entry: str, layer_id: str) -> bool:
     return (
-        version.state == VersionState.READY
-        and version.source_digest == new.source.digest
+        version.source_digest == new.source.digest
         and version.layer_id == layer_id
         and version.entry == entry
         and version.signature == new.signature
@@ -394,7 +466,11 @@ async def _made_by(session: AsyncSession, token: str) -> FunctionRow | None:
 async def _newest(session: AsyncSession, function_id: str) -> VersionRow | None:
     return await session.scalar(
         select(VersionRow)
-        .where(VersionRow.function_id == function_id)
+        .where(
+            VersionRow.function_id == function_id,
+            VersionRow.state == VersionState.READY,
+            ~VersionRow.shelved,
+        )
         .order_by(VersionRow.number.desc())
         .limit(1)
     )
@@ -407,9 +483,10 @@ async def _version(session: AsyncSession, function_id: str, number: int) -> Vers
     return row
 
 
-async def _owned(
+async def owned(
     session: AsyncSession, account: AccountId, function_id: str, *, locked: bool = False
 ) -> FunctionRow:
+    """Return a function of the account. Raises NotFound."""
     query = select(FunctionRow).where(FunctionRow.id == function_id)
     row = await session.scalar(query.with_for_update() if locked else query)
     if row is None or row.account_id != account:

@@ -41,6 +41,7 @@ from cakework.server.store.function_models import (
     InstanceRow,
     InstanceState,
     InvocationRow,
+    LayerState,
     VersionRow,
 )
 from cakework.server.store.models import VmRow
@@ -409,6 +410,8 @@ class Instances:
             if version is None or function is None:
                 raise CakeworkError("The function is not there any more.")
             layer = await layer_row(session, version.layer_id)
+        if version.shelved or layer.state != LayerState.READY:
+            raise CakeworkError("Of the version the source alone is kept.")
         who = sees(function, settings, row.user_id)
         if await self._from_version(version, vm_id, settings):
             await self._secrets.give(vm_id, who, settings, row.made_with)

@@ -227,7 +227,7 @@ class Invocations:
     ) -> Callable[[], InvocationRow]:
         """Return what makes the row of an invocation: a new object of the same each time."""
         invocation_id, now = new_invocation_id(), self._clock()
-        event = _told(_whole(new.event, invocation_id, function_id, now))
+        event = _told(whole_event(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
@@ -424,6 +424,10 @@ class Invocations:
                 raise NotFound(
                     f"There is no version {row.version} of {row.function_id} that is ready."
                 )
+            if version.shelved:
+                raise Conflict(
+                    f"Of version {row.version} the source alone is kept; promote it first."
+                )
         elif function.live_version is None:
             raise Conflict("Nothing of this function is live yet; deploy it, or promote a version.")
         return function
@@ -446,7 +450,7 @@ def _told(event: dict[str, Any]) -> bytes:
     return told
 
 
-def _whole(
+def whole_event(
     event: dict[str, Any], invocation_id: str, function_id: str, now_ms: int
 ) -> dict[str, Any]:
     """Return a CloudEvent: what is given, and what it lacks."""

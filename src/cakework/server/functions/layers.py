@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cakework.domain.errors import InvalidRequest
 from cakework.domain.functions import Runtime
 from cakework.domain.ids import AccountId, new_build_id, new_layer_id
 from cakework.domain.orders import ContextFile, FilesSource
@@ -28,11 +29,13 @@ class Layers:
         self._clock = clock
         self._adapters: dict[Runtime, Mapping[str, bytes]] = {}
 
-    def of(self, runtime: Runtime, source: Source) -> Layer:
+    def of(self, runtime: Runtime, source: Source, fresh: str | None = None) -> Layer:
         """Return the layer that ``source`` needs. Blocks. Raises InvalidRequest."""
+        if runtime is Runtime.IMAGE:
+            raise InvalidRequest("A function of the runtime image brings its server, and no code.")
         if runtime not in self._adapters:
             self._adapters[runtime] = adapter_files(runtime)
-        return layer_of(runtime, source, self._adapters[runtime])
+        return layer_of(runtime, source, self._adapters[runtime], fresh)
 
     async def record(self, session: AsyncSession, account: AccountId, layer: Layer) -> LayerRow:
         """Return the record of a layer; one that failed is tried again."""
@@ -58,9 +61,15 @@ class Layers:
             )
             session.add(row)
             await session.flush()
-        elif row.state == LayerState.FAILED:
-            row.state, row.error, row.build_id = LayerState.BUILDING, None, new_build_id()
+        elif row.state in (LayerState.FAILED, LayerState.GONE):
+            await self.again(session, row)
         return row
+
+    async def again(self, session: AsyncSession, row: LayerRow) -> None:
+        """Have a layer built anew: it failed, or its image is gone."""
+        row.state, row.error, row.image_id = LayerState.BUILDING, None, None
+        row.build_id, row.used_ms = new_build_id(), self._clock()
+        await session.flush()
 
 
 async def layer_row(session: AsyncSession, layer_id: str) -> LayerRow:

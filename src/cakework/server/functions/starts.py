@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from cakework.domain.functions import FunctionSettings, Isolation, isolation_of
 from cakework.domain.ids import VmId
-from cakework.domain.invocations import STARTABLE, InvocationState
+from cakework.domain.invocations import STARTABLE, TEST, InvocationState
 from cakework.server.clock import Clock
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
@@ -142,6 +142,7 @@ class Starts:
         alone that is."""
         query = select(1).where(
             WAITS,
+            InvocationRow.trigger != TEST,
             InvocationRow.function_id == function_id,
             InvocationRow.next_ms <= self._clock(),
         )

@@ -16,6 +16,7 @@ from cakework.domain.errors import ERRORS_BY_CODE, CakeworkError, NotFound, Unav
 from cakework.domain.ids import BuildId, ImageId, VmId
 from cakework.domain.orders import (
     BuildReport,
+    CodeOrder,
     ImportOrder,
     ImportReport,
     LinesAck,
@@ -33,6 +34,8 @@ from cakework.server.node.connections import UnixSocketTransport
 ANSWER_S = 10.0
 START_S = 50.0
 STOP_S = 30.0
+CODE_S = 50.0
+"""Longer than the node takes for it."""
 KEEP_S = 120.0
 """Memory is written to the disk: as much as a VM may have, on a slow disk."""
 SILENCE_S = 60.0
@@ -169,6 +172,13 @@ class NodeClient:
     async def cancel_build(self, build_id: BuildId) -> None:
         """End a build as failed; one that has ended, or is not known, is no error."""
         await self._call("POST", f"/v1/builds/{build_id}/cancel", timeout_s=STOP_S)
+
+    async def code(self, order: CodeOrder) -> bytes:
+        """Return code of a repository, as tar.gz.
+
+        Raises InvalidRequest: it cannot be fetched; QuotaExceeded: too much is being fetched.
+        """
+        return await self._call("POST", "/v1/code", order, timeout_s=CODE_S)
 
     async def import_image(self, order: ImportOrder) -> None:
         """Have an image imported; returns once its registry agreed and the node has it."""

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.builds import BuildStatus
@@ -109,6 +109,18 @@ class Builds:
         if row is None or row.account_id != account:
             raise NotFound(f"There is no build {build_id}.")
         return row
+
+    async def check_known(
+        self, account: AccountId, build_id: BuildId, awaited: Select[str]
+    ) -> None:
+        """Check that the account has a build, or that ``awaited`` finds the account: it is about to
+        have it. Raises NotFound."""
+        try:
+            await self.get(account, build_id)
+        except NotFound:
+            async with self._database.reading() as session:
+                if await session.scalar(awaited) != account:
+                    raise
 
     async def _record(self, account: AccountId, order: BuildOrder, token: str | None) -> BuildRow:
         now = self._clock()

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import ColumnElement, exists, false, func, select
+from sqlalchemy import ColumnElement, Select, exists, false, func, select
 
 from cakework.domain.errors import QuotaExceeded
 from cakework.domain.ids import AccountId, BuildId, FunctionId, VmId
@@ -19,7 +19,7 @@ from cakework.server.logs.store import LogStore
 from cakework.server.services.builds import Builds
 from cakework.server.services.vms import Vms
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import FunctionRow
+from cakework.server.store.function_models import FunctionRow, LayerRow, LayerState
 from cakework.server.store.models import BuildRow, VmRow
 from cakework.turns import Crowded, Turns
 
@@ -158,7 +158,10 @@ class Logs:
         else:
             query = select(BuildRow.log_complete).where(BuildRow.id == log.build_id)
         async with self._database.reading() as session:
-            return await session.scalar(query) is not False
+            whole = await session.scalar(query)
+            if whole is None and isinstance(log, BuildLog):
+                return not await session.scalar(_awaited(log.build_id))
+            return whole is not False
 
 
 @asynccontextmanager
@@ -200,8 +203,14 @@ class Owners:
         if isinstance(log, VmLog):
             await self.vms.get(account, log.vm_id)
             return LineQuery(vm_source(log.vm_id))
-        await self.builds.get(account, log.build_id)
+        await self.builds.check_known(account, log.build_id, _awaited(log.build_id))
         return LineQuery(build_source(log.build_id))
+
+
+def _awaited(build_id: BuildId) -> Select[str]:
+    """Whose a build is that is about to be asked for: its id is told before."""
+    building = (LayerRow.build_id == build_id) & (LayerRow.state == LayerState.BUILDING)
+    return select(LayerRow.account_id).where(building)
 
 
 def vm_log_complete() -> ColumnElement[bool]:

@@ -43,11 +43,13 @@ def _of_waiting(name: str, *columns: str) -> Index:
 
 
 class LayerState(StrEnum):
-    """Where the dependencies of versions are: being installed, there, or impossible."""
+    """Where the dependencies of versions are: being installed, there, or impossible; gone: they
+    were there, and no version needs them at present."""
 
     BUILDING = "building"
     READY = "ready"
     FAILED = "failed"
+    GONE = "gone"
 
 
 class InstanceState(StrEnum):
@@ -62,8 +64,10 @@ class InstanceState(StrEnum):
 class FunctionRow(Base):
     """A function. ``settings`` are :class:`~cakework.domain.functions.FunctionSettings` as JSON.
 
-    ``last_version`` is the highest number given to a version. ``env_sealed`` holds the settings'
-    variables, which are not in ``settings``; ``min_instances`` is in them, too, to be found by.
+    ``last_version`` is the highest number given to a version; ``asked_seq`` counts the wishes to
+    have a version live, and ``live_seq`` is the one that made the present one live. ``env_sealed``
+    holds the settings' variables, which are not in ``settings``; ``min_instances`` is in them, too,
+    to be found by.
     """
 
     __tablename__ = "functions"
@@ -88,6 +92,8 @@ class FunctionRow(Base):
     env_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     live_version: Mapped[int | None] = mapped_column()
     last_version: Mapped[int] = mapped_column(default=0)
+    asked_seq: Mapped[int] = mapped_column(default=0)
+    live_seq: Mapped[int] = mapped_column(default=0)
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
@@ -148,7 +154,9 @@ class VersionRow(Base):
 
     ``made_with`` tells of the settings that this VM has (``FunctionSettings.made_with``).
     ``error`` says why it failed; ``handlers`` are the kinds of handlers that it has, in words
-    parted by spaces, known when it is ready.
+    parted by spaces, known when it is ready. ``shelved``: nothing is kept of it but its source, and
+    it is made anew before it is live again. ``since_ms`` is when it was last asked for. ``fresh``
+    is a day, for dependencies as they were then. ``asked_seq``: see :class:`FunctionRow`.
     """
 
     __tablename__ = "function_versions"
@@ -178,6 +186,10 @@ class VersionRow(Base):
     made_with: Mapped[str | None] = mapped_column(String(64))
     snapshot_error: Mapped[str | None] = mapped_column(Text)
     promote: Mapped[bool] = mapped_column(default=True)
+    asked_seq: Mapped[int] = mapped_column(default=0)
+    shelved: Mapped[bool] = mapped_column(default=False)
+    fresh: Mapped[str | None] = mapped_column(String(10))
+    since_ms: Mapped[int] = mapped_column(BigInteger)
     message: Mapped[str | None] = mapped_column(Text)
     created_by: Mapped[str | None] = mapped_column(String(160))
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
@@ -214,6 +226,36 @@ class DraftRow(Base):
     edition: Mapped[int] = mapped_column()
     source_digest: Mapped[str] = mapped_column(String(71), index=True)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class TrialRow(Base):
+    """Code that is run once, for the invocation whose id it has; gone when that has ended.
+
+    ``vm_id`` is the instance that was last begun for it. After ``until_ms`` it is given up.
+    """
+
+    __tablename__ = "function_trials"
+    __table_args__ = (
+        CheckConstraint(_one_of("runtime", Runtime), name="runtime"),
+        CheckConstraint(CLAIM, name="claim"),
+        Index("ix_function_trials_account_id", "account_id"),
+    )
+
+    id: Mapped[str] = mapped_column(
+        ForeignKey("invocations.id", ondelete="CASCADE"), primary_key=True
+    )
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    function_id: Mapped[str] = mapped_column(String(29))
+    runtime: Mapped[str] = mapped_column(String(16))
+    entry: Mapped[str] = mapped_column(Text)
+    signature: Mapped[str | None] = mapped_column(String(16))
+    source_digest: Mapped[str] = mapped_column(String(71), index=True)
+    layer_id: Mapped[str] = mapped_column(ForeignKey("function_layers.id"), index=True)
+    fresh: Mapped[str | None] = mapped_column(String(10))
+    vm_id: Mapped[str | None] = mapped_column(String(14))
+    claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
+    claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)
+    until_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class InstanceRow(Base):

@@ -87,7 +87,8 @@ def upgrade() -> None:
             name=op.f("ck_function_layers_image_if_ready"),
         ),
         sa.CheckConstraint(
-            "state IN ('building', 'failed', 'ready')", name=op.f("ck_function_layers_state")
+            "state IN ('building', 'failed', 'gone', 'ready')",
+            name=op.f("ck_function_layers_state"),
         ),
         sa.ForeignKeyConstraint(
             ["account_id"], ["accounts.id"], name=op.f("fk_function_layers_account_id")
@@ -146,6 +147,8 @@ def upgrade() -> None:
         sa.Column("env_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("live_version", sa.Integer(), nullable=True),
         sa.Column("last_version", sa.Integer(), nullable=False),
+        sa.Column("asked_seq", sa.Integer(), nullable=False),
+        sa.Column("live_seq", sa.Integer(), nullable=False),
         sa.Column("request_token", sa.String(length=32), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),
@@ -354,6 +357,10 @@ def upgrade() -> None:
         sa.Column("made_with", sa.String(length=64), nullable=True),
         sa.Column("snapshot_error", sa.Text(), nullable=True),
         sa.Column("promote", sa.Boolean(), nullable=False),
+        sa.Column("asked_seq", sa.Integer(), nullable=False),
+        sa.Column("shelved", sa.Boolean(), nullable=False),
+        sa.Column("fresh", sa.String(length=10), nullable=True),
+        sa.Column("since_ms", sa.BigInteger(), nullable=False),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("created_by", sa.String(length=160), nullable=True),
         sa.Column("request_token", sa.String(length=32), nullable=True),
@@ -403,6 +410,49 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index("ix_function_versions_state", "function_versions", ["state"], unique=False)
+    op.create_table(
+        "function_trials",
+        sa.Column("id", sa.String(length=30), nullable=False),
+        sa.Column("account_id", sa.String(length=64), nullable=False),
+        sa.Column("function_id", sa.String(length=29), nullable=False),
+        sa.Column("runtime", sa.String(length=16), nullable=False),
+        sa.Column("entry", sa.Text(), nullable=False),
+        sa.Column("signature", sa.String(length=16), nullable=True),
+        sa.Column("source_digest", sa.String(length=71), nullable=False),
+        sa.Column("layer_id", sa.String(length=30), nullable=False),
+        sa.Column("fresh", sa.String(length=10), nullable=True),
+        sa.Column("vm_id", sa.String(length=14), nullable=True),
+        sa.Column("claimed_by", sa.String(length=32), nullable=True),
+        sa.Column("claimed_until_ms", sa.BigInteger(), nullable=True),
+        sa.Column("until_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "runtime IN ('image', 'node24', 'python3.11', 'python3.13')",
+            name=op.f("ck_function_trials_runtime"),
+        ),
+        sa.CheckConstraint(
+            "(claimed_by IS NULL) = (claimed_until_ms IS NULL)",
+            name=op.f("ck_function_trials_claim"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["id"], ["invocations.id"], name=op.f("fk_function_trials_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_function_trials_account_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["layer_id"], ["function_layers.id"], name=op.f("fk_function_trials_layer_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_function_trials")),
+    )
+    op.create_index(
+        "ix_function_trials_account_id", "function_trials", ["account_id"], unique=False
+    )
+    op.create_index(
+        op.f("ix_function_trials_source_digest"), "function_trials", ["source_digest"], unique=False
+    )
+    op.create_index(
+        op.f("ix_function_trials_layer_id"), "function_trials", ["layer_id"], unique=False
+    )
 
     # What VMs print of secrets.
     op.create_table(
@@ -416,6 +466,10 @@ def upgrade() -> None:
 def downgrade() -> None:
 
     op.drop_table("function_masks")
+    op.drop_index(op.f("ix_function_trials_layer_id"), table_name="function_trials")
+    op.drop_index(op.f("ix_function_trials_source_digest"), table_name="function_trials")
+    op.drop_index("ix_function_trials_account_id", table_name="function_trials")
+    op.drop_table("function_trials")
     op.drop_index("ix_function_versions_state", table_name="function_versions")
     op.drop_index(op.f("ix_function_versions_source_digest"), table_name="function_versions")
     op.drop_index(op.f("ix_function_versions_layer_id"), table_name="function_versions")
