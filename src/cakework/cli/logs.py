@@ -1,5 +1,8 @@
 """``cakework logs``: read a log, or follow it as it grows."""
 
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -8,9 +11,15 @@ from cyclopts.validators import Number
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.function_client import FunctionClient
+from cakework.cli.function_names import found
+from cakework.cli.functions import User
 from cakework.cli.output import Json, Output, iso
 from cakework.cli.values import Time
 from cakework_client import LogLine
+
+INVOCATION = "inv_"
+VM_OR_BUILD = re.compile(r"[0-9a-f]{14}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def logs(
@@ -24,33 +33,54 @@ def logs(
     order: Literal["oldest_first", "newest_first"] | None = None,
     batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timestamps: Annotated[bool, Parameter(alias="-t", negative=(), show_default=False)] = False,
+    user: User = None,
     as_json: Json = False,
 ) -> int:
-    """Show what a VM's program or a build printed.
+    """Show what a function, an invocation, a VM's program or a build printed.
 
     Standard error goes to standard error. With --json each line is an object of its own.
 
     Args:
-        source: Id of a VM or of a build.
-        follow: Go on with new lines until the VM or the build ends.
+        source: Name or id of a function, or id of an invocation, a VM or a build.
+        follow: Go on with new lines until it ends: the invocation, the VM, the build.
         query: Only lines that hold this text, in upper or lower case.
         from_: Only lines from this time on, such as 2026-07-19T13:32:56+0000.
         to: Only lines up to this time.
         order: oldest_first, or newest_first.
         batch: At most this many lines, instead of all.
         timestamps: Show the time of each line, in UTC.
+        user: End user whose the function is.
     """
     if follow and (order == "newest_first" or batch):
         raise CommandFailed("--follow takes neither --order nor --batch.", ExitCode.USAGE)
     output = Output(as_json=as_json)
     with open_client() as client:
+        read, followed = log_of(client, source, user)
         if follow:
-            lines = client.follow_logs(source, query=query, from_=from_, to=to)
+            lines = followed(query=query, from_=from_, to=to)
         else:
-            lines = client.iter_logs(source, query=query, from_=from_, to=to, order=order)
+            lines = read(query=query, from_=from_, to=to, order=order)
         for line in islice(lines, batch):
             show(line, output, timestamps=timestamps)
     return ExitCode.OK
+
+
+def log_of(
+    client: FunctionClient, source: str, user: str | None
+) -> tuple[Callable[..., Iterable[LogLine]], Callable[..., Iterable[LogLine]]]:
+    """Return what reads a log and what follows it; what is no id is the name of a function."""
+    if source.startswith(INVOCATION):
+        return (
+            partial(client.iter_invocation_logs, source),
+            partial(client.follow_invocation_logs, source),
+        )
+    if VM_OR_BUILD.fullmatch(source) or not source:
+        return partial(client.iter_logs, source), partial(client.follow_logs, source)
+    function_id = found(client, source, user).id
+    return (
+        partial(client.iter_function_logs, function_id),
+        partial(client.follow_function_logs, function_id),
+    )
 
 
 def show(line: LogLine, output: Output, *, timestamps: bool) -> None:

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from cakework.domain.image_references import whole_reference
+from cakework.domain.invocations import Reason
 from cakework.domain.repositories import checked_branch, checked_repository
 from cakework.domain.snapshots import (
     FORKS_MAX,
@@ -25,6 +26,7 @@ from cakework.domain.vms import (
     VOLUME_GB_MAX,
     VOLUME_GB_MIN,
 )
+from cakework.nearest import nearest
 
 
 def _between(least: int, most: int) -> Parameter:
@@ -49,6 +51,12 @@ def _url(text: str) -> None:
         raise ValueError("must begin with https://")
 
 
+def _reason(text: str) -> None:
+    if text not in tuple(Reason):
+        meant = nearest(text, Reason)
+        raise ValueError(f"there is no such reason{f'; did you mean {meant}?' if meant else ''}")
+
+
 Cpu = Annotated[int | None, _between(CPU_MIN, CPU_MAX)]
 Memory = Annotated[int | None, _between(MEMORY_MB_MIN, MEMORY_MB_MAX)]
 Port = Annotated[int | None, Parameter(alias="-p"), _between(PORT_MIN, PORT_MAX)]
@@ -60,4 +68,7 @@ Time = Annotated[str | None, _checked(parse_time)]
 Reference = Annotated[str, _checked(whole_reference)]
 Repository = Annotated[str | None, _checked(checked_repository)]
 Branch = Annotated[str | None, _checked(checked_branch)]
+WhyEnded = Annotated[str | None, _checked(_reason)]
+JsonText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""JSON, ``@FILE``, or ``-``: see :func:`cakework.cli.invoke.read_json`."""
 Url = Annotated[str, _checked(_url)]
