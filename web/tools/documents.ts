@@ -4,6 +4,9 @@
 const PAGES: Record<string, string> = {
   "base-images.md": "/docs/reference/base-images/",
   "cli.md": "/docs/reference/cli/",
+  "functions.md": "/docs/functions/",
+  "handlers.md": "/docs/functions/handlers/",
+  "invocations.md": "/docs/functions/invocations/",
   "errors.md": "/docs/reference/errors/",
   "settings.md": "/docs/reference/settings/",
   "webhooks.md": "/docs/webhooks/",
