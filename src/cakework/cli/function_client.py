@@ -329,12 +329,17 @@ class FunctionClient(CakeworkClient):
         params, body = _scope(function_id, user_id), {"value": value, **given(shared=shared)}
         return self._call(Secret, "PUT", _secret(name), {}, params=params, body=body)
 
-    def list_secrets(
+    def iter_secrets(
         self, *, function_id: str | None = None, user_id: str | None = None
-    ) -> list[Secret]:
-        """Return the secrets of a scope."""
+    ) -> Iterator[Secret]:
+        """Yield secrets: all of them, or those of one function or end user."""
         params = _scope(function_id, user_id)
-        return self._call(_SecretPage, "GET", "/v1/secrets", {}, params=params).secrets
+        while True:
+            page = self._call(_SecretPage, "GET", "/v1/secrets", {}, params=params)
+            yield from page.secrets
+            if page.pagination is None:
+                return
+            params["pagination"] = page.pagination
 
     def delete_secret(
         self, name: str, *, function_id: str | None = None, user_id: str | None = None

@@ -1,24 +1,26 @@
 """``cakework secrets``: what functions are given and nobody else sees."""
 
 import sys
+from collections.abc import Mapping
 from getpass import getpass
-from typing import Annotated
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_client import FunctionClient
-from cakework.cli.function_names import found
+from cakework.cli.function_names import found, names
 from cakework.cli.functions import User
-from cakework.cli.output import Json, Output
+from cakework.cli.output import Json, Output, ago
+from cakework.cli.values import SecretName
 
 COLUMNS = {
     "name": "NAME",
+    "whose": "WHOSE",
     "fingerprint": "FINGERPRINT",
-    "shared": "SHARED",
-    "updatedAt": "UPDATED",
-    "lastUsedAt": "LAST USED",
+    "set": "SET",
+    "used": "USED",
 }
 
 app = App(name="secrets", help="Set, list and delete secrets.")
@@ -26,15 +28,18 @@ app = App(name="secrets", help="Set, list and delete secrets.")
 
 @app.default
 def secrets(*, function: str | None = None, user: User = None, as_json: Json = False) -> int:
-    """List secrets, without their values: the account's, a function's, or an end user's.
+    """List secrets, without their values.
 
     Args:
-        function: Those of this function, by name or id.
-        user: Those of this end user.
+        function: Only those of this function, by name or id.
+        user: Only those of this end user.
     """
     with open_client() as client:
         scope = _scope(client, function, user)
-        listed = [each.to_dict() for each in client.list_secrets(**scope)]
+        listed = [each.to_dict() for each in client.iter_secrets(**scope)]
+        if not as_json:
+            called = names(client) if any("functionId" in each for each in listed) else {}
+            listed = [_row(each, called) for each in listed]
     Output(as_json=as_json).table(listed, COLUMNS, empty="No secrets.")
     return ExitCode.OK
 
@@ -44,12 +49,12 @@ app.command(secrets, name="list")
 
 @app.command(name="set")
 def set_(
-    name: str,
+    name: SecretName,
     /,
     *,
     function: str | None = None,
     user: User = None,
-    shared: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    shared: bool | None = None,
     as_json: Json = False,
 ) -> int:
     """Set a secret. The value is asked for, or read from standard input to its end.
@@ -60,19 +65,20 @@ def set_(
         name: Its name: upper-case letters, digits and _.
         function: For this function alone, by name or id.
         user: For the functions of this end user.
-        shared: End users' functions may name it too; of the account's secrets.
+        shared: Whether end users' functions may name it too; of the account's secrets. Not if
+            it is new, else as it was.
     """
     value = read_value(name)
     with open_client() as client:
         scope = _scope(client, function, user)
-        secret = client.put_secret(name, value, shared=shared or None, **scope)
+        secret = client.put_secret(name, value, shared=shared, **scope)
     Output(as_json=as_json).result(secret.to_dict(), f"{name} is set.")
     return ExitCode.OK
 
 
 @app.command
 def delete(
-    name: str,
+    name: SecretName,
     /,
     *,
     function: str | None = None,
@@ -111,6 +117,21 @@ def read_value(name: str) -> str:
             f"There is no value for {name}: it comes on standard input.", ExitCode.USAGE
         )
     return value
+
+
+def _row(secret: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
+    whose = "account, shared" if secret.get("shared") else "account"
+    if "functionId" in secret:
+        whose = f"function {called.get(secret['functionId'], secret['functionId'])}"
+    elif "userId" in secret:
+        whose = f"user {secret['userId']}"
+    used = secret.get("lastUsedAt")
+    return {
+        **secret,
+        "whose": whose,
+        "set": f"{ago(secret['updatedAt'])} ago",
+        "used": f"{ago(used)} ago" if used else None,
+    }
 
 
 def _scope(client: FunctionClient, function: str | None, user: str | None) -> dict[str, str | None]:
