@@ -6,25 +6,25 @@ real one changes, no version of it is used up, and its URL can be called while t
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cakework.cli.client import failure_of, open_client
-from cakework.cli.exits import CommandFailed
+from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_client import Function, FunctionClient
-from cakework.cli.function_deploys import Asked, Project, made, sent, with_settings
+from cakework.cli.function_deploys import Asked, Project, made, named, sent, with_settings
 from cakework.cli.function_folders import seen
 from cakework.cli.function_logs import follow_function_log
 from cakework.cli.functions import User
 from cakework.cli.interrupts import held_interrupt
 from cakework.cli.invoke import failure_of as handlers_failure
 from cakework.cli.invoke import print_result, read_json
-from cakework.cli.manifest import read_manifest
+from cakework.cli.manifest import Manifest, read_manifest
 from cakework.cli.output import Json, Output
 from cakework.cli.values import JsonText
 from cakework_client import CakeworkError, NotFound
@@ -32,6 +32,8 @@ from cakework_client import CakeworkError, NotFound
 LOOK_S = 0.2
 """How often the folder is looked at."""
 END = "-dev"
+LABEL = "cakework/dev"
+"""Of the functions that are made here: no other one is taken up, and deleted in the end."""
 NAME_CHARS_MAX = 63
 
 
@@ -58,11 +60,12 @@ def dev(
         user: End user whose it is, instead of the one in cakework.toml.
     """
     if data is not None and event is not None:
-        raise CommandFailed("Give --data or --event, not both.")
+        raise CommandFailed("Give --data or --event, not both.", ExitCode.USAGE)
     output = Output(as_json=as_json)
     asked = Asked(name or _own_name(read_manifest(folder).name), user, "dev")
     with open_client() as client:
         dev = Dev(client, folder, asked, {"data": data, "event": event}, output)
+        dev.check_name()
         with dev.cleaned_up():
             while True:
                 before = seen(folder)
@@ -73,6 +76,10 @@ def dev(
 
 def _own_name(name: str) -> str:
     return f"{name[: NAME_CHARS_MAX - len(END)]}{END}"
+
+
+def _labels(settings: Mapping[str, Any] | None) -> dict[str, str]:
+    return dict((settings or {}).get("labels") or {})
 
 
 def _wait_for_change(folder: Path, before: dict[str, tuple[int, int]]) -> None:
@@ -99,6 +106,16 @@ class Dev:
     function: Function | None = None
     announced: bool = False
 
+    def check_name(self) -> None:
+        """Raise CommandFailed when somebody else's function has the name."""
+        for each in self.client.iter_functions(name=self.asked.name):
+            if each.user_id == self._manifest().user_id and LABEL not in _labels(each.settings):
+                raise CommandFailed(
+                    f"There is a function {each.name} that no `cakework dev` has made. Give "
+                    "another --name.",
+                    ExitCode.USAGE,
+                )
+
     def run(self) -> None:
         """Deploy what is there, invoke it, show the end; whatever goes wrong is shown."""
         try:
@@ -117,13 +134,14 @@ class Dev:
             with held_interrupt():
                 function, self.function = self.function, None
                 if function is not None:
-                    with suppress(NotFound):
-                        self.client.delete_function(function.id)
-                    self.output.progress(f"\ndeleted {function.name}")
+                    self._delete(function)
 
     def _run(self) -> None:
         began = time.monotonic()
         project = Project.read(self.folder, self.asked)
+        labels = {**_labels(project.manifest.settings), LABEL: "1"}
+        settings = {**project.manifest.settings, "labels": labels}
+        project = replace(project, manifest=replace(project.manifest, settings=settings))
         with held_interrupt() as interrupted:
             self.function = function = with_settings(self.client, project.manifest, self.output)
         if interrupted:
@@ -156,6 +174,19 @@ class Dev:
         else:
             print_result(self.client, invocation, self.output)
         self.output.progress(f"answered{'' if took is None else f' in {took} ms'}")
+
+    def _delete(self, function: Function) -> None:
+        try:
+            with suppress(NotFound):
+                self.client.delete_function(function.id)
+        except CakeworkError:
+            told = f"{function.name} is left: cakework functions delete {function.id}"
+            self.output.progress(f"\n{told}")
+            raise
+        self.output.progress(f"\ndeleted {function.name}")
+
+    def _manifest(self) -> Manifest:
+        return named(read_manifest(self.folder), self.asked)
 
     def _follow(self, function: Function) -> None:
         follow = threading.Thread(

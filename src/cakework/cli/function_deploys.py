@@ -43,14 +43,18 @@ class Project:
     @classmethod
     def read(cls, folder: Path, asked: Asked) -> "Project":
         """Return what a folder has. Raises CommandFailed."""
-        manifest = read_manifest(folder)
-        name, user = asked.name or manifest.name, asked.user or manifest.user_id
-        return cls(replace(manifest, name=name, user_id=user), read_code(folder))
+        return cls(named(read_manifest(folder), asked), read_code(folder))
 
     @property
     def size_bytes(self) -> int:
         """What its files take in a request, about."""
         return sum(len(file["content"]) for file in self.files)
+
+
+def named(manifest: Manifest, asked: Asked) -> Manifest:
+    """Return what a file says, with the name and the owner that the command says."""
+    name, user = asked.name or manifest.name, asked.user or manifest.user_id
+    return replace(manifest, name=name, user_id=user)
 
 
 def deploy_function(client: FunctionClient, folder: Path, asked: Asked, output: Output) -> int:

@@ -1,5 +1,6 @@
 """``cakework functions``, ``versions``, ``promote`` and ``rollback``."""
 
+import sys
 import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_client import Function, FunctionClient, Version
 from cakework.cli.function_names import found
-from cakework.cli.output import Json, Output, ago, facts
+from cakework.cli.output import Json, Output, ago, facts, shown
 
 COLUMNS = {
     "name": "NAME",
@@ -185,7 +186,8 @@ def _described(function: Function, newest: Version | None) -> str:
         "made": f"{function.created_at:%Y-%m-%d %H:%M:%S} UTC",
         **{name: _value(value) for name, value in settings.items()},
     }
-    return f"{function.name}\n{facts(lines)}"
+    told = [function.name, *facts(lines).splitlines()]
+    return "\n".join(shown(line, sys.stdout) for line in told)
 
 
 def _value(value: object) -> str | None:

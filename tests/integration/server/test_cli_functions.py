@@ -186,6 +186,9 @@ async def test_work_by_command(commands: Commands, tmp_path: Path) -> None:
 async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> None:
     """Each save, and whatever is wrong with it; nothing is left of it after Ctrl-C."""
     folder = project(tmp_path / "orders")
+    await commands.ok("deploy", folder, "--name", "theirs")
+    status, _, refused = await commands.run("dev", folder, "--name", "theirs")
+    assert (status, "that no `cakework dev` has made" in refused) == (2, True)
     command = await commands.start("dev", folder, "--data", "1")
     process = command.process
     assert process.stdout
@@ -209,11 +212,12 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     project(folder, "def handler(event):\n    return 2\n")
     async with asyncio.timeout(60):
         assert await process.stdout.readline() == b"2\n"
-    assert [each["name"] for each in await commands.json("functions")] == ["orders-dev"]
+    listed = await commands.json("functions")
+    assert [each["name"] for each in listed] == ["orders-dev", "theirs"]
     os.kill(process.pid, signal.SIGINT)
     await told("deleted orders-dev")
     assert await process.wait() == 130
-    assert await commands.json("functions") == []
+    assert [each["name"] for each in await commands.json("functions")] == ["theirs"]
 
 
 async def test_functions_of_end_users(commands: Commands, tmp_path: Path) -> None:

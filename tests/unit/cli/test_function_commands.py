@@ -1,5 +1,6 @@
 """What commands for functions refuse before anybody is asked."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def test_an_error_is_told_once() -> None:
         assert "3" in failure.detail
         assert failure.detail.endswith("inv_1 failed: handler_error after 2 attempts.")
         assert failure.problem["stack"] == stack
+
+
+def test_an_error_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a stranger's text."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    answer = {"id": "inv_1", "functionId": "fn_1", "state": "failed", "reason": "handler_error"}
+    answer |= {"trigger": "api", "kind": "queued", "createdAt": TIME, "updatedAt": TIME}
+    error = {"type": "Error", "message": "a\x1b[2Jb", "stack": "c\x1b[31md\n"}
+    failure = failure_of(read(Invocation, {**answer, "attempt": 1, "error": error}))
+    assert "\x1b" not in failure.detail
+    assert "a\\x1b[2Jb" in failure.detail
 
 
 @pytest.mark.parametrize(
