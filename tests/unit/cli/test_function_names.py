@@ -1,0 +1,79 @@
+"""A function by its name: the account's own, or an end user's."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.function_client import Function, FunctionClient
+from cakework.cli.function_names import found
+from cakework_client.wire import read
+
+TIME = "2026-11-30T12:00:00.000Z"
+
+
+def function(id_: str, name: str, user: str | None = None) -> Function:
+    told = {"id": id_, "name": name, "runtime": "node24", "state": "active", "url": "http://a/"}
+    return read(Function, {**told, "userId": user, "createdAt": TIME, "updatedAt": TIME})
+
+
+ALL = [
+    function("fn_1", "orders"),
+    function("fn_2", "orders", "ada"),
+    function("fn_3", "mail", "ada"),
+    function("fn_4", "sync", "ada"),
+    function("fn_5", "sync", "bob"),
+]
+
+
+class Client(FunctionClient):
+    """A client of a server that has ``ALL``."""
+
+    def iter_functions(
+        self, *, name: str | None = None, user_id: str | None = None, kind: str | None = None
+    ) -> Iterator[Function]:
+        named = (each for each in ALL if name in (None, each.name))
+        return (each for each in named if user_id in (None, each.user_id))
+
+    def get_function(self, function_id: str) -> Function:
+        return next(each for each in ALL if each.id == function_id)
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(url="http://127.0.0.1:9", api_key="cw_x")
+
+
+@pytest.mark.parametrize(
+    ("name", "user", "id_"),
+    [
+        ("orders", None, "fn_1"),
+        ("orders", "ada", "fn_2"),
+        ("mail", None, "fn_3"),
+        ("sync", "bob", "fn_5"),
+        ("fn_4", None, "fn_4"),
+    ],
+)
+def test_a_name_is_found(client: Client, name: str, user: str | None, id_: str) -> None:
+    """The account's own goes first; --user says whose; the one that there is needs no more."""
+    assert found(client, name, user).id == id_
+
+
+@pytest.mark.parametrize(
+    ("name", "user", "said"),
+    [
+        ("sync", None, "Several users have a function sync: ada, bob."),
+        ("order", None, "There is no function order. Did you mean orders?"),
+        ("mail", "bob", "There is no function mail."),
+        ("something-else", None, "There is no function something-else."),
+    ],
+)
+def test_a_name_that_is_none_is_told(
+    client: Client, name: str, user: str | None, said: str
+) -> None:
+    """With what was meant, or what would tell them apart."""
+    with pytest.raises(CommandFailed) as failure:
+        found(client, name, user)
+    assert failure.value.detail.startswith(said)
+    several = said.startswith("Several")
+    assert failure.value.exit_code == (ExitCode.USAGE if several else ExitCode.FAILED)
