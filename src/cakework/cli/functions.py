@@ -11,6 +11,7 @@ from cyclopts.validators import Number
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_client import Function, FunctionClient, Version
+from cakework.cli.function_deploys import made
 from cakework.cli.function_names import found
 from cakework.cli.output import Json, Output, ago, facts, shown
 
@@ -155,6 +156,10 @@ def _older(client: FunctionClient, function: Function) -> int:
 def _promoted(client: FunctionClient, function: Function, version: int, output: Output) -> int:
     before = function.live_version
     function = client.promote_version(function.id, version)
+    if function.live_version != version:
+        output.progress(f"version {version} is made again from its source")
+        made(client, client.get_version(function.id, version), before, output)
+        function = client.get_function(function.id)
     was = f" instead of {before}" if before not in (None, version) else ""
     output.result(function.to_dict(), f"{function.name}: version {version} is live{was}.")
     return ExitCode.OK

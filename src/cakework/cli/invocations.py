@@ -170,7 +170,9 @@ def replay_dead(
         all_: All that are listed now, instead of ids.
         function: With --all, only those of this function, by name or id.
     """
-    return _settled(ids, all_, function, FunctionClient.replay_dead_letters, "to be replayed", as_json)
+    return _settled(
+        ids, all_, function, FunctionClient.replay_dead_letters, "to be replayed", as_json
+    )
 
 
 @dead.command(name="discard")

@@ -179,7 +179,9 @@ async def test_work_by_command(commands: Commands, tmp_path: Path) -> None:
 
     assert [each["id"] for each in await commands.json("dead")] == [each["id"] for each in failed]
     assert await commands.ok("dead", "discard", failed[0]["id"]) == "1 discarded\n"
-    assert await commands.ok("dead", "replay", "--all", "--function", "orders") == "1 to be replayed\n"
+    assert (
+        await commands.ok("dead", "replay", "--all", "--function", "orders") == "1 to be replayed\n"
+    )
 
 
 async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> None:

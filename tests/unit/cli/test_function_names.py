@@ -1,12 +1,18 @@
 """A function by its name: the account's own, or an end user's."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from cakework.cli import functions
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import Function, FunctionClient
+from cakework.cli.function_client import Function, FunctionClient, Version
 from cakework.cli.function_names import found
+from cakework.cli.main import run
+from cakework_client import NotFound
 from cakework_client.wire import read
 
 TIME = "2026-11-30T12:00:00.000Z"
@@ -15,6 +21,12 @@ TIME = "2026-11-30T12:00:00.000Z"
 def function(id_: str, name: str, user: str | None = None) -> Function:
     told = {"id": id_, "name": name, "runtime": "node24", "state": "active", "url": "http://a/"}
     return read(Function, {**told, "userId": user, "createdAt": TIME, "updatedAt": TIME})
+
+
+def version_of(number: int, state: str) -> Version:
+    told = {"functionId": "fn_1", "version": number, "state": state, "buildId": "b"}
+    told |= {"runtime": "node24", "entry": "main.ts", "sourceDigest": "d", "createdAt": TIME}
+    return read(Version, told)
 
 
 ALL = [
@@ -42,6 +54,50 @@ class Client(FunctionClient):
 @pytest.fixture
 def client() -> Client:
     return Client(url="http://127.0.0.1:9", api_key="cw_x")
+
+
+class Old(Client):
+    """Has versions 9, failed, and 7, of which the source alone is kept; 8 is live."""
+
+    def __init__(self, ends: str) -> None:
+        super().__init__(url="http://127.0.0.1:9", api_key="cw_x")
+        self.live, self.states = 8, iter(["building", "building", ends])
+
+    def iter_versions(self, function_id: str) -> Iterator[Version]:
+        for number, state in ((9, "failed"), (8, "ready"), (7, "ready")):
+            yield version_of(number, state)
+
+    def get_function(self, function_id: str) -> Function:
+        return replace(ALL[0], live_version=self.live)
+
+    def promote_version(self, function_id: str, version: int) -> Function:
+        return self.get_function(function_id)
+
+    def get_version(self, function_id: str, version: int) -> Version:
+        state = next(self.states)
+        self.live = version if state == "ready" else self.live
+        return version_of(version, state)
+
+    def get_build(self, build_id: str, **_: Any) -> Any:
+        raise NotFound({"status": 404, "detail": "none"})
+
+
+@pytest.mark.parametrize("ends", ["ready", "failed"])
+def test_a_rollback_waits_until_the_old_version_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ends: str
+) -> None:
+    """It says so, and that it is live when it is."""
+
+    @contextmanager
+    def opened() -> Generator[FunctionClient]:
+        yield Old(ends)
+
+    monkeypatch.setattr(functions, "open_client", opened)
+    assert run(["rollback", "fn_1"]) == (0 if ends == "ready" else 1)
+    said = "".join(capsys.readouterr())
+    assert "version 7 is made again from its source" in said
+    assert ("orders: version 7 is live instead of 8." in said) == (ends == "ready")
+    assert ("Version 7 could not be made. Version 8 is live" in said) == (ends == "failed")
 
 
 @pytest.mark.parametrize(
