@@ -10,9 +10,9 @@ from cakework.cli.manifest import FILE
 from cakework_client import FolderError
 from cakework_client.folders import File, as_file, read_dockerignore
 
-IGNORE = ".cakeworkignore"
+IGNORE = ".dockerignore"
 LEFT_OUT = re.compile(
-    r"\.git|\.hg|\.svn|\.cakework|\.cakeworkignore|\.gitignore|\.venv|venv|node_modules"
+    r"\.git|\.hg|\.svn|\.cakework|\.dockerignore|\.gitignore|\.venv|venv|node_modules"
     r"|__pycache__|.*\.pyc|\.pytest_cache|\.mypy_cache|\.ruff_cache|\.DS_Store|\.env(\..*)?"
 )
 """Files and folders that are never code, wherever they are."""
@@ -23,7 +23,7 @@ BYTES_MAX = 10 << 20
 
 def read_code(folder: Path) -> list[File]:
     """Return the files of a function's code: all but ``LEFT_OUT``, ``cakework.toml``, and what the
-    folder's .cakeworkignore names, which is written as a .dockerignore is.
+    folder's .dockerignore names.
 
     Raises:
         CommandFailed: There are none, or too many, or one cannot be read.

@@ -21,12 +21,12 @@ def write(folder: Path, *paths: str) -> None:
 
 def test_code_is_sent_and_nothing_else(tmp_path: Path) -> None:
     """Neither secrets of the shell, nor what was installed or made beside it, nor what
-    .cakeworkignore names, nor what a link brings in from elsewhere."""
+    .dockerignore names, nor what a link brings in from elsewhere."""
     folder = tmp_path / "function"
     write(folder, "main.py", "lib/a.py", "requirements.txt", "data/.envrc", "notes/draft.md")
     write(folder, ".env", ".env.local", "lib/.env", ".git/config", "node_modules/a/index.js")
     write(folder, ".venv/bin/python", "lib/__pycache__/a.pyc", "cakework.toml", ".cakework/x")
-    (folder / ".cakeworkignore").write_text("notes\n")
+    (folder / ".dockerignore").write_text("notes\n")
     write(tmp_path, "outside.py")
     (folder / "linked.py").symlink_to(tmp_path / "outside.py")
     (folder / "inside.py").symlink_to("main.py")
@@ -45,7 +45,7 @@ def test_too_much_is_refused_before_it_is_read(
     """With what to do."""
     monkeypatch.setattr(function_folders, "FILES_MAX", 2)
     write(tmp_path, "a.py", "b.py", "c.py")
-    with pytest.raises(CommandFailed, match=r"Name what is none in \.cakeworkignore"):
+    with pytest.raises(CommandFailed, match=r"Name what is none in \.dockerignore"):
         read_code(tmp_path)
 
 
