@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from cakework import __version__
 from cakework.cli.configuration import load_settings
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import FunctionClient
 from cakework_client import (
     ApiError,
     BuildFailed,
+    CakeworkClient,
     CakeworkError,
     ConnectionFailed,
     FieldError,
@@ -59,7 +59,7 @@ OPTIONS = {
 
 
 @contextmanager
-def open_client() -> Generator[FunctionClient]:
+def open_client() -> Generator[CakeworkClient]:
     """Give a client for the server that the settings name.
 
     Raises:
@@ -73,7 +73,7 @@ def open_client() -> Generator[FunctionClient]:
     key = settings.api_key.get_secret_value()
     agent = f"cakework-cli/{__version__}"
     try:
-        client = FunctionClient(url=server_url(settings), api_key=key, user_agent=agent)
+        client = CakeworkClient(url=server_url(settings), api_key=key, user_agent=agent)
     except ValueError as error:
         raise CommandFailed(f"It cannot be: {error}.", ExitCode.USAGE) from error
     try:

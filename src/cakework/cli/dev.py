@@ -6,28 +6,27 @@ real one changes, no version of it is used up, and its URL can be called while t
 
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from cakework.cli.client import failure_of, open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import Function, FunctionClient
 from cakework.cli.function_deploys import Asked, Project, made, named, sent, with_settings
 from cakework.cli.function_folders import seen
 from cakework.cli.function_logs import follow_function_log
 from cakework.cli.functions import User
 from cakework.cli.interrupts import held_interrupt
+from cakework.cli.invoke import FIRST_WAIT_S, given_event, print_result
 from cakework.cli.invoke import failure_of as handlers_failure
-from cakework.cli.invoke import print_result, read_json
 from cakework.cli.manifest import Manifest, read_manifest
 from cakework.cli.output import Json, Output
 from cakework.cli.values import JsonText
-from cakework_client import CakeworkError, NotFound
+from cakework_client import CakeworkClient, CakeworkError, Function, NotFound
 
 LOOK_S = 0.2
 """How often the folder is looked at."""
@@ -64,7 +63,7 @@ def dev(
     output = Output(as_json=as_json)
     asked = Asked(name or _own_name(read_manifest(folder).name), user, "dev")
     with open_client() as client:
-        dev = Dev(client, folder, asked, {"data": data, "event": event}, output)
+        dev = Dev(client, folder, asked, data, event, output)
         dev.check_name()
         with dev.cleaned_up():
             while True:
@@ -76,10 +75,6 @@ def dev(
 
 def _own_name(name: str) -> str:
     return f"{name[: NAME_CHARS_MAX - len(END)]}{END}"
-
-
-def _labels(settings: Mapping[str, Any] | None) -> dict[str, str]:
-    return dict((settings or {}).get("labels") or {})
 
 
 def _wait_for_change(folder: Path, before: dict[str, tuple[int, int]]) -> None:
@@ -98,10 +93,11 @@ def _wait_for_change(folder: Path, before: dict[str, tuple[int, int]]) -> None:
 class Dev:
     """One function while it is worked on."""
 
-    client: FunctionClient
+    client: CakeworkClient
     folder: Path
     asked: Asked
-    given: dict[str, str | None]
+    data: str | None
+    event: str | None
     output: Output
     function: Function | None = None
     announced: bool = False
@@ -109,7 +105,8 @@ class Dev:
     def check_name(self) -> None:
         """Raise CommandFailed when somebody else's function has the name."""
         for each in self.client.iter_functions(name=self.asked.name):
-            if each.user_id == self._manifest().user_id and LABEL not in _labels(each.settings):
+            is_ours = LABEL in (each.settings.labels or {})
+            if each.user_id == self._manifest().user_id and not is_ours:
                 raise CommandFailed(
                     f"There is a function {each.name} that no `cakework dev` has made. Give "
                     "another --name.",
@@ -139,7 +136,7 @@ class Dev:
     def _run(self) -> None:
         began = time.monotonic()
         project = Project.read(self.folder, self.asked)
-        labels = {**_labels(project.manifest.settings), LABEL: "1"}
+        labels = {**project.manifest.settings.get("labels", {}), LABEL: "1"}
         settings = {**project.manifest.settings, "labels": labels}
         project = replace(project, manifest=replace(project.manifest, settings=settings))
         with held_interrupt() as interrupted:
@@ -160,13 +157,11 @@ class Dev:
             self._invoke(function)
 
     def _invoke(self, function: Function) -> None:
-        body: dict[str, Any] = {
-            key: read_json(value, f"--{key}") for key, value in self.given.items() if value
-        }
-        invocation = self.client.invoke_function(function.id, {"mode": "sync", **body})
-        while invocation.state in ("queued", "running"):
-            invocation = self.client.get_invocation(invocation.id, wait=50)
-        took = next((each.get("durationMs") for each in invocation.attempts or ()), None)
+        given = given_event(self.data, self.event)
+        invocation = self.client.invoke_function(function.id, wait=FIRST_WAIT_S, **given)
+        if not invocation.ended:
+            invocation = self.client.wait_for_invocation(invocation.id)
+        took = next((each.duration_ms for each in invocation.attempts), None)
         if invocation.state != "succeeded":
             raise handlers_failure(invocation)
         if self.output.as_json:

@@ -8,16 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import Function, FunctionClient, Version
 from cakework.cli.function_folders import read_code
 from cakework.cli.manifest import FILE, Manifest, read_manifest
 from cakework.cli.output import Output, shown_on_stderr
 from cakework.domain.functions import NEWEST, FunctionSettings
-from cakework_client import CakeworkClient, NotFound
-from cakework_client.folders import File
+from cakework_client import CakeworkClient, Function, NotFound, Version
+from cakework_client.folders import File, Source
+from cakework_client.models import FunctionKind, Settings
 
 LOOK_S = (0.05, 0.5)
 """How long to wait between two looks at a version, at first and at most."""
@@ -57,7 +57,7 @@ def named(manifest: Manifest, asked: Asked) -> Manifest:
     return replace(manifest, name=name, user_id=user)
 
 
-def deploy_function(client: FunctionClient, folder: Path, asked: Asked, output: Output) -> int:
+def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: Output) -> int:
     """Deploy a folder; print the URL of its function."""
     project = Project.read(folder, asked)
     began = time.monotonic()
@@ -77,7 +77,7 @@ def deploy_function(client: FunctionClient, folder: Path, asked: Asked, output: 
     return ExitCode.OK
 
 
-def with_settings(client: FunctionClient, manifest: Manifest, output: Output) -> Function:
+def with_settings(client: CakeworkClient, manifest: Manifest, output: Output) -> Function:
     """Return the function, made if there is none, with the settings that the file names."""
     named = client.iter_functions(name=manifest.name, user_id=manifest.user_id)
     function = next((each for each in named if each.user_id == manifest.user_id), None)
@@ -86,24 +86,24 @@ def with_settings(client: FunctionClient, manifest: Manifest, output: Output) ->
             manifest.name,
             manifest.runtime,
             user_id=manifest.user_id,
-            kind=manifest.kind,
-            settings=manifest.settings,
+            kind=cast("FunctionKind | None", manifest.kind),
+            settings=cast("Settings", manifest.settings),
         )
         output.progress(f"made function {made.name} ({made.runtime})")
         return made
     _check_same(function, manifest)
     differing = _differing(function, manifest)
     if differing:
-        function = client.update_function(function.id, settings=manifest.settings)
+        function = client.update_function(function.id, cast("Settings", manifest.settings))
         output.progress(f"changed {', '.join(differing)} of {function.name}")
     return function
 
 
-def sent(client: FunctionClient, function: Function, project: Project, asked: Asked) -> Version:
+def sent(client: CakeworkClient, function: Function, project: Project, asked: Asked) -> Version:
     """Send the code; return the version that is made of it, or that has it already."""
     return client.deploy_function(
         function.id,
-        project.files,
+        Source(files=project.files),
         entry=project.manifest.entry,
         signature=project.manifest.signature,
         message=asked.message,
@@ -111,7 +111,7 @@ def sent(client: FunctionClient, function: Function, project: Project, asked: As
     )
 
 
-def made(client: FunctionClient, version: Version, live: int | None, output: Output) -> Version:
+def made(client: CakeworkClient, version: Version, live: int | None, output: Output) -> Version:
     """Return a version once it is ready, having shown how its dependencies are installed.
 
     Raises:
@@ -184,7 +184,7 @@ def _check_same(function: Function, manifest: Manifest) -> None:
 
 
 def _differing(function: Function, manifest: Manifest) -> list[str]:
-    is_, wanted = _whole(function.settings or {}), _whole(manifest.settings)
+    is_, wanted = _whole(function.settings.to_dict()), _whole(manifest.settings)
     return [name for name in manifest.settings if is_[name] != wanted[name]]
 
 

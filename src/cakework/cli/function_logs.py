@@ -2,20 +2,19 @@
 
 from contextlib import suppress
 
-from cakework.cli.function_client import FunctionClient
 from cakework.cli.output import Output, shown_on_stderr
-from cakework_client import CakeworkError, NotFound
+from cakework_client import CakeworkClient, CakeworkError, NotFound
 
 
-def show_invocation_log(client: FunctionClient, invocation_id: str, output: Output) -> None:
+def show_invocation_log(client: CakeworkClient, invocation_id: str, output: Output) -> None:
     """Show the log of an invocation on standard error, until it has ended."""
     with suppress(NotFound):
-        for line in client.follow_invocation_logs(invocation_id):
+        for line in client.follow_logs(invocation_id):
             output.progress(shown_on_stderr(line.message))
 
 
-def follow_function_log(client: FunctionClient, function_id: str, output: Output) -> None:
+def follow_function_log(client: CakeworkClient, function_id: str, output: Output) -> None:
     """Show what all instances of a function print, until it is deleted or cannot be reached."""
     with suppress(CakeworkError):
-        for line in client.follow_function_logs(function_id):
+        for line in client.follow_logs(function_id):
             output.progress(shown_on_stderr(line.message))

@@ -1,14 +1,14 @@
 """Functions as people name them: by name, or by id."""
 
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import Function, FunctionClient
 from cakework.nearest import nearest
+from cakework_client import CakeworkClient, Function
 
 ID_START = "fn_"
 """No name has such a sign in it."""
 
 
-def found(client: FunctionClient, name: str, user: str | None = None) -> Function:
+def found(client: CakeworkClient, name: str, user: str | None = None) -> Function:
     """Return the function of a name or an id.
 
     A name is the account's own function of it before an end user's; ``user`` says whose it is.
@@ -35,6 +35,6 @@ def found(client: FunctionClient, name: str, user: str | None = None) -> Functio
     )
 
 
-def names(client: FunctionClient) -> dict[str, str]:
+def names(client: CakeworkClient) -> dict[str, str]:
     """Return the names of all functions, by their ids."""
     return {each.id: each.name for each in client.iter_functions()}

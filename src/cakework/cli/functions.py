@@ -10,10 +10,10 @@ from cyclopts.validators import Number
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import Function, FunctionClient, Version
 from cakework.cli.function_deploys import made
 from cakework.cli.function_names import found
 from cakework.cli.output import Json, Output, ago, facts, shown
+from cakework_client import CakeworkClient, Function, Version
 
 COLUMNS = {
     "name": "NAME",
@@ -139,7 +139,7 @@ def rollback(
         return _promoted(client, function, version, Output(as_json=as_json))
 
 
-def _older(client: FunctionClient, function: Function) -> int:
+def _older(client: CakeworkClient, function: Function) -> int:
     live = function.live_version
     if live is None:
         raise CommandFailed(f"{function.name} has no live version.", code="no_live_version")
@@ -153,7 +153,7 @@ def _older(client: FunctionClient, function: Function) -> int:
     )
 
 
-def _promoted(client: FunctionClient, function: Function, version: int, output: Output) -> int:
+def _promoted(client: CakeworkClient, function: Function, version: int, output: Output) -> int:
     before = function.live_version
     function = client.promote_version(function.id, version)
     if function.live_version != version:
@@ -180,7 +180,7 @@ def _described(function: Function, newest: Version | None) -> str:
     live = f"version {function.live_version}" if function.live_version else "nothing"
     newer = newest and newest.version != function.live_version
     more = f"; version {newest.version} is {newest.state}" if newest and newer else ""
-    settings = dict(function.settings or {})
+    settings = function.settings.to_dict()
     lines = {
         "id": function.id,
         "state": f"{function.state}: {live} is live{more}",

@@ -2,17 +2,16 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, cast
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import FunctionClient, Invocation, Matched
 from cakework.cli.function_names import found, names
 from cakework.cli.functions import User
 from cakework.cli.invoke import ended, show_end
@@ -20,6 +19,9 @@ from cakework.cli.output import Json, Output, ago, facts, shown
 from cakework.cli.values import Time, WhyEnded
 from cakework.cli.vms import Ids, for_each
 from cakework.domain.invocations import InvocationState
+from cakework_client import Attempt, CakeworkClient, Invocation
+from cakework_client.models import InvocationState as State
+from cakework_client.models import Reason as Why
 
 COLUMNS = {
     "id": "ID",
@@ -62,7 +64,12 @@ def invocations(
     with open_client() as client:
         function_id = found(client, function).id if function else None
         listed = client.iter_invocations(
-            function_id=function_id, user_id=user, state=state, reason=reason, from_=from_, to=to
+            function_id=function_id,
+            user_id=user,
+            state=cast("State | None", state),
+            reason=cast("Why | None", reason),
+            from_=from_,
+            to=to,
         )
         return _listed(client, listed, limit, Output(as_json=as_json), "No invocations.")
 
@@ -91,7 +98,7 @@ def cancel(ids: Ids, /, *, as_json: Json = False) -> int:
     Args:
         ids: Ids of the invocations.
     """
-    return for_each(ids, FunctionClient.cancel_invocation, as_json=as_json)
+    return for_each(ids, CakeworkClient.cancel_invocation, as_json=as_json)
 
 
 @app.command
@@ -142,7 +149,7 @@ def dead_letters(
     with open_client() as client:
         function_id = found(client, function).id if function else None
         listed = client.iter_dead_letters(
-            function_id=function_id, reason=reason, from_=from_, to=to
+            function_id=function_id, reason=cast("Why | None", reason), from_=from_, to=to
         )
         return _listed(client, listed, limit, Output(as_json=as_json), "No dead letters.")
 
@@ -161,18 +168,23 @@ def replay_dead(
     *,
     all_: All = False,
     function: str | None = None,
+    per_second: Annotated[float | None, Parameter(validator=Number(gt=0, lte=1000))] = None,
     as_json: Json = False,
 ) -> int:
-    """Do dead letters again, each as a new invocation, on what is live now.
+    """Do dead letters again, each as a new invocation, on what is live then, the oldest first.
 
     Args:
         ids: Ids of the dead letters.
         all_: All that are listed now, instead of ids.
         function: With --all, only those of this function, by name or id.
+        per_second: So many a second; as fast as may be if absent.
     """
-    return _settled(
-        ids, all_, function, FunctionClient.replay_dead_letters, "to be replayed", as_json
-    )
+    with open_client() as client:
+        matched = sum(
+            client.replay_dead_letters(**which, per_second=per_second).matched
+            for which in _which(client, ids, function, all_=all_)
+        )
+    return _settled(matched, ids, "to be replayed", Output(as_json=as_json))
 
 
 @dead.command(name="discard")
@@ -191,28 +203,35 @@ def discard_dead(
         all_: All that are listed now, instead of ids.
         function: With --all, only those of this function, by name or id.
     """
-    return _settled(ids, all_, function, FunctionClient.discard_dead_letters, "discarded", as_json)
+    with open_client() as client:
+        matched = sum(
+            client.discard_dead_letters(**which).matched
+            for which in _which(client, ids, function, all_=all_)
+        )
+    return _settled(matched, ids, "discarded", Output(as_json=as_json))
 
 
-def _settled(
-    ids: list[str] | None,
-    all_: bool,
-    function: str | None,
-    settle: Callable[[FunctionClient, list[str]], Matched],
-    done: str,
-    as_json: bool,
-) -> int:
+class Which(TypedDict, total=False):
+    """Which dead letters, as the client takes it."""
+
+    ids: list[str]
+    filter: dict[str, Any]
+
+
+def _which(
+    client: CakeworkClient, ids: list[str] | None, function: str | None, *, all_: bool
+) -> Iterator[Which]:
+    """Yield what to ask for: all that is meant at once, or ids as many as a call takes."""
     if bool(ids) == all_ or (function and not all_):
         raise CommandFailed("Give ids, or --all, which takes --function.", ExitCode.USAGE)
-    matched = 0
-    with open_client() as client:
-        wanted = list(ids or ())
-        if all_:
-            function_id = found(client, function).id if function else None
-            wanted = [each.id for each in client.iter_dead_letters(function_id=function_id)]
-        for start in range(0, len(wanted), IDS_AT_ONCE):
-            matched += settle(client, wanted[start : start + IDS_AT_ONCE]).matched
-    Output(as_json=as_json).result({"matched": matched}, f"{matched} {done}")
+    if all_:
+        yield Which(filter={"functionId": found(client, function).id} if function else {})
+    for start in range(0, len(ids or ()), IDS_AT_ONCE):
+        yield Which(ids=(ids or [])[start : start + IDS_AT_ONCE])
+
+
+def _settled(matched: int, ids: list[str] | None, done: str, output: Output) -> int:
+    output.result({"matched": matched}, f"{matched} {done}")
     if ids and matched < len(set(ids)):
         raise CommandFailed(
             f"{len(set(ids)) - matched} of {len(set(ids))} were no dead letters.", code="not_found"
@@ -221,7 +240,7 @@ def _settled(
 
 
 def _listed(
-    client: FunctionClient, found: Iterable[Invocation], limit: int, output: Output, empty: str
+    client: CakeworkClient, found: Iterable[Invocation], limit: int, output: Output, empty: str
 ) -> int:
     """Print a list, of which there may be more."""
     listed = [each.to_dict() for each in islice(found, limit + 1)]
@@ -243,7 +262,7 @@ def _listed(
     return ExitCode.OK
 
 
-def described(client: FunctionClient, invocation: Invocation) -> str:
+def described(client: CakeworkClient, invocation: Invocation) -> str:
     """Return an invocation as text for a person."""
     called = names(client).get(invocation.function_id)
     function = f"{called} ({invocation.function_id})" if called else invocation.function_id
@@ -261,19 +280,19 @@ def described(client: FunctionClient, invocation: Invocation) -> str:
             "result": _json(invocation.result),
         }
     )
-    lines = [invocation.id, told, *map(_attempt, invocation.attempts or ())]
+    lines = [invocation.id, told, *map(_attempt, invocation.attempts)]
     error = invocation.error
     if error:
-        stack = str(error.get("stack") or f"{error.get('type')}: {error.get('message')}")
+        stack = error.stack or f"{error.type}: {error.message}"
         lines += [f"  {line}" for line in stack.splitlines()]
     return "\n".join(shown(line, sys.stdout) for text in lines for line in text.splitlines())
 
 
-def _attempt(attempt: Mapping[str, Any]) -> str:
-    took = f", {attempt['durationMs']} ms" if "durationMs" in attempt else ""
+def _attempt(attempt: Attempt) -> str:
+    took = "" if attempt.duration_ms is None else f", {attempt.duration_ms} ms"
     return (
-        f"  attempt {attempt['attempt']}  {attempt.get('outcome', 'running')}: version "
-        f"{attempt['version']}, {attempt['start']}{took}"
+        f"  attempt {attempt.attempt}  {attempt.outcome or 'running'}: version "
+        f"{attempt.version}, {attempt.start}{took}"
     )
 
 

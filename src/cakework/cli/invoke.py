@@ -3,24 +3,22 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, cast
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import FunctionClient, Invocation
 from cakework.cli.function_logs import show_invocation_log
 from cakework.cli.function_names import found
 from cakework.cli.functions import User
 from cakework.cli.output import Json, Output, shown_on_stderr
 from cakework.cli.values import JsonText
+from cakework_client import CakeworkClient, Invocation
 
-ENDED = frozenset({"succeeded", "failed", "canceled", "expired", "skipped"})
 FIRST_WAIT_S = 2.0
 """Until an invocation that goes on has its log followed."""
-WAIT_S = 50.0
 STDIN = "-"
 
 
@@ -33,6 +31,7 @@ def invoke(
     async_: Annotated[bool, Parameter(name="--async", negative=(), show_default=False)] = False,
     wait: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     delay: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    ttl: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     version: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     user: User = None,
     as_json: Json = False,
@@ -48,27 +47,61 @@ def invoke(
         async_: Only hand it over, to be tried again if it fails; print its id.
         wait: With --async, wait for the end of all its attempts.
         delay: With --async, seconds until it may start.
+        ttl: Seconds after which it must not start any more.
         version: A version that is not live.
         user: End user for whom it is; a function of theirs goes before one of the account's.
     """
-    if data is not None and event is not None:
-        raise CommandFailed("Give --data or --event, not both.", ExitCode.USAGE)
     if not async_ and (wait or delay is not None):
         raise CommandFailed("--wait and --delay go with --async.", ExitCode.USAGE)
-    body: dict[str, Any] = {"mode": "async" if async_ else "sync"}
-    if data is not None:
-        body["data"] = read_json(data, "--data")
-    if event is not None:
-        body["event"] = read_json(event, "--event")
-    more = {"userId": user, "version": version, "delay": delay}
-    body |= {key: value for key, value in more.items() if value is not None}
     output = Output(as_json=as_json)
+    given = given_event(data, event)
     with open_client() as client:
-        function = owned_first(client, name, user)
-        return invoked(client, function, body, output, wait=wait)
+        taken = client.invoke_function(
+            owned_first(client, name, user),
+            mode="async" if async_ else "sync",
+            **given,
+            user_id=user,
+            version=version,
+            delay=delay,
+            ttl=ttl,
+            wait=None if async_ else FIRST_WAIT_S,
+        )
+        if async_ and not wait:
+            output.result(taken.to_dict(), taken.id)
+            return ExitCode.OK
+        try:
+            return show_end(client, ended(client, taken, output), output)
+        except KeyboardInterrupt:
+            output.progress(f"{taken.id} goes on: cakework invocations show {taken.id}")
+            raise
 
 
-def owned_first(client: FunctionClient, name: str, user: str | None) -> str:
+class Given(TypedDict, total=False):
+    """What a function is given, as the client takes it."""
+
+    data: Any
+    event: dict[str, Any]
+
+
+def given_event(data: str | None, event: str | None) -> Given:
+    """Return what ``--data`` or ``--event`` gives.
+
+    Raises:
+        CommandFailed: Both do, or it cannot be.
+    """
+    if data is not None and event is not None:
+        raise CommandFailed("Give --data or --event, not both.", ExitCode.USAGE)
+    if data is not None:
+        return Given(data=read_json(data, "--data"))
+    if event is None:
+        return Given()
+    found = read_json(event, "--event")
+    if not isinstance(found, dict):
+        raise CommandFailed("--event is no JSON object, as an event is.", ExitCode.USAGE)
+    return Given(event=cast("dict[str, Any]", found))
+
+
+def owned_first(client: CakeworkClient, name: str, user: str | None) -> str:
     """Return the id of a function: one of the end user's, else one of the account's own."""
     if user is not None:
         theirs = next(client.iter_functions(name=name, user_id=user), None)
@@ -77,35 +110,15 @@ def owned_first(client: FunctionClient, name: str, user: str | None) -> str:
     return found(client, name).id
 
 
-def invoked(
-    client: FunctionClient, function_id: str, body: dict[str, Any], output: Output, *, wait: bool
-) -> int:
-    """Invoke, wait if that is wanted, and show the end; return the exit code."""
-    if body["mode"] == "async" and not wait:
-        taken = client.invoke_function(function_id, body)
-        output.result(taken.to_dict(), taken.id)
-        return ExitCode.OK
-    if body["mode"] == "sync":
-        body = {**body, "wait": FIRST_WAIT_S}
-    taken = client.invoke_function(function_id, body)
-    try:
-        return show_end(client, ended(client, taken, output), output)
-    except KeyboardInterrupt:
-        output.progress(f"{taken.id} goes on: cakework invocations show {taken.id}")
-        raise
-
-
-def ended(client: FunctionClient, invocation: Invocation, output: Output) -> Invocation:
+def ended(client: CakeworkClient, invocation: Invocation, output: Output) -> Invocation:
     """Return an invocation that has ended, having shown its log."""
-    if invocation.state not in ENDED:
+    if not invocation.ended:
         output.progress(f"{invocation.id} is {invocation.state}")
     show_invocation_log(client, invocation.id, output)
-    while invocation.state not in ENDED:
-        invocation = client.get_invocation(invocation.id, wait=WAIT_S)
-    return invocation
+    return invocation if invocation.ended else client.wait_for_invocation(invocation.id)
 
 
-def show_end(client: FunctionClient, invocation: Invocation, output: Output) -> int:
+def show_end(client: CakeworkClient, invocation: Invocation, output: Output) -> int:
     """Print the result of an invocation that has ended.
 
     Raises:
@@ -120,37 +133,38 @@ def show_end(client: FunctionClient, invocation: Invocation, output: Output) -> 
     raise failure_of(invocation)
 
 
-def print_result(client: FunctionClient, invocation: Invocation, output: Output) -> None:
+def print_result(client: CakeworkClient, invocation: Invocation, output: Output) -> None:
     """Print what a handler answered: JSON in a line, or bytes as they are."""
     if invocation.result is not None:
         output.line(json.dumps(invocation.result, ensure_ascii=False))
         return
-    content, media_type = client.get_invocation_result(invocation.id)
-    if media_type.partition(";")[0] == "application/json":
-        output.line(content.decode())
-        return
-    if sys.stdout.isatty():
-        output.progress(f"{len(content)} bytes of {media_type}; send them to a file with >")
-        return
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
+    result = client.get_invocation_result(invocation.id)
+    if result.content_type.partition(";")[0] == "application/json":
+        output.line(result.content.decode())
+    elif sys.stdout.isatty():
+        size = f"{len(result.content)} bytes of {result.content_type}"
+        output.progress(f"{size}; send them to a file with >")
+    else:
+        sys.stdout.buffer.write(result.content)
+        sys.stdout.buffer.flush()
 
 
 def failure_of(invocation: Invocation) -> CommandFailed:
     """Return how a command ends with an invocation that did not succeed."""
-    error = invocation.error or {}
     code = invocation.reason or invocation.state
+    error = invocation.error
     if error:
-        detail = f"{error.get('type', 'Error')}: {error.get('message', '')}"
+        detail = f"{error.type}: {error.message}"
         # Python's has the error at its end, JavaScript's at its beginning.
-        stack = str(error.get("stack") or "").strip().removesuffix(detail).removeprefix(detail)
+        stack = (error.stack or "").strip().removesuffix(detail).removeprefix(detail)
     else:
         detail, stack = f"The invocation {invocation.state}: {code}.", ""
     tries = f" after {invocation.attempt} attempts" if invocation.attempt > 1 else ""
     said = [shown_on_stderr(line) for line in detail.splitlines()]
     said += [f"  {shown_on_stderr(line)}" for line in stack.splitlines() if line]
     said.append(f"{invocation.id} {invocation.state}: {code}{tries}.")
-    problem = {"code": code, "detail": detail, **error, "invocationId": invocation.id}
+    told = error.to_dict() if error else {}
+    problem = {"code": code, "detail": detail, **told, "invocationId": invocation.id}
     return CommandFailed("\n".join(said), code=code, problem=problem)
 
 

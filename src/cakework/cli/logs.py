@@ -1,8 +1,6 @@
 """``cakework logs``: read a log, or follow it as it grows."""
 
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -11,15 +9,14 @@ from cyclopts.validators import Number
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import FunctionClient
 from cakework.cli.function_names import found
 from cakework.cli.functions import User
 from cakework.cli.output import Json, Output, iso
 from cakework.cli.values import Time
-from cakework_client import LogLine
+from cakework_client import CakeworkClient, LogLine
 
-INVOCATION = "inv_"
-VM_OR_BUILD = re.compile(r"[0-9a-f]{14}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+AN_ID = re.compile(r"(fn|inv)_.*|[0-9a-f]{14}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""Of a function, an invocation, a VM or a build."""
 
 
 def logs(
@@ -55,32 +52,19 @@ def logs(
         raise CommandFailed("--follow takes neither --order nor --batch.", ExitCode.USAGE)
     output = Output(as_json=as_json)
     with open_client() as client:
-        read, followed = log_of(client, source, user)
+        source_id = id_of(client, source, user)
         if follow:
-            lines = followed(query=query, from_=from_, to=to)
+            lines = client.follow_logs(source_id, query=query, from_=from_, to=to)
         else:
-            lines = read(query=query, from_=from_, to=to, order=order)
+            lines = client.iter_logs(source_id, query=query, from_=from_, to=to, order=order)
         for line in islice(lines, batch):
             show(line, output, timestamps=timestamps)
     return ExitCode.OK
 
 
-def log_of(
-    client: FunctionClient, source: str, user: str | None
-) -> tuple[Callable[..., Iterable[LogLine]], Callable[..., Iterable[LogLine]]]:
-    """Return what reads a log and what follows it; what is no id is the name of a function."""
-    if source.startswith(INVOCATION):
-        return (
-            partial(client.iter_invocation_logs, source),
-            partial(client.follow_invocation_logs, source),
-        )
-    if VM_OR_BUILD.fullmatch(source) or not source:
-        return partial(client.iter_logs, source), partial(client.follow_logs, source)
-    function_id = found(client, source, user).id
-    return (
-        partial(client.iter_function_logs, function_id),
-        partial(client.follow_function_logs, function_id),
-    )
+def id_of(client: CakeworkClient, source: str, user: str | None) -> str:
+    """Return the id of what has a log; what is no id is the name of a function."""
+    return source if not source or AN_ID.fullmatch(source) else found(client, source, user).id
 
 
 def show(line: LogLine, output: Output, *, timestamps: bool) -> None:

@@ -9,11 +9,11 @@ from cyclopts import App
 
 from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import FunctionClient
 from cakework.cli.function_names import found, names
 from cakework.cli.functions import User
 from cakework.cli.output import Json, Output, ago
 from cakework.cli.values import SecretName
+from cakework_client import CakeworkClient
 
 COLUMNS = {
     "name": "NAME",
@@ -134,7 +134,7 @@ def _row(secret: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _scope(client: FunctionClient, function: str | None, user: str | None) -> dict[str, str | None]:
+def _scope(client: CakeworkClient, function: str | None, user: str | None) -> dict[str, str | None]:
     if function is None:
         return {"function_id": None, "user_id": user}
     return {"function_id": found(client, function, user).id, "user_id": None}

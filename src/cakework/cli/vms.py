@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 from cakework.cli.client import failure_of, open_client
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import FunctionClient
 from cakework.cli.output import Json, Output
 from cakework_client import Answer, ApiError, CakeworkClient, Conflict, Vm
 
@@ -81,7 +80,7 @@ def suspend_vm(client: CakeworkClient, vm_id: str) -> Vm:
     return client.stop_cached_vm(vm_id, keep="memory")
 
 
-Act = Callable[[FunctionClient, str], Answer]
+Act = Callable[[CakeworkClient, str], Answer]
 
 
 def for_each(ids: list[str], act: Act, *, as_json: bool) -> int:
@@ -91,7 +90,7 @@ def for_each(ids: list[str], act: Act, *, as_json: bool) -> int:
         return max(for_one(client, id_, act, output) for id_ in ids)
 
 
-def for_one(client: FunctionClient, id_: str, act: Act, output: Output) -> int:
+def for_one(client: CakeworkClient, id_: str, act: Act, output: Output) -> int:
     """Do it to one thing; return its exit code, having said what went wrong."""
     try:
         done = act(client, id_)
