@@ -362,7 +362,7 @@ class FunctionSettings(Answer):
     env_vars: dict[str, str] | None = None
     secrets: list[str]
     secrets_at_init: bool
-    http: HttpSettings | None = None
+    http: HttpSettings
     retry: RetryPolicy
     on_failure: FailureHandler | None = None
     labels: dict[str, str] | None = None

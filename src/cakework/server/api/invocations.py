@@ -618,8 +618,9 @@ class InvocationRoutes:
         with self.logs.counted(account):
             async for found in self.changes.follow(account, wanted, after_ms, LISTED_BYTES_MAX):
                 match found:
-                    case "begun":
-                        yield ": following\n\n"
+                    case int():
+                        # With an id, so that who is cut off before anything changed goes on here.
+                        yield f"id: {found}\n: following\n\n"
                     case "quiet":
                         yield ": still here\n\n"
                     case _:

@@ -29,8 +29,8 @@ BEHIND_MS = 10_000
 """How late what changed may be seen: a writer waits for its turn, and clocks differ."""
 BATCH = 100
 HEARTBEAT_S = 15.0
-Quiet = Literal["begun", "quiet"]
-"""What changes from here on is given out; nothing changed for a while."""
+Quiet = Literal["quiet"]
+"""Nothing changed for a while."""
 
 
 class Changes:
@@ -57,9 +57,10 @@ class Changes:
         after_ms: int | None,
         bytes_max: int,
         heartbeat_s: float = HEARTBEAT_S,
-    ) -> AsyncGenerator[list[Found] | Quiet]:
-        """Yield invocations each time they have changed, since ``after_ms`` (None: from now on),
-        until the server is going away. One batch at a time is in memory.
+    ) -> AsyncGenerator[list[Found] | Quiet | int]:
+        """Yield the time from which on changes are given out, then invocations each time they have
+        changed since ``after_ms`` (None: from now on), until the server is going away. One batch
+        at a time is in memory.
 
         Events and results come with those of at most ``bytes_max`` bytes.
         """
@@ -68,7 +69,7 @@ class Changes:
         if after_ms is None:
             async for rows in self._since(account, wanted, newest - BEHIND_MS):
                 seen |= {row.id: _mark(row) for row in rows}
-        yield "begun"
+        yield newest
         quiet_s = 0.0
         with self._followers.follow(Source(f"invocations:{account}")) as changed:
             while not self._followers.closing:
