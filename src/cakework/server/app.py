@@ -35,6 +35,8 @@ from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
+from cakework.server.functions.changes import Changes
+from cakework.server.functions.dead_letters import DeadLetters
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.functions import Functions
@@ -108,6 +110,7 @@ RETENTION_FIRST_S = 30.0
 DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
+REPLAY_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 
 
@@ -129,6 +132,7 @@ class FunctionParts:
 
     functions: Functions
     invocations: Invocations
+    dead_letters: DeadLetters
     adapter: Adapter
     dispatch: DispatchLoop
     loops: tuple[Loop, ...]
@@ -164,6 +168,7 @@ class Server:
     idempotency: Idempotency
     webhooks: Webhooks
     functions: FunctionParts
+    changes: Changes
     loops: tuple[Loop, ...]
     journal: JournalReader
     lines: LinesReader
@@ -299,6 +304,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
             *(webhooks.loop, retention, *functions.loops),
         ),
         functions=functions,
+        changes=Changes(database, functions.invocations, followers, clock),
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
     )
@@ -355,7 +361,12 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         WebhookRoutes(parts.webhooks.endpoints, parts.webhooks.deliveries).router(door),
         LogRoutes(parts.logs, Owners(parts.vms, parts.builds)).router(door),
         FunctionRoutes(parts.functions.functions, settings.proxy_port).router(door),
-        InvocationRoutes(parts.functions.invocations).router(door),
+        InvocationRoutes(
+            parts.functions.invocations,
+            parts.functions.dead_letters,
+            parts.changes,
+            parts.logs,
+        ).router(door),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -419,6 +430,8 @@ def _functions(
         dispatch_hint.set,
     )
     invocations = Invocations(database, sealer, endings, clock, dispatch_hint.set)
+    replay_hint = asyncio.Event()
+    dead_letters = DeadLetters(database, invocations, clock, replay_hint.set)
     instances = Instances(database, server_id, functions, machines, adapter, deploys, clock)
     attempts = Attempts(
         database,
@@ -439,9 +452,11 @@ def _functions(
     return FunctionParts(
         functions,
         invocations,
+        dead_letters,
         adapter,
         dispatch,
         (
+            Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", deploys.one_pass, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),

@@ -30,7 +30,7 @@ class _Token(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     c: int = Field(ge=0, le=2**62)
-    i: str = Field(pattern=rf"^[0-9A-Za-z-]{{1,{_ID_CHARS_MAX}}}$")
+    i: str = Field(pattern=rf"^[0-9A-Za-z_-]{{1,{_ID_CHARS_MAX}}}$")
 
 
 def token_of(place: Place | None) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import httpcore2
 import httpx2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 
 from cakework.dialer import Dialer, DialFailed
@@ -52,6 +52,11 @@ class HandlerError(_Told):
     stack: str | None = None
     retriable: bool = True
     retry_after: float | None = Field(default=None, ge=0)
+
+    @field_validator("type", "message", "stack")
+    @classmethod
+    def _cut(cls, text: str | None) -> str | None:
+        return text and text[:ERROR_CHARS_MAX]
 
 
 class Loaded(_Told):

@@ -46,7 +46,6 @@ CLAIM_MS = 15_000
 RENEW_MS = 5_000
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
-ERROR_CHARS_MAX = 65_536
 SUCCEEDED = "succeeded"
 _KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
@@ -273,7 +272,7 @@ class Attempts:
     def _tell(self, row: InvocationRow, answer: Answer) -> None:
         if answer.outcome == "error":
             told = answer.error.model_dump_json(by_alias=True) if answer.error else None
-            row.error = storable(told)[:ERROR_CHARS_MAX] if told else None
+            row.error = storable(told) if told else None
             return
         kept, kind = {"json": answer.result}, "application/json"
         if answer.result_base64 is not None:

@@ -114,7 +114,7 @@ class Logs:
             QuotaExceeded: the account follows as many logs as it may.
         """
         query = replace(query, batch=FOLLOW_BATCH)
-        with self._counted(account), self._followers.follow(query.source) as changed:
+        with self.counted(account), self._followers.follow(query.source) as changed:
             while not self._followers.closing:
                 changed.clear()
                 whole = await self._is_whole(log)
@@ -134,7 +134,7 @@ class Logs:
                     yield "quiet"
 
     @contextmanager
-    def _counted(self, account: AccountId) -> Generator[None]:
+    def counted(self, account: AccountId) -> Generator[None]:
         """Count one who follows while the block runs. Raises QuotaExceeded."""
         self.check_followed(account)
         self._followed.take(account)
