@@ -184,7 +184,8 @@ def _check_same(function: Function, manifest: Manifest) -> None:
 
 
 def _differing(function: Function, manifest: Manifest) -> list[str]:
-    is_, wanted = _whole(function.settings.to_dict()), _whole(manifest.settings)
+    shown, wanted = function.settings.to_dict(), _whole(manifest.settings)
+    is_ = _whole({name: shown[name] for name in manifest.settings if name in shown})
     return [name for name in manifest.settings if is_[name] != wanted[name]]
 
 

@@ -2,17 +2,31 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cakework.cli.exits import CommandFailed
-from cakework.cli.function_client import Invocation
 from cakework.cli.invoke import failure_of, read_json
 from cakework.cli.main import run
 from cakework.cli.output import ago
+from cakework_client import Invocation
 from cakework_client.wire import read
 
 TIME = "2026-11-30T12:00:00.000Z"
+FAILED: dict[str, Any] = {
+    "id": "inv_1",
+    "functionId": "fn_1",
+    "state": "failed",
+    "reason": "handler_error",
+    "trigger": "api",
+    "kind": "queued",
+    "depth": 0,
+    "attempts": [],
+    "attempt": 2,
+    "createdAt": TIME,
+    "updatedAt": TIME,
+}
 
 
 @pytest.fixture
@@ -83,11 +97,9 @@ def test_data_comes_from_a_file(tmp_path: Path) -> None:
 
 def test_an_error_is_told_once() -> None:
     """Python's traceback has it at the end, JavaScript's at the beginning."""
-    answer = {"id": "inv_1", "functionId": "fn_1", "state": "failed", "reason": "handler_error"}
-    answer |= {"trigger": "api", "kind": "queued", "createdAt": TIME, "updatedAt": TIME}
     for stack in ("Traceback:\n  line 3\nError: no\n", "Error: no\n    at main.ts:3"):
-        error = {"type": "Error", "message": "no", "stack": stack}
-        failure = failure_of(read(Invocation, {**answer, "attempt": 2, "error": error}))
+        error = {"type": "Error", "message": "no", "stack": stack, "retriable": True}
+        failure = failure_of(read(Invocation, {**FAILED, "error": error}))
         assert failure.detail.count("Error: no") == 1
         assert "3" in failure.detail
         assert failure.detail.endswith("inv_1 failed: handler_error after 2 attempts.")
@@ -97,10 +109,9 @@ def test_an_error_is_told_once() -> None:
 def test_an_error_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a stranger's text."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    answer = {"id": "inv_1", "functionId": "fn_1", "state": "failed", "reason": "handler_error"}
-    answer |= {"trigger": "api", "kind": "queued", "createdAt": TIME, "updatedAt": TIME}
-    error = {"type": "Error", "message": "a\x1b[2Jb", "stack": "c\x1b[31md\n"}
-    failure = failure_of(read(Invocation, {**answer, "attempt": 1, "error": error}))
+    error: dict[str, Any] = {"type": "Error", "message": "a\x1b[2Jb", "stack": "c\x1b[31md\n"}
+    error["retriable"] = True
+    failure = failure_of(read(Invocation, {**FAILED, "error": error}))
     assert "\x1b" not in failure.detail
     assert "a\\x1b[2Jb" in failure.detail
 

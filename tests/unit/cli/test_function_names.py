@@ -3,29 +3,32 @@
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from cakework.cli import functions
 from cakework.cli.exits import CommandFailed, ExitCode
-from cakework.cli.function_client import Function, FunctionClient, Version
 from cakework.cli.function_names import found
 from cakework.cli.main import run
-from cakework_client import NotFound
+from cakework.domain.functions import FunctionSettings
+from cakework_client import CakeworkClient, Function, NotFound, Version
 from cakework_client.wire import read
 
 TIME = "2026-11-30T12:00:00.000Z"
+SETTINGS = FunctionSettings().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def function(id_: str, name: str, user: str | None = None) -> Function:
     told = {"id": id_, "name": name, "runtime": "node24", "state": "active", "url": "http://a/"}
-    return read(Function, {**told, "userId": user, "createdAt": TIME, "updatedAt": TIME})
+    told |= {"kind": "function", "createdAt": TIME, "updatedAt": TIME}
+    return read(Function, {**told, "userId": user, "settings": SETTINGS})
 
 
 def version_of(number: int, state: str) -> Version:
     told = {"functionId": "fn_1", "version": number, "state": state, "buildId": "b"}
-    told |= {"runtime": "node24", "entry": "main.ts", "sourceDigest": "d", "createdAt": TIME}
+    told |= {"runtime": "node24", "entry": "main.ts", "sourceDigest": "d"}
+    told |= {"createdAt": TIME, "updatedAt": TIME}
     return read(Version, told)
 
 
@@ -38,8 +41,8 @@ ALL = [
 ]
 
 
-class Client(FunctionClient):
-    """A client of a server that has ``ALL``."""
+class Client:
+    """As a client of a server that has ``ALL``."""
 
     def iter_functions(
         self, *, name: str | None = None, user_id: str | None = None, kind: str | None = None
@@ -52,15 +55,14 @@ class Client(FunctionClient):
 
 
 @pytest.fixture
-def client() -> Client:
-    return Client(url="http://127.0.0.1:9", api_key="cw_x")
+def client() -> CakeworkClient:
+    return cast("CakeworkClient", Client())
 
 
 class Old(Client):
     """Has versions 9, failed, and 7, of which the source alone is kept; 8 is live."""
 
     def __init__(self, ends: str) -> None:
-        super().__init__(url="http://127.0.0.1:9", api_key="cw_x")
         self.live, self.states = 8, iter(["building", "building", ends])
 
     def iter_versions(self, function_id: str) -> Iterator[Version]:
@@ -89,8 +91,8 @@ def test_a_rollback_waits_until_the_old_version_is_made_again(
     """It says so, and that it is live when it is."""
 
     @contextmanager
-    def opened() -> Generator[FunctionClient]:
-        yield Old(ends)
+    def opened() -> Generator[CakeworkClient]:
+        yield cast("CakeworkClient", Old(ends))
 
     monkeypatch.setattr(functions, "open_client", opened)
     assert run(["rollback", "fn_1"]) == (0 if ends == "ready" else 1)
@@ -110,7 +112,7 @@ def test_a_rollback_waits_until_the_old_version_is_made_again(
         ("fn_4", None, "fn_4"),
     ],
 )
-def test_a_name_is_found(client: Client, name: str, user: str | None, id_: str) -> None:
+def test_a_name_is_found(client: CakeworkClient, name: str, user: str | None, id_: str) -> None:
     """The account's own goes first; --user says whose; the one that there is needs no more."""
     assert found(client, name, user).id == id_
 
@@ -125,7 +127,7 @@ def test_a_name_is_found(client: Client, name: str, user: str | None, id_: str) 
     ],
 )
 def test_a_name_that_is_none_is_told(
-    client: Client, name: str, user: str | None, said: str
+    client: CakeworkClient, name: str, user: str | None, said: str
 ) -> None:
     """With what was meant, or what would tell them apart."""
     with pytest.raises(CommandFailed) as failure:

@@ -11,8 +11,8 @@ import pytest
 
 from cakework.cli import secrets
 from cakework.cli.exits import CommandFailed
-from cakework.cli.function_client import FunctionClient
 from cakework.cli.main import run
+from cakework_client import CakeworkClient
 from cakework_client.wire import read
 
 TIME = "2026-11-30T12:00:00.000Z"
@@ -45,17 +45,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     asked: list[tuple[str, Any]] = []
 
     def call(
-        _client: FunctionClient, kind: Any, method: str, path: str, _options: Any, **more: Any
+        _client: CakeworkClient, kind: Any, method: str, path: str, _options: Any, **more: Any
     ) -> Any:
         asked.append((f"{method} {path}", more))
         found = {"functions": [FUNCTION], "secrets": [SECRET, {**SECRET, "functionId": "fn_1"}]}
         return read(kind, {**SECRET, **found})
 
     @contextmanager
-    def opened() -> Generator[FunctionClient]:
-        yield FunctionClient(url="http://127.0.0.1:9", api_key="cw_x")
+    def opened() -> Generator[CakeworkClient]:
+        yield CakeworkClient(url="http://127.0.0.1:9", api_key="cw_x")
 
-    monkeypatch.setattr(FunctionClient, "_call", call)
+    monkeypatch.setattr(CakeworkClient, "_call", call)
     monkeypatch.setattr(secrets, "open_client", opened)
     return asked
 

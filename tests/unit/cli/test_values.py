@@ -15,7 +15,16 @@ from cakework_client import InvalidRequest
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "docs" / "openapi.json").read_text())
-HELPED = {"diskSize", "hooks", "keep", "pagination", "follow", "enabled", "files"}
+HELPED = {
+    *("diskSize", "hooks", "keep", "pagination", "follow", "enabled", "files"),
+    *("filter", "ids", "mode", "promote", "wait"),
+}
+    "filter",
+    "ids",
+    "mode",
+    "promote",
+    "wait",
+}
 """Fields that no option gives, or that are no value: nothing can be wrong with them."""
 WRONG = [
     ["run", "i", "--cpu", "9"],
