@@ -361,8 +361,8 @@ class FunctionSettings(Answer):
     snapshot: Literal["ready", "none"]
     env_vars: dict[str, str] | None = None
     secrets: list[str]
-    secrets_at_init: bool
-    http: HttpSettings
+    secrets_at_init: bool = False
+    http: HttpSettings = HttpSettings(auth="none")
     retry: RetryPolicy
     on_failure: FailureHandler | None = None
     labels: dict[str, str] | None = None

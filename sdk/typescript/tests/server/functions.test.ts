@@ -89,6 +89,8 @@ test("a folder becomes a function, whose work is asked for, followed and done ag
   }
   await following.return();
 
+  const later = await client.invokeFunction(id, { mode: "async", delay: 600 });
+  assert.equal((await client.cancelInvocation(later.id)).state, "canceled");
   const failed = await client.invoke(id, "raise");
   assert.deepEqual(
     [failed.state, failed.reason, failed.error?.type],
