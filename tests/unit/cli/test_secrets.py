@@ -12,6 +12,7 @@ import pytest
 from cakework.cli import secrets
 from cakework.cli.exits import CommandFailed
 from cakework.cli.main import run
+from cakework.domain.functions import FunctionSettings
 from cakework_client import CakeworkClient
 from cakework_client.wire import read
 
@@ -23,6 +24,8 @@ FUNCTION = {
     "runtime": "node24",
     "state": "active",
     "url": "http://a/",
+    "kind": "function",
+    "settings": FunctionSettings().model_dump(mode="json", by_alias=True, exclude_none=True),
     "createdAt": TIME,
     "updatedAt": TIME,
 }
