@@ -29,6 +29,8 @@ export default defineConfig({
             { label: "Functions", slug: "docs/functions" },
             { label: "Handlers", slug: "docs/functions/handlers" },
             { label: "Invocations and retries", slug: "docs/functions/invocations" },
+            { label: "URLs", slug: "docs/functions/urls" },
+            { label: "Secrets", slug: "docs/functions/secrets" },
           ],
         },
         {

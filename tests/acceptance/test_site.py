@@ -24,6 +24,8 @@ PAGES = (
     "/docs/functions/",
     "/docs/functions/handlers/",
     "/docs/functions/invocations/",
+    "/docs/functions/urls/",
+    "/docs/functions/secrets/",
     "/docs/reference/rest/",
     "/docs/reference/typescript/",
     "/docs/reference/python/",
