@@ -18,6 +18,7 @@ from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE_S = 240.0
 MAIN = """\
 def handler(event, context):
     data = event.get("data")
@@ -95,7 +96,7 @@ async def test_a_functions_road(commands: Commands, tmp_path: Path) -> None:
     commands.may_build.clear()
     command = await commands.start("deploy", folder)
     assert command.process.stderr
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         errors = (await command.process.stderr.readuntil(b"building its")).decode()
     commands.may_build.set()
     status, output, more = await command.ended()
@@ -197,11 +198,11 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     assert errors
 
     async def told(words: str) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while words not in (line := (await errors.readline()).decode()):
                 assert line, f"it ended before it said {words}"
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         assert await process.stdout.readline() == b'{"said": 1}\n'
     await told("answered")
     project(folder, "import nothing_there\n")
@@ -211,7 +212,7 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     project(folder, "def handler(event):\n    raise KeyError(event['data'])\n")
     await told("KeyError: 1")
     project(folder, "def handler(event):\n    return 2\n")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         assert await process.stdout.readline() == b"2\n"
     listed = await commands.json("functions")
     assert [each["name"] for each in listed] == ["orders-dev", "theirs"]
