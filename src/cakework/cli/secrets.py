@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from getpass import getpass
-from typing import Any
+from typing import Any, TypedDict
 
 from cyclopts import App
 
@@ -134,7 +134,14 @@ def _row(secret: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _scope(client: CakeworkClient, function: str | None, user: str | None) -> dict[str, str | None]:
-    if function is None:
-        return {"function_id": None, "user_id": user}
-    return {"function_id": found(client, function, user).id, "user_id": None}
+class Scope(TypedDict, total=False):
+    """Whose secrets, as the client takes it."""
+
+    function_id: str
+    user_id: str
+
+
+def _scope(client: CakeworkClient, function: str | None, user: str | None) -> Scope:
+    if function is not None:
+        return Scope(function_id=found(client, function, user).id)
+    return Scope() if user is None else Scope(user_id=user)
