@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""The demo: two services built from files, each run in a microVM, called, their logs read; and a
-function, deployed and invoked.
+"""The demo: two services built from files, each run in a microVM, called, their logs read.
 
 Brings a server of its own up on free ports, keeps everything in CAKEWORK_DATA_DIR (default:
 ./cakework-data), and leaves nothing running. Ends with 1 when any step fails.
@@ -9,7 +8,6 @@ Brings a server of its own up on free ports, keeps everything in CAKEWORK_DATA_D
 import json
 import os
 import secrets
-import shlex
 import signal
 import subprocess
 import sys
@@ -27,7 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CAKEWORK = [sys.executable, "-m", "cakework.cli"]
 DATA_DIR = Path(os.environ.get("CAKEWORK_DATA_DIR", ROOT / "cakework-data")).absolute()
 SERVICES = ("python-web", "node-web")
-FUNCTION = "greeter"
 ANSWER_S = 60.0
 GONE_S = 5.0
 COLOUR = sys.stdout.isatty()
@@ -56,8 +53,6 @@ class Demo:
     env: dict[str, str]
     up_s: float
     services: list[Service] = field(default_factory=list)
-    deploy_s: float = 0
-    invoked_s: float = 0
 
     def cakework(self, *arguments: str) -> str:
         """Run a command of the command line; its progress is shown, its output returned."""
@@ -87,7 +82,6 @@ def main() -> int:
         with server() as demo:
             for name in SERVICES:
                 demo.services.append(show_service(demo, name))
-            show_function(demo, FUNCTION)
         check_nothing_left()
     except StepFailed as failure:
         say(f"\nThe demo failed: {failure}", "1;31")
@@ -226,24 +220,6 @@ def show_log(demo: Demo, vm_id: str) -> None:
         raise StepFailed("the log lacks what the service printed")
 
 
-def show_function(demo: Demo, name: str) -> None:
-    """Deploy a function, invoke it twice, delete it."""
-    say(f"\n▸ {name}", "1")
-    began = time.monotonic()
-    demo.cakework("deploy", f"examples/{name}", "--json")
-    demo.deploy_s = time.monotonic() - began
-    try:
-        for who in ("Ada", "Grace"):
-            began = time.monotonic()
-            answer = demo.cakework("invoke", name, "--data", json.dumps({"name": who}))
-            demo.invoked_s = time.monotonic() - began
-            say(f"    {answer.strip()}")
-            if json.loads(answer)["message"] != f"Hello, {who}":
-                raise StepFailed(f"{name} answered something else")
-    finally:
-        demo.cakework("functions", "delete", name)
-
-
 def check_nothing_left() -> None:
     """Look for processes of this data folder's VMs until the last has ended."""
     deadline = time.monotonic() + GONE_S
@@ -280,16 +256,12 @@ def summarise(demo: Demo, total_s: float) -> None:
             f"  {service.name:12}{service.build_s:7.1f} s{service.start_s:7.2f} s"
             f"{service.answer_s:10.2f} s{service.again_s * 1000:6.0f} ms"
         )
-    say(
-        f"\n  function {FUNCTION}: deployed in {demo.deploy_s:.1f} s, then invoked in "
-        f"{demo.invoked_s * 1000:.0f} ms"
-    )
     say(f"\n  server up in {demo.up_s:.1f} s, all in {total_s:.1f} s")
 
 
 def show_command(*words: str) -> None:
     """Show a command as a person would type it."""
-    say(f"  $ {shlex.join(words)}", "36")
+    say(f"  $ {' '.join(words)}", "36")
 
 
 def say(text: str, colour: str = "0") -> None:
