@@ -282,6 +282,12 @@ async def test_what_is_refused_has_a_code_and_changed_nothing(
     await rig.refused(400, "POST", "/v1/functions", json=body)
     assert (await rig.ok("GET", "/v1/functions"))["functions"] == []
 
+    for content in ("\u00fc", "a", "a=b="):
+        file = {"dir": ".", "name": "main.py", "content": content, "encoding": "base64"}
+        body = {"name": "f", "runtime": "python", "source": {"files": [file]}}
+        problem = await rig.refused(400, "POST", "/v1/functions", json=body)
+        assert problem["errors"][0]["field"] == "source.files.0.content"
+
     empty = (await rig.ok("POST", "/v1/functions", json={"name": "f", "runtime": "node"}))["id"]
     problem = await rig.refused(409, "POST", f"/v1/functions/{empty}/invoke", json={})
     assert problem["code"] == "no_live_version"

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -460,7 +459,7 @@ def _content(index: int, file: File) -> bytes:
         return file.content.encode()
     try:
         return base64.b64decode(file.content, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidRequest(
             f"The source cannot be taken: files.{index} is not base64.",
             [FieldError(f"source.files.{index}.content", "is not base64")],
