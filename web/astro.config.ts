@@ -24,6 +24,16 @@ export default defineConfig({
       sidebar: [
         { label: "Getting Started", slug: "docs" },
         {
+          label: "Functions",
+          items: [
+            { label: "Functions", slug: "docs/functions" },
+            { label: "Handlers", slug: "docs/functions/handlers" },
+            { label: "Invocations and retries", slug: "docs/functions/invocations" },
+            { label: "URLs", slug: "docs/functions/urls" },
+            { label: "Secrets", slug: "docs/functions/secrets" },
+          ],
+        },
+        {
           label: "Reference",
           items: [
             { label: "REST", slug: "docs/reference/rest" },

@@ -20,6 +20,8 @@ from tests.acceptance.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 CAKEWORK = [sys.executable, "-m", "cakework.cli"]
 DEADLINE_S = 240.0
+BLOCK = "^```{}\n(.*?)^```"
+FLAGS = re.MULTILINE | re.DOTALL
 WEB = 'CMD ["httpd", "-f", "-p", "8000", "-h", "/www"]\n'
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -164,12 +166,12 @@ def test_ctrl_c_cancels_a_build(api: Api, env: dict[str, str], tmp_path: Path) -
 
 @pytest.mark.usefixtures("python")
 def test_the_readmes_commands_can_be_copied(env: dict[str, str], api: Api, tmp_path: Path) -> None:
-    """Those with the command line, then those with curl, each as it stands but for the key."""
+    """Those with the command line, with curl, for a function; each as it stands but for the key."""
     for name in (".venv", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     told = (ROOT / "README.md").read_text()
-    [use] = re.findall("^## Use it\n(.*?)^## ", told, re.MULTILINE | re.DOTALL)
-    serve, commands, calls = re.findall("^```sh\n(.*?)^```", use, re.MULTILINE | re.DOTALL)
+    [use] = re.findall("^## Use it\n(.*?)^## ", told, FLAGS)
+    serve, commands, calls, functions = re.findall(BLOCK.format("sh"), use, FLAGS)
     assert serve.startswith("make serve")
     script = commands.replace("cw_…", env["CAKEWORK_API_KEY"]).replace("cakework doctor", "true")
     assert "Hello, you!\n" in (shown := in_shell(script, env, tmp_path))
@@ -179,6 +181,13 @@ def test_the_readmes_commands_can_be_copied(env: dict[str, str], api: Api, tmp_p
     assert '"state":"destroyed"' in called.replace(" ", "")
     for vm in api.vms(status="started"):
         api.post(f"/v1/vm/{vm['id']}/destroy")
+    (tmp_path / "orders").mkdir()
+    for language, name in (("python", "main.py"), ("toml", "cakework.toml")):
+        (text,) = re.findall(BLOCK.format(language), use, FLAGS)
+        (tmp_path / "orders" / name).write_text(text)
+    shown = in_shell(f'PATH="$PWD/.venv/bin:$PATH"\n{functions}', env, tmp_path)
+    assert shown.endswith('{"paid": 12}\n')
+    in_shell(".venv/bin/cakework functions delete orders", env, tmp_path)
 
 
 def in_shell(script: str, env: dict[str, str], folder: Path) -> str:

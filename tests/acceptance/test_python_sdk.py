@@ -1,10 +1,12 @@
 """The Python client against the running platform: every call, of both kinds, errors included."""
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,6 +25,7 @@ from cakework_client import (
     InvalidRequest,
     LogLine,
     NotFound,
+    RetrySettings,
     TooLarge,
     Unauthenticated,
     Vm,
@@ -70,6 +73,10 @@ def test_every_call_of_the_contract(
     about_cached_vms(sdk, busybox)
     about_kept_programs(sdk, busybox)
     about_webhooks(sdk)
+    function_id = about_functions(sdk, tmp_path)
+    about_drafts_and_archives(sdk, function_id)
+    about_secrets(sdk, function_id)
+    sdk.delete_function(function_id)
     assert (sdk.healthz().status, sdk.readyz().node) == ("ok", "ok")
     operations = {snake_case(name) for name in set(OPERATIONS) - set(SECOND_NAMES)}
     assert operations - sdk.called == set()
@@ -172,6 +179,86 @@ def about_kept_programs(sdk: CakeworkClient, image: str) -> None:
 
 def made(vm: Vm) -> bool:
     return vm.snapshot is not None and vm.snapshot.state == "made"
+
+
+CODE = """
+import os
+def handler(event, context):
+    print("at work")
+    if event["data"] == "raise":
+        raise ValueError("no")
+    return event["data"]
+"""
+
+
+def about_functions(sdk: CakeworkClient, folder: Path) -> str:
+    """Return the id of a function that is live."""
+    code = folder / "code"
+    code.mkdir(exist_ok=True)
+    (code / "main.py").write_text(CODE)
+    retry: RetrySettings = {"maxAttempts": 1}
+    made = sdk.create_function(f"f-{uuid4()}", "python", settings={"retry": retry})
+    version = sdk.deploy_folder(made.id, code)
+    assert sdk.wait_for_version(made.id, version.version, timeout=300).state == "ready"
+    assert sdk.get_version(made.id, 1).handlers == ["event"]
+    assert [each.version for each in sdk.list_versions(made.id).versions] == [1]
+    assert [file.path for file in sdk.get_version_source(made.id, 1).files] == ["main.py"]
+    assert sdk.promote_version(made.id, 1).live_version == 1
+    assert sdk.get_function(made.id).state == "active"
+    assert sdk.list_functions(name=made.name).functions[0].id == made.id
+    assert sdk.update_function(made.id, {"timeout": 9}).settings.timeout == 9
+
+    done = sdk.invoke(made.id, {"n": 1})
+    assert (done.state, done.result) == ("succeeded", {"n": 1})
+    assert [each.result for each in sdk.invoke_many(made.id, range(4), at_once=2)] == [0, 1, 2, 3]
+    assert sdk.get_invocation(done.id).result == done.result
+    assert sdk.get_invocation_event(done.id)["data"] == {"n": 1}
+    assert sdk.get_invocation_result(done.id).json() == {"n": 1}
+    assert sdk.list_invocations(function_id=made.id, state="succeeded").invocations
+    later = sdk.invoke_function(made.id, mode="async", delay=600)
+    assert sdk.cancel_invocation(later.id).state == "canceled"
+    again = sdk.replay_invocation(done.id, event={"data": 2})
+    assert sdk.wait_for_invocation(again.id).result == 2
+    failed = [sdk.invoke(made.id, "raise") for _ in range(2)]
+    dead = sdk.list_dead_letters(function_id=made.id).invocations
+    assert {each.id for each in dead} == {each.id for each in failed}
+    assert sdk.replay_dead_letters(ids=[failed[0].id], per_second=0.001).matched == 1
+    assert sdk.discard_dead_letters(filter={"functionId": made.id}).matched >= 1
+    until(
+        lambda: [line.message for line in sdk.get_invocation_logs(done.id).lines] == ["at work"],
+        60,
+        "its lines are there",
+    )
+    assert "at work" in {line.message for line in sdk.get_function_logs(made.id).lines}
+    return made.id
+
+
+def about_drafts_and_archives(sdk: CakeworkClient, function_id: str) -> None:
+    saved = sdk.put_draft(function_id, {"main.py": CODE + "# draft\n"}, if_match='"0"')
+    draft = sdk.get_draft(function_id)
+    assert (draft.etag, draft.files[0].path) == (saved.etag, "main.py")
+    assert sdk.test_function(function_id, data=3).result == 3
+    version = sdk.deploy_function(function_id, {"draft": True}, message="draft")
+    assert sdk.wait_for_version(function_id, version.version, timeout=300).message == "draft"
+    sdk.delete_draft(function_id, if_match=saved.etag)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        entry = tarfile.TarInfo("main.py")
+        entry.size = len(CODE)
+        archive.addfile(entry, io.BytesIO(CODE.encode()))
+    deployed = sdk.deploy_function_from_archive(
+        packed.getvalue(), runtime="python", handler_file="main.py", handler_function="handler"
+    )
+    assert sdk.wait_for_version(deployed.id, 1, timeout=300).state == "ready"
+    sdk.delete_function(deployed.id)
+
+
+def about_secrets(sdk: CakeworkClient, function_id: str) -> None:
+    kept = sdk.put_secret("KEY", "value of it", function_id=function_id)
+    (found,) = sdk.list_secrets(function_id=function_id).secrets
+    assert (found.name, found.fingerprint) == ("KEY", kept.fingerprint)
+    sdk.delete_secret("KEY", function_id=function_id)
+    assert list(sdk.iter_secrets(function_id=function_id)) == []
 
 
 def about_webhooks(sdk: CakeworkClient) -> None:

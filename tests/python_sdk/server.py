@@ -31,6 +31,7 @@ class Asked:
     query: dict[str, list[str]]
     headers: dict[str, str]
     body: Any
+    content: bytes = b""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,13 +54,13 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = json.loads(content) if content else None
-        self.script.asked.append(
-            Asked(self.command, parts.path, parse_qs(parts.query), headers, body)
-        )
+        is_json = headers.get("content-type", "") == "application/json"
+        body = json.loads(content) if content and is_json else None
+        query = parse_qs(parts.query)
+        self.script.asked.append(Asked(self.command, parts.path, query, headers, body, content))
         self.script.steps.pop(0)(self)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = answer  # noqa: N815
 
     def send_json(self, status: int, value: object, **headers: str) -> None:
         """Send a JSON answer."""

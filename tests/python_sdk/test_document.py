@@ -6,7 +6,7 @@ import re
 import types
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -31,15 +31,19 @@ SECOND_NAMES = {
     "getFunctionBuildLogs": "getBuildLogs",
 }
 """Operations that are others at a second address."""
-OWN_WAYS = {"follow", "diskSize", "Last-Event-ID"}
+OWN_WAYS = {"follow", "diskSize", "Last-Event-ID", "Idempotency-Key", "If-Match"}
 """Parameters that have a helper of their own, or are a second name of another."""
 REQUESTS = {
     schema["$ref"].rpartition("/")[2]
     for operation in OPERATIONS.values()
     for media in operation.get("requestBody", {}).get("content", {}).values()
-    if "$ref" in (schema := media["schema"])
+    for schema in media["schema"].get("anyOf", [media["schema"]])
+    if "$ref" in schema
 }
-OTHER_SCHEMAS = {"File", "HookBody", "HooksBody", "Problem", "ProblemField"}
+OTHER_SCHEMAS = {
+    *("File", "HookBody", "HooksBody", "Problem", "ProblemField"),
+    *("DeadLetterFilter", "FilesGiven", "GithubGiven", "SourceGiven"),
+}
 ANSWERS = (
     {name for name, schema in SCHEMAS.items() if "properties" in schema} - REQUESTS - OTHER_SCHEMAS
 )
@@ -51,6 +55,10 @@ def snake_case(name: str) -> str:
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what a schema refers to, and of one that may be null the other."""
+    for kind in schema.get("anyOf", ()):
+        if kind != {"type": "null"}:
+            return resolved(kind)
     return SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
@@ -73,12 +81,13 @@ def test_every_operation_is_a_method(client: type, name: str) -> None:
     """In snake_case, with all its parameters and all fields of its body."""
     operation = OPERATIONS[name]
     method = getattr(client, snake_case(name))
-    wanted = {parameter["name"] for parameter in operation.get("parameters", [])}
+    parameters = operation.get("parameters", [])
+    wanted = {parameter["name"] for parameter in parameters}
     for media in operation.get("requestBody", {}).get("content", {}).values():
         wanted |= set(resolved(media["schema"])["properties"])
     wanted -= OWN_WAYS
-    if "Idempotency-Key" in wanted:
-        wanted = wanted - {"Idempotency-Key"} | {"idempotencyKey"}
+    headers = {"Idempotency-Key": "idempotencyKey", "If-Match": "ifMatch"}
+    wanted |= {headers[each["name"]] for each in parameters if each["name"] in headers}
     assert wanted - parameters_of(method) == set()
 
 
@@ -98,28 +107,37 @@ def test_every_answer_is_a_class(name: str) -> None:
     assert set(found) == set(schema["properties"])
     required = set(schema.get("required", ())) | with_default(schema)
     for field, type_ in found.items():
-        optional = isinstance(type_, types.UnionType)
+        optional = get_origin(type_) in (types.UnionType, Union)
+        if type_ is Any:
+            continue
         assert optional == (field not in required), f"{name}.{field}"
         assert_type(schema["properties"][field], get_args(type_)[0] if optional else type_)
 
 
 def with_default(schema: dict[str, Any]) -> set[str]:
-    return {name for name, field in schema["properties"].items() if "default" in field}
+    """Return the fields that answers always have, though requests need not."""
+    fields = schema["properties"].items()
+    return {name for name, field in fields if field.get("default") is not None}
 
 
 def assert_type(schema: dict[str, Any], type_: Any) -> None:
     """Check that a type is the one of a schema."""
     wanted = resolved(schema)
-    if "enum" in wanted:
-        assert set(get_args(type_)) == set(wanted["enum"])
+    if "enum" in wanted or "const" in wanted:
+        assert set(get_args(type_)) == set(wanted.get("enum", [wanted.get("const")]))
+    elif "type" not in wanted:
+        assert type_ is Any
     elif wanted["type"] == "array":
         assert get_origin(type_) is list
         assert_type(wanted["items"], get_args(type_)[0])
-    elif wanted["type"] == "object":
+    elif "properties" in wanted:
         assert issubclass(type_, Answer)
+    elif wanted["type"] == "object":
+        assert get_origin(type_) is dict
     else:
         name = "date-time" if wanted.get("format") == "date-time" else wanted["type"]
         python = {"string": "str", "integer": "int", "boolean": "bool", "date-time": "datetime"}
+        python["number"] = "float"
         assert type_.__name__ == python[name]
 
 

@@ -4,6 +4,11 @@
 const PAGES: Record<string, string> = {
   "base-images.md": "/docs/reference/base-images/",
   "cli.md": "/docs/reference/cli/",
+  "function-urls.md": "/docs/functions/urls/",
+  "functions.md": "/docs/functions/",
+  "handlers.md": "/docs/functions/handlers/",
+  "invocations.md": "/docs/functions/invocations/",
+  "secrets.md": "/docs/functions/secrets/",
   "errors.md": "/docs/reference/errors/",
   "settings.md": "/docs/reference/settings/",
   "webhooks.md": "/docs/webhooks/",

@@ -13,6 +13,11 @@ const pages = join(web, "src/content/docs/docs");
 /** Documents of the project that are pages as they stand: file, page, title, description. */
 const DOCUMENTS = [
   ["docs/base-images.md", "reference/base-images", "Base images", "Images to build on."],
+  ["docs/functions.md", "functions/index", "Functions", "Code in, answers out: from nothing to the first answer."],
+  ["docs/handlers.md", "functions/handlers", "Handlers", "What the code of a function looks like."],
+  ["docs/invocations.md", "functions/invocations", "Invocations and retries", "What becomes of work."],
+  ["docs/function-urls.md", "functions/urls", "URLs of functions", "Requests to a function's own URL."],
+  ["docs/secrets.md", "functions/secrets", "Secrets", "What functions are given and nobody else sees."],
   ["docs/cli.md", "reference/cli", "CLI", "The command line: commands, options, exit codes."],
   ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],
   ["docs/settings.md", "reference/settings", "Settings", "Every setting, with its default."],

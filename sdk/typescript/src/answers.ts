@@ -12,6 +12,19 @@ export async function readAnswer(response: Response): Promise<unknown> {
   }
 }
 
+/** Returns the bytes of an answer and their type; throws the ApiError that the answer is. */
+export async function readBytes(
+  response: Response,
+): Promise<{ content: Uint8Array; contentType: string }> {
+  if (!response.ok) throw await readError(response);
+  try {
+    const content = new Uint8Array(await response.arrayBuffer());
+    return { content, contentType: response.headers.get("Content-Type") ?? "" };
+  } catch (error) {
+    throw new ConnectionError("The answer broke off.", error);
+  }
+}
+
 /** Returns the error that an answer is. */
 export async function readError(response: Response): Promise<ApiError> {
   const text = await wholeText(response);

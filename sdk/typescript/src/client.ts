@@ -1,5 +1,23 @@
-import { type FollowOptions, followLogs, type LogSource } from "./follow.js";
+import { readBytes } from "./answers.js";
+import {
+  type FollowOptions,
+  type FunctionLogSource,
+  followLogs,
+  type LogSource,
+} from "./follow.js";
 import type * as api from "./generated/shapes.js";
+import {
+  type FollowInvocationsOptions,
+  followInvocations,
+  type InvocationResult,
+  type InvokeManyOptions,
+  type InvokeOptions,
+  invoke,
+  invokeMany,
+  type WaitForOptions,
+  waitForInvocation,
+  waitForVersion,
+} from "./invoking.js";
 import { checkNames } from "./known.js";
 import { type AllLogsQuery, allLines, type LogQuery, wire } from "./logs.js";
 import { eachOf } from "./pages.js";
@@ -14,6 +32,14 @@ import { type WaitOptions, waitForBuild } from "./waiting.js";
 
 /** What of a list is wanted, on all its pages. */
 type All<Query> = Omit<Query, "pagination">;
+/** A request that may have its code as a tar.gz, which goes as a form. */
+type WithArchive<Request> = Request & { archive?: Uint8Array | undefined };
+/** What was looked at when something is changed: the `etag` of then; `"0"`, with its quotes, for nothing; `*` for any. */
+interface IfMatch {
+  ifMatch: string;
+}
+/** Which invocations, from when to when: times are ISO 8601, or a Date. */
+type Between<Query> = Omit<Query, "from" | "to" | "follow"> & Pick<LogQuery, "from" | "to">;
 /** Items one after another, asked for as they are wanted. */
 type Items<T> = AsyncGenerator<T, void, undefined>;
 
@@ -202,12 +228,357 @@ export class CakeworkClient {
     return this.#transport.call("getCachedVMLogs", { path: { vmId }, query: wire(query) }, options);
   }
 
+  /** Returns a page of what a function printed, in all its instances. */
+  getFunctionLogs(
+    functionId: string,
+    query: LogQuery = {},
+    options?: CallOptions,
+  ): Promise<api.FunctionLogPage> {
+    const input = { path: { functionId }, query: wire(query) };
+    return this.#transport.call("getFunctionLogs", input, options);
+  }
+
+  /** Yields the lines of the log of a function, as many as there are now. */
+  getAllFunctionLogs(
+    functionId: string,
+    query: AllLogsQuery = {},
+    options?: CallOptions,
+  ): Items<api.FunctionLogLine> {
+    return allLines(query, (asked) => this.getFunctionLogs(functionId, asked, options));
+  }
+
+  /** Returns a page of what was printed while an invocation ran, attempt by attempt. */
+  getInvocationLogs(
+    invocationId: string,
+    query: LogQuery = {},
+    options?: CallOptions,
+  ): Promise<api.InvocationLogPage> {
+    const input = { path: { invocationId }, query: wire(query) };
+    return this.#transport.call("getInvocationLogs", input, options);
+  }
+
+  /** Yields the lines of an invocation, as many as there are now. */
+  getAllInvocationLogs(
+    invocationId: string,
+    query: AllLogsQuery = {},
+    options?: CallOptions,
+  ): Items<api.FunctionLogLine> {
+    return allLines(query, (asked) => this.getInvocationLogs(invocationId, asked, options));
+  }
+
+  /** Yields the lines of a function, which never ends, or of an invocation, as they come. */
+  followLogs(source: FunctionLogSource, options?: FollowOptions): Items<api.FunctionLogLine>;
   /**
    * Yields the lines of the log of a VM or a build as they come, until the VM or the build ends or `timeout` is over.
    * Goes on through broken connections without losing or repeating a line; leaving the loop ends the connection.
    */
+  followLogs(source: LogSource, options?: FollowOptions): Items<api.LogLine>;
   followLogs(source: LogSource, options: FollowOptions = {}): Items<api.LogLine> {
     return followLogs(this.#transport, source, options);
+  }
+
+  /** Makes a function; with a source, deploys it as version 1. */
+  createFunction(request: api.CreateFunction, options?: ChangeOptions): Promise<api.Function> {
+    return this.#transport.call("createFunction", { body: request }, options);
+  }
+
+  /** Returns a page of the functions, newest first. */
+  listFunctions(
+    query: api.ListFunctionsQuery = {},
+    options?: CallOptions,
+  ): Promise<api.FunctionPage> {
+    return this.#transport.call("listFunctions", { query }, options);
+  }
+
+  /** Yields the functions, newest first. */
+  listAllFunctions(
+    query: All<api.ListFunctionsQuery> = {},
+    options?: CallOptions,
+  ): Items<api.Function> {
+    const read = (pagination?: string) => this.listFunctions({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.functions);
+  }
+
+  /** Returns a function. */
+  getFunction(functionId: string, options?: CallOptions): Promise<api.Function> {
+    return this.#transport.call("getFunction", { path: { functionId } }, options);
+  }
+
+  /** Changes those settings of a function that are given; the next attempt sees them. */
+  updateFunction(
+    functionId: string,
+    request: api.UpdateFunction,
+    options?: CallOptions,
+  ): Promise<api.Function> {
+    return this.#transport.call("updateFunction", { path: { functionId }, body: request }, options);
+  }
+
+  /** Deletes a function with its versions; what waits for it is canceled. */
+  deleteFunction(functionId: string, options?: CallOptions): Promise<api.Deleted> {
+    return this.#transport.call("deleteFunction", { path: { functionId } }, options);
+  }
+
+  /** Sends code, as a source or as a tar.gz; returns its version at once, which waitForVersion waits for. */
+  deployFunction(
+    functionId: string,
+    request: WithArchive<api.Deploy>,
+    options?: ChangeOptions,
+  ): Promise<api.Version> {
+    const { archive, ...body } = request;
+    return this.#transport.call("deployFunction", { path: { functionId }, body, archive }, options);
+  }
+
+  /** Waits until a version is ready, and returns it. Throws a DeployFailedError if it has failed. */
+  waitForVersion(
+    functionId: string,
+    version: number,
+    options: WaitForOptions = {},
+  ): Promise<api.Version> {
+    return waitForVersion((call) => this.getVersion(functionId, version, call), options);
+  }
+
+  /** Returns a page of the versions of a function, newest first. */
+  listVersions(
+    functionId: string,
+    query: api.ListVersionsQuery = {},
+    options?: CallOptions,
+  ): Promise<api.VersionPage> {
+    return this.#transport.call("listVersions", { path: { functionId }, query }, options);
+  }
+
+  /** Yields the versions of a function, newest first. */
+  listAllVersions(
+    functionId: string,
+    query: All<api.ListVersionsQuery> = {},
+    options?: CallOptions,
+  ): Items<api.Version> {
+    const read = (pagination?: string) =>
+      this.listVersions(functionId, { ...query, pagination }, options);
+    return eachOf(read, (page) => page.versions);
+  }
+
+  /** Returns a version. */
+  getVersion(functionId: string, version: number, options?: CallOptions): Promise<api.Version> {
+    const path = { functionId, version: String(version) };
+    return this.#transport.call("getVersion", { path }, options);
+  }
+
+  /** Returns the code of a version, as it was sent. */
+  getVersionSource(
+    functionId: string,
+    version: number,
+    options?: CallOptions,
+  ): Promise<api.SourceFiles> {
+    const path = { functionId, version: String(version) };
+    return this.#transport.call("getVersionSource", { path }, options);
+  }
+
+  /** Makes a version live, a newer or an older one. */
+  promoteVersion(
+    functionId: string,
+    request: api.Promote,
+    options?: ChangeOptions,
+  ): Promise<api.Function> {
+    return this.#transport.call("promoteVersion", { path: { functionId }, body: request }, options);
+  }
+
+  /** Returns what an editor saved of a function. */
+  getDraft(functionId: string, options?: CallOptions): Promise<api.DraftAnswer> {
+    return this.#transport.call("getDraft", { path: { functionId } }, options);
+  }
+
+  /** Saves the draft of a function; throws a PreconditionFailedError if it was changed since. */
+  async putDraft(
+    functionId: string,
+    request: api.SaveDraft,
+    options: CallOptions & IfMatch,
+  ): Promise<api.SavedDraft> {
+    const { ifMatch, ...rest } = { ...options };
+    const input = { path: { functionId }, body: request, headers: matching(ifMatch) };
+    return await this.#transport.call("putDraft", input, rest);
+  }
+
+  /** Removes the draft of a function; throws a PreconditionFailedError if it was changed since. */
+  async deleteDraft(functionId: string, options: CallOptions & IfMatch): Promise<api.Deleted> {
+    const { ifMatch, ...rest } = { ...options };
+    const input = { path: { functionId }, headers: matching(ifMatch) };
+    return await this.#transport.call("deleteDraft", input, rest);
+  }
+
+  /** Runs the draft of a function, or other code, once; no version is made. */
+  testFunction(
+    functionId: string,
+    request: api.TryCode = {},
+    options?: ChangeOptions,
+  ): Promise<api.Invocation> {
+    return this.#transport.call("testFunction", { path: { functionId }, body: request }, options);
+  }
+
+  /** Deploys a tar.gz as a function of its own, as Cakework did in 2023. */
+  deployFunctionFromArchive(
+    request: WithArchive<api.DeployArchive>,
+    options?: ChangeOptions,
+  ): Promise<api.DeployedArchive> {
+    const { archive, ...body } = request;
+    return this.#transport.call("deployFunctionFromArchive", { body, archive }, options);
+  }
+
+  /** Invokes a function; see `invoke` for its end, however long that takes. */
+  invokeFunction(
+    functionId: string,
+    request: api.InvokeFunction = {},
+    options?: ChangeOptions,
+  ): Promise<api.Invocation> {
+    return this.#transport.call("invokeFunction", { path: { functionId }, body: request }, options);
+  }
+
+  /**
+   * Invokes a function with data, and returns what became of it when it has ended; throws a TimeoutError if that is
+   * not within `timeout`, and it goes on. A handler that failed throws nothing here: look at `state` and `error`.
+   */
+  invoke(functionId: string, data?: unknown, options: InvokeOptions = {}): Promise<api.Invocation> {
+    return invoke(this.#transport, functionId, data, options, this.#transport.timeoutMs);
+  }
+
+  /**
+   * Invokes a function with each of many data, and yields what became of each, in their order. Each is on record before
+   * it runs, and tried again as the function's settings say; those that were asked for go on when you leave the loop.
+   */
+  invokeMany(
+    functionId: string,
+    items: Iterable<unknown> | AsyncIterable<unknown>,
+    options: InvokeManyOptions = {},
+  ): Items<api.Invocation> {
+    return invokeMany(this.#transport, functionId, items, options);
+  }
+
+  /** Waits until an invocation has ended, well or not; as long as that takes, unless `timeout` says otherwise. */
+  waitForInvocation(invocationId: string, options: WaitForOptions = {}): Promise<api.Invocation> {
+    return waitForInvocation(this.#transport, invocationId, options);
+  }
+
+  /** Returns a page of the invocations, newest first. */
+  listInvocations(
+    query: Between<api.ListInvocationsQuery> = {},
+    options?: CallOptions,
+  ): Promise<api.InvocationPage> {
+    return this.#transport.call("listInvocations", { query: wire(query) }, options);
+  }
+
+  /** Yields the invocations, newest first. */
+  listAllInvocations(
+    query: All<Between<api.ListInvocationsQuery>> = {},
+    options?: CallOptions,
+  ): Items<api.Invocation> {
+    const read = (pagination?: string) => this.listInvocations({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.invocations);
+  }
+
+  /**
+   * Yields invocations each time they change, from now on, until `timeout` is over. Goes on through broken
+   * connections; leaving the loop ends the connection.
+   */
+  followInvocations(options: FollowInvocationsOptions = {}): Items<api.Invocation> {
+    return followInvocations(this.#transport, options);
+  }
+
+  /** Returns an invocation; with `wait`, up to 50 seconds, when it has ended or that is over. */
+  getInvocation(
+    invocationId: string,
+    query: api.GetInvocationQuery = {},
+    options?: CallOptions,
+  ): Promise<api.Invocation> {
+    return this.#transport.call("getInvocation", { path: { invocationId }, query }, options);
+  }
+
+  /** Returns the event of an invocation, however large. */
+  getInvocationEvent(
+    invocationId: string,
+    options?: CallOptions,
+  ): Promise<Record<string, unknown>> {
+    return this.#transport.call("getInvocationEvent", { path: { invocationId } }, options);
+  }
+
+  /** Returns what a handler answered, as it is. */
+  getInvocationResult(invocationId: string, options: CallOptions = {}): Promise<InvocationResult> {
+    const input = { path: { invocationId } };
+    return this.#transport.read("getInvocationResult", input, options, readBytes);
+  }
+
+  /** Gives an invocation up; one that has ended stays as it is. */
+  cancelInvocation(invocationId: string, options?: ChangeOptions): Promise<api.Invocation> {
+    return this.#transport.call("cancelInvocation", { path: { invocationId } }, options);
+  }
+
+  /** Does an invocation that has ended again, as a new one. */
+  replayInvocation(
+    invocationId: string,
+    request: api.ReplayInvocation = {},
+    options?: ChangeOptions,
+  ): Promise<api.Invocation> {
+    const input = { path: { invocationId }, body: request };
+    return this.#transport.call("replayInvocation", input, options);
+  }
+
+  /** Returns a page of what failed for good and was neither replayed nor discarded, newest first. */
+  listDeadLetters(
+    query: Between<api.ListDeadLettersQuery> = {},
+    options?: CallOptions,
+  ): Promise<api.InvocationPage> {
+    return this.#transport.call("listDeadLetters", { query: wire(query) }, options);
+  }
+
+  /** Yields the dead letters, newest first. */
+  listAllDeadLetters(
+    query: All<Between<api.ListDeadLettersQuery>> = {},
+    options?: CallOptions,
+  ): Items<api.Invocation> {
+    const read = (pagination?: string) => this.listDeadLetters({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.invocations);
+  }
+
+  /** Has dead letters done again on what is live, the oldest first; returns at once how many they are. */
+  replayDeadLetters(request: api.ReplayDeadLetters, options?: ChangeOptions): Promise<api.Matched> {
+    return this.#transport.call("replayDeadLetters", { body: request }, options);
+  }
+
+  /** Takes dead letters off their list. */
+  discardDeadLetters(
+    request: api.DiscardDeadLetters,
+    options?: ChangeOptions,
+  ): Promise<api.Matched> {
+    return this.#transport.call("discardDeadLetters", { body: request }, options);
+  }
+
+  /** Keeps a secret of the account, of an end user or of a function; no call answers its value. */
+  putSecret(
+    name: string,
+    request: api.PutSecret & api.PutSecretQuery,
+    options?: CallOptions,
+  ): Promise<api.Secret> {
+    const { functionId, userId, ...body } = request;
+    const input = { path: { name }, query: { functionId, userId }, body };
+    return this.#transport.call("putSecret", input, options);
+  }
+
+  /** Returns a page of the secrets of a scope, without values. */
+  listSecrets(query: api.ListSecretsQuery = {}, options?: CallOptions): Promise<api.SecretPage> {
+    return this.#transport.call("listSecrets", { query }, options);
+  }
+
+  /** Yields the secrets of a scope, without values. */
+  listAllSecrets(query: All<api.ListSecretsQuery> = {}, options?: CallOptions): Items<api.Secret> {
+    const read = (pagination?: string) => this.listSecrets({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.secrets);
+  }
+
+  /** Removes a secret of a scope. */
+  deleteSecret(
+    name: string,
+    query: api.DeleteSecretQuery = {},
+    options?: CallOptions,
+  ): Promise<api.SecretDeleted> {
+    return this.#transport.call("deleteSecret", { path: { name }, query }, options);
   }
 
   /** Makes a webhook. Its secret, for verifyWebhook, is shown only now. */
@@ -280,4 +651,9 @@ export class CakeworkClient {
   ): Promise<api.WebhookDelivery> {
     return this.#transport.call("redeliverWebhook", { path: { webhookId, deliveryId } }, options);
   }
+}
+
+/** The server says so itself where there is none. */
+function matching(ifMatch: string | undefined): Record<string, string> {
+  return ifMatch ? { "If-Match": ifMatch } : {};
 }

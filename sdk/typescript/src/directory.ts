@@ -37,6 +37,29 @@ export async function readDirectory(folder: string, options: ReadOptions = {}): 
   return directory;
 }
 
+/** What of code is never sent: dependencies are installed anew. */
+const LEFT_OUT = new Set([".git", ".venv", ".cakework", "node_modules", "__pycache__"]);
+
+/** The files of a folder of code, and what of it is not in them. */
+export interface Code {
+  files: File[];
+  /** Paths of links that lead out of the folder, and of what is no file. */
+  skipped: string[];
+}
+
+/** Reads what a folder of code holds and its .dockerignore, if it has one, does not name. */
+export async function readCode(folder: string): Promise<Code> {
+  const ignore = new Dockerignore(await readIgnore(join(folder, ".dockerignore")));
+  const code: Code = { files: [], skipped: [] };
+  const root = await realpath(folder);
+  for await (const path of wantedPaths(root, "", ignore, LEFT_OUT)) {
+    const file = await readFileIn(root, path);
+    if (file) code.files.push(file);
+    else code.skipped.push(path);
+  }
+  return code;
+}
+
 async function readIgnore(path: string): Promise<string> {
   const found = await stat(path).catch(ifMissing(undefined));
   return found?.isFile() ? await readFile(path, "utf8") : "";
@@ -47,16 +70,18 @@ async function* wantedPaths(
   root: string,
   folder: string,
   ignore: Dockerignore,
+  leftOut: ReadonlySet<string> = new Set(),
 ): AsyncGenerator<string, void, undefined> {
   const entries = await readdir(join(root, folder), { withFileTypes: true });
   entries.sort((one, other) => (one.name < other.name ? -1 : 1));
   for (const entry of entries) {
+    if (leftOut.has(entry.name)) continue;
     const path = folder ? `${folder}/${entry.name}` : entry.name;
     const ignored = ignore.ignores(path);
     if (!entry.isDirectory()) {
       if (!ignored) yield path;
     } else if (!ignored || ignore.takesBack) {
-      yield* wantedPaths(root, path, ignore);
+      yield* wantedPaths(root, path, ignore, leftOut);
     }
   }
 }

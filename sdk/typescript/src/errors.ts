@@ -6,11 +6,12 @@
  *     ├─ ConnectionError        the server was not reached, or went away in the middle
  *     ├─ TimeoutError           `timeout` is over
  *     ├─ BuildFailedError       what waitForBuild waited for has failed
+ *     ├─ DeployFailedError      what waitForVersion waited for has failed
  *     └─ WebhookRejectedError   a webhook is not from who it should be from
  *
  * An AbortSignal's own reason is thrown as it is, as `fetch` does.
  */
-import type { Build, Problem, ProblemField } from "./generated/shapes.js";
+import type { Build, Problem, ProblemField, Version } from "./generated/shapes.js";
 
 /** Anything that this package throws by itself. Programs go by `code`. */
 export class CakeworkError extends Error {
@@ -67,6 +68,14 @@ export class NotFoundError extends ApiError {
 export class ConflictError extends ApiError {
   override name = "ConflictError";
 }
+/** Nothing of the function is live yet. */
+export class NoLiveVersionError extends ConflictError {
+  override name = "NoLiveVersionError";
+}
+/** It was changed since you looked at it: look again, and send your change with its `etag`. */
+export class PreconditionFailedError extends ApiError {
+  override name = "PreconditionFailedError";
+}
 /** The registry does not give the image to this user name and password. */
 export class RegistryDeniedError extends InvalidRequestError {
   override name = "RegistryDeniedError";
@@ -94,6 +103,10 @@ export class TooSlowError extends ApiError {
 /** More than the account may have. */
 export class QuotaExceededError extends ApiError {
   override name = "QuotaExceededError";
+}
+/** As many invocations wait as may. */
+export class QueueFullError extends QuotaExceededError {
+  override name = "QueueFullError";
 }
 /** A part of the platform does not answer now. */
 export class UnavailableError extends ApiError {
@@ -139,6 +152,17 @@ export class BuildFailedError extends CakeworkError {
   }
 }
 
+/** A version that was waited for has failed: `message` says why. */
+export class DeployFailedError extends CakeworkError {
+  override name = "DeployFailedError";
+  readonly version: Version;
+
+  constructor(version: Version) {
+    super("deploy_failed", version.error ?? "The version failed.");
+    this.version = version;
+  }
+}
+
 /** A webhook is not signed by the secret, or was signed too long ago. */
 export class WebhookRejectedError extends CakeworkError {
   override name = "WebhookRejectedError";
@@ -156,9 +180,12 @@ const BY_CODE: Record<string, typeof ApiError> = {
   not_found: NotFoundError,
   image_not_in_registry: ImageNotInRegistryError,
   conflict: ConflictError,
+  no_live_version: NoLiveVersionError,
+  precondition_failed: PreconditionFailedError,
   too_large: TooLargeError,
   request_timeout: TooSlowError,
   quota_exceeded: QuotaExceededError,
+  queue_full: QueueFullError,
   unavailable: UnavailableError,
   no_room: NoRoomError,
   internal_error: InternalError,
@@ -172,6 +199,7 @@ const BY_STATUS: Record<number, typeof ApiError> = {
   404: NotFoundError,
   408: TooSlowError,
   409: ConflictError,
+  412: PreconditionFailedError,
   413: TooLargeError,
   429: QuotaExceededError,
   503: UnavailableError,

@@ -13,7 +13,10 @@ const FAILURES_MAX = 8;
 const SILENCE_MS = 45_000;
 
 /** Whose log is followed. */
-export type LogSource = { vmId: string } | { buildId: string };
+export type LogSource = { vmId: string } | { buildId: string } | FunctionLogSource;
+
+/** Whose log is followed, whose lines say of which invocation they are; a function's never ends. */
+export type FunctionLogSource = { functionId: string } | { invocationId: string };
 
 /** Which lines are followed, and for how long: without `timeout`, until the log's end. */
 export interface FollowOptions extends FollowQuery, Pick<CallOptions, "signal" | "timeout"> {
@@ -35,19 +38,22 @@ export async function* followLogs(
   const limit = new Limit(options.timeout ?? Number.POSITIVE_INFINITY, options.signal);
   limit.start();
   try {
-    yield* persist((after) => connect(transport, source, { ...options, after }, limit, silenceMs), {
-      after: options.after,
-      limit,
-    });
+    yield* persist(
+      (after) => connect(transport, source, { ...options, after }, limit, silenceMs),
+      { after: options.after, limit },
+      (data): LogLine => JSON.parse(data),
+    );
   } finally {
     limit.end();
   }
 }
 
-async function* persist(
+/** Yields what is read of events, over as many connections as it takes. */
+export async function* persist<T>(
   open: (after: number | undefined) => AsyncIterable<ServerEvent>,
   { after, limit }: { after: number | undefined; limit: Limit },
-): AsyncGenerator<LogLine, void, undefined> {
+  read: (data: string) => T | undefined,
+): AsyncGenerator<T, void, undefined> {
   let begun = false;
   for (let failures = 0; ; failures++) {
     let comments = 0;
@@ -57,11 +63,11 @@ async function* persist(
         if (event.type === "end") return;
         // The first is the greeting of any connection, which says nothing of its health.
         if (event.type === "comment" && ++comments > 1) failures = 0;
+        if (event.id) after = Number(event.id);
         if (event.type !== "message" || !event.data) continue;
         failures = 0;
-        const line: LogLine = JSON.parse(event.data);
-        after = line.id;
-        yield line;
+        const found = read(event.data);
+        if (found !== undefined) yield found;
       }
       if (failures >= FAILURES_MAX) throw new ConnectionError("The log ends before its end.");
     } catch (error) {
@@ -85,13 +91,27 @@ async function* connect(
   silenceMs: number,
 ): AsyncGenerator<ServerEvent, void, undefined> {
   const query = { ...wire({ query: text, from, to }), follow: true };
+  const open = (limit: Limit) => {
+    if ("vmId" in source) return transport.open("getVMLogs", { path: source, query }, after, limit);
+    if ("buildId" in source)
+      return transport.open("getBuildLogs", { path: source, query }, after, limit);
+    if ("functionId" in source)
+      return transport.open("getFunctionLogs", { path: source, query }, after, limit);
+    return transport.open("getInvocationLogs", { path: source, query }, after, limit);
+  };
+  yield* listen(open, whole, silenceMs);
+}
+
+/** Yields the events of one connection; first one that says that there is one. */
+export async function* listen(
+  open: (limit: Limit) => Promise<ReadableStream<Uint8Array>>,
+  whole: Limit,
+  silenceMs = SILENCE_MS,
+): AsyncGenerator<ServerEvent, void, undefined> {
   const limit = new Limit(silenceMs, whole.signal, wasSilent);
   limit.start();
   try {
-    const stream =
-      "vmId" in source
-        ? await transport.open("getVMLogs", { path: source, query }, after, limit)
-        : await transport.open("getBuildLogs", { path: source, query }, after, limit);
+    const stream = await open(limit);
     yield { type: "open" };
     yield* read(stream, limit);
   } finally {

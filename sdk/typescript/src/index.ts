@@ -6,11 +6,15 @@ export {
   CakeworkError,
   ConflictError,
   ConnectionError,
+  DeployFailedError,
   ImageNotInRegistryError,
   InternalError,
   InvalidRequestError,
+  NoLiveVersionError,
   NoRoomError,
   NotFoundError,
+  PreconditionFailedError,
+  QueueFullError,
   QuotaExceededError,
   RegistryDeniedError,
   RegistryUnreachableError,
@@ -26,6 +30,13 @@ export {
 export type { FollowOptions, LogSource } from "./follow.js";
 export { version } from "./generated/calls.js";
 export type * from "./generated/shapes.js";
+export type {
+  FollowInvocationsOptions,
+  InvocationResult,
+  InvokeManyOptions,
+  InvokeOptions,
+  WaitForOptions,
+} from "./invoking.js";
 export type { AllLogsQuery, LogQuery } from "./logs.js";
 export type { CallOptions, ChangeOptions, ClientOptions } from "./transport.js";
 export type { WaitOptions } from "./waiting.js";

@@ -15,15 +15,19 @@ export type AllLogsQuery = Omit<LogQuery, "pagination">;
 export type FollowQuery = Pick<LogQuery, "query" | "from" | "to">;
 
 /** Returns a query as the API takes it. */
-export function wire({ from, to, ...query }: LogQuery): GetVMLogsQuery {
+export function wire<Query extends Pick<LogQuery, "from" | "to">>({
+  from,
+  to,
+  ...query
+}: Query): Omit<Query, "from" | "to"> & Pick<GetVMLogsQuery, "from" | "to"> {
   return { ...query, from: time(from), to: time(to) };
 }
 
 /** Yields lines page after page, to the last that there is now. */
-export async function* allLines(
+export async function* allLines<Line extends LogLine>(
   query: AllLogsQuery,
-  read: (query: LogQuery) => Promise<LogPage>,
-): AsyncGenerator<LogLine, void, undefined> {
+  read: (query: LogQuery) => Promise<Omit<LogPage, "lines"> & { lines: Line[] }>,
+): AsyncGenerator<Line, void, undefined> {
   let asked: LogQuery = { batch: 1000, ...query };
   for (;;) {
     const page = await read(asked);

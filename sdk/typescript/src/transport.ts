@@ -66,9 +66,16 @@ const CLIENT_OPTIONS = [
 
 type Name = keyof Operations;
 /** What a call is given. */
-type Input<N extends Name> = Omit<Operations[N], "answer">;
+type Input<N extends Name> = Omit<Operations[N], "answer"> & More;
 
-interface Given {
+interface More {
+  /** Headers of this call's own. */
+  headers?: Record<string, string>;
+  /** What is sent as a form with the body's fields, in the place of JSON. */
+  archive?: Uint8Array | undefined;
+}
+
+interface Given extends More {
   path?: Record<string, string>;
   query?: object;
   body?: unknown;
@@ -79,7 +86,7 @@ interface Prepared {
   url: string;
   method: string;
   headers: Record<string, string>;
-  body: string | null;
+  body: string | FormData | null;
   /** Whether its work is done once, however often it is sent. */
   repeatable: boolean;
 }
@@ -87,7 +94,7 @@ interface Prepared {
 /** Sends requests to one server with one key. */
 export class Transport {
   readonly url: string;
-  readonly #timeoutMs: number;
+  readonly timeoutMs: number;
   readonly #retries: number;
   readonly #apiKey: () => string | Promise<string>;
   readonly #fetch: typeof fetch;
@@ -96,7 +103,7 @@ export class Transport {
     checkNames("CakeworkClient", options, CLIENT_OPTIONS);
     this.url = checkedUrl(options.url ?? environment("CAKEWORK_URL") ?? URL_DEFAULT);
     this.#apiKey = keySource(options.apiKey ?? environment("CAKEWORK_API_KEY"));
-    this.#timeoutMs = checkedTimeout(options.timeout ?? TIMEOUT_MS_DEFAULT);
+    this.timeoutMs = checkedTimeout(options.timeout ?? TIMEOUT_MS_DEFAULT);
     this.#retries = options.retries ?? RETRIES_DEFAULT;
     // Called later, it would take the transport for its window.
     this.#fetch = options.fetch ?? ((...request) => globalThis.fetch(...request));
@@ -108,14 +115,24 @@ export class Transport {
     input: Input<N>,
     options: ChangeOptions = {},
   ): Promise<Operations[N]["answer"]> {
+    return (await this.read(name, input, options, readAnswer)) as Operations[N]["answer"];
+  }
+
+  /** Makes a call and returns what is read of its answer. */
+  async read<N extends Name, T>(
+    name: N,
+    input: Input<N>,
+    options: ChangeOptions,
+    answer: (response: Response) => Promise<T>,
+  ): Promise<T> {
     checkNames(name, options, routes[name].startsWith("GET") ? CALL_OPTIONS : CHANGE_OPTIONS);
     const request = this.#prepare(name, input, options.idempotencyKey);
-    const limit = new Limit(options.timeout ?? this.#timeoutMs, options.signal);
+    const limit = new Limit(options.timeout ?? this.timeoutMs, options.signal);
     limit.start();
     try {
-      return (await this.#persist(request, limit, options.retries, async () =>
-        readAnswer(await this.#send(request, limit)),
-      )) as Operations[N]["answer"];
+      return await this.#persist(request, limit, options.retries, async () =>
+        answer(await this.#send(request, limit)),
+      );
     } finally {
       limit.end();
     }
@@ -143,14 +160,19 @@ export class Transport {
     const [method = "", template = ""] = routes[name].split(" ");
     const known = fields[name].split(" ");
     checkNames(name, { ...given.query, ...(given.body as object | undefined) }, known);
-    const headers: Record<string, string> = { Accept: "application/json", ...userAgent() };
-    if (given.body !== undefined) headers["Content-Type"] = "application/json";
+    const headers: Record<string, string> = {
+      Accept: "application/json",
+      ...userAgent(),
+      ...given.headers,
+    };
+    const form = given.archive && formOf(given.archive, given.body as object);
+    if (given.body !== undefined && !form) headers["Content-Type"] = "application/json";
     if (method === "POST") headers["Idempotency-Key"] = checkedOnce(idempotencyKey ?? randomKey());
     return {
       url: this.url + filled(template, given.path ?? {}) + asked(given.query ?? {}),
       method,
       headers,
-      body: given.body === undefined ? null : JSON.stringify(given.body),
+      body: form ?? (given.body === undefined ? null : JSON.stringify(given.body)),
       repeatable: method === "GET" || method === "POST",
     };
   }
@@ -224,6 +246,16 @@ function filled(template: string, path: Record<string, string>): string {
     }
     return encodeURIComponent(value);
   });
+}
+
+function formOf(archive: Uint8Array, fields: object): FormData {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    if (value !== undefined && value !== null) form.set(name, String(value));
+  }
+  const bytes = new Uint8Array(archive);
+  form.set("archive", new Blob([bytes], { type: "application/gzip" }), "archive.tar.gz");
+  return form;
 }
 
 function asked(query: object): string {

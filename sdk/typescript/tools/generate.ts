@@ -116,7 +116,13 @@ function reached(from: (Schema | undefined)[], found = new Set<string>()): Set<s
 }
 
 function bodyOf(operation: Operation): Schema | undefined {
-  return operation.requestBody?.content?.["application/json"]?.schema;
+  const body = operation.requestBody?.content?.["application/json"]?.schema;
+  return body?.anyOf?.find((each) => each.type !== "null") ?? body;
+}
+
+/** Returns the fields of the form that a call takes besides JSON. */
+function formOf(operation: Operation): Record<string, Schema> {
+  return operation.requestBody?.content?.["multipart/form-data"]?.schema.properties ?? {};
 }
 
 /** Returns the names of what a call may be given. */
@@ -124,13 +130,16 @@ function fieldsOf(operation: Operation): string {
   const query = (operation.parameters ?? []).filter((each) => each.in === "query");
   const body = bodyOf(operation);
   const shape = body && schemas[referenced(body) ?? ""];
-  return [...query.map((each) => each.name), ...Object.keys(shape?.properties ?? {})].join(" ");
+  const names = [...Object.keys(shape?.properties ?? {}), ...Object.keys(formOf(operation))];
+  return [...new Set([...query.map((each) => each.name), ...names])].join(" ");
 }
 
 function answerOf(operation: Operation): Schema {
-  const answer = operation.responses["200"]?.content?.["application/json"]?.schema;
-  if (!answer) throw new Error(`${operation.operationId} has no answer in JSON`);
-  return answer;
+  const { content = {} } = operation.responses["200"] ?? operation.responses["202"] ?? {};
+  const answer = content["application/json"]?.schema;
+  if (answer) return answer;
+  if (!content["*/*"]) throw new Error(`${operation.operationId} has no answer in JSON`);
+  return {};
 }
 
 function referenced(schema: Schema): string | undefined {
@@ -172,10 +181,14 @@ function declareOperation(operation: Operation): string {
   const parts = [
     path.length && `path: { ${path.map((each) => `${each.name}: string`).join("; ")} }`,
     parameters.some((each) => each.in === "query") && `query: shapes.${queryName(operation)}`,
-    body && `body: shapes.${typeOf(body)}`,
-    `answer: shapes.${typeOf(answerOf(operation))}`,
+    body && `body: ${shapeOf(body)}`,
+    `answer: ${shapeOf(answerOf(operation))}`,
   ];
   return `  ${operation.operationId}: { ${parts.filter(Boolean).join("; ")} };`;
+}
+
+function shapeOf(schema: Schema): string {
+  return referenced(schema) ? `shapes.${typeOf(schema)}` : typeOf(schema);
 }
 
 function member(name: string, schema: Schema, required: boolean, request: boolean): string {

@@ -1,5 +1,7 @@
 """``cakework deploy``: a folder's program, built, started and reachable; the old one replaced.
 
+A folder with a ``cakework.toml`` is a function: ``function_deploys.py``. One with a Dockerfile:
+
 build ──▶ cache ──▶ start ──▶ listens ──▶ the new VM serves ──▶ the old VM is destroyed
   │         └──────────┴─────────┴─ fails, Ctrl-C: the new VM is destroyed, the old one stays
   └─ fails, Ctrl-C: nothing was made
@@ -10,21 +12,25 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from cakework.cli.builds import build_from_folder, built_by
 from cakework.cli.client import open_client
 from cakework.cli.deployments import Deployment, only_one_deploys
 from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.function_deploys import Asked, deploy_function
 from cakework.cli.interrupts import held_interrupt
+from cakework.cli.manifest import FILE, has_manifest
 from cakework.cli.output import Json, Output, shown_on_stderr
 from cakework.cli.values import Cpu, Memory, Port, Seconds
 from cakework.cli.variables import read_variables
 from cakework_client import CakeworkClient, CakeworkError, NotFound, ReachableVm, Vm, VmEnded
 
 LISTEN_S = 120.0
+VM = Group("For a VM", sort_key=2)
+FUNCTION = Group("For a function", sort_key=1)
 LAST_LINES = 20
 EXPOSE = re.compile(
     r"^[ \t]*+EXPOSE[ \t]++(\d++)(?:/tcp)?[ \t]*+\r?$", re.IGNORECASE | re.MULTILINE
@@ -45,29 +51,47 @@ def deploy(
     folder: Path = Path(),
     /,
     *,
-    port: Port = None,
-    cpu: Cpu = None,
-    memory: Memory = None,
-    env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=())] = (),
-    env_file: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
-    wait: Seconds = LISTEN_S,
+    port: Annotated[Port, Parameter(group=VM)] = None,
+    cpu: Annotated[Cpu, Parameter(group=VM)] = None,
+    memory: Annotated[Memory, Parameter(group=VM)] = None,
+    env: Annotated[tuple[str, ...], Parameter(alias="-e", negative=(), group=VM)] = (),
+    env_file: Annotated[tuple[Path, ...], Parameter(negative=(), group=VM)] = (),
+    wait: Annotated[Seconds, Parameter(group=VM)] = LISTEN_S,
+    name: Annotated[str | None, Parameter(group=FUNCTION)] = None,
+    user: Annotated[str | None, Parameter(group=FUNCTION)] = None,
+    message: Annotated[str | None, Parameter(alias="-m", group=FUNCTION)] = None,
+    no_promote: Annotated[bool, Parameter(negative=(), show_default=False, group=FUNCTION)] = False,
+    as_: Annotated[Literal["function", "vm"] | None, Parameter(name="--as")] = None,
     as_json: Json = False,
 ) -> int:
-    """Build a folder, start its program, print its URL; deployed again, replace the older one.
+    """Deploy a folder: a function if it has a cakework.toml, a VM if it has a Dockerfile.
 
-    The new VM serves before the old one is destroyed. Each has a hostname of its own. Ctrl-C
-    leaves the old one as it is.
+    Prints the URL. A function's new version is live once its code was imported. A new VM serves
+    before the old one is destroyed, and has a hostname of its own. What fails, or is ended with
+    Ctrl-C, leaves what was there before.
 
     Args:
-        folder: Folder with a Dockerfile; the current one if absent.
+        folder: Folder to deploy; the current one if absent.
         port: Port the program listens on; the Dockerfile's EXPOSE if absent.
         cpu: Virtual processors, 1 to 8 (the server's default is 1).
         memory: Memory in MB, 256 to 16384 (the server's default is 256).
         env: Variable for the program, K=V; K alone passes this shell's on. May be repeated.
         env_file: File of such variables, one a line; # starts a comment. May be repeated.
         wait: Seconds within which the program must listen.
+        name: Name of the function, instead of the one in cakework.toml.
+        user: End user whose the function is, instead of the one in cakework.toml.
+        message: What this version is, for people.
+        no_promote: Do not make the version live; `cakework promote` does later.
+        as_: What to deploy of a folder that has both files.
     """
     output = Output(as_json=as_json)
+    of_vm = {"--port": port, "--cpu": cpu, "--memory": memory, "--env": env, "--env-file": env_file}
+    if (as_ or kind_of(folder)) == "function":
+        refuse(of_vm, f"is for VMs; of a function, {FILE} says it")
+        asked = Asked(name, user, message, promote=not no_promote)
+        with open_client() as client:
+            return deploy_function(client, folder, asked, output)
+    refuse({"--name": name, "--user": user, "--message": message}, "is for functions")
     variables = read_variables(env, env_file)
     with open_client() as client:
         ask = build_from_folder(client, folder, None, output)
@@ -81,6 +105,26 @@ def deploy(
             replace(client, deployment, vm, output)
     output.result(vm.to_dict(), vm.url)
     return ExitCode.OK
+
+
+def kind_of(folder: Path) -> Literal["function", "vm"]:
+    """Return what a folder is, by the files that it has."""
+    if not has_manifest(folder):
+        return "vm"
+    if not (folder / "Dockerfile").is_file():
+        return "function"
+    raise CommandFailed(
+        f"{folder} has a {FILE}, of a function, and a Dockerfile, of a VM. Say which is meant: "
+        "--as function, or --as vm.",
+        ExitCode.USAGE,
+    )
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Raise CommandFailed when one of some options was given."""
+    for name, value in options.items():
+        if value:
+            raise CommandFailed(f"{name} {why}.", ExitCode.USAGE)
 
 
 def exposed_port(folder: Path) -> int:

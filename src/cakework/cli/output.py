@@ -93,6 +93,25 @@ def iso(unix_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def ago(time: str, now: datetime | None = None) -> str:
+    """Return how long ago a time of the API's was, in its largest unit."""
+    since = (now or datetime.now(UTC)) - datetime.fromisoformat(time)
+    seconds = max(int(since.total_seconds()), 0)
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds // unit} {name}"
+    return f"{seconds} s"
+
+
+def facts(lines: Mapping[str, object]) -> str:
+    """Return what is known of a thing, a line each, without what is not known."""
+    told = {name: cell(value) for name, value in lines.items()}
+    width = max(map(len, told))
+    return "\n".join(
+        f"  {name.ljust(width)}  {value}" for name, value in told.items() if value != "-"
+    )
+
+
 def print_table(values: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> None:
     """Print a table on stdout: drawn on a terminal, plain columns elsewhere."""
     rows = [[cell(value.get(key)) for key in columns] for value in values]

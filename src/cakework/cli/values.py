@@ -1,12 +1,15 @@
 """Values of options: what is known to be wrong with them before anybody is asked."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from cakework.domain.functions import OURS, UPPER_CASE_PATTERN
 from cakework.domain.image_references import whole_reference
+from cakework.domain.invocations import Reason
 from cakework.domain.repositories import checked_branch, checked_repository
 from cakework.domain.snapshots import (
     FORKS_MAX,
@@ -25,6 +28,7 @@ from cakework.domain.vms import (
     VOLUME_GB_MAX,
     VOLUME_GB_MIN,
 )
+from cakework.nearest import nearest
 
 
 def _between(least: int, most: int) -> Parameter:
@@ -49,6 +53,19 @@ def _url(text: str) -> None:
         raise ValueError("must begin with https://")
 
 
+def _reason(text: str) -> None:
+    if text not in tuple(Reason):
+        meant = nearest(text, Reason)
+        raise ValueError(f"there is no such reason{f'; did you mean {meant}?' if meant else ''}")
+
+
+def _secret_name(text: str) -> None:
+    if not re.fullmatch(UPPER_CASE_PATTERN, text) or text.startswith(OURS):
+        raise ValueError(
+            f"names are of upper-case letters, digits and _, and do not begin with {OURS}"
+        )
+
+
 Cpu = Annotated[int | None, _between(CPU_MIN, CPU_MAX)]
 Memory = Annotated[int | None, _between(MEMORY_MB_MIN, MEMORY_MB_MAX)]
 Port = Annotated[int | None, Parameter(alias="-p"), _between(PORT_MIN, PORT_MAX)]
@@ -60,4 +77,8 @@ Time = Annotated[str | None, _checked(parse_time)]
 Reference = Annotated[str, _checked(whole_reference)]
 Repository = Annotated[str | None, _checked(checked_repository)]
 Branch = Annotated[str | None, _checked(checked_branch)]
+WhyEnded = Annotated[str | None, _checked(_reason)]
+JsonText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""JSON, ``@FILE``, or ``-``: see :func:`cakework.cli.invoke.read_json`."""
+SecretName = Annotated[str, _checked(_secret_name)]
 Url = Annotated[str, _checked(_url)]

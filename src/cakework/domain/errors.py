@@ -9,10 +9,12 @@
     ├── NotFound          not there, or not the caller's
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
+    │   └── NoLiveVersion        nothing of the function is live yet
     ├── PreconditionFailed  it was changed since it was looked at
     ├── TooLarge          more bytes than are taken
     ├── TooSlow           the request did not come to its end in time
     ├── QuotaExceeded     more than the account may have
+    │   └── QueueFull            as much work waits as may
     ├── NoRoom            the host cannot fit it now
     └── Unavailable       a part that is needed does not answer
 
@@ -105,6 +107,12 @@ class PreconditionFailed(CakeworkError):
         self.etag = etag
 
 
+class NoLiveVersion(Conflict):
+    """Nothing of the function is live yet: nothing was deployed, or nothing promoted."""
+
+    code = "no_live_version"
+
+
 class TooLarge(CakeworkError):
     """The request has more bytes than are taken."""
 
@@ -121,6 +129,12 @@ class QuotaExceeded(CakeworkError):
     """The account has, or asks for, more than it may."""
 
     code = "quota_exceeded"
+
+
+class QueueFull(QuotaExceeded):
+    """As much work of a function, or of the account, waits as may."""
+
+    code = "queue_full"
 
 
 class NoRoom(CakeworkError):
@@ -148,9 +162,11 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         ImageNotInRegistry,
         Conflict,
         PreconditionFailed,
+        NoLiveVersion,
         TooLarge,
         TooSlow,
         QuotaExceeded,
+        QueueFull,
         NoRoom,
         Unavailable,
     )

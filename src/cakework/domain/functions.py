@@ -93,6 +93,8 @@ class Isolation(StrEnum):
 
 class _Settings(BaseModel):
     model_config = ConfigDict(
+        # One shape of what is asked and what is answered: that has all fields, with defaults.
+        json_schema_mode_override="validation",
         frozen=True,
         extra="forbid",
         alias_generator=to_camel,
@@ -111,12 +113,26 @@ class RetryPolicy(_Settings):
     random number from 0.5 to 1. No attempt starts later than ``max_age`` after acceptance.
     """
 
-    max_attempts: int = Field(default=4, ge=1, le=20)
-    min_delay: float = Field(default=5, ge=1, le=86_400)
-    factor: float = Field(default=4, ge=1, le=100)
-    max_delay: float = Field(default=600, ge=1, le=86_400)
-    max_age: int = Field(default=21_600, ge=1, le=604_800)
-    on: frozenset[RetryOn] = frozenset({"error", "timeout", "crash", "interrupted"})
+    max_attempts: int = Field(
+        default=4, ge=1, le=20, description="Attempts of one invocation, the first included."
+    )
+    min_delay: float = Field(
+        default=5, ge=1, le=86_400, description="Seconds before the second attempt."
+    )
+    factor: float = Field(
+        default=4, ge=1, le=100, description="How many times longer each delay is than the last."
+    )
+    max_delay: float = Field(default=600, ge=1, le=86_400, description="Longest delay, in seconds.")
+    max_age: int = Field(
+        default=21_600,
+        ge=1,
+        le=604_800,
+        description="Seconds after it was taken, after which no attempt of an invocation begins.",
+    )
+    on: Annotated[tuple[RetryOn, ...], Field(max_length=4)] = Field(
+        default=("error", "timeout", "crash", "interrupted"),
+        description="After which ends of an attempt another follows.",
+    )
 
     @model_validator(mode="after")
     def _check_delays(self) -> "RetryPolicy":
@@ -128,7 +144,7 @@ class RetryPolicy(_Settings):
 class FailureHandler(_Settings):
     """The function that is told of queued work that failed for good."""
 
-    function_id: str = Field(max_length=29)
+    function_id: str = Field(max_length=29, description="Id of the function.")
 
 
 Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,32}$")]
@@ -173,23 +189,62 @@ class FunctionSettings(_Settings):
     runs at import has the secrets, and there is no snapshot, which would hold them.
     """
 
-    memory: int = Field(default=MEMORY_MB_DEFAULT, ge=MEMORY_MB_MIN, le=MEMORY_MB_MAX)
-    cpu: int = Field(default=CPU_DEFAULT, ge=CPU_MIN, le=CPU_MAX)
-    timeout: int | None = Field(default=None, ge=1, le=900)
-    concurrency: int = Field(default=1, ge=1, le=100)
-    max_instances: int = Field(default=10, ge=1, le=200)
-    min_instances: int = Field(default=0, ge=0, le=10)
-    isolation: Isolation | None = None
-    idle_timeout: int = Field(default=60, ge=1, le=3600)
-    snapshot: Literal["ready", "none"] = "ready"
-    env_vars: dict[str, str] = Field(default_factory=dict[str, str], repr=False)
-    secrets: Annotated[tuple[SecretName, ...], Field(max_length=SECRETS_MAX)] = ()
-    secrets_at_init: bool = False
-    http: HttpSettings = HttpSettings()
-    retry: RetryPolicy = RetryPolicy()
-    on_failure: FailureHandler | None = None
+    memory: int = Field(
+        default=MEMORY_MB_DEFAULT,
+        ge=MEMORY_MB_MIN,
+        le=MEMORY_MB_MAX,
+        description="Memory of an instance in MB.",
+    )
+    cpu: int = Field(
+        default=CPU_DEFAULT, ge=CPU_MIN, le=CPU_MAX, description="CPUs of an instance."
+    )
+    timeout: int | None = Field(
+        default=None,
+        ge=1,
+        le=900,
+        description="Seconds that an attempt may take; 300 if absent, 60 where a caller waits.",
+    )
+    concurrency: int = Field(
+        default=1, ge=1, le=100, description="Invocations at once in one instance."
+    )
+    max_instances: int = Field(default=10, ge=1, le=200, description="Instances at once, at most.")
+    min_instances: int = Field(
+        default=0, ge=0, le=10, description="Instances that are kept though they have no work."
+    )
+    isolation: Isolation | None = Field(
+        default=None,
+        description="Whose invocations an instance may serve one after the other; for an end "
+        "user's function `function` if absent, and those for end users are kept apart in any case.",
+    )
+    idle_timeout: int = Field(
+        default=60, ge=1, le=3600, description="Seconds without work after which an instance goes."
+    )
+    snapshot: Literal["ready", "none"] = Field(
+        default="ready", description="`ready`: instances begin where the code is imported."
+    )
+    env_vars: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        repr=False,
+        description="Environment of the code, 64 KiB in all; not for secrets.",
+    )
+    secrets: Annotated[tuple[SecretName, ...], Field(max_length=SECRETS_MAX)] = Field(
+        default=(), description="Names of secrets that the code may see."
+    )
+    secrets_at_init: bool = Field(
+        default=False,
+        description="Whether code has its secrets at import, too; then there is no snapshot.",
+    )
+    http: HttpSettings = Field(
+        default=HttpSettings(), description="Who may come in at the function's URL, and how."
+    )
+    retry: RetryPolicy = Field(
+        default=RetryPolicy(), description="When queued work is tried again."
+    )
+    on_failure: FailureHandler | None = Field(
+        default=None, description="The function that is told of work that failed for good."
+    )
     labels: Annotated[dict[Label, LabelValue], Field(max_length=LABELS_MAX)] = Field(
-        default_factory=dict[str, str]
+        default_factory=dict[str, str], description="Words of yours for it, and their values."
     )
 
     @model_validator(mode="after")

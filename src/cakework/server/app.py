@@ -40,6 +40,8 @@ from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
+from cakework.server.functions.changes import Changes
+from cakework.server.functions.dead_letters import DeadLetters
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.drafts import Drafts
@@ -129,6 +131,7 @@ RETENTION_FIRST_S = 30.0
 DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
+REPLAY_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 ORPHAN_PERIOD_S = 30.0
 MASK_PERIOD_S = 300.0
@@ -163,6 +166,7 @@ class FunctionParts:
     keeping: KeepingLoop
     invocations: Invocations
     secrets: Secrets
+    dead_letters: DeadLetters
     adapter: Adapter
     dispatch: DispatchLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
@@ -201,6 +205,7 @@ class Server:
     idempotency: Idempotency
     webhooks: Webhooks
     functions: FunctionParts
+    changes: Changes
     loops: tuple[Loop, ...]
     journal: JournalReader
     lines: LinesReader
@@ -353,6 +358,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
             *(webhooks.loop, retention, *functions.loops),
         ),
         functions=functions,
+        changes=Changes(database, functions.invocations, followers, clock),
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
     )
@@ -400,6 +406,9 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         under_way,
         body_bytes,
     )
+    invocations = InvocationRoutes(
+        parts.functions.invocations, parts.functions.dead_letters, parts.changes, parts.logs
+    )
     for router in (
         GithubBuildRoutes(parts.builds).router(door),
         BuildRoutes(parts.builds).router(door),
@@ -424,9 +433,9 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             parts.functions.drafts,
             parts.functions.intake,
             parts.functions.trials,
-            InvocationRoutes(parts.functions.invocations),
+            invocations,
         ).router(door),
-        InvocationRoutes(parts.functions.invocations).router(door),
+        invocations.router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -510,6 +519,8 @@ def _functions(
         *(database, sealer, starts, WaitingLimits(clock), endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
+    replay_hint = asyncio.Event()
+    dead_letters = DeadLetters(database, invocations, clock, replay_hint.set)
     attempts = Attempts(
         database,
         server_id,
@@ -580,11 +591,13 @@ def _functions(
         keeping,
         invocations,
         function_secrets,
+        dead_letters,
         adapter,
         dispatch,
         instances.make_room,
         lendings,
         (
+            Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),

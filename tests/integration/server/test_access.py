@@ -8,9 +8,12 @@ import pytest
 from pydantic import SecretStr
 
 from cakework.domain.errors import Conflict
+from cakework.domain.ids import AccountId, FunctionId
 from cakework.server import keys_admin
+from cakework.server.functions.invocations import NewInvocation
 from cakework.server.openapi import document
 from cakework.server.services.keys import VERIFIED_FOR_S, Keys
+from cakework.server.store.function_models import FunctionRow
 
 from .fake_node import FakeNode
 from .rig import KEY, Json, Rig, as_problem, eventually, running, settings_for
@@ -24,6 +27,13 @@ BODIES: dict[str, Json] = {
     "forkCachedVM": {"count": 1},
     "createWebhook": {"url": "https://example.com/"},
     "updateWebhook": {},
+    "createFunction": {"name": "f", "runtime": "python"},
+    "updateFunction": {"settings": {}},
+    "deployFunction": {"source": {"files": [{"dir": ".", "name": "main.py", "content": ""}]}},
+    "promoteVersion": {"version": 1},
+    "invokeFunction": {"mode": "async"},
+    "replayDeadLetters": {"filter": {}},
+    "discardDeadLetters": {"filter": {}},
 }
 DOCUMENT: Json = json.loads(document())
 
@@ -50,6 +60,20 @@ def ids_of(rig: Rig, vm: Json) -> dict[str, str]:
     """Return the ids of a VM and what it came from, by the names that paths have."""
     order = rig.node.build_orders[0]
     return {"buildId": order.build_id, "imageId": order.image_id, "vmId": vm["id"]}
+
+
+async def function_ids(rig: Rig) -> dict[str, str]:
+    """Make a function with a version and an invocation; returns their ids likewise."""
+    source = BODIES["deployFunction"]["source"]
+    body = {**BODIES["createFunction"], "source": source}
+    function_id = FunctionId((await rig.ok("POST", "/v1/functions", json=body))["id"])
+    async with rig.server.database.writing() as session:
+        row = await session.get(FunctionRow, function_id)
+        assert row is not None
+        row.live_version = 1
+    later = NewInvocation({}, delay_s=600)
+    made = await rig.server.functions.invocations.take(AccountId("default"), function_id, later)
+    return {"functionId": function_id, "version": "1", "invocationId": made.id}
 
 
 def test_every_call_of_the_contract_is_there() -> None:
@@ -89,6 +113,26 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("POST", "/v1/webhooks/{webhookId}/test"),
         ("GET", "/v1/webhooks/{webhookId}/deliveries"),
         ("POST", "/v1/webhooks/{webhookId}/deliveries/{deliveryId}/redeliver"),
+        ("POST", "/v1/functions"),
+        ("GET", "/v1/functions"),
+        ("GET", "/v1/functions/{functionId}"),
+        ("PATCH", "/v1/functions/{functionId}"),
+        ("DELETE", "/v1/functions/{functionId}"),
+        ("POST", "/v1/functions/{functionId}/versions"),
+        ("GET", "/v1/functions/{functionId}/versions"),
+        ("GET", "/v1/functions/{functionId}/versions/{version}"),
+        ("GET", "/v1/functions/{functionId}/versions/{version}/source"),
+        ("POST", "/v1/functions/{functionId}/promote"),
+        ("POST", "/v1/functions/{functionId}/invoke"),
+        ("GET", "/v1/invocations"),
+        ("GET", "/v1/invocations/{invocationId}"),
+        ("GET", "/v1/invocations/{invocationId}/event"),
+        ("GET", "/v1/invocations/{invocationId}/result"),
+        ("POST", "/v1/invocations/{invocationId}/cancel"),
+        ("POST", "/v1/invocations/{invocationId}/replay"),
+        ("GET", "/v1/dead-letters"),
+        ("POST", "/v1/dead-letters/replay"),
+        ("POST", "/v1/dead-letters/discard"),
     }
 
 
@@ -103,7 +147,7 @@ async def test_every_call_needs_a_key_and_says_so(name: str, method: str, path: 
 async def test_no_call_answers_without_a_valid_key(rig: Rig) -> None:
     """Each call refuses a missing key, an empty and a wrong one, before it looks at anything."""
     vm = await rig.vm()
-    ids = {**ids_of(rig, vm), **await webhook_ids(rig)}
+    ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
     for name, method, path in CALLS:
         address = path.format(**ids)
         for key in ("", "wrong", KEY + "x", KEY[:-1], "cw_é"):
@@ -119,7 +163,7 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
     """Each call with an id gets 404 for another account's, and lists show nothing of it."""
     vm = await rig.vm()
     order = rig.node.build_orders[0]
-    ids = {**ids_of(rig, vm), **await webhook_ids(rig)}
+    ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
     async with await rig.other_account() as theirs:
         assert (await theirs.get("/v1/webhooks")).json() == {"webhooks": []}
         for name, method, path in CALLS:
@@ -134,6 +178,12 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
                 assert response.json() == {"vms": []}
             elif name == "listBuilds":
                 assert order.build_id not in response.text
+            elif name == "listFunctions":
+                assert ids["functionId"] not in response.text
+            elif name in ("listInvocations", "listDeadLetters"):
+                assert response.json() == {"invocations": []}
+            elif name.endswith("DeadLetters"):
+                assert response.json() == {"matched": 0}
             elif name == "listImages":
                 assert order.image_id not in response.text
         filtered = await theirs.get("/v1/vms", params={"imageId": order.image_id})

@@ -19,6 +19,9 @@ IDS = {
     "imageId": "0" * 26,
     "webhookId": "ep_" + "0" * 26,
     "deliveryId": "dlv_" + "0" * 26,
+    "functionId": "fn_" + "0" * 26,
+    "version": 1,
+    "invocationId": "inv_" + "0" * 26,
 }
 JSON = {"Content-Type": "application/json"}
 SURPLUS = "surplusWord"

@@ -11,10 +11,12 @@ from cakework_client import (
     AsyncCakeworkClient,
     Build,
     CakeworkClient,
+    FunctionLogLine,
     LogLine,
     LogPage,
     NotFound,
     ReachableVm,
+    Settings,
     SucceededBuild,
     Vm,
     VmPage,
@@ -78,3 +80,15 @@ async def without_threads(client: AsyncCakeworkClient) -> None:
     async with client.vm("i", port=1) as vm, client.http(vm) as http:
         assert_type(vm, ReachableVm)
         assert_type(http, httpx2.AsyncClient)
+
+
+def about_functions(client: CakeworkClient) -> None:
+    settings: Settings = {"memory": 512, "retry": {"maxAttempts": 2, "on": ["timeout"]}}
+    function = client.create_function("f", "node", settings=settings)
+    client.deploy_function(function.id, {"files": {"main.py": "x", "b": b"\0"}}, promote=False)
+    client.deploy_function(function.id, {"version": 3}, lock="")
+    client.deploy_function(function.id, archive=b"")
+    for done in client.invoke_many(function.id, [1, "a", None], at_once=2):
+        print(done.state == "failed", done.error and done.error.stack)
+    for line in client.follow_logs(function.id):
+        print(line.message, isinstance(line, FunctionLogLine) and line.invocation_id)

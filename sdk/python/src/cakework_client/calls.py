@@ -22,6 +22,7 @@ from cakework_client.errors import (
     UnexpectedAnswer,
     error_of,
 )
+from cakework_client.models import InvocationResult
 from cakework_client.wire import Answer, read
 
 if TYPE_CHECKING:
@@ -59,6 +60,31 @@ class PostOptions(Options, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """A form with an archive in it (RFC 7578)."""
+
+    content: bytes = field(repr=False)
+    content_type: str
+
+    @classmethod
+    def of(cls, archive: bytes, fields: Mapping[str, Any]) -> "Form":
+        """Return the form with these fields; truths are written as JSON writes them."""
+        boundary = uuid4().hex
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+            f"{json.dumps(value) if isinstance(value, bool) else value}\r\n"
+            for name, value in fields.items()
+        ]
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="archive"; '
+            'filename="archive.tar.gz"\r\nContent-Type: application/gzip\r\n\r\n'
+        )
+        content = "".join(parts).encode() + head.encode() + archive
+        content += f"\r\n--{boundary}--\r\n".encode()
+        return cls(content, f"multipart/form-data; boundary={boundary}")
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A request of the API."""
 
@@ -67,6 +93,8 @@ class Call:
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     body: Mapping[str, Any] | None = None
     idempotency_key: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict[str, str])
+    form: Form | None = None
 
     @classmethod
     def of(
@@ -76,22 +104,29 @@ class Call:
         options: PostOptions | Options,
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
+        more: Mapping[str, str] | None = None,
+        form: Form | None = None,
     ) -> "Call":
         """Return a call; one with POST gets a key of its own unless ``options`` has one."""
         key = cast("PostOptions", options).get("idempotency_key")
         if method == "POST" and key is None:
             key = str(uuid4())
-        return cls(method, path, params or {}, body, key)
+        return cls(method, path, params or {}, body, key, more or {}, form)
 
     @property
     def headers(self) -> dict[str, str]:
         """What it says besides what every request says."""
         keyed = {"Idempotency-Key": self.idempotency_key} if self.idempotency_key else {}
-        return keyed if self.body is None else {**keyed, "Content-Type": "application/json"}
+        if self.form is not None:
+            return {**self.more, **keyed, "Content-Type": self.form.content_type}
+        typed = {} if self.body is None else {"Content-Type": "application/json"}
+        return {**self.more, **keyed, **typed}
 
     @property
     def content(self) -> bytes | None:
         """Its body as bytes."""
+        if self.form is not None:
+            return self.form.content
         return None if self.body is None else json.dumps(self.body).encode()
 
     @property
@@ -206,6 +241,11 @@ def answer(kind: type[A], response: "httpx2.Response", body: bytes) -> A:
         return read(kind, json.loads(body))
     except (ValueError, TypeError) as error:
         raise unexpected(response, f"{type(error).__name__}: {error}") from error
+
+
+def read_result(response: "httpx2.Response", body: bytes) -> InvocationResult:
+    """Return what a good response has, as it is."""
+    return InvocationResult(body, response.headers.get("Content-Type", ""))
 
 
 def refusal(response: "httpx2.Response", body: bytes) -> ApiError:

@@ -10,9 +10,12 @@
     │   ├── NotFound            not_found
     │   │   └── ImageNotInRegistry   image_not_in_registry
     │   ├── Conflict            conflict
+    │   │   └── NoLiveVersion        no_live_version
+    │   ├── PreconditionFailed  precondition_failed
     │   ├── TooLarge            too_large
     │   ├── TooSlow             request_timeout
     │   ├── QuotaExceeded       quota_exceeded
+    │   │   └── QueueFull            queue_full
     │   ├── Unavailable         unavailable
     │   │   └── NoRoom               no_room
     │   ├── InternalError       internal_error
@@ -20,6 +23,7 @@
     ├── ConnectionFailed        the server was not reached, or the connection broke
     ├── TimedOut                not done within ``timeout``; a TimeoutError too
     ├── BuildFailed             a build that was waited for has failed
+    ├── DeployFailed            a version that was waited for has failed
     ├── VmEnded                 a VM that was waited for has ended
     ├── FolderError             a folder cannot be sent
     ├── InvalidId               what was given is no id; a ValueError too
@@ -35,7 +39,7 @@ from cakework_client.models import FieldError
 from cakework_client.wire import read
 
 if TYPE_CHECKING:
-    from cakework_client.models import Build, Vm
+    from cakework_client.models import Build, Version, Vm
 
 
 class CakeworkError(Exception):
@@ -124,6 +128,18 @@ class Conflict(ApiError):
     code = "conflict"
 
 
+class NoLiveVersion(Conflict):
+    """Nothing of the function is live yet."""
+
+    code = "no_live_version"
+
+
+class PreconditionFailed(ApiError):
+    """It was changed since you looked at it: look again, and send your change with its ``etag``."""
+
+    code = "precondition_failed"
+
+
 class TooLarge(ApiError):
     """More bytes than the server takes."""
 
@@ -140,6 +156,12 @@ class QuotaExceeded(ApiError):
     """More than the account may have."""
 
     code = "quota_exceeded"
+
+
+class QueueFull(QuotaExceeded):
+    """As many invocations wait as may."""
+
+    code = "queue_full"
 
 
 class Unavailable(ApiError):
@@ -197,6 +219,20 @@ class BuildFailed(CakeworkError):
         return f"Build {self.build.build_id} failed: {self.build.error or 'it says no more'}"
 
 
+class DeployFailed(CakeworkError):
+    """A version that was waited for has failed; ``version.error`` says why."""
+
+    def __init__(self, version: "Version") -> None:
+        super().__init__(version)
+        self.version = version
+
+    def __str__(self) -> str:
+        """Say why."""
+        version = self.version
+        why = version.error or "it says no more"
+        return f"Version {version.version} of {version.function_id} failed: {why}"
+
+
 class VmEnded(CakeworkError):
     """A VM that was waited for has ended; its log says more."""
 
@@ -233,9 +269,12 @@ ERRORS_BY_CODE: dict[str, type[ApiError]] = {
         NotFound,
         ImageNotInRegistry,
         Conflict,
+        NoLiveVersion,
+        PreconditionFailed,
         TooLarge,
         TooSlow,
         QuotaExceeded,
+        QueueFull,
         Unavailable,
         NoRoom,
         InternalError,
@@ -247,6 +286,7 @@ ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
     404: NotFound,
     408: TooSlow,
     409: Conflict,
+    412: PreconditionFailed,
     413: TooLarge,
     429: QuotaExceeded,
     500: InternalError,

@@ -14,9 +14,14 @@ from typing import NotRequired, TypedDict
 
 from cakework_client.dockerignore import Dockerignore
 from cakework_client.errors import FolderError
+from cakework_client.models import GithubSource
 
 OWN_FOLDER = ".cakework"
 """What the command line keeps of a project, at its root. It is never sent."""
+
+
+LEFT_OUT = frozenset({".git", ".venv", "node_modules", "__pycache__"})
+"""Folders that no code is sent with: dependencies are installed anew."""
 
 
 class File(TypedDict):
@@ -58,6 +63,24 @@ class Folder:
             raise FolderError(f"Cannot read the files to build from: {error}") from error
         return folder
 
+    @classmethod
+    def of_code(cls, path: Path) -> "Folder":
+        """Read what a folder of code holds, which needs no Dockerfile; its .dockerignore counts.
+
+        Raises:
+            FolderError: It is no folder, or cannot be read.
+        """
+        if not path.is_dir():
+            raise FolderError(f"{path} is not a folder.")
+        folder = cls("")
+        try:
+            for each in sorted(wanted_files(path)):
+                if not LEFT_OUT & set(each.relative_to(path).parts):
+                    folder.add(path, each)
+        except OSError as error:
+            raise FolderError(f"Cannot read the code: {error}") from error
+        return folder
+
     def add(self, root: Path, path: Path) -> None:
         """Add one file below ``root``, or its name to what was skipped."""
         relative = path.relative_to(root).as_posix()
@@ -67,6 +90,24 @@ class Folder:
         content = path.read_bytes()
         self.size_bytes += len(content)
         self.files.append(as_file(relative, content))
+
+
+class Source(TypedDict, total=False):
+    """Code of a function: one of these. ``draft``: what its editor saved; ``version``: a version's
+    again, with today's dependencies."""
+
+    files: Files
+    github: GithubSource
+    draft: bool
+    version: int
+
+
+def as_source(source: Source) -> dict[str, object]:
+    """Return code as the API has it."""
+    told: dict[str, object] = {**source}
+    if "files" in source:
+        told["files"] = as_files(source["files"])
+    return told
 
 
 def as_files(files: Files) -> list[File]:

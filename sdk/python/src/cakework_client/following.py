@@ -7,22 +7,33 @@ from dataclasses import dataclass, field
 
 from cakework_client.calls import BROKEN, REFUSED, Deadline, pause_s, segment
 from cakework_client.errors import ApiError, CakeworkError, ConnectionFailed
-from cakework_client.models import LogLine
+from cakework_client.models import FunctionLogLine, Invocation, LogLine
 from cakework_client.wire import read
 
 BUILD_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 QUIET_S = 45.0
 """Longest silence of a stream that lives: the server says something every 15 s."""
 FOREVER_S = 1e9
+GIVEN_MAX = 1_000
+"""Invocations that are remembered, so that none is given out twice."""
 FAILURES_MAX = 8
 """Tries in a row without a word before the server counts as gone: about half a minute."""
 
 
 def log_path(source_id: str) -> str:
-    """Return where the log of a build or a VM is; a build's id is a UUID."""
+    """Return where the log of something is, by its id: a build's is a UUID."""
+    if source_id.startswith("fn_"):
+        return f"/v1/functions/{segment(source_id)}/logs"
+    if source_id.startswith("inv_"):
+        return f"/v1/invocations/{segment(source_id)}/logs"
     if BUILD_ID.fullmatch(source_id):
         return f"/v1/image/build/{source_id.lower()}/logs"
     return f"/v1/vm/{segment(source_id)}/logs"
+
+
+def lines_of(source_id: str) -> type[LogLine]:
+    """Return what the lines of a log are: those of functions say more."""
+    return FunctionLogLine if source_id.startswith(("fn_", "inv_")) else LogLine
 
 
 @dataclass(slots=True)
@@ -35,6 +46,7 @@ class Following:
     ended: bool = False
     begun: bool = False
     failures: int = 0
+    kind: type[LogLine] = LogLine
     deadline: Deadline = field(init=False)
     _rest: bytes = b""
 
@@ -54,21 +66,31 @@ class Following:
             TimedOut: There is no time left.
             ConnectionFailed: They are not what the server sends.
         """
+        for event in self.events(chunk):
+            yield from self._line(event)
+
+    def events(self, chunk: bytes) -> Iterator[dict[str, str]]:
+        """Note bytes of the stream; yield the fields of the events that they bring.
+
+        Raises:
+            TimedOut, ConnectionFailed: As :meth:`take`.
+        """
         self.deadline.check()
         *events, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
         try:
             for event in events:
-                yield from self._line(fields_of(event.decode()))
+                found = fields_of(event.decode())
+                if found:
+                    self.begun, self.failures = True, 0
+                yield found
         except ValueError as error:
-            raise ConnectionFailed(f"The log's stream is garbled: {error}.", sent=True) from error
+            raise ConnectionFailed(f"The stream is garbled: {error}.", sent=True) from error
 
     def _line(self, event: dict[str, str]) -> Iterator[LogLine]:
-        if event:
-            self.begun, self.failures = True, 0
         if event.get("event") == "end":
             self.ended = True
         elif event.get("data"):
-            line = read(LogLine, json.loads(event["data"]))
+            line = read(self.kind, json.loads(event["data"]))
             if line.id > self.last_id:
                 self.last_id = line.id
                 yield line
@@ -90,6 +112,33 @@ class Following:
         if isinstance(failure, ApiError):
             wanted += failure.retry_after_s or 0.0
         return min(wanted, max(self.deadline.left_s, 0.0))
+
+
+@dataclass(slots=True)
+class FollowingInvocations(Following):
+    """How far the following of invocations has come. Behind a broken connection the last ones are
+    told again: what was given out is not given out twice."""
+
+    given: dict[str, Invocation] = field(default_factory=dict[str, Invocation])
+
+    def changed(self, chunk: bytes) -> Iterator[Invocation]:
+        """Note bytes of the stream; yield the invocations that they bring, each as it is now.
+
+        Raises:
+            TimedOut, ConnectionFailed: As :meth:`take`.
+        """
+        for event in self.events(chunk):
+            if event.get("id", "").isdecimal():
+                self.last_id = max(self.last_id, int(event["id"]))
+            if not event.get("data"):
+                continue
+            found = read(Invocation, json.loads(event["data"]))
+            if self.given.get(found.id) != found:
+                self.given.pop(found.id, None)
+                self.given[found.id] = found
+                if len(self.given) > GIVEN_MAX:
+                    self.given.pop(next(iter(self.given)))
+                yield found
 
 
 def fields_of(event: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What the API answers with. Fields are the API's own, in snake_case; what is absent is None."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from cakework_client.wire import Answer, narrowed
 
@@ -16,6 +17,37 @@ Order = Literal["oldest_first", "newest_first"]
 DeliveryStatus = Literal["pending", "succeeded", "failed"]
 ImageSource = Literal["files", "github", "import"]
 ImageState = Literal["importing", "ready", "failed", "deleted"]
+FunctionKind = Literal["function", "transform"]
+Runtime = Literal["python3.13", "python3.11", "node24", "image"]
+FunctionState = Literal["active", "deploying", "empty"]
+VersionState = Literal["building", "ready", "failed", "retired"]
+Isolation = Literal["function", "user", "invocation"]
+RetryOn = Literal["error", "timeout", "crash", "interrupted"]
+Mode = Literal["sync", "async"]
+InvocationKind = Literal["direct", "queued"]
+InvocationState = Literal[
+    "queued", "running", "waiting", "succeeded", "failed", "canceled", "expired", "skipped"
+]
+Reason = Literal[
+    "handler_error",
+    "timeout",
+    "crash",
+    "out_of_memory",
+    "interrupted",
+    "non_retriable",
+    "result_too_large",
+    "bad_answer",
+    "no_handler",
+    "function_deleted",
+    "version_failed",
+    "ttl",
+    "max_age",
+    "overlap",
+    "rate_limited",
+    "superseded",
+    "canceled_by_caller",
+    "loop",
+]
 EventType = Literal[
     "build.succeeded",
     "build.failed",
@@ -185,6 +217,16 @@ class LogLine(Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionLogLine(LogLine):
+    """A line of a function: ``invocation_id`` and ``attempt`` where it is of one that is known."""
+
+    version: int
+    invocation_id: str | None = None
+    attempt: int | None = None
+    vm_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogPage(Answer):
     """Lines of a log. With ``pagination``, send all three back for the next page."""
 
@@ -192,6 +234,369 @@ class LogPage(Answer):
     pagination: str | None = None
     from_: datetime | None = None
     to: datetime | None = None
+
+
+class RetrySettings(TypedDict, total=False):
+    """When queued work is tried again: delays and ``maxAge`` in seconds."""
+
+    maxAttempts: int
+    minDelay: float
+    factor: float
+    maxDelay: float
+    maxAge: int
+    on: list[RetryOn]
+
+
+class FailureFunction(TypedDict):
+    """The function that is told of work that failed for good."""
+
+    functionId: str
+
+
+class Cors(TypedDict):
+    """Which origins' pages may read what a function answers; ``*`` is any."""
+
+    origins: list[str]
+
+
+class Http(TypedDict, total=False):
+    """Who may come in at a function's URL, and how; without ``methods`` by any."""
+
+    auth: Literal["none", "key"]
+    methods: list[str] | None
+    cors: Cors | None
+
+
+class Settings(TypedDict, total=False):
+    """Settings of a function: ``memory`` in MB, ``timeout`` and ``idleTimeout`` in seconds."""
+
+    memory: int
+    cpu: int
+    timeout: int | None
+    concurrency: int
+    maxInstances: int
+    minInstances: int
+    isolation: Isolation | None
+    idleTimeout: int
+    snapshot: Literal["ready", "none"]
+    envVars: dict[str, str]
+    secrets: list[str]
+    secretsAtInit: bool
+    http: Http
+    retry: RetrySettings
+    onFailure: FailureFunction | None
+    labels: dict[str, str]
+
+
+class GithubSource(TypedDict):
+    """Code in a branch on GitHub: ``org/repo``, and the folder in it that is the code's root."""
+
+    repository: str
+    branch: str
+    token: NotRequired[str]
+    folder: NotRequired[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionLogPage(LogPage):
+    """Lines of a function's log. With ``pagination``, send all three back for the next page."""
+
+    lines: list[FunctionLogLine]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvocationLogPage(FunctionLogPage):
+    """Lines of an invocation; ``complete`` is whether all of them are on record."""
+
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy(Answer):
+    """When queued work is tried again: delays and ``max_age`` are in seconds."""
+
+    max_attempts: int
+    min_delay: float
+    factor: float
+    max_delay: float
+    max_age: int
+    on: list[RetryOn]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureHandler(Answer):
+    """The function that is told of work that failed for good."""
+
+    function_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorsSettings(Answer):
+    """Which origins' pages may read what a function answers."""
+
+    origins: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings(Answer):
+    """Who may come in at a function's URL, and how; ``methods`` None is any."""
+
+    auth: Literal["none", "key"]
+    methods: list[str] | None = None
+    cors: CorsSettings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSettings(Answer):
+    """All settings of a function. ``memory`` is in MB, what is a time in seconds."""
+
+    memory: int
+    cpu: int
+    timeout: int | None = None
+    concurrency: int
+    max_instances: int
+    min_instances: int
+    isolation: Isolation | None = None
+    idle_timeout: int
+    snapshot: Literal["ready", "none"]
+    env_vars: dict[str, str] | None = None
+    secrets: list[str]
+    secrets_at_init: bool = False
+    http: HttpSettings = HttpSettings(auth="none")
+    retry: RetryPolicy
+    on_failure: FailureHandler | None = None
+    labels: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function(Answer):
+    """A function. ``build_id`` is there while a version is being made."""
+
+    id: str
+    name: str
+    user_id: str | None = None
+    kind: FunctionKind
+    runtime: Runtime
+    settings: FunctionSettings
+    state: FunctionState
+    live_version: int | None = None
+    url: str
+    build_id: str | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionPage(Answer):
+    """Functions, newest first; ``pagination`` asks for the next page."""
+
+    functions: list[Function]
+    pagination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotOfVersion(Answer):
+    """The snapshot that a version's instances begin from; ``error`` says why there is none."""
+
+    state: Literal["made", "failed", "none"]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version(Answer):
+    """A version of a function. ``handlers`` and ``snapshot`` are there once it is ready."""
+
+    function_id: str
+    version: int
+    state: VersionState
+    build_id: str
+    error: str | None = None
+    runtime: Runtime
+    entry: str
+    handlers: list[str] | None = None
+    source_digest: str
+    message: str | None = None
+    snapshot: SnapshotOfVersion | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPage(Answer):
+    """Versions, newest first; ``pagination`` asks for the next page."""
+
+    versions: list[Version]
+    pagination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile(Answer):
+    """A file of code; ``encoding`` is ``base64`` where ``content`` is that."""
+
+    dir: str
+    name: str
+    content: str
+    encoding: Literal["base64"] | None = None
+
+    @property
+    def path(self) -> str:
+        """Its path from the root."""
+        return self.name if self.dir == "." else f"{self.dir}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFiles(Answer):
+    """The code of a version, as it was sent."""
+
+    files: list[SourceFile]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted(Answer):
+    """Nothing is left to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedDraft(Answer):
+    """A draft that was saved; the next save is given its ``etag``."""
+
+    etag: str
+    source_digest: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftAnswer(SavedDraft):
+    """A draft: what an editor saved of a function."""
+
+    files: list[SourceFile]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployedArchive(Answer):
+    """A function that was deployed from an archive: its id, its URL, the build of its version."""
+
+    id: str
+    endpoint: str
+    build_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret(Answer):
+    """A secret, without its value; ``fingerprint`` tells one value from another."""
+
+    name: str
+    function_id: str | None = None
+    user_id: str | None = None
+    shared: bool
+    fingerprint: str
+    updated_at: datetime
+    last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretPage(Answer):
+    """Secrets; ``pagination`` asks for the next page."""
+
+    secrets: list[Secret]
+    pagination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretDeleted(Answer):
+    """Nothing is left to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvocationError(Answer):
+    """What an attempt raised; ``retry_after`` is in seconds."""
+
+    type: str
+    message: str
+    stack: str | None = None
+    retriable: bool
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt(Answer):
+    """One run of the handler. ``outcome`` is ``succeeded`` or a reason, None while it goes on."""
+
+    attempt: int
+    version: int
+    vm_id: str
+    start: Literal["warm", "fork", "restore", "cold"]
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause(Answer):
+    """What an invocation was made by."""
+
+    invocation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation(Answer):
+    """An invocation. ``result`` is the answer if that is JSON and not large; so is ``event``."""
+
+    id: str
+    function_id: str
+    user_id: str | None = None
+    version: int | None = None
+    trigger: str
+    kind: InvocationKind
+    state: InvocationState
+    reason: Reason | None = None
+    attempt: int
+    max_attempts: int | None = None
+    next_attempt_at: datetime | None = None
+    event: dict[str, Any] | None = None
+    result: Any = None
+    error: InvocationError | None = None
+    attempts: list[Attempt]
+    queued_ms: int | None = None
+    duration_ms: int | None = None
+    replay_of: str | None = None
+    cause: Cause | None = None
+    depth: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, well or not."""
+        return self.state not in ("queued", "running", "waiting")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvocationPage(Answer):
+    """Invocations, newest first; ``pagination`` asks for the next page."""
+
+    invocations: list[Invocation]
+    pagination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched(Answer):
+    """How many dead letters were meant."""
+
+    matched: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationResult:
+    """What a handler answered, as it is."""
+
+    content: bytes
+    content_type: str
+
+    def json(self) -> Any:
+        """Return it as what its JSON says."""
+        return json.loads(self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ passed over, and a word that is new in an enumeration is handed on as it is.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from enum import Enum
@@ -110,6 +111,8 @@ def _written(value: object) -> object:
         return written_time(value)
     if isinstance(value, Answer):
         return value.to_dict()
+    if isinstance(value, Mapping):
+        return {name: _written(each) for name, each in cast("Mapping[str, object]", value).items()}
     if isinstance(value, list | tuple):
         return [_written(each) for each in cast("list[object]", value)]
     return value

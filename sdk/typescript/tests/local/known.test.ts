@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CakeworkClient, verifyWebhook } from "@cakework/client";
 import { CakeworkApiClient } from "@cakework/client/compat";
-import { readDirectory, uploadDirectory } from "@cakework/client/node";
+import { deployFolder, readDirectory, uploadDirectory } from "@cakework/client/node";
 import { fields, routes } from "../../dist/esm/generated/calls.js";
 import { json, TestServer, VM } from "./server.ts";
 
@@ -71,8 +71,13 @@ test("neither does any other method", async () => {
   assert.ok(others.length >= 8);
   for (const name of others) {
     // Those that list what something has are given its id first.
-    const first = name === "followLogs" ? [{ vmId: "x" }] : [];
-    const ids = /Logs|Deliveries|waitForBuild/.test(name) && !first.length ? ["x"] : first;
+    const firsts: Record<string, unknown[]> = {
+      followLogs: [{ vmId: "x" }],
+      waitForVersion: ["x", 1],
+      invoke: ["x", {}],
+      invokeMany: ["x", []],
+    };
+    const ids = firsts[name] ?? (/Logs|Deliveries|Versions|waitFor/.test(name) ? ["x"] : []);
     assert.match(await refusal(() => method(client, name)(...ids, surplus)), /"surplusName"/, name);
   }
   const folder = import.meta.dirname;
@@ -80,6 +85,7 @@ test("neither does any other method", async () => {
     () => new CakeworkClient(wrong({ url: "http://127.0.0.1:9", apikey: "k" })),
     () => uploadDirectory(client, folder, wrong(surplus)),
     () => readDirectory(folder, wrong(surplus)),
+    () => deployFolder(client, "x", folder, wrong(surplus)),
     () => verifyWebhook("", new Headers(), "whsec_a", wrong(surplus)),
   ]) {
     assert.match(await refusal(call), /is unknown/);

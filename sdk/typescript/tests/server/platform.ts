@@ -14,6 +14,9 @@ export const HOOKS = given("CAKEWORK_TEST_HOOKS");
 
 export const NOWHERE = "0".repeat(14);
 
+/** Calls about functions, which have tests of their own. */
+export const ABOUT_FUNCTIONS = /Function|Version|Invocation|DeadLetter|Draft|Secret/;
+
 /** A client that remembers which of its methods were called. */
 export const called = new Set<string>();
 export const client = new Proxy(new CakeworkClient(), {

@@ -19,6 +19,7 @@ const PRINTS = [
   /^([0-9a-f]{14} \S+\n)*$/,
   /^image [0-9A-Z]{26}\n$/,
   /^2 .*\btwo\n/s,
+  /^succeeded { hello: 'you' }\n(succeeded { hello: '[abc]' }\n){3}$/,
   /^not_found 404 There is no VM .*\nmemory should be .*\n$/,
   "webhooks",
   /^\d+ images\n$/,

@@ -36,6 +36,34 @@ export async function right(client: CakeworkClient, maybe: number | undefined): 
   if (event.type === "vm.stopped") void event.data.exitCode;
 }
 
+export async function functions(client: CakeworkClient, maybe: number | undefined): Promise<void> {
+  const { id, settings } = await client.createFunction({
+    name: "f",
+    runtime: "node",
+    settings: { memory: maybe, retry: { maxAttempts: 2, on: ["timeout"] } },
+  });
+  const most: number | undefined = settings.retry?.maxAttempts;
+  for await (const done of client.invokeMany(id, [1, "a", null], { atOnce: maybe })) {
+    const why: string | undefined = done.error?.message;
+    void [why, most, done.attempts[0]?.durationMs];
+  }
+  for await (const line of client.followLogs({ functionId: id })) {
+    const of: string | undefined = line.invocationId;
+    void of;
+  }
+  const { content }: { content: Uint8Array } = await client.getInvocationResult("inv");
+  await client.deployFunction(id, { archive: content });
+  await client.listInvocations({ from: new Date(), state: "failed" });
+  // @ts-expect-error: there is no such setting
+  await client.updateFunction(id, { settings: { memry: 1 } });
+  // @ts-expect-error: there is no such state
+  await client.listInvocations({ state: "dead" });
+  // @ts-expect-error: what was looked at is to be said
+  await client.putDraft(id, { files: [] });
+  // @ts-expect-error: a VM's lines are of no invocation
+  for await (const line of client.followLogs({ vmId: "v" })) void line.invocationId;
+}
+
 export function wrong(client: CakeworkClient): void {
   // @ts-expect-error: an option that there is none of
   new CakeworkClient({ apikey: "k" });

@@ -2,13 +2,12 @@
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, FailFast, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, SecretStr
 from pydantic.json_schema import SkipJsonSchema
 
 from cakework.domain.contexts import PathError, directory_path, file_path
@@ -50,7 +49,7 @@ from cakework.server.api.forms import ARCHIVE
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
 from cakework.server.api.problems import BODY_ERRORS, not_valid, responses
 from cakework.server.api.times import rfc3339
-from cakework.server.api.wire import AnswerBody, RequestBody, Text, names_of
+from cakework.server.api.wire import AnswerBody, RequestBody, Text, given, names_of
 from cakework.server.functions.functions import (
     FunctionFilter,
     Functions,
@@ -67,6 +66,9 @@ FunctionIdPath = Annotated[
 ]
 VersionPath = Annotated[int, Path(alias="version", ge=1, le=2**31 - 1, description="Its number.")]
 _UserId = Annotated[Text, Field(pattern=USER_ID_PATTERN)]
+_Settings = Annotated[
+    FunctionSettings, BeforeValidator(lambda value: given(FunctionSettings, value))
+]
 _RUNTIMES = tuple(NEWEST) + tuple(runtime.value for runtime in Runtime)
 
 
@@ -138,7 +140,7 @@ class CreateFunction(RequestBody):
     kind: Annotated[FunctionKind, Field(strict=False)] = Field(
         default=FunctionKind.FUNCTION, description="function, or transform."
     )
-    settings: Annotated[FunctionSettings, Field(strict=False)] = Field(
+    settings: _Settings = Field(
         default_factory=FunctionSettings, description="Its settings; what is absent is a default."
     )
     source: SourceGiven | None = Field(default=None, description="Code to deploy at once.")
@@ -148,9 +150,7 @@ class CreateFunction(RequestBody):
 class UpdateFunction(RequestBody):
     """What updateFunction takes."""
 
-    settings: Annotated[FunctionSettings, Field(strict=False)] = Field(
-        description="Settings to change; what is absent stays."
-    )
+    settings: _Settings = Field(description="Settings to change; what is absent stays.")
 
 
 class Promote(RequestBody):
@@ -169,7 +169,7 @@ class Function(AnswerBody):
     )
     kind: FunctionKind = Field(description="function, or transform.")
     runtime: Runtime = Field(description="What its code is run by.")
-    settings: dict[str, Any] = Field(description="All settings, with their defaults.")
+    settings: FunctionSettings = Field(description="All settings, with their defaults.")
     state: Literal["active", "deploying", "empty"] = Field(
         description="empty: nothing is live; deploying: nor yet; active: it can be invoked."
     )
@@ -177,6 +177,10 @@ class Function(AnswerBody):
         default=None, description="The version that new work runs on."
     )
     url: str = Field(description="Where its http handler is.")
+    build_id: str | SkipJsonSchema[None] = Field(
+        default=None,
+        description="Id of the build of the version that is being made; absent while none is.",
+    )
     created_at: str = Field(
         description="When it was made.", json_schema_extra={"format": "date-time"}
     )
@@ -228,13 +232,10 @@ class Version(AnswerBody):
     )
 
 
-class VersionPage(AnswerBody):
+class VersionPage(Page):
     """A page of the list of versions."""
 
     versions: list[Version] = Field(description="Versions, newest first, at most 100.")
-    pagination: str | SkipJsonSchema[None] = Field(
-        default=None, description="Token for the next page; absent on the last one."
-    )
 
 
 class SourceFile(AnswerBody):
@@ -363,7 +364,7 @@ class FunctionRoutes:
         place = place_of(parameters.pagination)
         rows, after = await self.functions.page(account, wanted, place)
         deploying = await self.functions.deploying([FunctionId(row.id) for row in rows])
-        functions = [self._shown(row, row.id in deploying) for row in rows]
+        functions = [self._shown(row, deploying.get(row.id)) for row in rows]
         return FunctionPage(functions=functions, pagination=token_of(after))
 
     async def get(self, account: Account, function_id: FunctionIdPath) -> Function:
@@ -414,10 +415,14 @@ class FunctionRoutes:
         self,
         account: Account,
         function_id: FunctionIdPath,
-        pagination: Annotated[int | None, Query(ge=1, description="From the page before.")] = None,
+        pagination: Annotated[
+            str | None,
+            Query(pattern=r"^[1-9][0-9]{0,8}$", description="Token that the page before gave."),
+        ] = None,
     ) -> VersionPage:
         """List the versions of a function, newest first, 100 a page."""
-        rows, below = await self.functions.versions(account, FunctionId(function_id), pagination)
+        before = int(pagination) if pagination else None
+        rows, below = await self.functions.versions(account, FunctionId(function_id), before)
         versions = [version_answer(row) for row in rows]
         return VersionPage(versions=versions, pagination=None if below is None else str(below))
 
@@ -445,10 +450,9 @@ class FunctionRoutes:
     async def _answer(self, account: AccountId, function_id: FunctionId) -> Function:
         row = await self.functions.get(account, function_id)
         deploying = await self.functions.deploying([function_id])
-        return self._shown(row, row.id in deploying)
+        return self._shown(row, deploying.get(row.id))
 
-    def _shown(self, row: FunctionRow, deploying: bool) -> Function:
-        settings = self.functions.settings(row)
+    def _shown(self, row: FunctionRow, deploying: str | None) -> Function:
         state = "active" if row.live_version else "deploying" if deploying else "empty"
         return Function(
             id=row.id,
@@ -456,10 +460,11 @@ class FunctionRoutes:
             user_id=row.user_id or None,
             kind=FunctionKind(row.kind),
             runtime=Runtime(row.runtime),
-            settings=settings.model_dump(mode="json", by_alias=True, exclude_none=True),
+            settings=self.functions.settings(row),
             state=state,
             live_version=row.live_version,
             url=f"http://{row.hostname}:{self.proxy_port}/",
+            build_id=deploying,
             created_at=rfc3339(row.created_ms),
             updated_at=rfc3339(row.updated_ms),
         )
@@ -578,7 +583,7 @@ def _content(index: int, file: File) -> bytes:
         return file.content.encode()
     try:
         return base64.b64decode(file.content, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidRequest(
             f"The source cannot be taken: files.{index} is not base64.",
             [FieldError(f"source.files.{index}.content", "is not base64")],

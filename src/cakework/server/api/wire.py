@@ -1,9 +1,10 @@
 """What bodies have in common: camelCase names, exact types in, nothing absent out."""
 
+import json
 from collections.abc import Collection, Iterable
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -11,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cakework.nearest import nearest
 
+M = TypeVar("M", bound=BaseModel)
 NAME_CHARS_MAX = 100
 """Of a name that is told back to whoever sent it."""
 FAULTS_MAX = 20
@@ -49,6 +51,32 @@ def names_of(model: type[BaseModel]) -> dict[str, None]:
     return dict.fromkeys(field.alias or name for name, field in model.model_fields.items())
 
 
+def given(model: type[M], value: object) -> M:
+    """Return an object in a body as ``model``, which is not a :class:`RequestBody` itself: as
+    strictly, and with unknown names told as of those.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    _check_known(model, value, ())
+    return model.model_validate_json(json.dumps(value), strict=True)
+
+
+def _check_known(model: type[BaseModel], value: object, place: tuple[str, ...]) -> None:
+    if not isinstance(value, dict):
+        return
+    fields, names = cast("dict[str, object]", value), names_of(model)
+    if not fields.keys() <= names.keys():
+        others = (name for name in fields if name not in names)
+        raise _unknown_fields(islice(others, FAULTS_MAX), names, place)
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                wire = field.alias or name
+                _check_known(kind, fields.get(wire), (*place, wire))
+
+
 class RequestBody(BaseModel):
     """A body that a caller sends. ``"1"`` and ``true`` are not 1; unknown fields are refused."""
 
@@ -82,11 +110,13 @@ class AnswerBody(BaseModel):
     )
 
 
-def _unknown_fields(names: Iterable[str], known: Collection[str]) -> ValidationError:
+def _unknown_fields(
+    names: Iterable[str], known: Collection[str], place: tuple[str, ...] = ()
+) -> ValidationError:
     faults = [
         InitErrorDetails(
             type=PydanticCustomError("unknown_field", "{said}", {"said": unknown(name, known)}),
-            loc=(shown_name(name),),
+            loc=(*place, shown_name(name)),
             input=None,
         )
         for name in names

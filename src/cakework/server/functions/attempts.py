@@ -439,7 +439,8 @@ class Attempts:
             attempt.first_line = first.get("first_line", attempt.first_line)
             attempt.duration_ms = None if answer is None else round(answer.duration_ms)
         attempts = [attempt] if attempt is not None else []
-        return Found(row, attempts, self._invocations.event(row), result)
+        most = row.max_attempts or job.settings.retry.max_attempts
+        return Found(row, attempts, self._invocations.event(row), result, most)
 
     def _follows(self, job: Job, row: InvocationRow, outcome: Outcome, now: int) -> Ended | Again:
         work = Work(row.attempt, row.created_ms, row.unreached, row.max_attempts)

@@ -330,13 +330,16 @@ class Functions:
         self._hint()
         return row
 
-    async def deploying(self, ids: Sequence[FunctionId]) -> set[str]:
-        """Return which of some functions have versions that are being made."""
-        query = select(VersionRow.function_id).where(
-            VersionRow.function_id.in_(ids), VersionRow.state == VersionState.BUILDING
+    async def deploying(self, ids: Sequence[FunctionId]) -> dict[str, str]:
+        """Return which of some functions have versions that are being made, each with the build
+        of the newest of these."""
+        query = (
+            select(VersionRow.function_id, VersionRow.build_id)
+            .where(VersionRow.function_id.in_(ids), VersionRow.state == VersionState.BUILDING)
+            .order_by(VersionRow.number)
         )
         async with self._database.reading() as session:
-            return set(await session.scalars(query))
+            return {each.function_id: each.build_id for each in await session.execute(query)}
 
     async def delete(self, account: AccountId, function_id: FunctionId) -> None:
         """Remove a function with its versions; what waits for it is canceled. Raises NotFound."""

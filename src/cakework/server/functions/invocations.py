@@ -7,17 +7,17 @@ an invocation has ended, by this process at once, of another's work within a sec
 import asyncio
 import base64
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
-from cakework.domain.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from cakework.domain.functions import VersionState
+from cakework.domain.errors import Conflict, InvalidRequest, NoLiveVersion, NotFound, TooLarge
+from cakework.domain.functions import FunctionSettings, VersionState
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
     AccountId,
@@ -40,7 +40,7 @@ from cakework.server.store.function_models import (
     VersionRow,
 )
 from cakework.server.store.pages import Place, cut, newest_first
-from cakework.server.store.sealing import Sealer
+from cakework.server.store.sealing import SEAL_BYTES, Sealer
 from cakework.server.store.values import not_before
 
 EVENT_BYTES_MAX = 1 << 20
@@ -48,11 +48,19 @@ DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
 LOOK_S = 1.0
 _DEAD = (InvocationState.FAILED, InvocationState.EXPIRED)
+WITHOUT_BYTES = (
+    defer(InvocationRow.event_sealed, raiseload=True),
+    defer(InvocationRow.result_sealed, raiseload=True),
+)
+"""How records are read to be looked at: what is large is asked for where it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewInvocation:
-    """What is asked for. ``event`` is a CloudEvent, or the beginning of one; times in seconds."""
+    """What is asked for. ``event`` is a CloudEvent, or the beginning of one; times in seconds.
+
+    ``replay_of`` is settled with it, if that is a dead letter; ``if_dead``: only if it is one.
+    """
 
     event: dict[str, Any]
     user_id: UserId = ACCOUNT_ITSELF
@@ -63,6 +71,7 @@ class NewInvocation:
     max_attempts: int | None = None
     depth: int = 0
     replay_of: str | None = None
+    if_dead: bool = False
     cause_id: str | None = None
 
 
@@ -78,15 +87,51 @@ class InvocationFilter:
     from_ms: int | None = None
     to_ms: int | None = None
 
+    def of(self, account: AccountId) -> list[ColumnElement[bool]]:
+        """Return what is true of those of ``account``."""
+        given = [
+            InvocationRow.account_id == account,
+            *(
+                column == value
+                for column, value in (
+                    (InvocationRow.function_id, self.function_id),
+                    (InvocationRow.user_id, self.user_id),
+                    (InvocationRow.state, self.state),
+                    (InvocationRow.reason, self.reason),
+                )
+                if value is not None
+            ),
+        ]
+        if self.dead:
+            given += is_dead_letter()
+        if self.from_ms is not None:
+            given.append(InvocationRow.created_ms >= self.from_ms)
+        if self.to_ms is not None:
+            given.append(InvocationRow.created_ms < self.to_ms)
+        return given
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An invocation with its attempts, its event and its result as JSON or bytes of a type."""
+    """An invocation with its attempts, its event and its result as JSON or bytes of a type.
+
+    ``result`` is None where there is none, or where it has more bytes than were asked for; so is
+    ``event``. ``max_attempts`` is None when its function is gone.
+    """
 
     row: InvocationRow
     attempts: list[AttemptRow]
-    event: bytes
+    event: bytes | None
     result: bytes | None
+    max_attempts: int | None
+
+    def up_to(self, bytes_max: int) -> "Found":
+        """Return it without events and results of more than ``bytes_max`` bytes."""
+        event, result = (
+            each if each is not None and len(each) <= bytes_max else None
+            for each in (self.event, self.result)
+        )
+        return replace(self, event=event, result=result)
 
 
 class Ending:
@@ -154,9 +199,10 @@ class Invocations:
 
         Raises:
             NotFound: the account has no such function, or the function no such version.
-            Conflict: nothing of the function is live.
+            NoLiveVersion: nothing of the function is live.
             TooLarge: the event.
-            QuotaExceeded: as many wait as may.
+            QueueFull: as many wait as may.
+            Conflict: what was to be replayed if it is a dead letter is none (any more).
         """
         new_row = self._new_row(account, function_id, new, token)
 
@@ -165,6 +211,10 @@ class Invocations:
             if made is None:
                 made = new_row()
                 self._check(session, made)
+                if new.replay_of is not None:
+                    ids = [InvocationId(new.replay_of)]
+                    if not settle(session, account, ids, made.created_ms) and new.if_dead:
+                        raise Conflict(f"{new.replay_of} is no dead letter.")
                 session.add(made)
             return made
 
@@ -216,7 +266,8 @@ class Invocations:
         if ending.found is not None and ending.found.row.attempt == 1:
             return ending.found
         ended = await self.wait(account, InvocationId(row.id), max(0.0, wait_s - LOOK_S))
-        return await self.found(ended)
+        (found,) = await self.found([ended])
+        return found
 
     def _new_row(
         self,
@@ -258,25 +309,56 @@ class Invocations:
         )
 
     async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
-        """Return an invocation of the account. Raises NotFound."""
+        """Return an invocation of the account, without its bytes. Raises NotFound."""
         async with self._database.reading() as session:
-            row = await session.get(InvocationRow, invocation_id)
+            row = await session.get(InvocationRow, invocation_id, options=WITHOUT_BYTES)
         if row is None or row.account_id != account:
             raise NotFound(f"There is no invocation {invocation_id}.")
         return row
 
-    async def found(self, row: InvocationRow) -> Found:
-        """Return what belongs to an invocation's record."""
-        query = select(AttemptRow).where(AttemptRow.invocation_id == row.id)
+    async def found(
+        self, rows: Sequence[InvocationRow], bytes_max: int | None = None
+    ) -> list[Found]:
+        """Return what belongs to the records of invocations: of events and results only those of
+        at most ``bytes_max`` bytes, None for all."""
+        ids, functions = [row.id for row in rows], {row.function_id for row in rows}
+        query = select(AttemptRow).where(AttemptRow.invocation_id.in_(ids))
+        policies = select(FunctionRow.id, FunctionRow.settings).where(FunctionRow.id.in_(functions))
+        sealed = select(
+            InvocationRow.id,
+            _short(InvocationRow.event_sealed, bytes_max),
+            _short(InvocationRow.result_sealed, bytes_max),
+        ).where(InvocationRow.id.in_(ids))
         async with self._database.reading() as session:
             attempts = list(await session.scalars(query.order_by(AttemptRow.attempt)))
-        result = None
-        if row.result_sealed is not None:
-            result = self._sealer.unseal(row.result_sealed, f"result:{row.id}")
-        return Found(row, attempts, self.event(row), result)
+            told = {each.id: each.settings for each in (await session.execute(policies)).all()}
+            kept = {each[0]: each[1:] for each in (await session.execute(sealed)).all()}
+        most = {
+            each: FunctionSettings.model_validate_json(settings).retry.max_attempts
+            for each, settings in told.items()
+        }
+        of: dict[str, list[AttemptRow]] = {each: [] for each in ids}
+        for attempt in attempts:
+            of[attempt.invocation_id].append(attempt)
+        found: list[Found] = []
+        for row in rows:
+            event, result = kept.get(row.id, (None, None))
+            found.append(
+                Found(
+                    row,
+                    of[row.id],
+                    self._opened(event, f"event:{row.id}"),
+                    self._opened(result, f"result:{row.id}"),
+                    row.max_attempts or most.get(row.function_id),
+                )
+            )
+        return found
+
+    def _opened(self, sealed: bytes | None, name: str) -> bytes | None:
+        return None if sealed is None else self._sealer.unseal(sealed, name)
 
     def event(self, row: InvocationRow) -> bytes:
-        """Return the event of an invocation, as JSON."""
+        """Return the event of an invocation, read whole, as JSON."""
         return self._sealer.unseal(row.event_sealed, f"event:{row.id}")
 
     async def wait(
@@ -306,25 +388,7 @@ class Invocations:
         self, account: AccountId, wanted: InvocationFilter, after: Place | None
     ) -> tuple[list[InvocationRow], Place | None]:
         """Return up to 100 invocations, newest first, and the place where the next page goes on."""
-        query = select(InvocationRow).where(InvocationRow.account_id == account)
-        for column, value in (
-            (InvocationRow.function_id, wanted.function_id),
-            (InvocationRow.user_id, wanted.user_id),
-            (InvocationRow.state, wanted.state),
-            (InvocationRow.reason, wanted.reason),
-        ):
-            if value is not None:
-                query = query.where(column == value)
-        if wanted.dead:
-            query = query.where(
-                InvocationRow.kind == "queued",
-                InvocationRow.state.in_(_DEAD),
-                InvocationRow.settled_ms.is_(None),
-            )
-        if wanted.from_ms is not None:
-            query = query.where(InvocationRow.created_ms >= wanted.from_ms)
-        if wanted.to_ms is not None:
-            query = query.where(InvocationRow.created_ms < wanted.to_ms)
+        query = select(InvocationRow).where(*wanted.of(account)).options(*WITHOUT_BYTES)
         query = newest_first(query, InvocationRow.created_ms, InvocationRow.id, after)
         async with self._database.reading() as session:
             rows = list(await session.scalars(query))
@@ -375,39 +439,18 @@ class Invocations:
             raise Conflict("A request to the function's URL is not kept, and cannot be repeated.")
         if row.state not in FINAL:
             raise Conflict("The invocation has not ended; cancel it first.")
+        if event is None:
+            (found,) = await self.found([row])
+            event = json.loads(found.event or b"{}")
         again = NewInvocation(
-            json.loads(self.event(row)) if event is None else event,
+            event or {},
             UserId(row.user_id),
             "replay",
             version,
             depth=row.depth,
             replay_of=row.id,
         )
-        made = await self.take(account, FunctionId(row.function_id), again, token)
-        await self.settle(account, [invocation_id])
-        return made
-
-    async def replay_dead(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
-        """Take a dead letter again, on what is live. Raises Conflict: it is none (any more)."""
-        if not await self.settle(account, [invocation_id]):
-            raise Conflict(f"{invocation_id} is no dead letter.")
-        return await self.replay(account, invocation_id, None, None)
-
-    async def settle(self, account: AccountId, ids: list[InvocationId]) -> int:
-        """Take dead letters off their list; returns how many there were."""
-        async with self._database.writing() as session:
-            settled = await session.execute(
-                update(InvocationRow)
-                .where(
-                    InvocationRow.account_id == account,
-                    InvocationRow.id.in_(ids),
-                    InvocationRow.state.in_(_DEAD),
-                    InvocationRow.settled_ms.is_(None),
-                )
-                .values(settled_ms=self._clock())
-                .returning(InvocationRow.id)
-            )
-            return len(settled.all())
+        return await self.take(account, FunctionId(row.function_id), again, token)
 
     def _check(self, session: Session, row: InvocationRow) -> None:
         self._function(session, row)
@@ -429,8 +472,40 @@ class Invocations:
                     f"Of version {row.version} the source alone is kept; promote it first."
                 )
         elif function.live_version is None:
-            raise Conflict("Nothing of this function is live yet; deploy it, or promote a version.")
+            raise NoLiveVersion(
+                "Nothing of this function is live yet; deploy it, or promote a version."
+            )
         return function
+
+
+def is_dead_letter() -> list[ColumnElement[bool]]:
+    """Return what is true of a dead letter."""
+    return [
+        InvocationRow.kind == "queued",
+        InvocationRow.state.in_(_DEAD),
+        InvocationRow.settled_ms.is_(None),
+    ]
+
+
+def settle(session: Session, account: AccountId, ids: Sequence[InvocationId], now_ms: int) -> int:
+    """Take dead letters off their list; returns how many there were."""
+    settled = session.execute(
+        update(InvocationRow)
+        .where(InvocationRow.account_id == account, InvocationRow.id.in_(ids), *is_dead_letter())
+        .values(settled_ms=now_ms, replay_ms=None)
+        .returning(InvocationRow.id)
+    )
+    return len(settled.all())
+
+
+def _short(
+    column: InstrumentedAttribute[bytes] | InstrumentedAttribute[bytes | None],
+    bytes_max: int | None,
+) -> ColumnElement[bytes | None]:
+    """Return what is sealed in ``column`` where that has at most ``bytes_max`` bytes, else None."""
+    if bytes_max is None:
+        return cast("ColumnElement[bytes | None]", column)
+    return case((func.length(column) <= bytes_max + SEAL_BYTES, column), else_=None)
 
 
 def _made_by(session: Session, token: str | None) -> InvocationRow | None:

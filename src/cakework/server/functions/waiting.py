@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from cakework.domain.errors import QuotaExceeded
+from cakework.domain.errors import QueueFull
 from cakework.server.clock import Clock
 from cakework.server.store.function_models import WAITS, InvocationRow
 
@@ -48,7 +48,7 @@ class WaitingLimits:
         self._known: OrderedDict[str, _Room] = OrderedDict()
 
     def check(self, session: Session, row: InvocationRow) -> None:
-        """Count an invocation that is about to wait. Raises QuotaExceeded."""
+        """Count an invocation that is about to wait. Raises QueueFull."""
         of_function = InvocationRow.function_id == row.function_id
         of_account = InvocationRow.account_id == row.account_id
         for whose, key, which, most in (
@@ -56,7 +56,7 @@ class WaitingLimits:
             ("account", row.account_id, of_account, self._per_account),
         ):
             if not self._has_room(key, lambda w=which, m=most: _left(session, w, m)):
-                raise QuotaExceeded(
+                raise QueueFull(
                     f"The {whose} has {most} invocations waiting, as many as it may.",
                     retry_after_s=RETRY_AFTER_S,
                 )

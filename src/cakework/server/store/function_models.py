@@ -297,6 +297,7 @@ class InvocationRow(Base):
     ``version`` is what the last attempt runs on, and with ``pinned`` what all do. ``next_ms``:
     no attempt begins before. ``vm_id`` runs the attempt under way. What is ``queued`` and failed
     or expired is a dead letter until ``settled_ms`` says that somebody replayed or discarded it.
+    ``replay_ms``: when it is to be replayed, where somebody asked for that.
     """
 
     __tablename__ = "invocations"
@@ -315,6 +316,8 @@ class InvocationRow(Base):
         _of_waiting("ix_invocations_waiting_turn", "function_id", "user_id", "next_ms", "id"),
         Index("ix_invocations_function_id_created_ms_id", "function_id", "created_ms", "id"),
         Index("ix_invocations_account_id_created_ms_id", "account_id", "created_ms", "id"),
+        Index("ix_invocations_account_id_updated_ms_id", "account_id", "updated_ms", "id"),
+        Index("ix_invocations_replay_ms", "replay_ms"),
         Index("ix_invocations_vm_id", "vm_id"),
         Index("ix_invocations_ended_ms", "ended_ms"),
     )
@@ -349,6 +352,7 @@ class InvocationRow(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
     claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)
     settled_ms: Mapped[int | None] = mapped_column(BigInteger)
+    replay_ms: Mapped[int | None] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)

@@ -28,6 +28,8 @@ from cakework.domain.errors import CakeworkError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+SEAL_BYTES = 1 + NONCE_BYTES + 16
+"""By so many more bytes is what was sealed than the secret in it."""
 VERSION = b"\x01"
 MARKS = b"cakework: marks"
 DRAWS = b"cakework: draws"

@@ -3,14 +3,25 @@
 from typing import Unpack
 
 from cakework_client._async.builds import AsyncBuilds
+from cakework_client._async.functions import AsyncFunctions
 from cakework_client._async.images import AsyncImages
+from cakework_client._async.invocations import AsyncInvocations
 from cakework_client._async.running import AsyncRunning
+from cakework_client._async.secrets import AsyncSecrets
 from cakework_client._async.webhooks import AsyncWebhooks
 from cakework_client.calls import Options
 from cakework_client.models import Health, Readiness
 
 
-class AsyncCakeworkClient(AsyncBuilds, AsyncImages, AsyncRunning, AsyncWebhooks):
+class AsyncCakeworkClient(
+    AsyncBuilds,
+    AsyncImages,
+    AsyncRunning,
+    AsyncFunctions,
+    AsyncInvocations,
+    AsyncSecrets,
+    AsyncWebhooks,
+):
     """Speaks with Cakework, over one pool of connections.
 
     ``timeout`` means the same everywhere: the seconds within which a call must be done, with

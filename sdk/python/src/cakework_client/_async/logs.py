@@ -3,18 +3,25 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from cakework_client._async.transport import AsyncTransport
 from cakework_client._async.waiting import sleep
 from cakework_client.calls import Call, Options, segment
 from cakework_client.errors import CakeworkError
-from cakework_client.following import FOREVER_S, Following, log_path
-from cakework_client.models import LogLine, LogPage, Order
+from cakework_client.following import FOREVER_S, Following, lines_of, log_path
+from cakework_client.models import (
+    FunctionLogPage,
+    InvocationLogPage,
+    LogLine,
+    LogPage,
+    Order,
+)
 from cakework_client.wire import given
 
 BATCH_MAX = 1000
 Moment = datetime | str
+P = TypeVar("P", bound=LogPage)
 
 
 class LogQuery(Options, total=False):
@@ -39,15 +46,29 @@ class AsyncLogs(AsyncTransport):
 
     async def get_build_logs(self, build_id: str, **query: Unpack[LogQuery]) -> LogPage:
         """Return a page of a build's log."""
-        return await self._page(f"/v1/image/build/{segment(build_id)}/logs", query)
+        return await self._page(f"/v1/image/build/{segment(build_id)}/logs", query, LogPage)
 
     async def get_vm_logs(self, vm_id: str, **query: Unpack[LogQuery]) -> LogPage:
         """Return a page of what a VM's program printed."""
-        return await self._page(f"/v1/vm/{segment(vm_id)}/logs", query)
+        return await self._page(f"/v1/vm/{segment(vm_id)}/logs", query, LogPage)
 
     async def get_cached_vm_logs(self, vm_id: str, **query: Unpack[LogQuery]) -> LogPage:
         """Return a page of what a cached VM's program printed."""
-        return await self._page(f"/v1/vm/cached/{segment(vm_id)}/logs", query)
+        return await self._page(f"/v1/vm/cached/{segment(vm_id)}/logs", query, LogPage)
+
+    async def get_function_logs(
+        self, function_id: str, **query: Unpack[LogQuery]
+    ) -> FunctionLogPage:
+        """Return a page of what a function printed, in all its instances."""
+        path = f"/v1/functions/{segment(function_id)}/logs"
+        return await self._page(path, query, FunctionLogPage)
+
+    async def get_invocation_logs(
+        self, invocation_id: str, **query: Unpack[LogQuery]
+    ) -> InvocationLogPage:
+        """Return a page of what was printed while an invocation ran, attempt by attempt."""
+        path = f"/v1/invocations/{segment(invocation_id)}/logs"
+        return await self._page(path, query, InvocationLogPage)
 
     async def iter_logs(
         self,
@@ -59,10 +80,11 @@ class AsyncLogs(AsyncTransport):
         to: Moment | None = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[LogLine]:
-        """Yield all lines that a build or a VM has printed so far; ``timeout`` is for each page.
+        """Yield all lines that a build, a VM, a function or an invocation has printed so far;
+        ``timeout`` is for each page. Those of the last two are :class:`FunctionLogLine`.
 
         Args:
-            source_id: Id of a build or a VM.
+            source_id: Id of a build, a VM, a function or an invocation.
             query: Only lines with this in them, in upper or lower case.
             order: Which end comes first; ``oldest_first`` if absent.
             from_: Only lines of this time or later.
@@ -71,7 +93,7 @@ class AsyncLogs(AsyncTransport):
         """
         asked = LogQuery(query=query, order=order, from_=from_, to=to, batch=BATCH_MAX, **options)
         while True:
-            page = await self._page(log_path(source_id), asked)
+            page = await self._page(log_path(source_id), asked, _pages_of(source_id))
             for line in page.lines:
                 yield line
             if page.pagination is None:
@@ -88,13 +110,15 @@ class AsyncLogs(AsyncTransport):
         after: int = 0,
         timeout: float | None = None,
     ) -> AsyncGenerator[LogLine]:
-        """Yield what a build or a VM prints, from the beginning on, until it has ended.
+        """Yield what a build, a VM, a function or an invocation prints, from the beginning on,
+        until it has ended; a function never does. Lines of the last two are
+        :class:`FunctionLogLine`.
 
         Goes on through broken connections, with no line lost or repeated. Stop when you like:
         the connection is closed with the generator.
 
         Args:
-            source_id: Id of a build or a VM.
+            source_id: Id of a build, a VM, a function or an invocation.
             query: Only lines with this in them, in upper or lower case.
             from_: Only lines of this time or later.
             to: Only lines of this time or earlier.
@@ -104,7 +128,8 @@ class AsyncLogs(AsyncTransport):
         params = {**given(query=query, from_=from_, to=to), "follow": "true"}
         call = Call("GET", log_path(source_id), params)
         limit_s = FOREVER_S if timeout is None else timeout
-        following = Following(limit_s, self._configuration.retries, after)
+        kind = lines_of(source_id)
+        following = Following(limit_s, self._configuration.retries, after, kind=kind)
         while True:
             failure: CakeworkError | None = None
             try:
@@ -125,6 +150,10 @@ class AsyncLogs(AsyncTransport):
                 if following.ended:
                     return
 
-    async def _page(self, path: str, query: LogQuery) -> LogPage:
+    async def _page(self, path: str, query: LogQuery, kind: type[P]) -> P:
         asked = {name: value for name, value in query.items() if name != "timeout"}
-        return await self._call(LogPage, "GET", path, query, params=given(**asked))
+        return await self._call(kind, "GET", path, query, params=given(**asked))
+
+
+def _pages_of(source_id: str) -> type[LogPage]:
+    return LogPage if lines_of(source_id) is LogLine else FunctionLogPage

@@ -1,6 +1,6 @@
 """Sends calls and opens streams over one pool of connections."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -9,6 +9,7 @@ from cakework_client._async.waiting import sleep
 from cakework_client.calls import (
     Call,
     Deadline,
+    Form,
     Options,
     PostOptions,
     Tries,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import httpx2
 
 A = TypeVar("A", bound=Answer)
+T = TypeVar("T")
 
 
 class AsyncTransport:
@@ -89,22 +91,31 @@ class AsyncTransport:
         *,
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
+        more: Mapping[str, str] | None = None,
+        form: Form | None = None,
     ) -> A:
-        call = Call.of(method, path, options, params, body)
+        """Make a call; ``more`` are headers of its own."""
+        call = Call.of(method, path, options, params, body, more, form)
+        return await self._done(call, options, lambda got, body: answer(kind, got, body))
+
+    async def _done(
+        self,
+        call: Call,
+        options: PostOptions | Options,
+        told: "Callable[[httpx2.Response, bytes], T]",
+    ) -> T:
+        """Make a call; return what is told of its answer."""
         deadline = Deadline(options.get("timeout", self._configuration.timeout_s))
         tries = Tries(call, self._configuration.retries, deadline)
         while True:
             try:
-                return await self._try(kind, call, deadline)
+                async with self._open(call, deadline) as response:
+                    return told(response, await _read(response, deadline))
             except CakeworkError as failure:
                 pause_s = tries.pause_s(failure)
                 if pause_s is None:
                     raise
             await sleep(pause_s)
-
-    async def _try(self, kind: type[A], call: Call, deadline: Deadline) -> A:
-        async with self._open(call, deadline) as response:
-            return answer(kind, response, await _read(response, deadline))
 
     @asynccontextmanager
     async def _open(

@@ -5,14 +5,25 @@ All calls together."""
 from typing import Unpack
 
 from cakework_client._sync.builds import Builds
+from cakework_client._sync.functions import Functions
 from cakework_client._sync.images import Images
+from cakework_client._sync.invocations import Invocations
 from cakework_client._sync.running import Running
+from cakework_client._sync.secrets import Secrets
 from cakework_client._sync.webhooks import Webhooks
 from cakework_client.calls import Options
 from cakework_client.models import Health, Readiness
 
 
-class CakeworkClient(Builds, Images, Running, Webhooks):
+class CakeworkClient(
+    Builds,
+    Images,
+    Running,
+    Functions,
+    Invocations,
+    Secrets,
+    Webhooks,
+):
     """Speaks with Cakework, over one pool of connections.
 
     ``timeout`` means the same everywhere: the seconds within which a call must be done, with

@@ -5,18 +5,25 @@ Calls about logs: a page at a time, all of it, or as it grows."""
 from collections.abc import Generator
 from contextlib import closing
 from datetime import datetime
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from cakework_client._sync.transport import Transport
 from cakework_client._sync.waiting import sleep
 from cakework_client.calls import Call, Options, segment
 from cakework_client.errors import CakeworkError
-from cakework_client.following import FOREVER_S, Following, log_path
-from cakework_client.models import LogLine, LogPage, Order
+from cakework_client.following import FOREVER_S, Following, lines_of, log_path
+from cakework_client.models import (
+    FunctionLogPage,
+    InvocationLogPage,
+    LogLine,
+    LogPage,
+    Order,
+)
 from cakework_client.wire import given
 
 BATCH_MAX = 1000
 Moment = datetime | str
+P = TypeVar("P", bound=LogPage)
 
 
 class LogQuery(Options, total=False):
@@ -41,15 +48,27 @@ class Logs(Transport):
 
     def get_build_logs(self, build_id: str, **query: Unpack[LogQuery]) -> LogPage:
         """Return a page of a build's log."""
-        return self._page(f"/v1/image/build/{segment(build_id)}/logs", query)
+        return self._page(f"/v1/image/build/{segment(build_id)}/logs", query, LogPage)
 
     def get_vm_logs(self, vm_id: str, **query: Unpack[LogQuery]) -> LogPage:
         """Return a page of what a VM's program printed."""
-        return self._page(f"/v1/vm/{segment(vm_id)}/logs", query)
+        return self._page(f"/v1/vm/{segment(vm_id)}/logs", query, LogPage)
 
     def get_cached_vm_logs(self, vm_id: str, **query: Unpack[LogQuery]) -> LogPage:
         """Return a page of what a cached VM's program printed."""
-        return self._page(f"/v1/vm/cached/{segment(vm_id)}/logs", query)
+        return self._page(f"/v1/vm/cached/{segment(vm_id)}/logs", query, LogPage)
+
+    def get_function_logs(self, function_id: str, **query: Unpack[LogQuery]) -> FunctionLogPage:
+        """Return a page of what a function printed, in all its instances."""
+        path = f"/v1/functions/{segment(function_id)}/logs"
+        return self._page(path, query, FunctionLogPage)
+
+    def get_invocation_logs(
+        self, invocation_id: str, **query: Unpack[LogQuery]
+    ) -> InvocationLogPage:
+        """Return a page of what was printed while an invocation ran, attempt by attempt."""
+        path = f"/v1/invocations/{segment(invocation_id)}/logs"
+        return self._page(path, query, InvocationLogPage)
 
     def iter_logs(
         self,
@@ -61,10 +80,11 @@ class Logs(Transport):
         to: Moment | None = None,
         **options: Unpack[Options],
     ) -> Generator[LogLine]:
-        """Yield all lines that a build or a VM has printed so far; ``timeout`` is for each page.
+        """Yield all lines that a build, a VM, a function or an invocation has printed so far;
+        ``timeout`` is for each page. Those of the last two are :class:`FunctionLogLine`.
 
         Args:
-            source_id: Id of a build or a VM.
+            source_id: Id of a build, a VM, a function or an invocation.
             query: Only lines with this in them, in upper or lower case.
             order: Which end comes first; ``oldest_first`` if absent.
             from_: Only lines of this time or later.
@@ -73,7 +93,7 @@ class Logs(Transport):
         """
         asked = LogQuery(query=query, order=order, from_=from_, to=to, batch=BATCH_MAX, **options)
         while True:
-            page = self._page(log_path(source_id), asked)
+            page = self._page(log_path(source_id), asked, _pages_of(source_id))
             yield from page.lines
             if page.pagination is None:
                 return
@@ -89,13 +109,15 @@ class Logs(Transport):
         after: int = 0,
         timeout: float | None = None,
     ) -> Generator[LogLine]:
-        """Yield what a build or a VM prints, from the beginning on, until it has ended.
+        """Yield what a build, a VM, a function or an invocation prints, from the beginning on,
+        until it has ended; a function never does. Lines of the last two are
+        :class:`FunctionLogLine`.
 
         Goes on through broken connections, with no line lost or repeated. Stop when you like:
         the connection is closed with the generator.
 
         Args:
-            source_id: Id of a build or a VM.
+            source_id: Id of a build, a VM, a function or an invocation.
             query: Only lines with this in them, in upper or lower case.
             from_: Only lines of this time or later.
             to: Only lines of this time or earlier.
@@ -105,7 +127,8 @@ class Logs(Transport):
         params = {**given(query=query, from_=from_, to=to), "follow": "true"}
         call = Call("GET", log_path(source_id), params)
         limit_s = FOREVER_S if timeout is None else timeout
-        following = Following(limit_s, self._configuration.retries, after)
+        kind = lines_of(source_id)
+        following = Following(limit_s, self._configuration.retries, after, kind=kind)
         while True:
             failure: CakeworkError | None = None
             try:
@@ -124,6 +147,10 @@ class Logs(Transport):
                 if following.ended:
                     return
 
-    def _page(self, path: str, query: LogQuery) -> LogPage:
+    def _page(self, path: str, query: LogQuery, kind: type[P]) -> P:
         asked = {name: value for name, value in query.items() if name != "timeout"}
-        return self._call(LogPage, "GET", path, query, params=given(**asked))
+        return self._call(kind, "GET", path, query, params=given(**asked))
+
+
+def _pages_of(source_id: str) -> type[LogPage]:
+    return LogPage if lines_of(source_id) is LogLine else FunctionLogPage

@@ -2,7 +2,7 @@
 
 Sends calls and opens streams over one pool of connections."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -11,6 +11,7 @@ from cakework_client._sync.waiting import sleep
 from cakework_client.calls import (
     Call,
     Deadline,
+    Form,
     Options,
     PostOptions,
     Tries,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import httpx2
 
 A = TypeVar("A", bound=Answer)
+T = TypeVar("T")
 
 
 class Transport:
@@ -91,22 +93,31 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
+        more: Mapping[str, str] | None = None,
+        form: Form | None = None,
     ) -> A:
-        call = Call.of(method, path, options, params, body)
+        """Make a call; ``more`` are headers of its own."""
+        call = Call.of(method, path, options, params, body, more, form)
+        return self._done(call, options, lambda got, body: answer(kind, got, body))
+
+    def _done(
+        self,
+        call: Call,
+        options: PostOptions | Options,
+        told: "Callable[[httpx2.Response, bytes], T]",
+    ) -> T:
+        """Make a call; return what is told of its answer."""
         deadline = Deadline(options.get("timeout", self._configuration.timeout_s))
         tries = Tries(call, self._configuration.retries, deadline)
         while True:
             try:
-                return self._try(kind, call, deadline)
+                with self._open(call, deadline) as response:
+                    return told(response, _read(response, deadline))
             except CakeworkError as failure:
                 pause_s = tries.pause_s(failure)
                 if pause_s is None:
                     raise
             sleep(pause_s)
-
-    def _try(self, kind: type[A], call: Call, deadline: Deadline) -> A:
-        with self._open(call, deadline) as response:
-            return answer(kind, response, _read(response, deadline))
 
     @contextmanager
     def _open(

@@ -207,6 +207,7 @@ def upgrade() -> None:
         sa.Column("claimed_by", sa.String(length=32), nullable=True),
         sa.Column("claimed_until_ms", sa.BigInteger(), nullable=True),
         sa.Column("settled_ms", sa.BigInteger(), nullable=True),
+        sa.Column("replay_ms", sa.BigInteger(), nullable=True),
         sa.Column("ended_ms", sa.BigInteger(), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),
@@ -258,6 +259,13 @@ def upgrade() -> None:
         ["account_id", "created_ms", "id"],
         unique=False,
     )
+    op.create_index(
+        "ix_invocations_account_id_updated_ms_id",
+        "invocations",
+        ["account_id", "updated_ms", "id"],
+        unique=False,
+    )
+    op.create_index("ix_invocations_replay_ms", "invocations", ["replay_ms"], unique=False)
     op.create_index("ix_invocations_ended_ms", "invocations", ["ended_ms"], unique=False)
     op.create_index(
         "ix_invocations_function_id_created_ms_id",
@@ -487,6 +495,8 @@ def downgrade() -> None:
     op.drop_index("ix_invocations_state_next_ms", table_name="invocations")
     op.drop_index("ix_invocations_function_id_created_ms_id", table_name="invocations")
     op.drop_index("ix_invocations_ended_ms", table_name="invocations")
+    op.drop_index("ix_invocations_replay_ms", table_name="invocations")
+    op.drop_index("ix_invocations_account_id_updated_ms_id", table_name="invocations")
     op.drop_index("ix_invocations_account_id_created_ms_id", table_name="invocations")
     op.drop_table("invocations")
     op.drop_index("ix_functions_name", table_name="functions")

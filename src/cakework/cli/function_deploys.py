@@ -1,0 +1,214 @@
+"""A folder's function: made if it is not there, its settings, and a version of its code.
+
+settings of cakework.toml ──▶ code sent ──▶ dependencies built ──▶ imported ──▶ live
+                                                  └──────────────────┴─ fails: what was live stays
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.function_folders import read_code
+from cakework.cli.manifest import FILE, Manifest, read_manifest
+from cakework.cli.output import Output, shown_on_stderr
+from cakework.domain.functions import NEWEST, FunctionSettings
+from cakework_client import CakeworkClient, Function, NotFound, Version
+from cakework_client.folders import File, Source
+from cakework_client.models import FunctionKind, Settings
+
+LOOK_S = (0.05, 0.5)
+"""How long to wait between two looks at a version, at first and at most."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command says of a deploy beside the folder."""
+
+    name: str | None = None
+    user: str | None = None
+    message: str | None = None
+    promote: bool = True
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is to be deployed."""
+
+    manifest: Manifest
+    files: Sequence[File]
+
+    @classmethod
+    def read(cls, folder: Path, asked: Asked) -> "Project":
+        """Return what a folder has. Raises CommandFailed."""
+        return cls(named(read_manifest(folder), asked), read_code(folder))
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files take in a request, about."""
+        return sum(len(file["content"]) for file in self.files)
+
+
+def named(manifest: Manifest, asked: Asked) -> Manifest:
+    """Return what a file says, with the name and the owner that the command says."""
+    name, user = asked.name or manifest.name, asked.user or manifest.user_id
+    return replace(manifest, name=name, user_id=user)
+
+
+def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: Output) -> int:
+    """Deploy a folder; print the URL of its function."""
+    project = Project.read(folder, asked)
+    began = time.monotonic()
+    function = with_settings(client, project.manifest, output)
+    live = function.live_version
+    output.progress(f"sending {_files(len(project.files))}, {-(-project.size_bytes // 1024)} KiB")
+    version = sent(client, function, project, asked)
+    took = "as it was: no code has changed"
+    if version.state != "ready":
+        version = made(client, version, live, output)
+        took = f"after {time.monotonic() - began:.1f} s"
+    function = client.get_function(function.id)
+    output.progress(_end(function, version, took))
+    answer = {"function": function.to_dict(), "version": version.to_dict()}
+    output.result(answer, function.url)
+    output.progress(_next(function, version))
+    return ExitCode.OK
+
+
+def with_settings(client: CakeworkClient, manifest: Manifest, output: Output) -> Function:
+    """Return the function, made if there is none, with the settings that the file names."""
+    named = client.iter_functions(name=manifest.name, user_id=manifest.user_id)
+    function = next((each for each in named if each.user_id == manifest.user_id), None)
+    if function is None:
+        made = client.create_function(
+            manifest.name,
+            manifest.runtime,
+            user_id=manifest.user_id,
+            kind=cast("FunctionKind | None", manifest.kind),
+            settings=cast("Settings", manifest.settings),
+        )
+        output.progress(f"made function {made.name} ({made.runtime})")
+        return made
+    _check_same(function, manifest)
+    differing = _differing(function, manifest)
+    if differing:
+        function = client.update_function(function.id, cast("Settings", manifest.settings))
+        output.progress(f"changed {', '.join(differing)} of {function.name}")
+    return function
+
+
+def sent(client: CakeworkClient, function: Function, project: Project, asked: Asked) -> Version:
+    """Send the code; return the version that is made of it, or that has it already."""
+    return client.deploy_function(
+        function.id,
+        Source(files=project.files),
+        entry=project.manifest.entry,
+        signature=project.manifest.signature,
+        message=asked.message,
+        promote=asked.promote,
+    )
+
+
+def made(client: CakeworkClient, version: Version, live: int | None, output: Output) -> Version:
+    """Return a version once it is ready, having shown how its dependencies are installed.
+
+    Raises:
+        CommandFailed: It cannot be made; with the traceback.
+    """
+    number, pause_s = version.version, LOOK_S[0]
+    build = BuildLog(client, version.build_id, output)
+    try:
+        while version.state == "building":
+            build.show()
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.3, LOOK_S[1])
+            version = client.get_version(version.function_id, number)
+    except KeyboardInterrupt:
+        output.progress(f"version {number} is still being made; `cakework versions` shows it")
+        raise
+    if version.state != "ready":
+        stays = f"Version {live} is live as before." if live else "Nothing is live."
+        raise CommandFailed(
+            f"Version {number} could not be made. {stays}\n{told_lines(version.error)}",
+            code="deploy_failed",
+        )
+    return version
+
+
+@dataclass
+class BuildLog:
+    """The log of a build that is made for a version, or was for an older one and is not shown."""
+
+    client: CakeworkClient
+    build_id: str
+    output: Output
+    awaited: bool = False
+    done: bool = False
+
+    def show(self) -> None:
+        """Show it to its end, once there is one."""
+        if self.done:
+            return
+        try:
+            build = self.client.get_build(self.build_id)
+        except NotFound:
+            self.awaited = True
+            return
+        self.done = True
+        if build.status == "created" or self.awaited:
+            self.output.progress("building its runtime and dependencies")
+            for line in self.client.follow_logs(self.build_id):
+                self.output.progress(f"  {shown_on_stderr(line.message)}")
+
+
+def told_lines(text: str | None) -> str:
+    """Return what a stranger's program said as lines that may be shown among the progress."""
+    lines = (text or "It says no more.").splitlines()
+    return "\n".join(f"  {shown_on_stderr(line)}" for line in lines)
+
+
+def _check_same(function: Function, manifest: Manifest) -> None:
+    runtime = NEWEST.get(manifest.runtime, manifest.runtime)
+    for what, is_, wanted in (
+        ("runtime", function.runtime, runtime),
+        ("kind", function.kind, manifest.kind or function.kind),
+    ):
+        if is_ != wanted:
+            raise CommandFailed(
+                f"The function {function.name} has {what} {is_}, and {FILE} says {wanted}. That "
+                "cannot be changed: give it another name, or delete the function first.",
+                ExitCode.USAGE,
+            )
+
+
+def _differing(function: Function, manifest: Manifest) -> list[str]:
+    shown, wanted = function.settings.to_dict(), _whole(manifest.settings)
+    is_ = _whole({name: shown[name] for name in manifest.settings if name in shown})
+    return [name for name in manifest.settings if is_[name] != wanted[name]]
+
+
+def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with all defaults, in a form that can be compared."""
+    return FunctionSettings.model_validate(settings).model_dump(by_alias=True)
+
+
+def _end(function: Function, version: Version, took: str) -> str:
+    is_live = function.live_version == version.version
+    handlers = ", ".join(version.handlers or ())
+    state = "live" if is_live else "ready, not live,"
+    return f"version {version.version} is {state} {took}; it handles {handlers}"
+
+
+def _next(function: Function, version: Version) -> str:
+    user = f" --user {function.user_id}" if function.user_id else ""
+    if function.live_version != version.version:
+        return f"now: cakework promote {function.name} {version.version}{user}"
+    if "event" in (version.handlers or ()):
+        return f"now: cakework invoke {function.name} --data '{{}}'{user}"
+    return f"now: curl {function.url}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
