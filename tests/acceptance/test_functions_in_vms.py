@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.api import Api, Json
+from tests.acceptance.platform import Platform
 from tests.acceptance.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -95,6 +96,13 @@ def made(api: Api, name: str, runtime: str, code: str, **settings: object) -> st
     until(ready, MADE_S, f"{name} is ready")
     until(lambda: api.get(path)["snapshot"]["state"] == "made", MADE_S, f"{name} has a snapshot")
     return function_id
+
+
+@pytest.fixture(scope="module")
+def api(platform: Platform) -> Iterator[Api]:
+    """The API, whatever its document says of functions."""
+    with platform.api() as api:
+        yield api
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,7 @@ async def test_a_vm_that_ended_meanwhile_is_reported(node: NodeProcess, yard: Ya
     await until(lambda: sum(isinstance(fact, VmStopped) for fact in node.facts()) == 2)
     ends = {fact.vm_id: fact for fact in node.facts() if isinstance(fact, VmStopped)}
     assert ends[killed.vm_id].reason == "the VM ended while the node was down: its process was gone"
+    assert (ends[killed.vm_id].cause, ends[exited.vm_id].cause) == ("lost", "exited")
     assert ends[exited.vm_id].exit_code == 4
     assert printed(node.facts(), exited.vm_id) == ["last words"]
     assert (await node.order(killed)).state == "stopped"

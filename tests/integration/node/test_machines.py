@@ -324,6 +324,7 @@ async def test_a_killed_qemu_is_noticed_at_once(
         os.kill(s.vms.machine(order.vm_id).process.pid, signal.SIGKILL)
         end = await s.stopped(order.vm_id)
         assert (end.reason, end.exit_code) == ("the VM's process was killed by SIGKILL", None)
+        assert end.cause == "died"
         await s.clean()
     gc.collect()
     await asyncio.sleep(0)
@@ -371,6 +372,7 @@ async def test_a_program_is_ended_by_signal(yard: Yard, tmp_path: Path) -> None:
         await until(lambda: "up" in s.printed(order.vm_id))
         report = await s.vms.stop(order.vm_id, DEADLINE_S)
         assert (report.reason, report.exit_code) == ("stopped on request", 5)
+        assert report.cause == "stopped"
         assert s.printed(order.vm_id) == ["up", "bye"]
 
 

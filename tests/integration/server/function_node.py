@@ -236,7 +236,8 @@ class FunctionNode(FakeNode):
     async def kill(self, vm_id: str) -> None:
         """End a VM's program, as somebody from outside would."""
         process = self.hosted[vm_id].process
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
 
     async def _kill(self, vm_id: str) -> None:

@@ -1,12 +1,17 @@
 """What one call leaves in its instance, no other end user's sees, and no other account's."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import select
 
+from cakework.server import app
+from cakework.server.functions import orphans
 from cakework.server.store.models import VmRow
 
-from .function_node import source
-from .test_functions import Functions, functions, hosting
+from .function_node import FunctionNode, source
+from .rig import until
+from .test_functions import Functions, functions, hosting, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 __all__ = ["functions", "hosting"]
@@ -74,3 +79,26 @@ async def test_no_fork_begins_in_another_account_s_memory(functions: Functions) 
     for order in functions.node.vm_orders:
         if order.fork_of is not None:
             assert vms[order.fork_of].account_id == vms[order.vm_id].account_id
+
+
+async def test_vms_that_nothing_names_are_ended_and_no_others(
+    folder: Path,
+    hosting: FunctionNode,
+    database_url: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a function that was deleted, its version's VM with its snapshot; looked for all the time,
+    what is made and serves meanwhile goes on."""
+    monkeypatch.setattr(orphans, "AGE_MS", -3_600_000)
+    monkeypatch.setattr(app, "ORPHAN_PERIOD_S", 0.05)
+    async with served(folder, hosting, database_url) as functions:
+        kept = await functions.made(name="kept")
+        for _ in range(3):
+            assert (await functions.invoke(kept))["state"] == "succeeded"
+        assert (await functions.invoke(kept))["result"]["calls"] == 4
+        before = set(hosting.snapshots)
+        deleted = await functions.made(name="deleted")
+        assert len(set(hosting.snapshots) - before) == 1
+        await functions.rig.ok("DELETE", f"/v1/functions/{deleted}")
+        await until(lambda: set(hosting.snapshots) == before, "the deleted one's snapshot is gone")
+        assert (await functions.invoke(kept))["state"] == "succeeded"

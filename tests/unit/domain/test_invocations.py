@@ -17,7 +17,9 @@ from cakework.domain.invocations import (
     after,
     delay_s,
     expired,
+    reason_of,
 )
+from cakework.domain.vms import EndCause
 from tests.properties import examples
 
 FIRST = Work(attempt=1, accepted_ms=0)
@@ -88,6 +90,23 @@ def test_an_attempt_that_did_not_reach_its_handler_does_not_count() -> None:
     assert after(unreached, Work(1, 0, unreached=4), once, 10, 0) == Ended(
         InvocationState.FAILED, Reason.CRASH
     )
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (EndCause.EXITED, Reason.CRASH),
+        (EndCause.DIED, Reason.CRASH),
+        (EndCause.STOPPED, Reason.CRASH),
+        (EndCause.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+        (EndCause.LOST, Reason.INTERRUPTED),
+        (None, Reason.INTERRUPTED),
+    ],
+)
+def test_what_broke_off_is_told_by_what_ended_its_vm(
+    cause: EndCause | None, reason: Reason
+) -> None:
+    assert reason_of(cause) is reason
 
 
 def test_nothing_starts_when_it_is_too_old() -> None:

@@ -257,6 +257,8 @@ class Attempts:
 
     async def _guarded(self, job: Job) -> None:
         try:
+            if job.begun and not await self._goes_on(job):
+                return
             if (known := await self._known(job)) is None:
                 await self._attempt(job)
             else:
@@ -266,6 +268,11 @@ class Attempts:
         except Exception:
             # It stays claimed, and is taken up again by the next pass.
             _log.exception("attempt.fault", invocation_id=job.row.id)
+
+    async def _goes_on(self, job: Job) -> bool:
+        """Say whether an attempt is still under way: it may have ended since its row was read."""
+        async with self._database.reading() as session:
+            return await session.scalar(_running(job)) is not None
 
     async def _known(self, job: Job) -> Outcome | None:
         """Return what came of an attempt that another process began, where its instance need not

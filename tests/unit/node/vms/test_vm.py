@@ -13,11 +13,12 @@ from cakework.domain.errors import CakeworkError, Conflict, Unavailable
 from cakework.domain.facts import VmLine, VmStarted, VmStopped
 from cakework.domain.ids import new_vm_id
 from cakework.domain.orders import VmOrder
-from cakework.domain.vms import Shape
+from cakework.domain.vms import EndCause, Shape
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.codec import decode_host, encode
 from cakework.node.guest.protocol import (
     MARK,
+    Exited,
     Failed,
     Frozen,
     GuestFrame,
@@ -196,6 +197,31 @@ def test_a_port_that_is_closed_while_qemu_lives(
             assert await s.over() == "the VM was ended: it closed its port"
 
     asyncio.run(attack())
+
+
+@pytest.mark.parametrize(
+    ("exited", "cause"),
+    [
+        (Exited(False, 0, False, 0), EndCause.EXITED),
+        (Exited(True, 9, False, 0), EndCause.EXITED),
+        (Exited(True, 9, True, 0), EndCause.OUT_OF_MEMORY),
+        (None, EndCause.DIED),
+    ],
+)
+def test_what_ended_a_vm_is_told_in_a_word(
+    tmp_path: Path, exited: Exited | None, cause: EndCause, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is in the report as in the fact."""
+    monkeypatch.setattr(module, "CHECK_TIMEOUT_S", 0.05)
+
+    async def end() -> None:
+        frames = [Started(5)] if exited is None else [Started(5), exited]
+        async with scene(tmp_path, frames, hang_up=exited is None) as s:
+            await s.over()
+            (fact,) = s.facts(VmStopped)
+            assert fact.cause == s.vm.report.cause == cause
+
+    asyncio.run(end())
 
 
 LINE = Line(1, 1, "stdout", b"hello")
