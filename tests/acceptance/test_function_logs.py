@@ -14,7 +14,7 @@ def ghost():
     number = 0
     while True:
         number += 1
-        print("ghost", number, flush=True)
+        os.write(1, f"ghost {number}\n".encode())
         time.sleep(0.05)
 
 def handler(event, context):
@@ -87,7 +87,9 @@ def test_nothing_that_a_program_prints_is_another_invocations(api: Api) -> None:
     again = api.post(path, {"data": {"say": "again", "victim": victim}})
     assert first["attempts"][0]["vmId"] == again["attempts"][0]["vmId"]
     said = [line for line in log_of(api, again) if not line.startswith("ghost")]
-    assert {"begin again", "raw again", "fault again", "half again"} <= set(said)
+    assert {"begin again", "raw again", "fault again"} <= set(said)
+    # The thread may have gone on where there was no newline.
+    assert any(line.startswith("half again") for line in said)
     assert all("again" in line for line in said)
     died = api.post(path, {"data": {"say": "died", "victim": victim, "die": True}})
     assert (died["state"], died["reason"]) == ("failed", "crash")

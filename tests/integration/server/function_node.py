@@ -103,6 +103,9 @@ class FunctionNode(FakeNode):
         """What is told to have ended a VM whose adapter ends."""
         self.marks: list[str] = []
         self.may_mark = True
+        self.marks_at_once = 1 << 30
+        """So many marks are answered, the others when ``may_mark_more`` is set."""
+        self.may_mark_more = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
         self._ended: set[asyncio.Task[None]] = set()
 
@@ -129,6 +132,8 @@ class FunctionNode(FakeNode):
 
     async def _mark(self, vm_id: str) -> Response:
         self.marks.append(vm_id)
+        if len(self.marks) > self.marks_at_once:
+            await self.may_mark_more.wait()
         hosted = self.hosted.get(vm_id)
         if hosted is None or not self.may_mark:
             return JSONResponse({"code": "conflict", "detail": "it does not run"}, 409)

@@ -130,6 +130,28 @@ async def test_right_after_the_answer_all_lines_are_there(functions: Functions) 
     assert lines[0]["version"] == 1
 
 
+async def test_a_call_waits_for_the_last_lines_and_says_so_where_they_did_not_come(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the caller waits for no mark."""
+    function_id = await functions.made(PRINTS)
+    functions.node.marks_at_once = 1
+    invocation = await functions.invoke(function_id, {"say": "one"})
+    assert invocation["state"] == "succeeded"
+    with monkeypatch.context() as impatient:
+        impatient.setattr(logs, "WHOLE_S", 0.0)
+        assert (await log_of(functions, invocation))["complete"] is False
+    waiting = asyncio.create_task(log_of(functions, invocation))
+    await until(lambda: len(functions.node.marks) == 2, "its end is to be marked")
+    for _ in range(10):
+        # Calls that came later are answered meanwhile.
+        await functions.rig.ok("GET", f"/v1/invocations/{invocation['id']}")
+    assert not waiting.done()
+    functions.node.may_mark_more.set()
+    log = await waiting
+    assert (sorted(said(log)), log["complete"]) == (["begin one", "end", "fault one"], True)
+
+
 async def test_what_is_printed_between_invocations_is_of_none(functions: Functions) -> None:
     function_id = await functions.made(PRINTS, settings={"maxInstances": 1})
     first = await functions.invoke(function_id, {"say": "one", "later": 0.3})
