@@ -84,6 +84,21 @@ def address(rig: Rig) -> str:
     return str(rig.client.base_url)
 
 
+@pytest.mark.contract(
+    "createFunction",
+    "listFunctions",
+    "getFunction",
+    "updateFunction",
+    "deleteFunction",
+    "deployFunction",
+    "listVersions",
+    "getVersion",
+    "getVersionSource",
+    "promoteVersion",
+    "invokeFunction",
+    "cancelInvocation",
+    "replayInvocation",
+)
 async def test_code_goes_in_and_answers_come_out(rig: Rig, code: Path) -> None:
     """Of the asynchronous client: every call about functions and invocations."""
     async with AsyncCakeworkClient(url=address(rig), api_key=KEY) as client:

@@ -69,6 +69,7 @@ async def listed(rig: Rig, path: str, **params: Any) -> list[str]:
     return [each["id"] for each in (await rig.ok("GET", path, params=params))["invocations"]]
 
 
+@pytest.mark.contract("getInvocation", "getInvocationEvent", "getInvocationResult")
 async def test_what_is_large_has_an_address_of_its_own(functions: Functions) -> None:
     """Events and results of up to 64 KiB are shown, of up to 4 KiB in lists too; any are fetched
     as they are."""
@@ -107,6 +108,7 @@ async def test_what_is_large_has_an_address_of_its_own(functions: Functions) -> 
     assert problem["code"] == "not_found"
 
 
+@pytest.mark.contract("listDeadLetters", "replayDeadLetters", "discardDeadLetters")
 async def test_dead_letters_are_replayed_at_a_rate_and_discarded(functions: Functions) -> None:
     """The oldest first; those whose turn has not come are still listed, and may be discarded."""
     function_id, rig = await functions.made(ECHO), functions.rig
@@ -170,6 +172,7 @@ async def test_dead_letters_without_a_live_version_stay(functions: Functions) ->
     assert await listed(rig, "/v1/dead-letters") == [dead]
 
 
+@pytest.mark.contract("listInvocations")
 async def test_invocations_are_followed_as_they_change(functions: Functions) -> None:
     """Each change, only of what was asked for, from then on, or behind the last event seen."""
     function_id, rig = await functions.made(ECHO), functions.rig
