@@ -1,17 +1,18 @@
 """Secrets of a function in real VMs: in its process, and in no file of the platform."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.acceptance.api import Api, Json
 from tests.acceptance.platform import Platform
+from tests.acceptance.test_secrets import files_with
 from tests.acceptance.waiting import until
 
-SECRET, NEXT = b"entrusted-4242-to-a-function", b"entrusted-1717-in-its-place"
-"""Not what is in any file by itself: what is searched for is in this test's memory alone."""
+SECRET, NEXT = "entrusted-4242-to-a-function", "entrusted-1717-in-its-place"
 KEPT = "-".join(("made", "at", "import", "4711"))
+"""What CODE has in memory when its snapshot is made, and no file by itself."""
 CODE = """\
 import os, sys
 kept = "-".join(("made", "at", "import", "4711"))
@@ -30,14 +31,18 @@ def own(platform: Platform) -> Iterator[Api]:
         yield api
 
 
-def put(api: Api, value: bytes) -> None:
-    response = api.http.put("/v1/secrets/KEY", json={"value": value.decode()})
+def put(api: Api, value: str) -> None:
+    response = api.http.put("/v1/secrets/KEY", json={"value": value})
     assert response.status_code == 200, response.text
 
 
 def made(api: Api, **settings: object) -> str:
     files = [{"dir": ".", "name": "main.py", "content": CODE}]
-    body: Json = {"name": "entrusted", "runtime": "python3.11", "source": {"files": files}}
+    body: Json = {
+        "name": f"entrusted-{uuid4()}",
+        "runtime": "python3.11",
+        "source": {"files": files},
+    }
     function_id = api.post("/v1/functions", {**body, "settings": settings})["id"]
 
     def ready() -> bool:
@@ -49,51 +54,26 @@ def made(api: Api, **settings: object) -> str:
     return function_id
 
 
-def files_with(folder: Path, mark: bytes) -> list[Path]:
-    """Return the files that have ``mark`` in them. Files come and go meanwhile."""
-    found: list[Path] = []
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink() and has(path, mark):
-                found.append(path)
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def not_within(path: Path, folder: Path) -> bool:
-    return not path.is_relative_to(folder)
-
-
-def has(path: Path, mark: bytes) -> bool:
-    rest = b""
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            if mark in rest + chunk:
-                return True
-            rest = chunk[-len(mark) :]
-    return False
-
-
 def test_a_secret_is_in_the_process_and_in_no_file(platform: Platform, own: Api) -> None:
     """Neither in snapshots nor in logs, records and what waits; as it is used, and after."""
     put(own, SECRET)
     function_id = made(own, secrets=["KEY"], idleTimeout=1)
-    assert files_with(platform.data_dir, KEPT.encode()), "this search finds what a snapshot has"
+    assert files_with(platform.data_dir, KEPT), "this search finds what a snapshot has"
     path = f"/v1/functions/{function_id}/invoke"
     answer = own.post(path, {"data": 1})
-    assert answer["result"] == [None, True, SECRET.decode()[::-1]]
+    assert answer["result"] == [None, True, SECRET[::-1]]
     failed = own.post(path, {"data": "fail"})
     assert failed["error"]["message"] == "not with ***"
     answer = own.post(path, {"data": 1})
     assert answer["state"] == "succeeded"
     settings = platform.settings
-    spool = settings.node_dir / "journal"
-    assert [file for file in files_with(settings.data_dir, SECRET) if not_within(file, spool)] == []
+    found = files_with(settings.data_dir, SECRET)
+    spool = str(settings.node_dir / "journal")
+    assert [file for file in found if not file.startswith(spool)] == []
     put(own, NEXT)
 
     def replaced() -> bool:
-        return own.post(path, {"data": 1})["result"][2] == NEXT.decode()[::-1]
+        return own.post(path, {"data": 1})["result"][2] == NEXT[::-1]
 
     until(replaced, 60, "instances have the new value")
     # What they printed lies with the node until they are gone, as they are soon.
