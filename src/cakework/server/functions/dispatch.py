@@ -57,6 +57,15 @@ class _Pass:
     ended: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """How many places in what instances are missing."""
+
+    wanted: Wanted
+    settings: FunctionSettings
+    missing: int
+
+
 class DispatchLoop:
     """Starts what is due."""
 
@@ -125,9 +134,12 @@ class DispatchLoop:
             self._attempts.begin(job)
         for invocation_id in come_to.ended:
             self._endings.tell(invocation_id)
-        for wanted in self._turns(come_to.missing):
-            count = come_to.missing[wanted]
-            await self._ask_for(wanted, settings[wanted.function_id], count)
+        await self._ask_for(
+            [
+                _Ask(wanted, settings[wanted.function_id], come_to.missing[wanted])
+                for wanted in self._turns(come_to.missing)
+            ]
+        )
 
     def _begun(
         self,
@@ -211,39 +223,51 @@ class DispatchLoop:
         places = {each: place for place, each in enumerate(self._served)}
         return sorted(missing, key=lambda each: places.get((each.function_id, each.of_user), -1))
 
-    def _is_short(self, function_id: str) -> bool:
-        """Whether another function found no room for its first instance."""
-        now = self._clock()
-        self._short = {each: until for each, until in self._short.items() if until > now}
-        return any(each != function_id for each in self._short)
-
-    async def _ask_for(self, wanted: Wanted, settings: FunctionSettings, missing: int) -> None:
+    async def _ask_for(self, asks: list[_Ask]) -> None:
         """Have instances started, unless enough are on their way, or there may be no more."""
-        if self._cooling.get(wanted.function_id, 0) > self._clock():
+        now, free = self._clock(), STARTS_AT_ONCE - len(self._starting)
+        asks = [ask for ask in asks if self._cooling.get(ask.wanted.function_id, 0) <= now]
+        if not asks or free <= 0:
             return
-        free = STARTS_AT_ONCE - len(self._starting)
+        self._short = {each: until for each, until in self._short.items() if until > now}
+        short = frozenset(self._short)
 
-        def work(session: Session) -> tuple[bool, list[InstanceRow]]:
-            coming = self._instances.coming(session, wanted)
-            short = -(-missing // wanted.concurrency) - coming
-            has = self._instances.count(session, wanted.function_id)
-            room = settings.max_instances - has
-            if has and self._is_short(wanted.function_id):
-                room = 0
-            if short > 0 and has >= settings.max_instances and not coming:
-                self._instances.make_way(session, wanted)
-            count = max(0, min(short, room, free))
-            return not has, [self._instances.reserve(session, wanted) for _ in range(count)]
+        def work(session: Session) -> list[tuple[InstanceRow, _Ask, bool]]:
+            made: list[tuple[InstanceRow, _Ask, bool]] = []
+            for ask in asks:
+                first, rows = self._reserved(session, ask, free - len(made), short)
+                made += [(row, ask, first) for row in rows]
+            return made
 
-        first, rows = await self._database.together(work)
-        for row in rows:
+        for row, ask, first in await self._database.together(work):
             self._served[row.function_id, row.user_id] = None
             self._served.move_to_end((row.function_id, row.user_id))
             if len(self._served) > SERVED_KNOWN:
                 self._served.popitem(last=False)
-            task = asyncio.create_task(self._start(row, settings, first=first))
+            task = asyncio.create_task(self._start(row, ask.settings, first=first))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
+
+    def _reserved(
+        self, session: Session, ask: _Ask, most: int, short: frozenset[str]
+    ) -> tuple[bool, list[InstanceRow]]:
+        """Return the instances that are to be started, and whether they are the function's first.
+
+        There is no further one while functions are ``short`` of room for their first.
+        """
+        wanted, settings = ask.wanted, ask.settings
+        coming = self._instances.coming(session, wanted)
+        lacks = -(-ask.missing // wanted.concurrency) - coming
+        has = self._instances.count(session, wanted.function_id)
+        room = settings.max_instances - has
+        if has and short - {wanted.function_id}:
+            room = 0
+        if lacks > 0 and has >= settings.max_instances and not coming:
+            self._instances.make_way(session, wanted)
+        count = max(0, min(lacks, room, most))
+        rows = [self._instances.reserve(session, wanted) for _ in range(count)]
+        session.flush()
+        return not has, rows
 
     async def _start(self, row: InstanceRow, settings: FunctionSettings, *, first: bool) -> None:
         try:
@@ -271,6 +295,7 @@ class DispatchLoop:
             functions = list(session.scalars(query))
             return [(row, self._instances.count(session, row.id)) for row in functions]
 
+        asks: list[_Ask] = []
         for function, count in await self._database.look(look):
             if count < function.min_instances:
                 settings = self._functions.settings(function)
@@ -280,7 +305,8 @@ class DispatchLoop:
                     continue
                 wanted = wanted_by(function, function.live_version or 0, "", settings, view)
                 short = function.min_instances - count
-                await self._ask_for(wanted, settings, short * wanted.concurrency)
+                asks.append(_Ask(wanted, settings, short * wanted.concurrency))
+        await self._ask_for(asks)
 
 
 def in_turns(rows: Iterable[Due]) -> Iterable[Due]:

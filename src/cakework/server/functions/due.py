@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from cakework.server.store.function_models import FunctionRow
+from cakework.server.store.function_models import BY_TURN, FunctionRow
 
 LANES_AT_ONCE = 200
 OF_EACH_LANE = 16
@@ -20,40 +20,44 @@ Lane = tuple[str, str]
 FIRST: Lane = ("", "")
 """Comes before every lane."""
 
-_NEXT = """
-    SELECT {what} FROM invocations AS i
-    WHERE i.state IN ('queued', 'waiting') AND (i.function_id, i.user_id) > ({after})
-    ORDER BY i.function_id, i.user_id LIMIT 1
-"""
-_GIVEN = ":function_id, :user_id"
-_LAST = "lanes.function_id, lanes.user_id"
+_WAITS = "FROM invocations AS i {by_turn} WHERE i.state IN ('queued', 'waiting')"
+_OTHER_FUNCTION = f"{_WAITS} AND i.function_id > lanes.function_id"
+_SAME_FUNCTION = f"{_WAITS} AND i.function_id = lanes.function_id AND i.user_id > lanes.user_id"
+_FIRST = "ORDER BY i.function_id, i.user_id LIMIT 1"
 _LANES = f"""
 WITH RECURSIVE lanes (function_id, user_id, place) AS (
-    SELECT * FROM ({_NEXT.format(what="i.function_id, i.user_id, 1", after=_GIVEN)}) AS first
+    SELECT * FROM (
+        SELECT i.function_id, i.user_id, 1 {_WAITS}
+            AND (i.function_id, i.user_id) > (:function_id, :user_id) {_FIRST}
+    ) AS first
     UNION ALL
     SELECT
-        ({_NEXT.format(what="i.function_id", after=_LAST)}),
-        ({_NEXT.format(what="i.user_id", after=_LAST)}),
+        CASE WHEN EXISTS (SELECT 1 {_SAME_FUNCTION}) THEN lanes.function_id
+            ELSE (SELECT i.function_id {_OTHER_FUNCTION} {_FIRST}) END,
+        COALESCE(
+            (SELECT i.user_id {_SAME_FUNCTION} {_FIRST}),
+            (SELECT i.user_id {_OTHER_FUNCTION} {_FIRST})
+        ),
         lanes.place + 1
     FROM lanes WHERE lanes.function_id IS NOT NULL AND lanes.place < :lanes
 )
+SELECT lanes.function_id, lanes.user_id, i.id, i.account_id, i.version, i.pinned, i.attempt,
+    i.created_ms, i.ttl_ms
+FROM lanes LEFT JOIN
 """  # noqa: S608 - of constants
+_ORDER = " WHERE lanes.function_id IS NOT NULL ORDER BY lanes.place, i.next_ms, i.id"
 _FIRST_OF_LANE = """
-    SELECT w.id FROM invocations AS w
+    SELECT w.id FROM invocations AS w {by_turn}
     WHERE w.state IN ('queued', 'waiting') AND w.function_id = lanes.function_id
         AND w.user_id = lanes.user_id AND w.next_ms <= :now AND w."trigger" <> 'test'
     ORDER BY w.next_ms, w.id LIMIT :each
 """
-_COLUMNS = """
-SELECT lanes.function_id, lanes.user_id, i.id, i.account_id, i.version, i.pinned, i.attempt,
-    i.created_ms, i.ttl_ms
-FROM lanes LEFT JOIN
-"""
-_ORDER = " WHERE lanes.function_id IS NOT NULL ORDER BY lanes.place, i.next_ms, i.id"
-_SQLITE = f"{_LANES}{_COLUMNS} invocations AS i ON i.id IN ({_FIRST_OF_LANE}){_ORDER}"
-_POSTGRES = f"""{_LANES}{_COLUMNS} (
+_SQLITE = f"{_LANES} invocations AS i ON i.id IN ({_FIRST_OF_LANE}) {_ORDER}".format(
+    by_turn=BY_TURN
+)
+_POSTGRES = f"""{_LANES} (
     LATERAL ({_FIRST_OF_LANE}) AS firsts JOIN invocations AS i ON i.id = firsts.id
-) ON true{_ORDER}"""
+) ON true {_ORDER}""".format(by_turn="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ of its function waiting, is accepted and waits for the dispatch loop.
 
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import literal, select, update
 from sqlalchemy.orm import Session
 
 from cakework.domain.functions import FunctionSettings, Isolation, isolation_of
@@ -18,6 +18,7 @@ from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.leases import CLAIM_MS
 from cakework.server.functions.secrets import Sees, View, sees, view_of
 from cakework.server.store.function_models import (
+    BY_TURN,
     WAITS,
     AttemptRow,
     FunctionRow,
@@ -140,14 +141,19 @@ class Starts:
     def waits(self, session: Session, function_id: str, of_user: str) -> bool:
         """Whether something is due that an instance of a function may serve; ``of_user`` is whose
         alone that is."""
-        query = select(1).where(
-            WAITS,
-            InvocationRow.trigger != TEST,
-            InvocationRow.function_id == function_id,
-            InvocationRow.next_ms <= self._clock(),
+        query = (
+            select(literal(1))
+            .select_from(InvocationRow)
+            .where(
+                WAITS,
+                InvocationRow.trigger != TEST,
+                InvocationRow.function_id == function_id,
+                InvocationRow.next_ms <= self._clock(),
+            )
         )
         if of_user:
             query = query.where(InvocationRow.user_id == of_user)
+        query = query.with_hint(InvocationRow, BY_TURN, "sqlite")
         return session.scalar(query.limit(1)) is not None
 
 

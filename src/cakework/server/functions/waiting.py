@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cakework.domain.errors import QueueFull
 from cakework.server.clock import Clock
-from cakework.server.store.function_models import WAITS, InvocationRow
+from cakework.server.store.function_models import BY_ACCOUNT, BY_TURN, WAITS, InvocationRow
 
 PER_FUNCTION = 10_000
 PER_ACCOUNT = 100_000
@@ -51,11 +51,11 @@ class WaitingLimits:
         """Count an invocation that is about to wait. Raises QueueFull."""
         of_function = InvocationRow.function_id == row.function_id
         of_account = InvocationRow.account_id == row.account_id
-        for whose, key, which, most in (
-            ("function", row.function_id, of_function, self._per_function),
-            ("account", row.account_id, of_account, self._per_account),
+        for whose, key, which, index, most in (
+            ("function", row.function_id, of_function, BY_TURN, self._per_function),
+            ("account", row.account_id, of_account, BY_ACCOUNT, self._per_account),
         ):
-            if not self._has_room(key, lambda w=which, m=most: _left(session, w, m)):
+            if not self._has_room(key, lambda w=which, i=index, m=most: _left(session, w, i, m)):
                 raise QueueFull(
                     f"The {whose} has {most} invocations waiting, as many as it may.",
                     retry_after_s=RETRY_AFTER_S,
@@ -78,7 +78,8 @@ class WaitingLimits:
         return True
 
 
-def _left(session: Session, which: ColumnElement[bool], most: int) -> int:
+def _left(session: Session, which: ColumnElement[bool], index: str, most: int) -> int:
     """Return how much more may wait; no more is counted than may."""
-    some = select(1).where(WAITS, which).limit(most).select_from(InvocationRow).subquery()
+    some = select(1).select_from(InvocationRow).where(WAITS, which).limit(most)
+    some = some.with_hint(InvocationRow, index, "sqlite").subquery()
     return most - (session.scalar(select(func.count()).select_from(some)) or 0)

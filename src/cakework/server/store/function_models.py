@@ -35,6 +35,9 @@ LEASE = "(leased_by IS NULL) = (leased_until_ms IS NULL)"
 _FINAL = _one_of("state", FINAL)
 WAITS = text("invocations.state IN ('queued', 'waiting')")
 """What waits to be started: said in the words of the indexes that hold nothing else."""
+BY_TURN = "INDEXED BY ix_invocations_waiting_turn"
+BY_ACCOUNT = "INDEXED BY ix_invocations_waiting_account_id"
+"""Hints for SQLite, which would take the index that says more of states."""
 _IN_INDEX = text("state IN ('queued', 'waiting')")
 
 
@@ -312,7 +315,6 @@ class InvocationRow(Base):
         CheckConstraint(CLAIM, name="claim"),
         Index("ix_invocations_state_next_ms", "state", "next_ms"),
         _of_waiting("ix_invocations_waiting_account_id", "account_id"),
-        _of_waiting("ix_invocations_waiting_function_id", "function_id", "next_ms"),
         _of_waiting("ix_invocations_waiting_turn", "function_id", "user_id", "next_ms", "id"),
         Index("ix_invocations_function_id_created_ms_id", "function_id", "created_ms", "id"),
         Index("ix_invocations_account_id_created_ms_id", "account_id", "created_ms", "id"),

@@ -242,7 +242,6 @@ def upgrade() -> None:
     waiting = sa.text("state IN ('queued', 'waiting')")
     for name, columns in (
         ("account_id", ["account_id"]),
-        ("function_id", ["function_id", "next_ms"]),
         ("turn", ["function_id", "user_id", "next_ms", "id"]),
     ):
         op.create_index(
