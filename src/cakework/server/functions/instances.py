@@ -30,7 +30,6 @@ from cakework.server.clock import Clock
 from cakework.server.functions.adapter import Adapter, NoAnswer
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.functions import Functions
-from cakework.server.functions.layers import layer_row
 from cakework.server.functions.leases import CLAIM_MS, renewing
 from cakework.server.functions.machines import Machines, ParentLost
 from cakework.server.functions.marks import note_vm
@@ -41,6 +40,7 @@ from cakework.server.store.function_models import (
     InstanceRow,
     InstanceState,
     InvocationRow,
+    LayerRow,
     LayerState,
     VersionRow,
 )
@@ -213,17 +213,17 @@ class Instances:
             await self.remove(vm_id)
             raise
         step(Step.SERVER_INSTANCE_STARTED)
-        async with self._database.writing() as session:
-            await session.execute(
-                update(InstanceRow)
-                .where(InstanceRow.vm_id == vm_id, InstanceRow.state == InstanceState.STARTING)
-                .values(
-                    state=InstanceState.IDLE,
-                    claimed_by=None,
-                    claimed_until_ms=None,
-                    used_ms=self._clock(),
-                )
+        arrived = (
+            update(InstanceRow)
+            .where(InstanceRow.vm_id == vm_id, InstanceRow.state == InstanceState.STARTING)
+            .values(
+                state=InstanceState.IDLE,
+                claimed_by=None,
+                claimed_until_ms=None,
+                used_ms=self._clock(),
             )
+        )
+        await self._database.together(lambda session: session.execute(arrived) and None)
 
     async def remove(self, vm_id: VmId) -> VmRow | None:
         """End an instance's VM, and forget it; returns the VM's record.
@@ -404,16 +404,20 @@ class Instances:
         return unneeded[:REMOVED_AT_ONCE]
 
     async def _begin(self, row: InstanceRow, vm_id: VmId, settings: FunctionSettings) -> None:
-        async with self._database.reading() as session:
-            version = await session.get(VersionRow, (row.function_id, row.version))
-            function = await session.get(FunctionRow, row.function_id)
-            if version is None or function is None:
+        def look(session: Session) -> tuple[VersionRow, FunctionRow, LayerRow, VmRow | None]:
+            version = session.get(VersionRow, (row.function_id, row.version))
+            function = session.get(FunctionRow, row.function_id)
+            layer = session.get(LayerRow, version.layer_id) if version is not None else None
+            if version is None or function is None or layer is None:
                 raise CakeworkError("The function is not there any more.")
-            layer = await layer_row(session, version.layer_id)
+            made = version.vm_id
+            return version, function, layer, session.get(VmRow, made) if made else None
+
+        version, function, layer, parent = await self._database.look(look)
         if version.shelved or layer.state != LayerState.READY:
             raise CakeworkError("Of the version the source alone is kept.")
         who = sees(function, settings, row.user_id)
-        if await self._from_version(version, vm_id, settings):
+        if await self._from_version(version, parent, vm_id, settings):
             await self._secrets.give(vm_id, who, settings, row.made_with)
             return
         shape = Shape(settings.cpu, settings.memory).rounded()
@@ -439,14 +443,11 @@ class Instances:
             await self._secrets.give(vm_id, who, settings, row.made_with)
 
     async def _from_version(
-        self, version: VersionRow, vm_id: VmId, settings: FunctionSettings
+        self, version: VersionRow, parent: VmRow | None, vm_id: VmId, settings: FunctionSettings
     ) -> bool:
         """Fork the version's snapshot, if it is there and fits; say whether that was done."""
-        if not settings.has_snapshot:
+        if not settings.has_snapshot or version.made_with != settings.made_with:
             return False
-        if version.vm_id is None or version.made_with != settings.made_with:
-            return False
-        parent = await self._machines.find(version.vm_id)
         if parent is None or parent.snapshot_state != SnapshotState.MADE:
             return False
         try:
