@@ -26,7 +26,6 @@ from cakework.dialer import Dialer, DialFailed
 from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import VmId
 from cakework.domain.invocations import Outcome, Reason
-from cakework.server.functions.ahead import Ahead
 from cakework.server.node.connections import StreamConnection, told_as
 
 CONTROL_PORT = 8079
@@ -193,9 +192,8 @@ class Adapter:
     """Asks adapters. ``close()`` when done."""
 
     def __init__(self, dialer: Dialer) -> None:
-        self._ahead = Ahead(dialer, CONTROL_PORT)
         self._client = httpx2.AsyncClient(
-            transport=_Dialed(dialer, self._ahead),
+            transport=_Dialed(dialer),
             headers={"user-agent": CALLER},
             timeout=ANSWER_S,
             # A client keeps, for as long as it lives, whatever it is told to.
@@ -204,16 +202,7 @@ class Adapter:
 
     async def close(self) -> None:
         """Close every connection."""
-        self._ahead.close()
         await self._client.aclose()
-
-    def expect(self, vm_id: VmId) -> None:
-        """Have a connection made for the attempt that comes next."""
-        self._ahead.begin(vm_id)
-
-    def forget(self, vm_id: VmId) -> None:
-        """Close what is kept for an instance that is about to go."""
-        self._ahead.forget(vm_id)
 
     async def load(self, vm_id: VmId, code: Code) -> Loaded:
         """Give code to an instance that has none, and have it imported. Raises NoAnswer."""
@@ -290,20 +279,19 @@ class Adapter:
 class _Dialed(httpx2.AsyncHTTPTransport):
     """Speaks HTTP/1.1 to VMs: the host of a URL is a VM's id."""
 
-    def __init__(self, dialer: Dialer, ahead: Ahead) -> None:
+    def __init__(self, dialer: Dialer) -> None:
         super().__init__(verify=False, trust_env=False)
         self._pool = httpcore2.AsyncConnectionPool(
             max_connections=None,
             max_keepalive_connections=CONNECTIONS_KEPT,
             keepalive_expiry=KEPT_S,
-            network_backend=_Dialing(dialer, ahead),
+            network_backend=_Dialing(dialer),
         )
 
 
 class _Dialing(httpcore2.AsyncNetworkBackend):
-    def __init__(self, dialer: Dialer, ahead: Ahead) -> None:
+    def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
-        self._ahead = ahead
 
     async def connect_tcp(
         self,
@@ -316,7 +304,7 @@ class _Dialing(httpcore2.AsyncNetworkBackend):
         with told_as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             async with asyncio.timeout(timeout):
                 try:
-                    dialed = self._ahead.take(host, port) or await self._dialer.dial(host, port)
+                    dialed = await self._dialer.dial(host, port)
                 except DialFailed as error:
                     raise OSError(str(error)) from error
                 try:

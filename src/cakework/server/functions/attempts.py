@@ -319,8 +319,6 @@ class Attempts:
         else:
             outcome = answer.told()
             if outcome.reason is None:
-                if not job.alone:
-                    self._adapter.expect(job.vm_id)
                 return
         if outcome.reason is not Reason.CRASH:
             await self._note(job, outcome, answer)

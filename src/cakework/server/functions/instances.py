@@ -237,7 +237,6 @@ class Instances:
                 .where(InstanceRow.vm_id == vm_id)
                 .values(state=InstanceState.DRAINING)
             )
-        self._adapter.forget(vm_id)
         row = await self._machines.end(vm_id)
         step(Step.SERVER_INSTANCE_ENDED)
         async with self._database.writing() as session:
