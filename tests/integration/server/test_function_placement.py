@@ -273,3 +273,15 @@ async def test_an_instance_whose_place_nobody_freed_goes(functions: Functions) -
         await session.execute(update(InstanceRow).values(**busy))
     await gone(functions, vm_of(first))
     assert (await functions.invoke(function_id))["result"]["calls"] == 1
+
+
+async def test_an_attempt_that_never_reached_its_handler_is_begun_again(
+    functions: Functions,
+) -> None:
+    """With the same number, and nobody's work waits behind it."""
+    function_id = await functions.made()
+    first = await functions.invoke(function_id)
+    functions.node.hosted[vm_of(first)].ports[8079] = 1
+    again = await functions.invoke(function_id)
+    assert (again["state"], again["attempt"], again["result"]["calls"]) == ("succeeded", 1, 1)
+    assert len(again["attempts"]) == 1
