@@ -57,7 +57,6 @@ from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
-from cakework.server.functions.orphans import Orphans
 from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
@@ -133,7 +132,6 @@ DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 REPLAY_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
-ORPHAN_PERIOD_S = 30.0
 MASK_PERIOD_S = 300.0
 LENDING_PERIOD_S = 1.0
 LENDING_FIRST_S = 3.0
@@ -601,7 +599,6 @@ def _functions(
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
-            Loop("orphans", Orphans(database, machines, clock).one_pass, ORPHAN_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),

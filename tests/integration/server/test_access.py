@@ -31,10 +31,20 @@ BODIES: dict[str, Json] = {
     "updateFunction": {"settings": {}},
     "deployFunction": {"source": {"files": [{"dir": ".", "name": "main.py", "content": ""}]}},
     "promoteVersion": {"version": 1},
+    "putDraft": {"files": [{"dir": ".", "name": "main.py", "content": ""}]},
+    "testFunction": {},
+    "deployFunctionFromArchive": {
+        "runtime": "python",
+        "handlerFile": "main.py",
+        "handlerFunction": "handler",
+    },
+    "putSecret": {"value": "x"},
     "invokeFunction": {"mode": "async"},
     "replayDeadLetters": {"filter": {}},
     "discardDeadLetters": {"filter": {}},
 }
+OF_NAMES = {"putSecret"}
+"""What has a name that each account has its own of: where another's is, it makes one's own."""
 DOCUMENT: Json = json.loads(document())
 
 
@@ -73,7 +83,8 @@ async def function_ids(rig: Rig) -> dict[str, str]:
         row.live_version = 1
     later = NewInvocation({}, delay_s=600)
     made = await rig.server.functions.invocations.take(AccountId("default"), function_id, later)
-    return {"functionId": function_id, "version": "1", "invocationId": made.id}
+    await rig.ok("PUT", "/v1/secrets/TOKEN", json=BODIES["putSecret"])
+    return {"functionId": function_id, "version": "1", "invocationId": made.id, "name": "TOKEN"}
 
 
 def test_every_call_of_the_contract_is_there() -> None:
@@ -123,6 +134,12 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/functions/{functionId}/versions/{version}"),
         ("GET", "/v1/functions/{functionId}/versions/{version}/source"),
         ("POST", "/v1/functions/{functionId}/promote"),
+        ("POST", "/v1/function/deploy/archive"),
+        ("GET", "/v1/functions/{functionId}/draft"),
+        ("PUT", "/v1/functions/{functionId}/draft"),
+        ("DELETE", "/v1/functions/{functionId}/draft"),
+        ("POST", "/v1/functions/{functionId}/test"),
+        ("GET", "/v1/functions/{functionId}/logs"),
         ("POST", "/v1/functions/{functionId}/invoke"),
         ("GET", "/v1/invocations"),
         ("GET", "/v1/invocations/{invocationId}"),
@@ -130,9 +147,13 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/invocations/{invocationId}/result"),
         ("POST", "/v1/invocations/{invocationId}/cancel"),
         ("POST", "/v1/invocations/{invocationId}/replay"),
+        ("GET", "/v1/invocations/{invocationId}/logs"),
         ("GET", "/v1/dead-letters"),
         ("POST", "/v1/dead-letters/replay"),
         ("POST", "/v1/dead-letters/discard"),
+        ("GET", "/v1/secrets"),
+        ("PUT", "/v1/secrets/{name}"),
+        ("DELETE", "/v1/secrets/{name}"),
     }
 
 
@@ -171,7 +192,7 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
             makes = name in ("startVM", "cacheVM")
             body = {"imageId": order.image_id} if makes else BODIES.get(name)
             response = await theirs.request(method, address, json=body)
-            if "{" in path or makes:
+            if ("{" in path or makes) and name not in OF_NAMES:
                 assert response.status_code == 404, name
                 as_problem(response)
             elif name.startswith("listVMs"):

@@ -110,6 +110,7 @@ async def said_by_function(functions: Functions, function_id: str, count: int) -
     return await eventually(look, f"{count} lines of the function")
 
 
+@pytest.mark.contract("getInvocationLogs")
 async def test_right_after_the_answer_all_lines_are_there(functions: Functions) -> None:
     """Also what was not ended as a line; and none of those before and after."""
     function_id = await functions.made(PRINTS)
@@ -334,6 +335,7 @@ async def test_an_invocation_is_followed_to_its_end(functions: Functions) -> Non
     assert again[:-1] == followed[2:]
 
 
+@pytest.mark.contract("getFunctionLogs")
 async def test_a_function_is_followed_over_instances_that_start_later(functions: Functions) -> None:
     function_id = await functions.made(PRINTS)
     path = f"/v1/functions/{function_id}/logs"

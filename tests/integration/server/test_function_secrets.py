@@ -97,6 +97,7 @@ async def succeeded(functions: Functions, function_id: str, **fields: Any) -> Js
     return ended
 
 
+@pytest.mark.contract("putSecret", "listSecrets", "deleteSecret")
 async def test_a_secret_is_put_and_never_shown(functions: Functions) -> None:
     rig = functions.rig
     made = await put(functions, VALUE)

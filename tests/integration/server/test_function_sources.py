@@ -94,6 +94,7 @@ async def test_an_archive_becomes_a_version(rig: Rig) -> None:
     assert (await rig.ok("GET", path))["versions"][0]["version"] == 1
 
 
+@pytest.mark.contract("deployFunctionFromArchive")
 async def test_archives_are_deployed_by_the_old_call(functions: Functions) -> None:
     """The answer has its three words; the handler takes and answers what it once did."""
     rig, path = functions.rig, "/v1/function/deploy/archive"
@@ -166,6 +167,7 @@ async def test_code_comes_from_github(rig: Rig) -> None:
     assert len(rig.node.code_orders) == 4
 
 
+@pytest.mark.contract("getDraft", "putDraft", "deleteDraft")
 async def test_a_draft_is_saved_over_what_was_looked_at(rig: Rig) -> None:
     function_id = await made(rig)
     path = f"/v1/functions/{function_id}/draft"
@@ -236,6 +238,7 @@ async def test_drafts_and_versions_are_deployed(rig: Rig) -> None:
     await rig.refused(404, "POST", f"{one}/versions", json={"source": {"version": 9}})
 
 
+@pytest.mark.contract("testFunction")
 async def test_code_is_tried_without_a_version_of_it(functions: Functions) -> None:
     """The answer is an invocation's; nothing of it is left, and what is live is untouched."""
     rig = functions.rig

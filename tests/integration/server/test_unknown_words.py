@@ -22,6 +22,7 @@ IDS = {
     "functionId": "fn_" + "0" * 26,
     "version": 1,
     "invocationId": "inv_" + "0" * 26,
+    "name": "TOKEN",
 }
 JSON = {"Content-Type": "application/json"}
 SURPLUS = "surplusWord"

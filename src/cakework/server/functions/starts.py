@@ -123,18 +123,14 @@ class Starts:
         }
 
     def _record(self, session: Session, row: InvocationRow, instance: InstanceRow) -> None:
-        # One that never reached its handler has the number of the next.
-        session.merge(
+        session.add(
             AttemptRow(
                 invocation_id=row.id,
                 attempt=row.attempt,
                 version=instance.version,
                 vm_id=instance.vm_id,
                 start="warm" if instance.served > 1 else "fork",
-                outcome=None,
-                duration_ms=None,
                 started_ms=self._clock(),
-                ended_ms=None,
             )
         )
 
