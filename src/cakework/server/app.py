@@ -268,11 +268,15 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     Its lifespan opens the stores and runs the loops.
     """
     parts = server or build_server(settings)
+    parser = Parser()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         async with parts.running():
-            yield
+            try:
+                yield
+            finally:
+                await parser.close()
 
     app = FastAPI(
         title="Cakework",
@@ -294,7 +298,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         parts.idempotency,
         parts.space,
         bodies,
-        Parser(),
+        parser,
         costs,
         under_way,
         body_bytes,

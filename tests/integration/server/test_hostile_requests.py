@@ -4,21 +4,24 @@ import asyncio
 import base64
 import contextlib
 import json
+import marshal
 import socket
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from starlette.exceptions import HTTPException
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from cakework.crowd import Crowd
 from cakework.domain.ids import AccountId
 from cakework.domain.orders import FilesSource
-from cakework.server.api import bodies, connection, parsing
+from cakework.server.api import bodies, connection, parse, parsing
 from cakework.server.web import waitlist
 
 from .fake_node import FakeNode
@@ -322,11 +325,11 @@ async def test_bodies_that_wait_to_be_answered_keep_out_no_other(
     """They cannot give way any more: so one account's are no more than half of all."""
     answered = asyncio.Event()
 
-    async def wait(_: bytes) -> None:
+    async def wait(_: object, __: bytes) -> tuple[int, bytes]:
         await answered.wait()
-        raise json.JSONDecodeError("Given up", "", 0)
+        return parse.FAULT, marshal.dumps(("Given up", 0))
 
-    monkeypatch.setattr(parsing, "_parsed_elsewhere", wait)
+    monkeypatch.setattr(parsing, "asked", wait)
     settings = settings_for(folder, None, max_body_mb=2, max_bodies_mb=6)
     async with running(settings, node) as rig, contextlib.AsyncExitStack() as stack:
         other = (await rig.server.keys.create("test", AccountId("other"))).key
@@ -431,11 +434,12 @@ async def test_large_bodies_of_one_account_are_read_one_after_the_other(
     reading: list[bytes] = []
     go_on = asyncio.Event()
 
-    async def read(body: bytes) -> None:
+    async def read(_: object, body: bytes) -> tuple[int, bytes]:
         reading.append(body)
         await go_on.wait()
+        return parse.READ, marshal.dumps(None)
 
-    monkeypatch.setattr(parsing, "_parsed_elsewhere", read)
+    monkeypatch.setattr(parsing, "asked", read)
     parser = parsing.Parser()
     mine, others = (letter * (parsing.LARGE_BYTES + 1) for letter in (b"m", b"o"))
     tasks = [asyncio.create_task(parser.parsed(mine, AccountId("me"))) for _ in range(5)]
@@ -445,6 +449,35 @@ async def test_large_bodies_of_one_account_are_read_one_after_the_other(
     go_on.set()
     await asyncio.gather(*tasks)
     assert len(reading) == 6
+    await parser.close()
+
+
+async def test_who_reads_one_body_reads_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was wrong with the one before, as long as it could be read to its end; what cannot
+    be told ends the process and not the server's reading."""
+    begun = parsing.begun
+    processes: list[Process] = []
+
+    async def begin() -> Process:
+        processes.append(await begun())
+        return processes[-1]
+
+    monkeypatch.setattr(parsing, "begun", begin)
+    parser, account = parsing.Parser(), AccountId("me")
+    whole = json.dumps(["x" * 2 * parsing.LARGE_BYTES]).encode()
+    assert await parser.parsed(whole, account) == json.loads(whole)
+    for bad in (whole[:-1], b"\xff" + whole, b"[" * 2 * parsing.LARGE_BYTES):
+        with pytest.raises(json.JSONDecodeError):
+            await parser.parsed(bad, account)
+    assert await parser.parsed(whole, account) == json.loads(whole)
+    with pytest.raises(HTTPException):
+        await parser.parsed(b"[" + b"[]," * parsing.VALUES_MAX + b"[]]", account)
+    assert len(processes) == 1
+    processes[-1].kill()
+    await processes[-1].wait()
+    assert await parser.parsed(whole, account) == json.loads(whole)
+    await parser.close()
+    assert all(process.returncode is not None for process in processes)
 
 
 async def test_an_environment_has_so_many_names(rig: Rig) -> None:

@@ -23,7 +23,7 @@ from starlette.types import Message
 from cakework.domain.errors import CakeworkError, InvalidRequest, QuotaExceeded
 from cakework.domain.ids import AccountId
 from cakework.server.api.bodies import Bodies
-from cakework.server.api.costs import Costs, cost
+from cakework.server.api.costs import Costs
 from cakework.server.api.known import Known
 from cakework.server.api.parsing import LARGE_BYTES, VALUES_MAX, Parser
 from cakework.server.api.problems import check_method, problem
@@ -108,9 +108,8 @@ class Door:
             body = await room.read(request, bytes_max)
             async with AsyncExitStack() as stack:
                 if len(body) > LARGE_BYTES:
-                    await stack.enter_async_context(
-                        self.costs.hold(account, cost(body, VALUES_MAX))
-                    )
+                    cost = room.reckoning.cost(VALUES_MAX)
+                    await stack.enter_async_context(self.costs.hold(account, cost))
                 whole = _Read(request, body, self.parser)
                 await known.check_body(whole, body)
                 return await self._serve(account, whole, body, inner)

@@ -16,6 +16,7 @@ from fastapi import Request
 
 from cakework.domain.errors import NoRoom, TooLarge, TooSlow
 from cakework.domain.ids import AccountId
+from cakework.server.api.costs import Reckoning
 
 FIRST_S = 30.0
 """For a body to come, and besides so long for each of its bytes as a slow line takes."""
@@ -56,11 +57,13 @@ class Bodies:
 
 
 class Body:
-    """One body, from when it begins to come; ``size`` is how much of it is here, in bytes."""
+    """One body, from when it begins to come; ``size`` is how much of it is here, in bytes, and
+    ``reckoning`` what that may cost."""
 
     def __init__(self, bodies: Bodies, account: AccountId) -> None:
         self.account = account
         self.size = 0
+        self.reckoning = Reckoning()
         self.gives_way = False
         self.comes = True
         self._bodies = bodies
@@ -88,6 +91,7 @@ class Body:
                     if self.size > bytes_max:
                         raise too_large
                     chunks.append(chunk)
+                    self.reckoning.add(chunk)
                     self._clock.reschedule(began + FIRST_S + self.size / BYTES_PER_S)
                     self._bodies.make_room(self.account)
                     if self.gives_way:

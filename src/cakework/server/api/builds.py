@@ -1,8 +1,6 @@
 """Calls about builds: buildImageFromFiles, getBuild."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +24,7 @@ from cakework.domain.errors import (
 )
 from cakework.domain.ids import BUILD_ID_PATTERN, IMAGE_ID_PATTERN, BuildId
 from cakework.domain.orders import ContextFile, FilesSource
+from cakework.server.api import base64_texts
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
@@ -182,11 +181,12 @@ def _check_file(index: int, file: File) -> ContextFile | Sequence[FieldError]:
             check(value)
         except PathError as error:
             faults.append(FieldError(f"files.{index}.{field}", str(error)))
+    content = ""
     try:
-        content = _content_base64(file)
+        # What is refused anyway is not encoded.
+        content = "" if faults and file.encoding is None else _content_base64(file)
     except ValueError:
         faults.append(FieldError(f"files.{index}.content", "is not base64"))
-        return faults
     if faults:
         return faults
     try:
@@ -197,11 +197,8 @@ def _check_file(index: int, file: File) -> ContextFile | Sequence[FieldError]:
 
 def _content_base64(file: File) -> str:
     if file.encoding is None:
-        return base64.b64encode(file.content.encode()).decode()
-    try:
-        base64.b64decode(file.content, validate=True)
-    except binascii.Error as error:
-        raise ValueError("is not base64") from error
+        return base64_texts.encoded(file.content)
+    base64_texts.check(file.content)
     return file.content
 
 

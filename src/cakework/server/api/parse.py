@@ -1,42 +1,68 @@
 """Reads JSON from its input and writes what it says as ``marshal`` does. Runs as a program by
 itself, for bodies that would hold up the server: see :mod:`cakework.server.api.parsing`.
 
-Ends with status 0; 1 when it is no JSON, with the message and the place of the fault as the value;
-and 2 when it is too much. The first argument is how many values there may be, the second how many
-bytes of memory it may take, the third how many seconds of a processor.
+The first argument is how many values there may be, the second for how many seconds of a processor
+one body may be read. A question is ``QUESTION`` and so many bytes of JSON, an answer ``ANSWER`` and
+so many bytes. It ends when there are no more questions, or when a body takes too much.
 """
 
 import json
 import marshal
 import os
 import resource
+import struct
 import sys
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
+QUESTION = struct.Struct(">QQ")
+"""Bytes of the body; bytes of memory that the process may have to read it."""
+ANSWER = struct.Struct(">BQ")
+"""What came of it; bytes of the value that follows."""
+READ, FAULT, TOO_MUCH = range(3)
+"""It is the value; it is no JSON, the value is the message and the place; there is too much of it,
+and no value."""
+
 
 def main() -> int:
-    """Read, look, write."""
+    """Answer until there are no more questions."""
     os.nice(5)
-    values_max, memory_bytes, cpu_s = map(int, sys.argv[1:])
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    status = 0
+    values_max, cpu_s = map(int, sys.argv[1:])
+    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    while head := questions.read(QUESTION.size):
+        size, memory_bytes = QUESTION.unpack(head)
+        used_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        allow(resource.RLIMIT_AS, memory_bytes)
+        allow(resource.RLIMIT_CPU, int(used_s) + cpu_s)
+        try:
+            status, written = read(questions.read(size), values_max)
+        except MemoryError:
+            status, written = TOO_MUCH, b""
+        answers.write(ANSWER.pack(status, len(written)))
+        answers.write(written)
+        answers.flush()
+        del written
+    return 0
+
+
+def allow(what: int, most: int) -> None:
+    """Change a limit of this process, which it may raise again."""
+    resource.setrlimit(what, (most, resource.getrlimit(what)[1]))
+
+
+def read(body: bytes, values_max: int) -> tuple[int, bytes]:
+    """Return what came of it, and the value. Raises MemoryError."""
     try:
-        value: Json = json.loads(sys.stdin.buffer.read())
+        value: Json = json.loads(body)
         if values_in(value, values_max) > values_max:
-            return 2
-        written = marshal.dumps(value)
+            return TOO_MUCH, b""
+        return READ, marshal.dumps(value)
     except json.JSONDecodeError as error:
-        status, written = 1, marshal.dumps((error.msg, error.pos))
+        return FAULT, marshal.dumps((error.msg, error.pos))
     except UnicodeDecodeError as error:
-        status, written = 1, marshal.dumps(("Not UTF-8", error.start))
+        return FAULT, marshal.dumps(("Not UTF-8", error.start))
     except (RecursionError, ValueError):
-        status, written = 1, marshal.dumps(("Nested too deeply, or a number too long", 0))
-    except MemoryError:
-        return 2
-    sys.stdout.buffer.write(written)
-    return status
+        return FAULT, marshal.dumps(("Nested too deeply, or a number too long", 0))
 
 
 def values_in(value: Json, most: int) -> int:

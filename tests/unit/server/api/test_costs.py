@@ -8,7 +8,7 @@ import pytest
 from cakework.domain.errors import NoRoom
 from cakework.domain.ids import AccountId
 from cakework.server.api import costs
-from cakework.server.api.costs import Costs, cost
+from cakework.server.api.costs import Costs, Reckoning
 
 A, B, C = map(AccountId, "abc")
 
@@ -98,6 +98,18 @@ def test_what_costs_much_is_seen_before_it_is_read() -> None:
     wide = json.dumps(["x" * 1000 + "\U0001f600"], ensure_ascii=False).encode()
     escaped = json.dumps(["x" * 1000 + "\U0001f600"]).encode()
     many = b"[" + b"[]," * 1000 + b"[]]"
+
+    def cost(body: bytes, values_max: int) -> int:
+        """In pieces of any size it costs as much."""
+        made = set[int]()
+        for size in (1, 7, len(body)):
+            reckoning = Reckoning()
+            for start in range(0, len(body), size):
+                reckoning.add(body[start : start + size])
+            made.add(reckoning.cost(values_max))
+        (only,) = made
+        return only
+
     assert cost(plain, 10) < 10 * len(plain)
     assert cost(wide, 10) >= 12 * len(wide)
     assert cost(escaped, 10) >= 12 * len(escaped)
