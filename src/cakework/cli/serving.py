@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 import httpx2
@@ -25,7 +25,9 @@ SAY_EVERY_S = 5.0
 NO_VM = "ready.invalid"
 """A hostname that no VM has (RFC 6761, 6.4)."""
 SECRETS = frozenset({"CAKEWORK_API_KEY", "CAKEWORK_DATABASE_URL"})
-"""What the router has no use for."""
+"""Settings that the router has no use for."""
+OF_PROGRAMS = ("CAKEWORK_", "PYTHON", "LC_", "LANG", "PATH", "TZ", "TMPDIR", "HOME", "NO_COLOR")
+"""How variables begin that the router, to which strangers speak, is given: no others of root's."""
 DEFAULT_URL = "http://127.0.0.1:8081"
 
 
@@ -44,9 +46,8 @@ class Serving:
             "server", server, self._env, output.progress, settings.server_memory_mb
         )
         router = as_server_user([sys.executable, "-m", "cakework.router"], settings)
-        secretless = {name: text for name, text in self._env.items() if name not in SECRETS}
         self._router = Program(
-            "router", router, secretless, output.progress, settings.router_memory_mb
+            "router", router, of_router(self._env), output.progress, settings.router_memory_mb
         )
 
     async def run(self) -> None:
@@ -202,6 +203,11 @@ class Serving:
     def _node_client(self) -> httpx2.AsyncClient:
         transport = httpx2.AsyncHTTPTransport(uds=str(self._settings.node_socket))
         return httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60)
+
+
+def of_router(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what of an environment the router is given."""
+    return {n: v for n, v in env.items() if n.startswith(OF_PROGRAMS) and n not in SECRETS}
 
 
 def first_steps(settings: Settings, key: str) -> list[str]:

@@ -97,7 +97,7 @@ class Conversation:
         except Refusal as refusal:
             form = AnswerForm(new_request_id())
             self._log.info("proxy.refused", request_id=form.request_id, code=refusal.code)
-            await self._client.write(render(refusal, form))
+            await self._say(render(refusal, form))
             return False
         if head is None:
             return False
@@ -231,8 +231,16 @@ class Conversation:
         head = visit.head
         keep_alive = head.may_persist and not head.has_body
         form = AnswerForm(visit.request_id, head.method != b"HEAD", keep_alive)
-        await self._client.write(render(refusal, form))
+        await self._say(render(refusal, form))
         return keep_alive
+
+    async def _say(self, answer: bytes) -> None:
+        """Send an answer of the router's own. Raises ClientGone: it was not taken in time."""
+        try:
+            async with asyncio.timeout(self._limits.head_timeout_s):
+                await self._client.write(answer)
+        except TimeoutError as error:
+            raise ClientGone from error
 
     def _record(self, visit: _Visit, took_s: float) -> None:
         exchange, refusal = visit.exchange, visit.refusal

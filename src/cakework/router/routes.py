@@ -61,7 +61,8 @@ class Limits:
     ``idle_timeout_s`` is how long an exchange, or a connection that was upgraded, may go on
     without a byte moving; ``keep_alive_s`` how long a connection may wait for a request;
     ``wake_timeout_s`` how long a request may wait for its VM to be started and to listen. The first
-    head has ``head_timeout_s`` to begin, and as long again to end. Of ``connections`` in all, half
+    head has ``head_timeout_s`` to begin, and as long again to end; as long may an answer of the
+    router's own wait to be taken. Of ``connections`` in all, half
     may have requests to the VMs of one account under way. Of what waits in all of them to be taken,
     ``held_bytes`` are kept.
     """

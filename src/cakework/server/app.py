@@ -283,6 +283,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         summary="Build, run and observe your users' code in microVMs.",
         version=cakework.__version__,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

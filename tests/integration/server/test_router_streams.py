@@ -354,6 +354,21 @@ async def test_silence_has_an_end() -> None:
         await asyncio.wait_for(seen.end, DEADLINE_S)
 
 
+async def test_who_takes_no_refusal_is_let_go() -> None:
+    """Who asks for what is not there, over and over, and reads none of the answers."""
+    loop = asyncio.get_running_loop()
+    async with router_rig(Limits(head_timeout_s=0.3)) as rig:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", rig.router.port))
+            with pytest.raises(ConnectionError):
+                async with asyncio.timeout(DEADLINE_S):
+                    while True:
+                        await loop.sock_sendall(client, get(host="nobody.localhost"))
+                        await asyncio.sleep(0)
+
+
 async def test_closing_the_router_closes_everything() -> None:
     """Neither client nor VM is left with an open connection."""
     seen = Seen()

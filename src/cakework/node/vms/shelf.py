@@ -37,11 +37,12 @@ log = structlog.get_logger("cakework.node.snapshots")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(Saved):
-    """A whole snapshot of a VM's program."""
+    """A whole snapshot of a VM's program; one of an earlier version says nothing of whose it is."""
 
     kind: Kind = "ready"
     vm_id: str = ""
     size_bytes: int = 0
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class Shelf:
         except Mismatch as error:
             log.warning("snapshot.not_used", vm_id=vm_id, snapshot=kind, reason=str(error))
             return None
-        return Snapshot(folder, spec, manifest.lines, image, kind, vm_id, manifest.size_bytes)
+        size, account = manifest.size_bytes, manifest.account
+        return Snapshot(folder, spec, manifest.lines, image, kind, vm_id, size, account)
 
     @contextmanager
     def making(self, spec: MachineSpec, lines: int) -> Generator[Saved]:

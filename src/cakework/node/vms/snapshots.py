@@ -345,6 +345,10 @@ class Snapshots:
         found = await self._get("ready", own, image)
         if found is None:
             raise Conflict(f"the snapshot of VM {source} does not fit the order, or this host")
+        if order.account_id and found.account not in ("", source, order.account_id):
+            # Memory of one account's is never another's to begin with, whoever orders it. One of
+            # an order of an earlier version, which does not say whose it is, is the VM's own.
+            raise NotFound(f"no snapshot of VM {source} on this host")
         return found
 
     async def _find(self, kind: Kind, order: VmOrder, image: Image) -> Snapshot | None:

@@ -1,10 +1,12 @@
 """The OpenAPI document: FastAPI's, made to say what the contract says about errors."""
 
+import json
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
 
 from cakework.server.api import problems
+from cakework.server.api.known import KnownRoute
 from cakework.server.api.request_scope import REQUEST_ID
 
 Json = dict[str, Any]
@@ -24,6 +26,16 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi
+
+    async def serve() -> Response:
+        # Rendered once: that takes as long as a hundred other answers.
+        if not hasattr(app.state, "document"):
+            app.state.document = json.dumps(openapi(), ensure_ascii=False).encode()
+        return Response(app.state.document, media_type="application/json")
+
+    routes = APIRouter(route_class=KnownRoute)
+    routes.add_api_route("/openapi.json", serve, methods=["GET"], include_in_schema=False)
+    app.router.routes.extend(routes.routes)
 
 
 def document(schema: Json) -> Json:
