@@ -219,6 +219,27 @@ async def test_only_a_fork_that_may_is_forked(program: Path, tmp_path: Path) -> 
         second.close()
 
 
+async def test_forks_of_forks_of_forks_are_forked(program: Path, tmp_path: Path) -> None:
+    """Each has the filters of all before it, and none of them lets it signal another."""
+    expected = "own 1 served 3 created 42 random 1"
+    async with contextlib.AsyncExitStack() as stack:
+        _, asked = await stack.enter_async_context(original(program, tmp_path, "--fork-users"))
+        uid: int | None = OTHER_UID
+        for _ in range(4):
+            own = ForkSocket()
+            stack.callback(own.close)
+            fork = await stack.enter_async_context(
+                fork_of(asked, uid, forkable=own, user=OTHER_UID)
+            )
+            own.passed()
+            assert await fork.ask("t") == expected
+            asked, uid = own, None
+            assert await fork.ask("c") == "churns 0"
+        last = await stack.enter_async_context(fork_of(asked, None, user=OTHER_UID))
+        assert await last.ask("t") == expected
+        assert await last.ask("r") == RIGHTS.replace("own tgkill done", "own tgkill EPERM")
+
+
 def answering(fork_socket: ForkSocket, credentials: bytes) -> subprocess.Popen[bytes]:
     theirs = fork_socket.theirs.fileno()
     command = [sys.executable, "-c", ANSWER, str(theirs), credentials.hex()]

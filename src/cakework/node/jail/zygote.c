@@ -36,6 +36,7 @@
 #include <sys/rseq.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "rights.h"
@@ -139,13 +140,27 @@ static void *begin(void *argument)
     return result;
 }
 
+/* Makes a timer that sends a thread of this process SIGNAL; -1: there is no such thread. Not tgkill: a
+ * fork has the filters of those it comes from, each of which allows signals to its own process alone. */
+static int timer_for(int tid)
+{
+    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGNAL };
+    int timer;
+    event._sigev_un._tid = tid;
+    return syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) ? -1 : timer;
+}
+
 /* Whether a thread that leaves has left: nobody has its number any more, or another has it. */
 static int has_left(const struct thread *thread)
 {
     for (int i = 0; i < MOST_THREADS; i++)
         if (threads[i].use == RUNS && threads[i].tid == thread->tid)
             return 1;
-    return syscall(SYS_tgkill, (int)syscall(SYS_getpid), thread->tid, 0) != 0;
+    int timer = timer_for(thread->tid);
+    if (timer < 0)
+        return errno == EINVAL;
+    syscall(SYS_timer_delete, timer);
+    return 0;
 }
 
 static struct thread *vacancy(void)
@@ -212,7 +227,8 @@ int gnutls_rnd(int level, void *data, size_t size)
 
 static int park_all(void)
 {
-    int pid = (int)syscall(SYS_getpid), count = 0;
+    static const struct itimerspec at_once = { .it_value = { .tv_nsec = 1 } };
+    int timers[MOST_THREADS], count = 0;
     parked = 0;
     for (int i = 0; i < MOST_THREADS; i++) {
         while (threads[i].use == LEAVES && !has_left(&threads[i]))
@@ -220,13 +236,16 @@ static int park_all(void)
         if (threads[i].use == LEAVES)
             threads[i].use = FREE;
         if (threads[i].use == RUNS) {
-            if (syscall(SYS_tgkill, pid, threads[i].tid, SIGNAL))
-                fail("zygote: a thread is gone\n");
+            timers[count] = timer_for(threads[i].tid);
+            if (timers[count] < 0 || syscall(SYS_timer_settime, timers[count], 0, &at_once, NULL))
+                fail("zygote: a thread cannot be signaled\n");
             count++;
         }
     }
     for (int now; (now = parked) < count;)
         futex(&parked, FUTEX_WAIT, now);
+    for (int i = 0; i < count; i++)
+        syscall(SYS_timer_delete, timers[i]);
     return count;
 }
 
@@ -248,7 +267,6 @@ static int revive(void *argument)
     syscall(SYS_set_robust_list, thread->robust, thread->robust_size);
     if (__rseq_size)
         syscall(SYS_rseq, (char *)thread->self + __rseq_offset, RSEQ_SIZE, 0, RSEQ_SIG);
-    thread->tid = (int)syscall(SYS_gettid);
     _longjmp(thread->here, 1);
 }
 
@@ -259,8 +277,9 @@ static void revive_all(void)
         if (threads[i].use == RUNS) {
             struct thread *thread = &threads[i];
             int *tid = tid_of(thread->self);
-            if (clone(revive, stacks[i] + FIRST_STACK, THREAD_FLAGS, thread, tid, thread->self,
-                      tid) < 0)
+            thread->tid = clone(revive, stacks[i] + FIRST_STACK, THREAD_FLAGS, thread, tid,
+                                thread->self, tid);
+            if (thread->tid < 0)
                 fail("zygote: a thread could not be made again\n");
         }
 }
