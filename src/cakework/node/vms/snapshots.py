@@ -24,7 +24,6 @@ from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.making import Making, Patience
@@ -36,6 +35,7 @@ from cakework.node.vms.saved import Saved
 from cakework.node.vms.shelf import Shelf, Snapshot
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
+from cakework.unbroken import unbroken
 
 CPUINFO = Path("/proc/cpuinfo")
 log = structlog.get_logger("cakework.node.snapshots")
