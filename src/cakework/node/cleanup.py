@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Generator
 
 import structlog
 
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 log = structlog.get_logger("cakework.node")
 

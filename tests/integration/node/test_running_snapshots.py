@@ -52,7 +52,7 @@ async def test_a_vm_that_runs_is_forked_and_goes_on(yard: Yard, tmp_path: Path) 
         "after_resume": {"kind": "exec", "argv": ["busybox", "mv", "/before", "/after"]},
     }
     async with site(yard, tmp_path, pool_snapshots=1) as s:
-        order = await s.order(COUNT, env={"A": "1"}, hooks=hooks)
+        order = await s.order(COUNT, env={"A": "1"}, hooks=hooks, account_id="mine")
         await s.vms.start(order)
         taken: list[int] = []
         for snapshot in (ONE, TWO):

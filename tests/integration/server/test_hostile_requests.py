@@ -5,9 +5,9 @@ import base64
 import contextlib
 import json
 import marshal
+import os
 import socket
 import time
-from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -456,11 +456,11 @@ async def test_who_reads_one_body_reads_the_next(monkeypatch: pytest.MonkeyPatch
     """Whatever was wrong with the one before, as long as it could be read to its end; what cannot
     be told ends the process and not the server's reading."""
     begun = parsing.begun
-    processes: list[Process] = []
+    readers: list[parsing.Reader] = []
 
-    async def begin() -> Process:
-        processes.append(await begun())
-        return processes[-1]
+    async def begin() -> parsing.Reader:
+        readers.append(await begun())
+        return readers[-1]
 
     monkeypatch.setattr(parsing, "begun", begin)
     parser, account = parsing.Parser(), AccountId("me")
@@ -472,12 +472,13 @@ async def test_who_reads_one_body_reads_the_next(monkeypatch: pytest.MonkeyPatch
     assert await parser.parsed(whole, account) == json.loads(whole)
     with pytest.raises(HTTPException):
         await parser.parsed(b"[" + b"[]," * parsing.VALUES_MAX + b"[]]", account)
-    assert len(processes) == 1
-    processes[-1].kill()
-    await processes[-1].wait()
+    (reader,) = readers
+    assert [os.fstat(memory).st_size for memory in (reader.given, reader.told)] == [0, 0]
+    reader.process.kill()
+    await reader.process.wait()
     assert await parser.parsed(whole, account) == json.loads(whole)
     await parser.close()
-    assert all(process.returncode is not None for process in processes)
+    assert [each.process.returncode is not None for each in readers] == [True, True]
 
 
 async def test_an_environment_has_so_many_names(rig: Rig) -> None:

@@ -46,9 +46,9 @@ from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.cleanup import clean_up, cleanup
 from cakework.node.free_space import least_for_builds_mb
 from cakework.node.images import Image, ImageStore
-from cakework.node.unbroken import unbroken
 from cakework.settings import Settings
 from cakework.turns import Turns
+from cakework.unbroken import unbroken
 
 QUEUE_MAX = 1000
 MAX_ATTEMPTS = 3

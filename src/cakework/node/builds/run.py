@@ -34,7 +34,7 @@ from cakework.node.builds.shop import MIB, PIDS_MAX, Making, Workshop
 from cakework.node.cgroups import Cgroup, Limits
 from cakework.node.cleanup import clean_up
 from cakework.node.images import Image
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 TRANSPORTS = frozenset(
     {

@@ -18,7 +18,7 @@ from cakework.node.builds.identities import ROOT_ID
 from cakework.node.builds.layers import LayerStore
 from cakework.node.builds.storage import CA
 from cakework.node.cgroups import Cgroup
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 SCRIPT = Path(__file__).with_name("sandbox.sh")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.cleanup import cleanup
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 ROOTFS = "rootfs.erofs"
 CONFIG = "config.json"

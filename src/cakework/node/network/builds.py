@@ -27,7 +27,7 @@ from cakework.node.network.relays import Address, relay
 from cakework.node.network.rules import Egress, fetching_element
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from functools import partial
 from cakework.domain.addresses import is_refused
 from cakework.node.cleanup import clean_up
 from cakework.node.network.namespaces import run_inside
-from cakework.node.unbroken import unbroken
 from cakework.turns import Turns
+from cakework.unbroken import unbroken
 
 ADDRESS = "127.0.0.1"
 PORT = 53

@@ -13,7 +13,7 @@ from functools import partial
 
 from cakework.node.cleanup import clean_up
 from cakework.node.network.namespaces import run_inside
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 READ_BYTES = 65_536
 Address = tuple[str, int]

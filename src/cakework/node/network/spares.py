@@ -14,7 +14,7 @@ from cakework.domain.errors import NoRoom
 from cakework.node.network.namespaces import Namespace
 from cakework.node.network.slots import Slots
 from cakework.node.quiet import Quiet
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 RETRY_S = 10.0
 log = structlog.get_logger("cakework.node.network")

@@ -40,12 +40,12 @@ from cakework.node.network.namespaces import (
     unplug,
 )
 from cakework.node.sockets import listen
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.forking import Forkable, ForkSocket
 from cakework.node.vms.host import Host
 from cakework.node.vms.monitor import Monitor
 from cakework.node.vms.processes import Jail, Process, reap_strays
 from cakework.node.vms.qemu import Descriptors
+from cakework.unbroken import unbroken
 
 QEMU_THREADS = 64
 """For a QEMU of 8 processors with all its workers, and those of a fork that is just being made."""

@@ -17,7 +17,6 @@ from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.images import Image
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
 from cakework.node.vms.forking import Forkable
 from cakework.node.vms.holdings import Began
@@ -30,6 +29,7 @@ from cakework.node.vms.shelf import Snapshot
 from cakework.node.vms.snapshots import Snapshots
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
+from cakework.unbroken import unbroken
 
 log = structlog.get_logger("cakework.node.vms")
 

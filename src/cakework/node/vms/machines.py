@@ -24,7 +24,6 @@ from cakework.domain.orders import VmOrder
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.guest.protocol import GuestError, GuestFrame, HostFrame, Rehearse, Rehearsed
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import clone_sparse
 from cakework.node.vms.forking import Forkable, NotForked, Places, find_places
 from cakework.node.vms.holdings import OUTPUT, Began, Ending, Holdings, MachineRecord
@@ -33,6 +32,7 @@ from cakework.node.vms.memory import save_memory
 from cakework.node.vms.processes import Process
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
 from cakework.node.vms.saved import Saved
+from cakework.unbroken import unbroken
 
 START_TIMEOUT_S = 30.0
 BOOT_TIMEOUT_S = 180.0

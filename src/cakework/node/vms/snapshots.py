@@ -24,7 +24,6 @@ from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.node.images import Image, ImageStore
 from cakework.node.journal import Journal
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.making import Making, Patience
@@ -36,6 +35,7 @@ from cakework.node.vms.saved import Saved
 from cakework.node.vms.shelf import Shelf, Snapshot
 from cakework.node.vms.volumes import Volumes
 from cakework.node.vms.workshop import Workshop
+from cakework.unbroken import unbroken
 
 CPUINFO = Path("/proc/cpuinfo")
 log = structlog.get_logger("cakework.node.snapshots")
@@ -345,8 +345,9 @@ class Snapshots:
         found = await self._get("ready", own, image)
         if found is None:
             raise Conflict(f"the snapshot of VM {source} does not fit the order, or this host")
-        if found.account not in ("", order.owner):
-            # Memory of one account's is never another's to begin with, whoever orders it.
+        if order.account_id and found.account not in ("", source, order.account_id):
+            # Memory of one account's is never another's to begin with, whoever orders it. One of
+            # an order of an earlier version, which does not say whose it is, is the VM's own.
             raise NotFound(f"no snapshot of VM {source} on this host")
         return found
 

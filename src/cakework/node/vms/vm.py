@@ -33,12 +33,12 @@ from cakework.node.guest.protocol import (
     Started,
 )
 from cakework.node.journal import Journal
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.holdings import Ending
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.pump import Pump
 from cakework.node.vms.questions import HookError, Questions, Refused
 from cakework.node.vms.runs import how_it_ended
+from cakework.unbroken import unbroken
 
 START_TIMEOUT_S = 60.0
 """How long a guest may take to start its program: as a rule some 15 ms, on a host that has no time

@@ -26,13 +26,13 @@ from cakework.domain.errors import Unavailable
 from cakework.domain.vms import Shape
 from cakework.node.cleanup import cleanup
 from cakework.node.listing import entries
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.artifacts import BUSYBOX, Artifacts, tsc_khz
 from cakework.node.vms.disks import make_erofs, make_ext4
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.qemu import MachineSpec
 from cakework.node.vms.template import Template
+from cakework.unbroken import unbroken
 
 MAKING = ".making-"
 log = structlog.get_logger("cakework.node.workshop")

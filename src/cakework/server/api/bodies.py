@@ -17,10 +17,15 @@ from fastapi import Request
 from cakework.domain.errors import NoRoom, TooLarge, TooSlow
 from cakework.domain.ids import AccountId
 from cakework.server.api.costs import Reckoning
+from cakework.turns import Turns
 
 FIRST_S = 30.0
 """For a body to come, and besides so long for each of its bytes as a slow line takes."""
 BYTES_PER_S = 64 * 1024
+LARGE_BYTES = 1 << 20
+PACE_BYTES_PER_S = 48 << 20
+"""At which large bodies are taken in, all together: as fast as they can come they would leave the
+loop, which serves everybody, no time for anything else."""
 
 
 class Bodies:
@@ -30,6 +35,7 @@ class Bodies:
         self._bytes_max = max(bytes_max, 2 * one_max)
         self._share = self._bytes_max // 2
         self._bodies: set[Body] = set()
+        self._pace: Turns[AccountId] = Turns(1)
 
     @contextmanager
     def one(self, account: AccountId) -> Generator["Body"]:
@@ -40,6 +46,12 @@ class Bodies:
             yield body
         finally:
             self._bodies.discard(body)
+
+    async def pace(self, account: AccountId, size: int) -> None:
+        """Wait as long as ``size`` bytes more of a large body of ``account`` take to come, after
+        those of others whose turn it is."""
+        async with self._pace.hold(account):
+            await asyncio.sleep(size / PACE_BYTES_PER_S)
 
     def make_room(self, account: AccountId) -> None:
         """Have bodies give way until the others are no more than may be held.
@@ -96,6 +108,8 @@ class Body:
                     self._bodies.make_room(self.account)
                     if self.gives_way:
                         raise TimeoutError
+                    if self.size > LARGE_BYTES:
+                        await self._bodies.pace(self.account, len(chunk))
         except TimeoutError as error:
             if self.gives_way:
                 raise NoRoom("Too many large bodies came at once; send this one again.") from error

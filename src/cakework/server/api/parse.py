@@ -2,8 +2,9 @@
 itself, for bodies that would hold up the server: see :mod:`cakework.server.api.parsing`.
 
 The first argument is how many values there may be, the second for how many seconds of a processor
-one body may be read. A question is ``QUESTION`` and so many bytes of JSON, an answer ``ANSWER`` and
-so many bytes. It ends when there are no more questions, or when a body takes too much.
+one body may be read; the third and the fourth are descriptors of memory, from which a body is read
+and to which a value is written. A question is ``QUESTION``, an answer ``ANSWER``. It ends when
+there are no more questions, or when a body takes too much.
 """
 
 import json
@@ -27,7 +28,7 @@ and no value."""
 def main() -> int:
     """Answer until there are no more questions."""
     os.nice(5)
-    values_max, cpu_s = map(int, sys.argv[1:])
+    values_max, cpu_s, given, told = map(int, sys.argv[1:])
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := questions.read(QUESTION.size):
         size, memory_bytes = QUESTION.unpack(head)
@@ -35,14 +36,29 @@ def main() -> int:
         allow(resource.RLIMIT_AS, memory_bytes)
         allow(resource.RLIMIT_CPU, int(used_s) + cpu_s)
         try:
-            status, written = read(questions.read(size), values_max)
+            status, written = read(got(given, size), values_max)
         except MemoryError:
             status, written = TOO_MUCH, b""
+        put(told, written)
         answers.write(ANSWER.pack(status, len(written)))
-        answers.write(written)
         answers.flush()
         del written
     return 0
+
+
+def put(memory: int, written: bytes) -> None:
+    """Write to the beginning of what a descriptor leads to."""
+    view, at = memoryview(written), 0
+    while at < len(view):
+        at += os.pwrite(memory, view[at:], at)
+
+
+def got(memory: int, size: int) -> bytes:
+    """Return ``size`` bytes from the beginning of what a descriptor leads to."""
+    found = os.pread(memory, size, 0)
+    while len(found) < size and (more := os.pread(memory, size - len(found), len(found))):
+        found += more
+    return found
 
 
 def allow(what: int, most: int) -> None:

@@ -4,23 +4,28 @@ What is small is read at once. Reading what is large would keep all other tasks 
 server waiting, so a process by itself does it, bounded in memory, time and in how many values may
 come of it; each account has one such process at a time, and all together ``AT_ONCE_MAX``. They stay
 for the next body, since to start one holds up the server too: all of its memory is looked through.
+Bodies go to them, and what comes of these back, through memory that both have
+(``memfd_create(2)``): so the loop, which serves everybody, has nothing to carry.
 """
 
 import asyncio
 import contextlib
 import json
 import marshal
+import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
 from cakework.domain.ids import AccountId
-from cakework.server.api.parse import ANSWER, FAULT, QUESTION, READ
+from cakework.server.api.parse import ANSWER, FAULT, QUESTION, READ, got, put
 from cakework.turns import Turns
+from cakework.unbroken import unbroken
 
 LARGE_BYTES = 128 * 1024
 VALUES_MAX = 250_000
@@ -41,7 +46,7 @@ class Parser:
 
     def __init__(self) -> None:
         self._turns: Turns[AccountId] = Turns(AT_ONCE_MAX)
-        self._idle: list[Process] = []
+        self._idle: list[Reader] = []
 
     async def parsed(self, body: bytes, account: AccountId) -> Any:
         """Return what ``body`` says.
@@ -52,8 +57,8 @@ class Parser:
         """
         if len(body) <= LARGE_BYTES:
             return json.loads(body)
-        async with self._turns.hold(account), self._process(len(body)) as process:
-            status, written = await asked(process, body)
+        async with self._turns.hold(account), self._reader() as reader:
+            status, written = await asked(reader, body)
         if status == READ:
             return marshal.loads(written)  # noqa: S302
         if status == FAULT:
@@ -64,61 +69,88 @@ class Parser:
     async def close(self) -> None:
         """End the processes."""
         while self._idle:
-            await _end(self._idle.pop())
+            await self._idle.pop().end()
 
     @contextlib.asynccontextmanager
-    async def _process(self, size: int) -> AsyncGenerator[Process]:
+    async def _reader(self) -> AsyncGenerator["Reader"]:
         """Give a process, which stays for another body if it can still be asked."""
-        while self._idle and self._idle[-1].returncode is not None:
-            self._idle.pop()
-        process = self._idle.pop() if self._idle else await begun()
+        while self._idle and self._idle[-1].process.returncode is not None:
+            await self._idle.pop().end()
+        reader = self._idle.pop() if self._idle else await begun()
         try:
-            yield process
+            yield reader
         except BaseException:
-            await _end(process)
+            await reader.end()
             raise
-        if size > ONCE_BYTES:
-            await _end(process)
-        else:
-            self._idle.append(process)
+        self._idle.append(reader)
 
 
-async def begun() -> Process:
+@dataclass(eq=False, slots=True)
+class Reader:
+    """A process that reads, and the memory that it has with this one: of bodies, and of values."""
+
+    process: Process
+    given: int
+    told: int
+
+    async def end(self) -> None:
+        """End the process, and give its memory back."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await self.process.wait()
+        for memory in (self.given, self.told):
+            if memory >= 0:
+                os.close(memory)
+        self.given = self.told = -1
+
+
+async def begun() -> Reader:
     """Start a process that reads."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", _PROGRAM, str(VALUES_MAX), str(CPU_S)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={},
-    )
+    given, told = os.memfd_create("body"), os.memfd_create("value")
+    program = (_PROGRAM, str(VALUES_MAX), str(CPU_S), str(given), str(told))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", *program),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            # What is large goes back to the system when it is freed (see mallopt(3)).
+            env={"MALLOC_MMAP_THRESHOLD_": "262144"},
+            pass_fds=(given, told),
+        )
+    except BaseException:
+        os.close(given)
+        os.close(told)
+        raise
+    return Reader(process, given, told)
 
 
-async def _end(process: Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    await process.wait()
-
-
-async def asked(process: Process, body: bytes) -> tuple[int, bytes]:
-    """Return what ``process`` says of a body: ``READ``, ``FAULT`` or ``TOO_MUCH``, and the value.
+async def asked(reader: Reader, body: bytes) -> tuple[int, bytes]:
+    """Return what a process says of a body: ``READ``, ``FAULT`` or ``TOO_MUCH``, and the value.
 
     Raises:
         HTTPException: 413, it came to its end over it.
     """
-    question, answer = process.stdin, process.stdout
+    question, answer = reader.process.stdin, reader.process.stdout
     if question is None or answer is None:
         raise TypeError("a process without pipes reads nothing")
     try:
         async with asyncio.timeout(TIMEOUT_S):
+            await unbroken(asyncio.to_thread(put, reader.given, body))
             question.write(QUESTION.pack(len(body), _PYTHON_BYTES + _BYTES_PER_BYTE * len(body)))
-            question.write(body)
-            await question.drain()
             status, size = ANSWER.unpack(await answer.readexactly(ANSWER.size))
-            return status, await answer.readexactly(size)
+            return status, await unbroken(asyncio.to_thread(taken, reader, size))
     except (TimeoutError, ConnectionError, asyncio.IncompleteReadError) as error:
         raise _too_much() from error
+
+
+def taken(reader: Reader, size: int) -> bytes:
+    """Return what a process told, and leave nothing in the memory that it has."""
+    written = got(reader.told, size)
+    os.ftruncate(reader.given, 0)
+    os.ftruncate(reader.told, 0)
+    return written
 
 
 def _too_much() -> HTTPException:

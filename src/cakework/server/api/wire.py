@@ -21,6 +21,8 @@ FAULTS_MAX = 20
 
 def _encodable(text: str) -> str:
     """Refuse half a surrogate pair: JSON can spell it, and no file or store can hold it."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:

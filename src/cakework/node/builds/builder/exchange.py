@@ -28,7 +28,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 PIECE_BYTES = 4 << 20
 """As few as may be: for each the machine starts a process."""

@@ -29,13 +29,13 @@ from cakework.node.builds.share import group_of_builds
 from cakework.node.guest.protocol import Identity, Run
 from cakework.node.network.builds import BuildNetworks
 from cakework.node.network.namespaces import GATEWAY
-from cakework.node.unbroken import unbroken
 from cakework.node.vms.disks import make_ext4
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Room
 from cakework.node.vms.workshop import Workshop
 from cakework.settings import Isolation, Settings
+from cakework.unbroken import unbroken
 
 SYSTEM_MB = 192
 """What a machine takes for kernel, guest and buildah, beside what a build may use."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cakework.node.unbroken import unbroken
+from cakework.unbroken import unbroken
 
 
 def test_cancellation_comes_after_the_end() -> None:
