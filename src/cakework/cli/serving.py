@@ -26,8 +26,10 @@ NO_VM = "ready.invalid"
 """A hostname that no VM has (RFC 6761, 6.4)."""
 SECRETS = frozenset({"CAKEWORK_API_KEY", "CAKEWORK_DATABASE_URL"})
 """Settings that the router has no use for."""
-OF_PROGRAMS = ("CAKEWORK_", "PYTHON", "LC_", "LANG", "PATH", "TZ", "TMPDIR", "HOME", "NO_COLOR")
-"""How variables begin that the router, to which strangers speak, is given: no others of root's."""
+GIVEN = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "NO_COLOR", "PATH", "TMPDIR", "TZ"})
+GIVEN_KINDS = ("CAKEWORK_", "LC_", "PYTHON")
+"""Variables that the router, to which strangers speak, is given, and how others begin that it is
+given too: no more of root's."""
 DEFAULT_URL = "http://127.0.0.1:8081"
 
 
@@ -207,7 +209,11 @@ class Serving:
 
 def of_router(env: Mapping[str, str]) -> dict[str, str]:
     """Return what of an environment the router is given."""
-    return {n: v for n, v in env.items() if n.startswith(OF_PROGRAMS) and n not in SECRETS}
+    return {
+        name: text
+        for name, text in env.items()
+        if (name in GIVEN or name.startswith(GIVEN_KINDS)) and name not in SECRETS
+    }
 
 
 def first_steps(settings: Settings, key: str) -> list[str]:

@@ -208,7 +208,13 @@ class Bench:
                 for store in (home / "bases", *(home / "layers").iterdir())
                 for entry in (store / "storage" / "overlay-containers").glob("*/")
             ],
-            "cgroups": [str(path) for path in ROOT.glob(f"**/{cgroup_prefix(home)}*")],
+            # Not by a glob, which ends where a group goes that it was about to look into.
+            "cgroups": [
+                f"{parent}/{name}"
+                for parent, names, _ in os.walk(ROOT)
+                for name in names
+                if name.startswith(cgroup_prefix(home))
+            ],
             "mounts": [
                 line
                 for line in Path("/proc/self/mountinfo").read_text().splitlines()

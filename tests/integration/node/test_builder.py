@@ -109,7 +109,9 @@ def test_a_build_runs_on_a_kernel_of_its_own(looked: Looked) -> None:
     assert texts[at + 3] == "Seccomp: 2"
     assert "nested" not in texts
     assert "unshare: unshare(0x10000000): No space left on device" in texts
-    assert len(texts[texts.index("PID COMMAND") : texts.index("end")]) <= 3
+    # What is said of a fault comes by another pipe, and may come between.
+    listed = texts[texts.index("PID COMMAND") + 1 : texts.index("end")]
+    assert len([text for text in listed if text.split()[0].isdigit()]) <= 2
 
 
 def test_a_build_reaches_what_builds_may(looked: Looked) -> None:

@@ -214,10 +214,7 @@ class FakeNode:
             self._closing = True
             async with self._grown:
                 self._grown.notify_all()
-            for connection in list(server.server_state.connections):
-                connection.transport.abort()
-            server.force_exit = True
-            server.end()
+            server.end(at_once=True)
             await task
             self.socket.unlink(missing_ok=True)
 

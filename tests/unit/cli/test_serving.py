@@ -11,8 +11,10 @@ def test_the_router_has_no_secrets_of_roots() -> None:
         "CAKEWORK_DATABASE_URL": "postgresql://x",
         "AWS_SECRET_ACCESS_KEY": "x",
         "SSH_AUTH_SOCK": "/x",
+        "HOMEBREW_TOKEN": "x",
+        "HOME": "/root",
         "PATH": "/usr/bin",
         "PYTHONPATH": "/src",
         "LANG": "C.UTF-8",
     }
-    assert of_router(given).keys() == {"CAKEWORK_PORT", "PATH", "PYTHONPATH", "LANG"}
+    assert of_router(given).keys() == {"CAKEWORK_PORT", "HOME", "PATH", "PYTHONPATH", "LANG"}
