@@ -211,6 +211,31 @@ async def test_five_starts_that_fail_are_a_crash(functions: Functions) -> None:
     assert (await functions.invoke(function_id))["state"] == "succeeded"
 
 
+async def test_what_cannot_be_begun_holds_up_nobody_else(functions: Functions) -> None:
+    """Where the store refuses one, for whatever fault, the others of the same look are begun."""
+    function_id = await functions.made()
+    bad = (await functions.queue(function_id, delay=600))["id"]
+    database = functions.rig.server.database
+    async with database.writing() as session:
+        # An attempt of this number is there already, which there should not be.
+        session.add(
+            AttemptRow(
+                invocation_id=bad, attempt=1, version=1, vm_id="", start="fork", started_ms=0
+            )
+        )
+        row = await session.get(InvocationRow, bad)
+        assert row is not None
+        row.next_ms = 0
+    others = [(await functions.queue(function_id))["id"] for _ in range(3)]
+    for each in others:
+        assert (await functions.settled(each))["state"] == "succeeded"
+    async with database.reading() as session:
+        row = await session.get(InvocationRow, bad)
+    assert row is not None
+    assert (row.state, row.attempt) == ("queued", 0)
+    assert row.next_ms > row.created_ms
+
+
 async def test_what_a_second_attempt_ends_with_is_told_and_not_what_the_first_did(
     functions: Functions,
 ) -> None:

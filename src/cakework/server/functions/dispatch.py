@@ -10,7 +10,7 @@ are looked at, however many there are.
 
 import asyncio
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -25,7 +25,7 @@ from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.attempts import Attempts
-from cakework.server.functions.due import FIRST, Due, Lane, due_work
+from cakework.server.functions.due import FIRST, Due, Found, Lane, due_work
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings
@@ -40,6 +40,8 @@ BACK_OFF_MS = 500
 """Until a function that found no room is looked at again."""
 SHORT_MS = 2_000
 """How long a function that found no room has the first of what comes free."""
+PUT_OFF_MS = 60_000
+"""Until what could not be begun, for a fault of ours, is looked at again."""
 SERVED_KNOWN = 10_000
 KEPT_UP_EVERY_MS = 900
 """How often claims are renewed and what is to be kept warm is looked at."""
@@ -124,11 +126,7 @@ class DispatchLoop:
         if not found.rows:
             return
         settings = {row.id: self._functions.settings(row) for row in found.functions.values()}
-
-        def work(session: Session) -> _Pass:
-            return self._begun(session, found.rows, found.functions, settings)
-
-        come_to = await self._database.together(work)
+        come_to = await self._begin(found, settings)
         step(Step.SERVER_INVOCATION_CLAIMED)
         for job in come_to.jobs:
             self._attempts.begin(job)
@@ -141,14 +139,48 @@ class DispatchLoop:
             ]
         )
 
+    async def _begin(self, found: Found, settings: dict[str, FunctionSettings]) -> _Pass:
+        """Begin what there are instances for, at once; where that fails, one after the other: one
+        that cannot be begun holds up nobody else's."""
+
+        def begun(rows: list[Due], without: Container[Wanted] = ()) -> Callable[[Session], _Pass]:
+            return lambda session: self._begun(session, rows, found.functions, settings, without)
+
+        try:
+            return await self._database.together(begun(found.rows))
+        except Exception:
+            _log.exception("dispatch.one_by_one", invocations=len(found.rows))
+        come_to = _Pass([], defaultdict(int), [])
+        for row in in_turns(found.rows):
+            try:
+                one = await self._database.together(begun([row], frozenset(come_to.missing)))
+            except Exception:
+                _log.exception("invocation.not_begun", invocation_id=row.id)
+                await self._put_off(row)
+                continue
+            come_to.jobs += one.jobs
+            come_to.ended += one.ended
+            for wanted, count in one.missing.items():
+                come_to.missing[wanted] += count
+        return come_to
+
+    async def _put_off(self, row: Due) -> None:
+        put_off = (
+            update(InvocationRow)
+            .where(InvocationRow.id == row.id, InvocationRow.state.in_(STARTABLE))
+            .values(next_ms=self._clock() + PUT_OFF_MS)
+        )
+        await self._database.together(lambda session: session.execute(put_off) and None)
+
     def _begun(
         self,
         session: Session,
         rows: list[Due],
         functions: dict[str, FunctionRow],
         settings: dict[str, FunctionSettings],
+        without: Container[Wanted],
     ) -> _Pass:
-        """Begin what there are instances for."""
+        """Begin what there are instances for; there are none for those ``without``."""
         come_to = _Pass([], defaultdict(int), [])
         asked = {
             sees_for(function, row.user_id, settings[function.id])
@@ -172,7 +204,7 @@ class DispatchLoop:
                 continue
             wanted = wanted_by(function, row.version_of(function) or 0, row.user_id, own, view)
             instance = None
-            if wanted not in come_to.missing:
+            if wanted not in come_to.missing and wanted not in without:
                 instance = self._instances.take(session, wanted)
             if instance is None:
                 come_to.missing[wanted] += 1
