@@ -28,12 +28,18 @@ FILE = "cakework.toml"
 _RUNTIMES = (*NEWEST, *(runtime.value for runtime in Runtime if runtime is not Runtime.IMAGE))
 _NAME = "should be of lower-case letters, digits and -, at most 63"
 HEAD = {
-    "name": (NAME_PATTERN, _NAME),
-    "runtime": (f"^({'|'.join(map(re.escape, _RUNTIMES))})$", f"should be {', '.join(_RUNTIMES)}"),
-    "entry": (r"^.{1,1024}$", "should be the path of a file"),
-    "kind": (f"^({'|'.join(FunctionKind)})$", f"should be {' or '.join(FunctionKind)}"),
-    "userId": (USER_ID_PATTERN, "should be of letters, digits and . _ : @ -, at most 128"),
-    "signature": ("^rest$", "should be rest"),
+    "name": (re.compile(NAME_PATTERN), _NAME),
+    "runtime": (
+        re.compile("|".join(map(re.escape, _RUNTIMES))),
+        f"should be {', '.join(_RUNTIMES)}",
+    ),
+    "entry": (re.compile(".{1,1024}"), "should be the path of a file"),
+    "kind": (re.compile("|".join(FunctionKind)), f"should be {' or '.join(FunctionKind)}"),
+    "userId": (
+        re.compile(USER_ID_PATTERN),
+        "should be of letters, digits and . _ : @ -, at most 128",
+    ),
+    "signature": (re.compile("rest"), "should be rest"),
 }
 """Keys that are no settings: what their value is like, and how that is said."""
 NEEDED = ("name", "runtime")
@@ -97,7 +103,7 @@ def _manifest(given: dict[str, Any]) -> Manifest:
             raise Fault((name,), "is missing")
     for name, (pattern, said) in HEAD.items():
         value = given.get(name)
-        if value is not None and not (isinstance(value, str) and re.search(pattern, value)):
+        if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
             raise Fault((name,), said)
     settings = {name: value for name, value in given.items() if name not in HEAD}
     try:
