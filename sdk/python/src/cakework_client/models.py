@@ -46,6 +46,7 @@ Reason = Literal[
     "rate_limited",
     "superseded",
     "canceled_by_caller",
+    "secrets_unavailable",
     "loop",
 ]
 EventType = Literal[
