@@ -280,7 +280,8 @@ def host_addresses() -> list[str]:
     return [
         str(info["local"])
         for link in json.loads(listed.stdout)
-        for info in link["addr_info"]
+        # Of a link that goes while it is listed, nothing is told.
+        for info in link.get("addr_info", ())
         if link["ifname"] != "lo"
     ]
 

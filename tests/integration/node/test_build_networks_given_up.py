@@ -44,7 +44,7 @@ def test_a_lease_that_is_cancelled_leaves_nothing(
     territory: Territory, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
     """Whatever a thread is making for it, or taking back, is taken back before it ends."""
-    open_before = count_open_files()
+    open_before, links_before = count_open_files(), _links(territory)
     begun, go_on = _hold_up(monkeypatch, f"cakework.node.network.{work}")
     with socket.create_server(("127.0.0.1", 0)) as relayed:
         reach = Reach((), (relayed.getsockname(),))
@@ -52,7 +52,7 @@ def test_a_lease_that_is_cancelled_leaves_nothing(
         networks = BuildNetworks(territory, Slots(), Egress(), reach)
         asyncio.run(_lease_and_cancel(networks, begun, go_on))
         networks.close()
-    _assert_nothing_is_left(territory)
+    _assert_nothing_is_left(territory, links_before)
     assert count_open_files() == open_before
 
 
@@ -89,11 +89,17 @@ def _hold_up(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[threading.Even
     return begun, go_on
 
 
-def _assert_nothing_is_left(territory: Territory) -> None:
+def _links(territory: Territory) -> set[str]:
+    return {path.name for path in Path("/sys/class/net").glob(f"{territory.interface_prefix}*")}
+
+
+def _assert_nothing_is_left(territory: Territory, links_before: set[str]) -> None:
+    """Beyond what a node left that had this territory once, and was killed."""
     deadline = time.monotonic() + HELD_S
     # The kernel takes a namespace's devices a moment after its last descriptor.
-    while list(Path("/sys/class/net").glob(f"{territory.interface_prefix}*")):
-        assert time.monotonic() < deadline
+    while left := _links(territory) - links_before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
     listed = subprocess.run(
         ["nft", "list", "set", "ip", territory.name, "fetching"], capture_output=True, check=True
     )

@@ -50,6 +50,29 @@ def test_a_killed_nodes_builds_stop_and_are_run_again(bench: Bench, tmp_path: Pa
     assert bench.unused_layers() == set()
 
 
+def test_a_container_that_is_on_record_alone_goes(bench: Bench, tmp_path: Path) -> None:
+    """Whoever makes one has it on record before describing it, and may be killed in between."""
+    wanted = order(SLOW)
+    with _node(bench, tmp_path, wanted) as pid:
+        _wait(lambda: "waits" in _texts(_facts(tmp_path)))
+        os.kill(pid, signal.SIGKILL)
+        _wait(lambda: not bench.leftovers()["processes"])
+    layers = bench.settings().node_dir / "builds" / "layers"
+    described = list(layers.glob("*/storage/overlay-containers/*/userdata/buildah.json"))
+    assert described
+    for file in described:
+        file.unlink()
+
+    async def run() -> None:
+        async with bench.open() as builds:
+            await builds.cancel(wanted.build_id)
+            await bench.ledger.ended(wanted.build_id)
+
+    asyncio.run(run())
+    assert bench.leftovers() == NOTHING
+    assert bench.unused_layers() == set()
+
+
 def test_a_kill_while_layers_are_stored_leaves_none(bench: Bench, tmp_path: Path) -> None:
     """A layer that is half there goes with the next build, and so does one that has no image."""
     # It is half there for a moment, which a busy machine may let pass unseen.

@@ -151,7 +151,10 @@ class ContainerBuild:
 async def remove_containers(shop: Workshop, store: LayerStore, build_id: str) -> None:
     """Remove the working containers that a build leaves which did not end by itself.
 
-    Those that stay go when the next layers do, or at the next start. Raises OSError.
+    Those that stay, as one not described yet does, go once no build is at the store.
+
+    Raises:
+        OSError: they cannot be removed.
     """
     containers = store.containers_of(build_id)
     if not containers:

@@ -165,9 +165,9 @@ class AccountLayers:
         self._ready.add(name)
 
     async def _trim_one(self, name: str) -> None:
-        """Layers without an image need not wait until there are too many, if nobody is held up."""
+        """What builds left need not wait until there is too much of it, if nobody is held up."""
         gate, store = self._gates.setdefault(name, _Gate()), LayerStore(self._folder / name)
-        if gate.is_free and store.has_unused_layers():
+        if gate.is_free and (store.has_containers() or store.has_unused_layers()):
             async with gate.alone():
                 await self._tidy(store)
 

@@ -280,11 +280,11 @@ class Builds:
         """Remove working containers and layers without an image. Nothing else may be at it."""
         unused = f"/b/{_house(store)}/{UNUSED_LAYERS.name}"
         await self._keep_house(store, "buildah", "rm", "--all")
-        await unbroken(asyncio.to_thread(store.remove_cut_off))
         for _ in range(OPENINGS_MAX):
-            if not store.has_unused_layers():
+            if not store.has_containers() and not store.has_unused_layers():
                 return
             await self._keep_house(store, "/usr/bin/python3", "-I", unused, "/b/storage")
+            await unbroken(asyncio.to_thread(store.remove_cut_off))
             await self._keep_house(store, "buildah", "rm", "--all")
         log.warning("layers_not_removed", store=store.folder.name)
 

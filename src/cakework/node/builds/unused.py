@@ -1,11 +1,13 @@
-"""Has layers go that belong to no image and no container. Runs in a sandbox, as a program by
+"""Has working containers go, and layers that belong to no image. Runs in a sandbox, as a program by
 itself, while nothing else is at the storage.
 
     unused.py <storage>
 
 Of an image that was not pulled to its end, the layers stay that had come; nothing of buildah's
 removes them. One that is marked as not complete, as after a crash, the storage library removes
-when it next opens the storage.
+when it next opens the storage. A container whose maker was killed between having it on record and
+describing it, in its ``buildah.json``, is none to ``buildah rm``, and holds its layer: it is taken
+off the record.
 """
 
 import json
@@ -16,13 +18,16 @@ from typing import Any
 
 
 def main(storage: Path) -> None:
-    """Mark them, and remove what was on its way into the folder of layers."""
-    for left in (storage / "overlay-layers").glob(".tmp-*"):
-        left.unlink()
+    """Mark them, forget containers, and remove what was on its way into their folders."""
+    for kind in ("layers", "containers"):
+        for left in (storage / f"overlay-{kind}").glob(".tmp-*"):
+            left.unlink()
+    if _records(storage, "containers"):
+        _write(_file(storage, "containers"), [])
     layers = _records(storage, "layers")
     unused = {layer["id"] for layer in layers}
     below = {layer["id"]: layer.get("parent") for layer in layers}
-    for user in (*_records(storage, "images"), *_records(storage, "containers")):
+    for user in _records(storage, "images"):
         for layer in (user.get("layer"), *(user.get("mapped-layers") or ())):
             while layer in unused:
                 unused.remove(layer)
@@ -44,7 +49,7 @@ def _records(storage: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def _write(file: Path, records: list[dict[str, Any]]) -> None:
-    making = file.with_name(".tmp-layers.json")
+    making = file.with_name(f".tmp-{file.name}")
     with making.open("w") as stream:
         os.fchmod(stream.fileno(), 0o600)
         json.dump(records, stream)
