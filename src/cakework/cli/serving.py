@@ -14,7 +14,7 @@ from cakework.cli.output import Output
 from cakework.cli.privileges import as_server_user
 from cakework.cli.supervisor import Program
 from cakework.domain.orders import NodeHealth
-from cakework.settings import Settings
+from cakework.settings import PREFIX, Settings
 from cakework_client import ApiError, AsyncCakeworkClient, CakeworkError
 
 START_S = 180.0
@@ -27,9 +27,9 @@ NO_VM = "ready.invalid"
 SECRETS = frozenset({"CAKEWORK_API_KEY", "CAKEWORK_DATABASE_URL"})
 """Settings that the router has no use for."""
 GIVEN = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "NO_COLOR", "PATH", "TMPDIR", "TZ"})
-GIVEN_KINDS = ("CAKEWORK_", "LC_", "PYTHON")
-"""Variables that the router, to which strangers speak, is given, and how others begin that it is
-given too: no more of root's."""
+GIVEN_KINDS = ("LC_", "PYTHON")
+"""Variables that the router, to which strangers speak, is given beside settings, and how others
+begin that it is given too: no more of root's."""
 DEFAULT_URL = "http://127.0.0.1:8081"
 
 
@@ -208,12 +208,15 @@ class Serving:
 
 
 def of_router(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what of an environment the router is given."""
-    return {
-        name: text
-        for name, text in env.items()
-        if (name in GIVEN or name.startswith(GIVEN_KINDS)) and name not in SECRETS
-    }
+    """Return what of an environment the router is given; a setting's name may be in any case."""
+
+    def is_given(name: str) -> bool:
+        setting = name.upper()
+        if setting.startswith(PREFIX):
+            return setting not in SECRETS
+        return name in GIVEN or name.startswith(GIVEN_KINDS)
+
+    return {name: text for name, text in env.items() if is_given(name)}
 
 
 def first_steps(settings: Settings, key: str) -> list[str]:

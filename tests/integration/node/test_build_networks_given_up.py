@@ -4,7 +4,6 @@ import asyncio
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,6 +16,7 @@ from cakework.node.network.namespaces import enable_forwarding, set_host_rules
 from cakework.node.network.rules import Egress, no_rules, outer_rules
 from cakework.node.network.slots import Slots
 from cakework.node.territory import Territory, lease_territory
+from tests.acceptance.waiting import until
 from tests.integration.open_files import count_open_files
 
 HELD_S = 60
@@ -95,11 +95,8 @@ def _links(territory: Territory) -> set[str]:
 
 def _assert_nothing_is_left(territory: Territory, links_before: set[str]) -> None:
     """Beyond what a node left that had this territory once, and was killed."""
-    deadline = time.monotonic() + HELD_S
     # The kernel takes a namespace's devices a moment after its last descriptor.
-    while left := _links(territory) - links_before:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    until(lambda: _links(territory) <= links_before, HELD_S, "the links of the lease are gone")
     listed = subprocess.run(
         ["nft", "list", "set", "ip", territory.name, "fetching"], capture_output=True, check=True
     )

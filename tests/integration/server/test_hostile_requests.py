@@ -466,19 +466,34 @@ async def test_who_reads_one_body_reads_the_next(monkeypatch: pytest.MonkeyPatch
     parser, account = parsing.Parser(), AccountId("me")
     whole = json.dumps(["x" * 2 * parsing.LARGE_BYTES]).encode()
     assert await parser.parsed(whole, account) == json.loads(whole)
-    for bad in (whole[:-1], b"\xff" + whole, b"[" * 2 * parsing.LARGE_BYTES):
+    pages = _pages(readers[0])
+    for bad in (whole[:-1], b"\xff" + whole, b"[" * 2 * parsing.LARGE_BYTES, _utf16(whole)):
         with pytest.raises(json.JSONDecodeError):
             await parser.parsed(bad, account)
     assert await parser.parsed(whole, account) == json.loads(whole)
     with pytest.raises(HTTPException):
         await parser.parsed(b"[" + b"[]," * parsing.VALUES_MAX + b"[]]", account)
+    many = json.dumps([{"a": [1.5, {}]}] * 20_000).encode()
+    assert await parser.parsed(many, account) == json.loads(many)
     (reader,) = readers
+    # Nor has it memory that one of them left, of which the next may have only so much.
+    assert _pages(reader) == pages
     assert [os.fstat(memory).st_size for memory in (reader.given, reader.told)] == [0, 0]
     reader.process.kill()
     await reader.process.wait()
     assert await parser.parsed(whole, account) == json.loads(whole)
     await parser.close()
     assert [each.process.returncode is not None for each in readers] == [True, True]
+
+
+def _pages(reader: parsing.Reader) -> int:
+    """Return how much memory a process has mapped, whether it is there or not."""
+    return int(Path(f"/proc/{reader.process.pid}/statm").read_text().split()[0])
+
+
+def _utf16(body: bytes) -> bytes:
+    """Whose characters cost more than the bytes of it let expect."""
+    return body.decode().encode("utf-16-le")
 
 
 async def test_an_environment_has_so_many_names(rig: Rig) -> None:

@@ -7,7 +7,9 @@ def test_the_router_has_no_secrets_of_roots() -> None:
     """Strangers speak to it: it is given its settings and what programs need, by name."""
     given = {
         "CAKEWORK_PORT": "8081",
+        "cakework_proxy_host": "0.0.0.0",
         "CAKEWORK_API_KEY": "cw_x",
+        "cakework_api_key": "cw_x",
         "CAKEWORK_DATABASE_URL": "postgresql://x",
         "AWS_SECRET_ACCESS_KEY": "x",
         "SSH_AUTH_SOCK": "/x",
@@ -17,4 +19,5 @@ def test_the_router_has_no_secrets_of_roots() -> None:
         "PYTHONPATH": "/src",
         "LANG": "C.UTF-8",
     }
-    assert of_router(given).keys() == {"CAKEWORK_PORT", "HOME", "PATH", "PYTHONPATH", "LANG"}
+    settings = {"CAKEWORK_PORT", "cakework_proxy_host"}
+    assert of_router(given).keys() == {*settings, "HOME", "PATH", "PYTHONPATH", "LANG"}

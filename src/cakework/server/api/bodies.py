@@ -109,7 +109,10 @@ class Body:
                     if self.gives_way:
                         raise TimeoutError
                     if self.size > LARGE_BYTES:
+                        waits = loop.time()
                         await self._bodies.pace(self.account, len(chunk))
+                        # That was not the sender.
+                        began += loop.time() - waits
         except TimeoutError as error:
             if self.gives_way:
                 raise NoRoom("Too many large bodies came at once; send this one again.") from error

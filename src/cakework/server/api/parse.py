@@ -4,7 +4,10 @@ itself, for bodies that would hold up the server: see :mod:`cakework.server.api.
 The first argument is how many values there may be, the second for how many seconds of a processor
 one body may be read; the third and the fourth are descriptors of memory, from which a body is read
 and to which a value is written. A question is ``QUESTION``, an answer ``ANSWER``. It ends when
-there are no more questions, or when a body takes too much.
+there are no more questions.
+
+Each body is read by a process of its own, forked from this one: what one leaves behind, in Python's
+memory above all, the next does not meet.
 """
 
 import json
@@ -17,7 +20,7 @@ import sys
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 QUESTION = struct.Struct(">QQ")
-"""Bytes of the body; bytes of memory that the process may have to read it."""
+"""Bytes of the body; bytes of memory that may be had to read it."""
 ANSWER = struct.Struct(">BQ")
 """What came of it; bytes of the value that follows."""
 READ, FAULT, TOO_MUCH = range(3)
@@ -32,18 +35,39 @@ def main() -> int:
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := questions.read(QUESTION.size):
         size, memory_bytes = QUESTION.unpack(head)
-        used_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        allow(resource.RLIMIT_AS, memory_bytes)
-        allow(resource.RLIMIT_CPU, int(used_s) + cpu_s)
-        try:
-            status, written = read(got(given, size), values_max)
-        except MemoryError:
-            status, written = TOO_MUCH, b""
-        put(told, written)
-        answers.write(ANSWER.pack(status, len(written)))
+        if not (child := os.fork()):
+            status = TOO_MUCH
+            try:
+                resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+                resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+                status, written = read(got(given, size), values_max)
+                put(told, written)
+            except MemoryError:
+                status = TOO_MUCH
+            finally:
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        status = os.waitstatus_to_exitcode(ended)
+        if status not in (READ, FAULT):
+            answers.write(ANSWER.pack(TOO_MUCH, 0))
+        else:
+            answers.write(ANSWER.pack(status, os.fstat(told).st_size))
         answers.flush()
-        del written
     return 0
+
+
+def loads(body: bytes) -> Json:
+    """Return what JSON says that is UTF-8, as it has to be between systems (RFC 8259, 8.1).
+
+    Raises:
+        json.JSONDecodeError: it is no JSON.
+        RecursionError, ValueError: it is nested too deeply, or has a number that is too long.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise json.JSONDecodeError("Not UTF-8", "", error.start) from error
+    return json.loads(text)
 
 
 def put(memory: int, written: bytes) -> None:
@@ -61,22 +85,15 @@ def got(memory: int, size: int) -> bytes:
     return found
 
 
-def allow(what: int, most: int) -> None:
-    """Change a limit of this process, which it may raise again."""
-    resource.setrlimit(what, (most, resource.getrlimit(what)[1]))
-
-
 def read(body: bytes, values_max: int) -> tuple[int, bytes]:
     """Return what came of it, and the value. Raises MemoryError."""
     try:
-        value: Json = json.loads(body)
+        value = loads(body)
         if values_in(value, values_max) > values_max:
             return TOO_MUCH, b""
         return READ, marshal.dumps(value)
     except json.JSONDecodeError as error:
         return FAULT, marshal.dumps((error.msg, error.pos))
-    except UnicodeDecodeError as error:
-        return FAULT, marshal.dumps(("Not UTF-8", error.start))
     except (RecursionError, ValueError):
         return FAULT, marshal.dumps(("Nested too deeply, or a number too long", 0))
 

@@ -2,8 +2,9 @@
 
 What is small is read at once. Reading what is large would keep all other tasks and threads of the
 server waiting, so a process by itself does it, bounded in memory, time and in how many values may
-come of it; each account has one such process at a time, and all together ``AT_ONCE_MAX``. They stay
-for the next body, since to start one holds up the server too: all of its memory is looked through.
+come of it; each account has one such process at a time, and all together ``AT_ONCE_MAX``. Each is
+forked from a small one that stays, since to start one from the server holds that up too: all of its
+memory is looked through. So no body meets what another left.
 Bodies go to them, and what comes of these back, through memory that both have
 (``memfd_create(2)``): so the loop, which serves everybody, has nothing to carry.
 """
@@ -13,6 +14,7 @@ import contextlib
 import json
 import marshal
 import os
+import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
@@ -22,8 +24,9 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from cakework.domain.errors import Unavailable
 from cakework.domain.ids import AccountId
-from cakework.server.api.parse import ANSWER, FAULT, QUESTION, READ, got, put
+from cakework.server.api.parse import ANSWER, FAULT, QUESTION, READ, got, loads, put
 from cakework.turns import Turns
 from cakework.unbroken import unbroken
 
@@ -54,9 +57,10 @@ class Parser:
         Raises:
             json.JSONDecodeError: it is no JSON.
             HTTPException: 413, it says too much.
+            Unavailable: it could not be read.
         """
         if len(body) <= LARGE_BYTES:
-            return json.loads(body)
+            return loads(body)
         async with self._turns.hold(account), self._reader() as reader:
             status, written = await asked(reader, body)
         if status == READ:
@@ -94,15 +98,15 @@ class Reader:
     told: int
 
     async def end(self) -> None:
-        """End the process, and give its memory back."""
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-        await self.process.wait()
+        """End the process, with that which reads a body, and give its memory back."""
         for memory in (self.given, self.told):
             if memory >= 0:
                 os.close(memory)
         self.given = self.told = -1
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
 
 
 async def begun() -> Reader:
@@ -115,9 +119,10 @@ async def begun() -> Reader:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            # What is large goes back to the system when it is freed (see mallopt(3)).
-            env={"MALLOC_MMAP_THRESHOLD_": "262144"},
+            env={},
             pass_fds=(given, told),
+            # A group, to be ended together.
+            start_new_session=True,
         )
     except BaseException:
         os.close(given)
@@ -130,7 +135,8 @@ async def asked(reader: Reader, body: bytes) -> tuple[int, bytes]:
     """Return what a process says of a body: ``READ``, ``FAULT`` or ``TOO_MUCH``, and the value.
 
     Raises:
-        HTTPException: 413, it came to its end over it.
+        HTTPException: 413, it took too long.
+        Unavailable: the process is gone, which is not the body's fault: that has one of its own.
     """
     question, answer = reader.process.stdin, reader.process.stdout
     if question is None or answer is None:
@@ -141,8 +147,10 @@ async def asked(reader: Reader, body: bytes) -> tuple[int, bytes]:
             question.write(QUESTION.pack(len(body), _PYTHON_BYTES + _BYTES_PER_BYTE * len(body)))
             status, size = ANSWER.unpack(await answer.readexactly(ANSWER.size))
             return status, await unbroken(asyncio.to_thread(taken, reader, size))
-    except (TimeoutError, ConnectionError, asyncio.IncompleteReadError) as error:
+    except TimeoutError as error:
         raise _too_much() from error
+    except (ConnectionError, asyncio.IncompleteReadError) as error:
+        raise Unavailable("The body could not be read; send it again.") from error
 
 
 def taken(reader: Reader, size: int) -> bytes:
