@@ -3,10 +3,21 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
+import structlog
 
+from .compiled import share_compiled
 from .fake_node import FakeNode
 from .postgres import Cluster, running_cluster
 from .rig import Rig, running, settings_for
+
+share_compiled()
+# As a server does: with the values of variables a traceback takes seconds.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture

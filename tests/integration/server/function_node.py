@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import termios
@@ -34,9 +35,9 @@ from cakework.domain.orders import (
     VmReport,
 )
 from cakework.domain.vms import EndCause
-from cakework.runtimes import PYTHON
 from cakework.settings import Settings
 from tests.integration.ports import reserved_port
+from tests.integration.server.adapter_nursery import Forked, start
 from tests.integration.server.fake_node import START_MS, FakeNode
 
 LISTENS_S = 60
@@ -55,7 +56,7 @@ class Loaded:
 class Hosted:
     """A VM of a function's: its adapter, the ports that it has, the folder of its code."""
 
-    process: asyncio.subprocess.Process
+    process: Forked
     ports: dict[int, int]
     folder: Path
     kept: contextlib.ExitStack
@@ -173,7 +174,10 @@ class FunctionNode(FakeNode):
         return report
 
     async def _stop(self, vm_id: str, order: StopOrder) -> Response:
-        await self._kill(vm_id)
+        status = await self._kill(vm_id)
+        if status not in (None, -signal.SIGKILL):
+            # It had ended by itself, and nobody had heard of it.
+            await self._has_ended(vm_id, status)
         ran = vm_id in self.vms
         response = await super()._stop(vm_id, order)
         if ran and vm_id in self.over:
@@ -206,12 +210,7 @@ class FunctionNode(FakeNode):
             given += ["--entry", loaded.entry, "--concurrency", str(loaded.concurrency)]
             given += ["--signature", loaded.signature] if loaded.signature else []
         (out, stdout), (err, stderr) = os.pipe(), os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(PYTHON), "--folder", str(folder), *given),
-            cwd=folder,
-            stdout=stdout,
-            stderr=stderr,
-        )
+        process = start(["--folder", str(folder), *given], folder, stdout, stderr)
         os.close(stdout)
         os.close(stderr)
         outputs = [Output(out, "stdout"), Output(err, "stderr")]
@@ -220,7 +219,7 @@ class FunctionNode(FakeNode):
         self.hosted[vm_id] = Hosted(process, {8080: port, 8079: control}, folder, kept, outputs)
         async with asyncio.timeout(LISTENS_S):
             while process.returncode is None and not await _listens(port):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.005)
         for output in outputs:
             if loaded is not None:
                 # What is forked had printed this before.
@@ -230,11 +229,15 @@ class FunctionNode(FakeNode):
         self._ended.add(watching)
         watching.add_done_callback(self._ended.discard)
 
-    async def _watch(self, vm_id: str, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, vm_id: str, process: Forked) -> None:
         status = await process.wait()
         for output in hosted.outputs if (hosted := self.hosted.get(vm_id)) else ():
             self._read(vm_id, output)
-        if vm_id in self.vms and vm_id in self.hosted:
+        if vm_id in self.hosted:
+            await self._has_ended(vm_id, status)
+
+    async def _has_ended(self, vm_id: str, status: int | None) -> None:
+        if vm_id in self.vms:
             why = f"the program ended with exit code {status}, of {self.ends_with}"
             await self.stopped(vm_id, why, status, cause=self.ends_with)
 
@@ -245,19 +248,21 @@ class FunctionNode(FakeNode):
             process.kill()
         await process.wait()
 
-    async def _kill(self, vm_id: str) -> None:
+    async def _kill(self, vm_id: str) -> int | None:
+        """End a VM's program; return how it ended, None if there was none."""
         hosted = self.hosted.pop(vm_id, None)
         if hosted is None:
-            return
+            return None
         with contextlib.suppress(ProcessLookupError):
             hosted.process.kill()
-        await hosted.process.wait()
+        status = await hosted.process.wait()
         for output in hosted.outputs:
             self._read(vm_id, output)
         for output in hosted.outputs:
             asyncio.get_running_loop().remove_reader(output.fd)
             os.close(output.fd)
         hosted.kept.close()
+        return status
 
     async def _dial(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = DialRequest.model_validate_json(await reader.readline())

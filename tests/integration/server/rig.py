@@ -27,6 +27,8 @@ from .fake_node import FakeNode
 from .served import Served
 
 DEADLINE_S = 60.0
+LOOKS_S = (0.005, 0.1)
+"""How long is waited between looks, at first and at most: a look takes time of what is awaited."""
 KEY = "cw_" + "k" * 43
 DOCKERFILE = "FROM cakework/busybox\nCMD echo hello\n"
 Json = dict[str, Any]
@@ -42,19 +44,20 @@ async def eventually(look: Callable[[], Awaitable[T | None]], what: str) -> T:
         AssertionError: it was not so in time.
     """
     deadline = time.monotonic() + DEADLINE_S
+    wait_s, most_s = LOOKS_S
     while not (found := await look()):
         assert time.monotonic() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(wait_s)
+        wait_s = min(1.5 * wait_s, most_s)
     return found
 
 
 async def until(true: Callable[[], object], what: str) -> None:
-    """Return as soon as ``true`` says so."""
-
-    async def look() -> object:
-        return true()
-
-    await eventually(look, what)
+    """Return as soon as ``true`` says so; it costs nothing to ask."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        await asyncio.sleep(LOOKS_S[0])
 
 
 @dataclass

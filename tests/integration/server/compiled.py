@@ -1,0 +1,34 @@
+"""What a server that runs for long has compiled of its statements: here for all stores of a kind.
+
+Each store has an engine of its own, and SQLAlchemy keeps compiled statements with that. So every
+test would compile them all anew.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from cakework.server.store import database
+
+_FIRST: dict[tuple[str, str], Engine] = {}
+
+
+def share_compiled() -> None:
+    """Have engines that are made from now on keep what they compile together, by kind of store."""
+    for name in ("create_engine", "create_async_engine"):
+        setattr(database, name, _sharing(getattr(database, name)))
+
+
+def _sharing(create: Callable[..., Any]) -> Callable[..., Any]:
+    def created(*given: Any, **options: Any) -> Any:
+        engine: Engine | AsyncEngine = create(*given, **options)
+        own = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        first = _FIRST.setdefault((own.dialect.name, own.dialect.driver), own)
+        # A dialect is part of what compiled statements are known by.
+        own.dialect = first.dialect
+        own._compiled_cache = first._compiled_cache  # pyright: ignore[reportPrivateUsage]
+        return engine
+
+    return created
