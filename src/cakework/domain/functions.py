@@ -40,7 +40,7 @@ ENV_BYTES_MAX = 64 * 1024
 SECRETS_MAX = 100
 LABELS_MAX = 32
 DIRECT_TIMEOUT_S = 60
-"""What direct work may take at most unless its function says otherwise: a caller waits."""
+"""What requests to its URL may take at most unless a function says otherwise."""
 
 
 class FunctionKind(StrEnum):
@@ -207,7 +207,8 @@ class FunctionSettings(_Settings):
         default=None,
         ge=1,
         le=900,
-        description="Seconds that an attempt may take; 300 if absent, 60 where a caller waits.",
+        description="Seconds that an attempt may take; if absent 300, and 60 for requests to its "
+        "URL.",
     )
     concurrency: int = Field(
         default=1, ge=1, le=100, description="Invocations at once in one instance."
