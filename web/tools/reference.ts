@@ -239,6 +239,7 @@ function typeName(openapi: Json, declared: Json): string {
     const names = (schema.oneOf ?? schema.anyOf).map((each: Json) => typeName(openapi, each));
     return [...new Set(names)].join(" or ");
   }
+  if (schema.format === "binary") return "file";
   return `${schema.type ?? "object"}${range(schema)}`;
 }
 
