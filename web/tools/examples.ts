@@ -1,4 +1,4 @@
-/** The examples of examples/rest.md: below each `## call`, one block of code for each language. */
+/** The examples of examples/*.md: below each `## call`, one block of code for each language. */
 
 /** Returns, for each call, its code by language (`sh`, `ts`, `py`). */
 export function examplesOf(document: string): Map<string, Record<string, string>> {

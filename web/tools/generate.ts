@@ -25,7 +25,8 @@ const DOCUMENTS = [
   ["sdk/python/README.md", "reference/python", "Python", "The Python client."],
 ] as const;
 
-write("reference/rest", restReference(JSON.parse(read("docs/openapi.json")), read("web/examples/rest.md")));
+const examples = `${read("web/examples/rest.md")}\n${read("web/examples/functions.md")}`;
+write("reference/rest", restReference(JSON.parse(read("docs/openapi.json")), examples));
 for (const [file, page, title, description] of DOCUMENTS) {
   write(page, fromDocument(read(file), title, description));
 }

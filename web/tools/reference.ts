@@ -27,7 +27,39 @@ export const ORDER: Record<string, string[]> = {
     "forkCachedVM",
     "getCachedVMLogs",
   ],
-  Function: ["getFunctionBuildLogs"],
+  Functions: [
+    "createFunction",
+    "listFunctions",
+    "getFunction",
+    "updateFunction",
+    "deployFunction",
+    "listVersions",
+    "getVersion",
+    "getVersionSource",
+    "promoteVersion",
+    "putDraft",
+    "getDraft",
+    "testFunction",
+    "deleteDraft",
+    "getFunctionLogs",
+    "deleteFunction",
+    "deployFunctionFromArchive",
+    "getFunctionBuildLogs",
+  ],
+  Invocations: [
+    "invokeFunction",
+    "listInvocations",
+    "getInvocation",
+    "getInvocationEvent",
+    "getInvocationResult",
+    "getInvocationLogs",
+    "cancelInvocation",
+    "replayInvocation",
+    "listDeadLetters",
+    "replayDeadLetters",
+    "discardDeadLetters",
+  ],
+  Secrets: ["putSecret", "listSecrets", "deleteSecret"],
   Webhooks: [
     "createWebhook",
     "listWebhooks",
@@ -108,7 +140,11 @@ function section(openapi: Json, call: Call, others: Call[], examples: Record<str
   const description = operation.description && operation.description !== operation.summary;
   const query = (operation.parameters ?? []).filter((each: Json) => each.in === "query");
   const path = (operation.parameters ?? []).filter((each: Json) => each.in === "path");
+  const headers = (operation.parameters ?? []).filter(
+    (each: Json) => each.in === "header" && each.name !== "Idempotency-Key",
+  );
   const body = operation.requestBody?.content["application/json"]?.schema;
+  const form = operation.requestBody?.content["multipart/form-data"]?.schema;
   return [
     `### ${HEADINGS[call.id] ?? call.id}\n`,
     `${operation.summary}.${description ? ` ${operation.description}` : ""}\n`,
@@ -116,7 +152,9 @@ function section(openapi: Json, call: Call, others: Call[], examples: Record<str
     ["```http", ...[call, ...others].map((each) => `${each.method} ${each.path}`), "```\n"].join("\n"),
     path.length ? `**Path**\n\n${parameters(openapi, path)}` : "",
     query.length ? `**URL query parameters**\n\n${parameters(openapi, query)}` : "",
+    headers.length ? `**Headers**\n\n${parameters(openapi, headers)}` : "",
     body ? `**Request**\n\n${fields(openapi, body)}` : "",
+    form ? `**Request as a form** (\`multipart/form-data\`)\n\n${formFields(openapi, form, body)}` : "",
     `**Response**\n\n${answer(openapi, operation)}`,
     `**Errors** ${errors(operation)}\n`,
     ...Object.entries(examples).map(
@@ -141,9 +179,20 @@ function parameters(openapi: Json, listed: Json[]): string {
 
 function answer(openapi: Json, operation: Json): string {
   const success = Object.entries<Json>(operation.responses).find(([status]) => status < "300");
-  const schema = success?.[1].content?.["application/json"]?.schema;
-  if (!schema) return "An empty answer.\n";
-  return fields(openapi, schema);
+  const content = success?.[1].content;
+  if (!content) return "An empty answer.\n";
+  const schema = content["application/json"]?.schema;
+  return schema ? fields(openapi, schema) : "Bytes, with their own content type.\n";
+}
+
+/** Fields of a form, which are those of the JSON of the same call where they are not told. */
+function formFields(openapi: Json, form: Json, body: Json): string {
+  const told = resolved(openapi, body).properties;
+  const properties = Object.entries<Json>(form.properties).map(([name, declared]) => [
+    name,
+    declared.description ? declared : { ...declared, description: told[name].description },
+  ]);
+  return fields(openapi, { ...form, properties: Object.fromEntries(properties) });
 }
 
 function errors(operation: Json): string {
@@ -190,6 +239,7 @@ function typeName(openapi: Json, declared: Json): string {
     const names = (schema.oneOf ?? schema.anyOf).map((each: Json) => typeName(openapi, each));
     return [...new Set(names)].join(" or ");
   }
+  if (schema.format === "binary") return "file";
   return `${schema.type ?? "object"}${range(schema)}`;
 }
 

@@ -40,7 +40,7 @@ ENV_BYTES_MAX = 64 * 1024
 SECRETS_MAX = 100
 LABELS_MAX = 32
 DIRECT_TIMEOUT_S = 60
-"""What direct work may take at most unless its function says otherwise: a caller waits."""
+"""What requests to its URL may take at most unless a function says otherwise."""
 
 
 class FunctionKind(StrEnum):
@@ -154,18 +154,23 @@ Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^\s/,]{1,255}
 class CorsSettings(_Settings):
     """Which origins' pages may read what a function answers; ``*`` is any."""
 
-    origins: Annotated[tuple[Origin, ...], Field(min_length=1, max_length=32)]
+    origins: Annotated[tuple[Origin, ...], Field(min_length=1, max_length=32)] = Field(
+        description="Pages of these origins may read the answers; `*`: of all."
+    )
 
 
 class HttpSettings(_Settings):
-    """Who may come in at a function's URL, and how. ``methods`` None: any.
+    """Who may come in at a function's URL, and how."""
 
-    With ``auth: "key"`` a request has an API key of the function's account.
-    """
-
-    auth: Literal["none", "key"] = "none"
-    methods: Annotated[tuple[Method, ...], Field(min_length=1, max_length=16)] | None = None
-    cors: CorsSettings | None = None
+    auth: Literal["none", "key"] = Field(
+        default="none", description="`key`: a request has an API key of the account in `X-Api-Key`."
+    )
+    methods: Annotated[tuple[Method, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None, description="Methods that the function takes; all if absent."
+    )
+    cors: CorsSettings | None = Field(
+        default=None, description="Which origins' pages may read the answers; none if absent."
+    )
 
 
 def _check_secret_name(name: str) -> str:
@@ -202,7 +207,8 @@ class FunctionSettings(_Settings):
         default=None,
         ge=1,
         le=900,
-        description="Seconds that an attempt may take; 300 if absent, 60 where a caller waits.",
+        description="Seconds that an attempt may take; if absent 300, and 60 for requests to its "
+        "URL.",
     )
     concurrency: int = Field(
         default=1, ge=1, le=100, description="Invocations at once in one instance."

@@ -44,7 +44,8 @@ BODIES: dict[str, Json] = {
     "discardDeadLetters": {"filter": {}},
 }
 OF_NAMES = {"putSecret"}
-"""What has a name that each account has its own of: where another's is, it makes one's own."""
+"""What has a name that each account has its own of: where another's is, it makes one's own. It is
+called last: what it made would be found by the others."""
 DOCUMENT: Json = json.loads(document())
 
 
@@ -185,9 +186,10 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
     vm = await rig.vm()
     order = rig.node.build_orders[0]
     ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
+    secrets = await rig.ok("GET", "/v1/secrets")
     async with await rig.other_account() as theirs:
         assert (await theirs.get("/v1/webhooks")).json() == {"webhooks": []}
-        for name, method, path in CALLS:
+        for name, method, path in sorted(CALLS, key=lambda call: call[0] in OF_NAMES):
             address = path.format(**ids)
             makes = name in ("startVM", "cacheVM")
             body = {"imageId": order.image_id} if makes else BODIES.get(name)
@@ -207,8 +209,11 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
                 assert response.json() == {"matched": 0}
             elif name == "listImages":
                 assert order.image_id not in response.text
+            elif name == "listSecrets":
+                assert response.json() == {"secrets": []}
         filtered = await theirs.get("/v1/vms", params={"imageId": order.image_id})
         assert filtered.json() == {"vms": []}
+    assert await rig.ok("GET", "/v1/secrets") == secrets
     assert (await rig.ok("GET", f"/v1/vm/{vm['id']}"))["state"] == "started"
 
 

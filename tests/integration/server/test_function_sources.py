@@ -402,4 +402,7 @@ async def test_what_cannot_be_deployed_makes_no_function(rig: Rig) -> None:
     await rig.refused(400, "POST", "/v1/functions", json=body)
     body["runtime"], body["source"] = "image", source(ONE)
     await rig.refused(400, "POST", "/v1/functions", json=body)
+    del body["source"]
+    problem = await rig.refused(400, "POST", "/v1/functions", json=body)
+    assert problem["errors"][0]["message"].endswith("python3.13, python3.11, node24")
     assert (await rig.ok("GET", "/v1/functions"))["functions"] == []

@@ -85,7 +85,7 @@ def test_the_last_attempt_is_the_last() -> None:
 
 def test_an_attempt_that_did_not_reach_its_handler_does_not_count() -> None:
     unreached = Outcome(Reason.CRASH, reached=False)
-    once = RetryPolicy(max_attempts=1, on=frozenset())
+    once = RetryPolicy(max_attempts=1, on=())
     assert after(unreached, Work(1, 0, unreached=3), once, 10, 0) == Again(10, counted=False)
     assert after(unreached, Work(1, 0, unreached=4), once, 10, 0) == Ended(
         InvocationState.FAILED, Reason.CRASH

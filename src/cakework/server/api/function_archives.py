@@ -14,11 +14,11 @@ from cakework.domain.errors import (
     QuotaExceeded,
     Unauthenticated,
 )
-from cakework.domain.functions import NEWEST, Runtime
+from cakework.domain.functions import Runtime
 from cakework.domain.ids import BUILD_ID_PATTERN, FUNCTION_ID_PATTERN
 from cakework.server.api.account_route import Account, Archive, Door, Token
 from cakework.server.api.forms import ARCHIVE
-from cakework.server.api.functions import form_schema
+from cakework.server.api.functions import RUNTIMES, form_schema
 from cakework.server.api.problems import BODY_ERRORS, not_valid, responses
 from cakework.server.api.wire import AnswerBody, RequestBody, Text
 from cakework.server.functions.functions import Functions, NewFunction, NewVersion
@@ -94,9 +94,8 @@ class FunctionArchiveRoutes:
 
 def _runtime(name: str) -> Runtime:
     said = name.lower()
-    for known in (*NEWEST, *Runtime):
+    for known, runtime in RUNTIMES.items():
         # As `python3.11` is called elsewhere, too: python311, nodejs24.
         if said.replace("nodejs", "node") in (known, known.replace(".", "")):
-            return NEWEST.get(known) or Runtime(known)
-    told = f"should be one of {', '.join((*NEWEST, *Runtime))}"
-    raise not_valid([FieldError("runtime", told)])
+            return runtime
+    raise not_valid([FieldError("runtime", f"should be one of {', '.join(RUNTIMES)}")])

@@ -69,7 +69,9 @@ _UserId = Annotated[Text, Field(pattern=USER_ID_PATTERN)]
 _Settings = Annotated[
     FunctionSettings, BeforeValidator(lambda value: given(FunctionSettings, value))
 ]
-_RUNTIMES = tuple(NEWEST) + tuple(runtime.value for runtime in Runtime)
+RUNTIMES = {**NEWEST, **{runtime.value: runtime for runtime in Runtime}}
+del RUNTIMES[Runtime.IMAGE]
+"""By the names that may be asked for. Nothing can be deployed to a function of an image yet."""
 
 
 class GithubGiven(RequestBody):
@@ -171,7 +173,8 @@ class Function(AnswerBody):
     runtime: Runtime = Field(description="What its code is run by.")
     settings: FunctionSettings = Field(description="All settings, with their defaults.")
     state: Literal["active", "deploying", "empty"] = Field(
-        description="empty: nothing is live; deploying: nor yet; active: it can be invoked."
+        description="empty: nothing is live; deploying: nothing yet, and a version is being made; "
+        "active: it can be invoked."
     )
     live_version: int | SkipJsonSchema[None] = Field(
         default=None, description="The version that new work runs on."
@@ -492,13 +495,12 @@ def version_answer(row: VersionRow) -> Version:
 
 
 def _runtime(name: str) -> Runtime:
-    try:
-        return NEWEST.get(name) or Runtime(name)
-    except ValueError as error:
+    if (runtime := RUNTIMES.get(name)) is None:
         raise InvalidRequest(
             "There is no such runtime.",
-            [FieldError("runtime", f"should be one of {', '.join(_RUNTIMES)}")],
-        ) from error
+            [FieldError("runtime", f"should be one of {', '.join(RUNTIMES)}")],
+        )
+    return runtime
 
 
 async def given_of(source: SourceGiven | None, archive: bytes | None) -> Given:

@@ -252,7 +252,7 @@ class Invocation(AnswerBody):
         "or `test`."
     )
     kind: Literal["direct", "queued"] = Field(
-        description="queued: done at least once; direct: somebody waited, at most once."
+        description="direct: a request to the function's URL; queued: all else."
     )
     state: InvocationState = Field(
         description="queued; running; waiting, for its next attempt; or how it ended, for good."

@@ -76,6 +76,8 @@ class LogParameters(BaseModel):
         max_length=TOKEN_CHARS_MAX,
         description="Token that the page before gave. It carries the whole question, so that "
         "the next page answers the same one; another `order` or `query` with it is refused.",
+        # For who reads the document alone: what fits it has to fit the head of a request, too.
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]*$"},
     )
     follow: Truth = Field(
         default=False,
