@@ -268,8 +268,8 @@ class StopOrder(Order):
 
     The program gets SIGTERM, and ``grace_s`` seconds later SIGKILL. One that seems to have ended
     by itself is first given ``wait_s`` seconds for that, so that the report says how. With
-    ``keep_memory`` it is not ended but frozen, and its memory, devices and disk kept for the next start; if that
-    cannot be done the VM goes on, and the answer says why. Unknown ids get 404.
+    ``keep_memory`` it is not ended but frozen, and its memory, devices and disk kept for the next
+    start; if that cannot be done the VM goes on, and the answer says why. Unknown ids get 404.
     """
 
     grace_s: float = Field(default=2.0, ge=0, le=3600)
