@@ -5,7 +5,7 @@ import fcntl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,42 +64,52 @@ class Outside:
 @contextlib.contextmanager
 def outside() -> Generator[Outside]:
     """Put the addresses of this module a hop beyond the host, with a listener at each."""
+    addresses = (PUBLIC, REACHED_BY_SETTING, *WALLED_OFF)
+    with (
+        namespace(NAME, HOST_END, addresses) as enter,
+        tempfile.TemporaryDirectory() as folder,
+        heard_first([*enter, sys.executable, "-c", LISTEN, f"{folder}/heard", *addresses]) as port,
+    ):
+        yield Outside(int(port), Path(folder) / "heard")
+
+
+@contextlib.contextmanager
+def namespace(name: str, host_end: str, addresses: Sequence[str]) -> Generator[list[str]]:
+    """Make a namespace a hop beyond the host that has ``addresses``; yields the command by which
+    others are run in it. ``host_end`` is the host's address on the link. One of a name at a time:
+    others wait."""
     with contextlib.ExitStack() as stack:
-        lock = stack.enter_context((Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w"))
+        lock = stack.enter_context((Path(tempfile.gettempdir()) / f"{name}.lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (Path("/run/netns") / NAME).exists():
-            _ip("netns", "delete", NAME)
-        if (Path("/sys/class/net") / NAME).exists():
-            _ip("link", "delete", NAME)
-        _ip("netns", "add", NAME)
-        stack.callback(_ip, "netns", "delete", NAME)
-        _ip("link", "add", NAME, "type", "veth", "peer", "name", "eth0", "netns", NAME)
-        stack.callback(_ip, "link", "delete", NAME)
-        _ip("address", "add", f"{HOST_END}/32", "dev", NAME)
-        _ip("link", "set", NAME, "up")
-        _ip("-n", NAME, "link", "set", "eth0", "up")
-        _ip("-n", NAME, "route", "add", HOST_END, "dev", "eth0")
-        for address in (PUBLIC, REACHED_BY_SETTING, *WALLED_OFF):
-            _ip("-n", NAME, "address", "add", f"{address}/32", "dev", "eth0")
-            _ip("route", "add", address, "dev", NAME, "src", HOST_END)
-        _ip("-n", NAME, "route", "add", "default", "via", HOST_END, "dev", "eth0")
-        record = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "heard"
-        addresses = (PUBLIC, REACHED_BY_SETTING, *WALLED_OFF)
-        enter = ["ip", "netns", "exec", NAME, sys.executable, "-c", LISTEN]
-        listener = subprocess.Popen(
-            [*enter, str(record), *addresses], stdout=subprocess.PIPE, text=True
-        )
-        stack.callback(_end, listener)
-        assert listener.stdout is not None
-        yield Outside(int(listener.stdout.readline()), record)
+        if (Path("/run/netns") / name).exists():
+            _ip("netns", "delete", name)
+        if (Path("/sys/class/net") / name).exists():
+            _ip("link", "delete", name)
+        _ip("netns", "add", name)
+        stack.callback(_ip, "netns", "delete", name)
+        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        stack.callback(_ip, "link", "delete", name)
+        _ip("address", "add", f"{host_end}/32", "dev", name)
+        _ip("link", "set", name, "up")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        _ip("-n", name, "route", "add", host_end, "dev", "eth0")
+        for address in addresses:
+            _ip("-n", name, "address", "add", f"{address}/32", "dev", "eth0")
+            _ip("route", "add", address, "dev", name, "src", host_end)
+        _ip("-n", name, "route", "add", "default", "via", host_end, "dev", "eth0")
+        yield ["ip", "netns", "exec", name]
+
+
+@contextlib.contextmanager
+def heard_first(command: Sequence[str]) -> Generator[str]:
+    """Run a command, yield the first line that it prints, and end it."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()

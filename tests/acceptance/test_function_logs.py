@@ -73,7 +73,7 @@ def test_nothing_that_a_program_prints_is_another_invocations(api: Api) -> None:
     """Whatever the text looks like, also where a line has no end, where a thread prints all the
     time, and where the machine's program ends."""
     settings = {"maxInstances": 1, "retry": {"maxAttempts": 1}}
-    function_id = made(api, "forger", CODE, settings=settings)
+    function_id = made(api, f"forger-{time.time_ns()}", CODE, settings=settings)
     path = f"/v1/functions/{function_id}/invoke"
     first = api.post(path, {"data": {"say": "first", "lines": 20}})
     victim = first["id"]
@@ -83,7 +83,13 @@ def test_nothing_that_a_program_prints_is_another_invocations(api: Api) -> None:
     said = log_of(api, forger)
     assert [line for line in said if line.startswith("half first")] == []
     assert len([line for line in said if "forged forger" in line]) == 3
-    time.sleep(0.5)
+    log = f"/v1/functions/{function_id}/logs"
+
+    def between() -> list[Json]:
+        lines = api.get(log, batch=1000, query="ghost")["lines"]
+        return [line for line in lines if "invocationId" not in line]
+
+    until(between, 30, "the thread prints when nothing runs")
     again = api.post(path, {"data": {"say": "again", "victim": victim}})
     assert first["attempts"][0]["vmId"] == again["attempts"][0]["vmId"]
     said = [line for line in log_of(api, again) if not line.startswith("ghost")]
@@ -96,7 +102,6 @@ def test_nothing_that_a_program_prints_is_another_invocations(api: Api) -> None:
     assert "last words died" in log_of(api, died)
     # What was another's while it ran is so for ever, and nothing was added to it.
     assert sorted(log_of(api, first)) == own
-    lines = api.get(f"/v1/functions/{function_id}/logs", batch=1000, query="ghost")["lines"]
-    between = [line for line in lines if "invocationId" not in line]
-    assert between
+    lines = api.get(log, batch=1000)["lines"]
     assert {line["version"] for line in lines} == {1}
+    api.http.delete(f"/v1/functions/{function_id}")

@@ -1,6 +1,7 @@
 """Secrets of a function in real VMs: in its process, and in no file of the platform."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -40,7 +41,7 @@ def made(api: Api, **settings: object) -> str:
     files = [{"dir": ".", "name": "main.py", "content": CODE}]
     body: Json = {
         "name": f"entrusted-{uuid4()}",
-        "runtime": "python3.11",
+        "runtime": "python3.13",
         "source": {"files": files},
     }
     function_id = api.post("/v1/functions", {**body, "settings": settings})["id"]
@@ -54,11 +55,19 @@ def made(api: Api, **settings: object) -> str:
     return function_id
 
 
-def test_a_secret_is_in_the_process_and_in_no_file(platform: Platform, own: Api) -> None:
+def test_a_secret_is_in_the_process_and_in_no_file(
+    platform: Platform, own: Api, tmp_path: Path
+) -> None:
     """Neither in snapshots nor in logs, records and what waits; as it is used, and after."""
+    before = tmp_path / "before"
+    before.touch()
+
+    def found(*marks: str) -> list[str]:
+        return files_with(platform.data_dir, *marks, since=before)
+
     put(own, SECRET)
     function_id = made(own, secrets=["KEY"], idleTimeout=1)
-    assert files_with(platform.data_dir, KEPT), "this search finds what a snapshot has"
+    assert found(KEPT), "this search finds what a snapshot has"
     path = f"/v1/functions/{function_id}/invoke"
     answer = own.post(path, {"data": 1})
     assert answer["result"] == [None, True, SECRET[::-1]]
@@ -66,10 +75,8 @@ def test_a_secret_is_in_the_process_and_in_no_file(platform: Platform, own: Api)
     assert failed["error"]["message"] == "not with ***"
     answer = own.post(path, {"data": 1})
     assert answer["state"] == "succeeded"
-    settings = platform.settings
-    found = files_with(settings.data_dir, SECRET)
-    spool = str(settings.node_dir / "journal")
-    assert [file for file in found if not file.startswith(spool)] == []
+    spool = str(platform.settings.node_dir / "journal")
+    assert [file for file in found(SECRET) if not file.startswith(spool)] == []
     put(own, NEXT)
 
     def replaced() -> bool:
@@ -77,6 +84,7 @@ def test_a_secret_is_in_the_process_and_in_no_file(platform: Platform, own: Api)
 
     until(replaced, 60, "instances have the new value")
     # What they printed lies with the node until they are gone, as they are soon.
-    for value in (SECRET, NEXT):
-        until(lambda value=value: not files_with(settings.data_dir, value), 60, "no file has it")
+    until(lambda: not found(SECRET, NEXT), 60, "no file has either")
     assert '"level": "debug"' in platform.log.read_text()
+    own.http.delete(f"/v1/functions/{function_id}")
+    own.http.delete("/v1/secrets/KEY")

@@ -31,7 +31,7 @@ def http(request):
 def function(api: Api, platform: Any) -> Iterator[Json]:
     """A function that is live."""
     files = [{"dir": ".", "name": "main.py", "content": CODE}]
-    body = {"name": f"url-{time.time_ns()}", "runtime": "python3.11", "source": {"files": files}}
+    body = {"name": f"url-{time.time_ns()}", "runtime": "python3.13", "source": {"files": files}}
     made = api.post("/v1/functions", body)
     path = f"/v1/functions/{made['id']}"
 

@@ -26,7 +26,7 @@ AT_IMPORT = draw()
 def eat():
     kept = []
     while True:
-        kept.append(bytearray(os.urandom(1 << 20)))
+        kept.append(b"x" * (1 << 20))
 
 def bomb():
     while True:
@@ -46,13 +46,18 @@ def kill_1():
 
 def kill_all():
     os.kill(-1, signal.SIGKILL)
-    time.sleep(600)
+    # Of all that is not whoever says it.
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def loop():
     while True:
         pass
 
-DOES = dict(eat=eat, bomb=bomb, delete=delete, kill_1=kill_1, kill_all=kill_all, loop=loop)
+def leave():
+    os._exit(3)
+
+DOES = dict(exit=leave, eat=eat, bomb=bomb, delete=delete, kill_1=kill_1, kill_all=kill_all,
+            loop=loop)
 
 def handler(event, context):
     what = event["data"]
@@ -109,10 +114,16 @@ def api(platform: Platform) -> Iterator[Api]:
 def worst(api: Api) -> Iterator[str]:
     """Serves each call by an instance of its own."""
     function_id = made(
-        *(api, "worst", "python3.11", PYTHON), isolation="invocation", timeout=20, maxInstances=3
+        *(api, "worst", "python3.13", PYTHON), isolation="invocation", timeout=60, maxInstances=3
     )
     yield function_id
     api.http.delete(f"/v1/functions/{function_id}")
+
+
+def limited(api: Api, function_id: str, timeout_s: int) -> None:
+    """Have the next attempts end after ``timeout_s``."""
+    settings = {"settings": {"timeout": timeout_s}}
+    assert api.http.patch(f"/v1/functions/{function_id}", json=settings).is_success
 
 
 def called(api: Api, function_id: str, data: object) -> Json:
@@ -144,14 +155,17 @@ def test_forks_of_one_snapshot_draw_nothing_alike(api: Api, worst: str) -> None:
 
 def test_what_a_handler_does_to_its_own_machine_ends_with_it(api: Api, worst: str) -> None:
     """The next work finds all as it was made, and how each ended is told."""
-    for what, reasons in (
-        ("eat", {"out_of_memory"}),
-        ("kill_all", {"crash"}),
-        ("bomb", {"handler_error", "out_of_memory", "timeout", "crash"}),
-        ("loop", {"timeout"}),
+    for what, timeout_s, reasons in (
+        ("eat", 60, {"out_of_memory"}),
+        ("kill_all", 60, {"crash"}),
+        ("bomb", 2, {"handler_error", "out_of_memory", "timeout", "crash"}),
+        ("loop", 2, {"timeout"}),
+        ("exit", 60, {"crash"}),
     ):
+        limited(api, worst, timeout_s)
         failed = called(api, worst, what)
         assert (failed["state"], failed["reason"] in reasons) == ("failed", True), failed
+    assert failed["error"]["message"] == "the program ended with exit code 3"
     assert called(api, worst, "delete")["result"] is True
     assert called(api, worst, "kill_1")["result"] == "not allowed"
     after = called(api, worst, "draw")["result"]

@@ -24,11 +24,17 @@ def spellings(secret: str) -> list[str]:
     return [secret, *(base64.b64encode(pair.encode()).decode().rstrip("=") for pair in pairs)]
 
 
-def files_with(folder: Path, *marks: str) -> list[str]:
-    """Return the files below ``folder`` that have one of ``marks`` in them."""
+def files_with(folder: Path, *marks: str, since: Path | None = None) -> list[str]:
+    """Return the files below ``folder`` that have one of ``marks`` in them.
+
+    Those that were changed ``since`` that file was, if it is given, and the memory of machines,
+    which changes without being written.
+    """
     wanted = [f"--regexp={mark}" for mark in marks]
+    changed = ["(", "-newer", str(since), "-o", "-path", "*/machines/*", ")"] if since else []
+    grep = ["grep", "--files-with-matches", "--fixed-strings", *wanted]
     found = subprocess.run(
-        ["grep", "-r", "--files-with-matches", "--fixed-strings", *wanted, folder],
+        ["find", folder, "-type", "f", *changed, "-exec", *grep, "{}", "+"],
         capture_output=True,
         text=True,
         check=False,

@@ -266,12 +266,14 @@ class MarkReport(BaseModel):
 class StopOrder(Order):
     """``POST /v1/vms/{vm_id}/stop``: end a VM; answered 200 when all it held is released.
 
-    The program gets SIGTERM, and ``grace_s`` seconds later SIGKILL. With ``keep_memory`` it is
-    not ended but frozen, and its memory, devices and disk kept for the next start; if that
-    cannot be done the VM goes on, and the answer says why. Unknown ids get 404.
+    The program gets SIGTERM, and ``grace_s`` seconds later SIGKILL. One that seems to have ended
+    by itself is first given ``wait_s`` seconds for that, so that the report says how. With
+    ``keep_memory`` it is not ended but frozen, and its memory, devices and disk kept for the next
+    start; if that cannot be done the VM goes on, and the answer says why. Unknown ids get 404.
     """
 
     grace_s: float = Field(default=2.0, ge=0, le=3600)
+    wait_s: float = Field(default=0.0, ge=0, le=60)
     keep_memory: bool = False
 
 

@@ -376,6 +376,19 @@ async def test_a_program_is_ended_by_signal(yard: Yard, tmp_path: Path) -> None:
         assert s.printed(order.vm_id) == ["up", "bye"]
 
 
+async def test_a_program_that_has_ended_says_how(yard: Yard, tmp_path: Path) -> None:
+    """Who was told that it broke off gives it a moment, and ends what goes on all the same."""
+    async with site(yard, tmp_path) as s:
+        orders = [await s.order(script) for script in ("sleep 1; exit 5", "exec sleep 600")]
+        for order in orders:
+            await s.vms.start(order)
+        ended = await s.vms.stop(orders[0].vm_id, 0, wait_s=DEADLINE_S)
+        assert (ended.cause, ended.exit_code) == ("exited", 5)
+        goes_on = await s.vms.stop(orders[1].vm_id, 0, wait_s=0.2)
+        assert goes_on.cause == "stopped"
+        await s.clean()
+
+
 async def test_a_volume_has_its_size(yard: Yard, tmp_path: Path) -> None:
     """volume_gb gives an empty /data of that size, writable, and gone with the VM."""
     async with site(yard, tmp_path) as s:

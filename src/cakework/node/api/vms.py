@@ -47,7 +47,9 @@ class VmCalls:
     async def _stop(self, request: Request) -> Response:
         order = StopOrder.model_validate_json(await request.body() or b"{}")
         vm_id = request.path_params["vm_id"]
-        stopped = await self._vms.stop(vm_id, order.grace_s, keep_memory=order.keep_memory)
+        stopped = await self._vms.stop(
+            vm_id, order.grace_s, wait_s=order.wait_s, keep_memory=order.keep_memory
+        )
         return answer(stopped)
 
     async def _snapshot(self, request: Request) -> Response:

@@ -134,9 +134,12 @@ class Vms:
             raise Conflict(f"VM {order.vm_id} runs")
         self._snapshots.order(_rounded(order))
 
-    async def stop(self, vm_id: str, grace_s: float, *, keep_memory: bool = False) -> VmReport:
-        """End a VM; returns when all it held is released. With ``keep_memory`` it is frozen and
-        kept, and goes on where it was at its next start.
+    async def stop(
+        self, vm_id: str, grace_s: float, *, wait_s: float = 0.0, keep_memory: bool = False
+    ) -> VmReport:
+        """End a VM; returns when all it held is released. It may end by itself for ``wait_s``
+        before. With ``keep_memory`` it is frozen and kept, and goes on where it was at its next
+        start.
 
         Raises:
             NotFound: there is no such VM.
@@ -153,7 +156,7 @@ class Vms:
             vm.asked_to_stop = True
             vm.launch.cancel()
             await asyncio.wait({vm.launch})
-        await vm.stop(grace_s)
+        await vm.stop(grace_s, wait_s)
         return vm.report
 
     async def take_snapshot(self, vm_id: str, order: SnapshotOrder) -> SnapshotReport:

@@ -189,8 +189,14 @@ class Vm:
             raise Unavailable("the lines could not be marked: the guest never sent that line")
         return seq
 
-    async def stop(self, grace_s: float) -> None:
-        """End the program, then the VM; returns when all is released. It has a machine."""
+    async def stop(self, grace_s: float, wait_s: float = 0.0) -> None:
+        """End the program, then the VM; returns when all is released. It has a machine.
+
+        For ``wait_s`` nothing is done: a program that has ended already is told how it did.
+        """
+        if wait_s:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.gone.wait(), wait_s)
         async with self._keeping:
             self.asked_to_stop = True
         if self.machine is None or self.report.state == "stopped":

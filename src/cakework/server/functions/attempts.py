@@ -70,6 +70,9 @@ TOGETHER_S = 0.01
 its lines end."""
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
+CRASH_TOLD_S = 3.0
+"""How long a VM that broke off without a word may take to end by itself, and to say why: its
+sockets are closed some time before, when it had much memory to give back."""
 SUCCEEDED = "succeeded"
 _KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
@@ -359,7 +362,8 @@ class Attempts:
 
         ``why`` tells what was seen of it here, where the VM has to be ended for that.
         """
-        vm = await self._instances.remove(job.vm_id)
+        broke_off = outcome.reason is Reason.CRASH and outcome.reached
+        vm = await self._instances.remove(job.vm_id, CRASH_TOLD_S if broke_off else 0.0)
         if outcome.reason is Reason.CRASH:
             cause = EndCause(vm.cause) if vm is not None and vm.cause else None
             seen = why if cause is EndCause.STOPPED else vm and vm.reason

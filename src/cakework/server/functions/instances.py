@@ -225,8 +225,10 @@ class Instances:
         )
         await self._database.together(lambda session: session.execute(arrived) and None)
 
-    async def remove(self, vm_id: VmId) -> VmRow | None:
+    async def remove(self, vm_id: VmId, wait_s: float = 0.0) -> VmRow | None:
         """End an instance's VM, and forget it; returns the VM's record.
+
+        One that seems to have ended by itself is given ``wait_s`` seconds to say how.
 
         Raises:
             Unavailable: the node does not answer; it drains.
@@ -237,7 +239,7 @@ class Instances:
                 .where(InstanceRow.vm_id == vm_id)
                 .values(state=InstanceState.DRAINING)
             )
-        row = await self._machines.end(vm_id)
+        row = await self._machines.end(vm_id, wait_s)
         step(Step.SERVER_INSTANCE_ENDED)
         async with self._database.writing() as session:
             await session.execute(delete(InstanceRow).where(InstanceRow.vm_id == vm_id))

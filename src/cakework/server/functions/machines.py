@@ -130,7 +130,7 @@ class Machines:
                 return (await self._vms.give_order(row)).row
             except CakeworkError as error:
                 if role is VmRole.VERSION:
-                    await self._end_held(vm_id)
+                    await self._end_held(vm_id, 0.0)
                 if isinstance(error.__cause__, NotFound | Conflict):
                     await self._make_anew(VmId(parent.id))
                     raise ParentLost("The snapshot is being made anew.") from error
@@ -143,27 +143,29 @@ class Machines:
             row = await self._snapshots.made(session, vm_id)
         self._states.tell([row])
 
-    async def end(self, vm_id: VmId) -> VmRow | None:
+    async def end(self, vm_id: VmId, wait_s: float = 0.0) -> VmRow | None:
         """End a VM for good; returns its record when all it held is released, None for none.
+
+        One that seems to have ended by itself is given ``wait_s`` seconds to say how.
 
         Raises:
             Unavailable: the node does not answer; it is ended once it does.
         """
         async with self._vms.claims.hold(vm_id):
-            return await self._end_held(vm_id)
+            return await self._end_held(vm_id, wait_s)
 
     async def find(self, vm_id: str) -> VmRow | None:
         """Return the record of a VM."""
         async with self._database.reading() as session:
             return await session.get(VmRow, vm_id)
 
-    async def _end_held(self, vm_id: VmId) -> VmRow | None:
+    async def _end_held(self, vm_id: VmId, wait_s: float) -> VmRow | None:
         row = await self.find(vm_id)
         if row is None or row.state == VmState.DESTROYED:
             return row
         await self._vms.want(vm_id, VmState.DESTROYED)
         try:
-            return await self._vms.destroy(row)
+            return await self._vms.destroy(row, wait_s)
         except Unavailable:
             self._vms.hint()
             raise

@@ -167,11 +167,14 @@ class Vms:
                 self.hint()
                 raise
 
-    async def destroy(self, row: VmRow) -> VmRow:
-        """Have the node end a VM and free its volume, and record it destroyed."""
+    async def destroy(self, row: VmRow, wait_s: float = 0.0) -> VmRow:
+        """Have the node end a VM and free its volume, and record it destroyed.
+
+        One that seems to have ended by itself is given ``wait_s`` seconds to say how.
+        """
         vm_id, report = VmId(row.id), None
         if row.state != VmState.STOPPED or (row.cached and row.run):
-            report = await self.end_on_node(vm_id)
+            report = await self.end_on_node(vm_id, wait_s)
         await self._free(row)
         async with self._database.writing() as session:
             gone = await self._states.destroyed(session, vm_id, report)
@@ -180,10 +183,10 @@ class Vms:
         self._states.tell([gone])
         return gone
 
-    async def end_on_node(self, vm_id: VmId) -> VmReport | None:
+    async def end_on_node(self, vm_id: VmId, wait_s: float = 0.0) -> VmReport | None:
         """Have the node end a VM; returns how it ended, None if the node does not know it."""
         try:
-            report = await self._node.stop_vm(vm_id, StopOrder())
+            report = await self._node.stop_vm(vm_id, StopOrder(wait_s=wait_s))
         except NotFound:
             _log.info("vm.unknown_to_node", vm_id=vm_id)
             return None
