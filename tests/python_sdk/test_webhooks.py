@@ -7,8 +7,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from standardwebhooks import Webhook
 
-from cakework_client import UNSET, CakeworkClient, Vm, WebhookRejected, verify_webhook
+from cakework_client import (
+    UNSET,
+    CakeworkClient,
+    Invocation,
+    Version,
+    Vm,
+    WebhookRejected,
+    verify_webhook,
+)
 from tests.python_sdk.server import VM, Script, good
+from tests.python_sdk.test_functions import invocation, version
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -41,6 +50,22 @@ def test_what_is_signed_is_read() -> None:
 def test_one_of_several_secrets_is_enough() -> None:
     """As while a secret is being changed."""
     assert verify_webhook(*signed(), [OTHER, SECRET]).id == "msg_1"
+
+
+def test_what_becomes_of_functions_is_read() -> None:
+    """A version, and an invocation without its event and result."""
+    failed = version("failed", error="No module named 'x'")
+    deployed = verify_webhook(
+        *signed(value={**STATED, "type": "function.failed", "data": failed}), SECRET
+    )
+    assert isinstance(deployed.data, Version)
+    assert deployed.data.to_dict() == failed
+    end = invocation("failed", reason="timeout")
+    told = verify_webhook(
+        *signed(value={**STATED, "type": "invocation.failed", "data": end}), SECRET
+    )
+    assert isinstance(told.data, Invocation)
+    assert told.data.to_dict() == end
 
 
 def test_a_test_and_what_is_new_are_plain() -> None:

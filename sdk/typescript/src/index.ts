@@ -42,6 +42,8 @@ export type { CallOptions, ChangeOptions, ClientOptions } from "./transport.js";
 export type { WaitOptions } from "./waiting.js";
 export {
   type BuildEvent,
+  type FunctionEvent,
+  type InvocationEvent,
   type VerifyOptions,
   type VmEvent,
   verifyWebhook,

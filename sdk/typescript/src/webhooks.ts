@@ -1,6 +1,6 @@
 /** Webhooks after Standard Webhooks 1.0: who receives one can tell that Cakework sent it. */
 import { WebhookRejectedError } from "./errors.js";
-import type { Build, EventType, Vm } from "./generated/shapes.js";
+import type { Build, EventType, Invocation, Version, Vm } from "./generated/shapes.js";
 import { checkNames } from "./known.js";
 
 const SECRET_PREFIX = "whsec_";
@@ -8,10 +8,12 @@ const TOLERANCE_S_DEFAULT = 300;
 /** Of the standard: how a signature by a shared secret begins. */
 const VERSION = "v1";
 
-/** What a webhook tells. `data` is as getBuild or getVm showed it when it happened. */
+/** What a webhook tells. `data` is as the call that gets such a thing showed it when it happened. */
 export type WebhookEvent =
   | BuildEvent
   | VmEvent
+  | FunctionEvent
+  | InvocationEvent
   | { type: "webhook.test"; timestamp: string; data: Record<string, unknown> };
 
 /** A build has ended. */
@@ -26,6 +28,20 @@ export interface VmEvent {
   type: Extract<EventType, `vm.${string}`>;
   timestamp: string;
   data: Vm;
+}
+
+/** A version of a function is ready, or has failed. */
+export interface FunctionEvent {
+  type: Extract<EventType, `function.${string}`>;
+  timestamp: string;
+  data: Version;
+}
+
+/** An invocation has succeeded, or failed for good. `data` has neither its event nor its result. */
+export interface InvocationEvent {
+  type: Extract<EventType, `invocation.${string}`>;
+  timestamp: string;
+  data: Invocation;
 }
 
 /** Headers, as a server has them. */

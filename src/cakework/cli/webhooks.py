@@ -9,7 +9,17 @@ from cakework.cli.exits import ExitCode
 from cakework.cli.output import Json, Output
 from cakework.cli.values import Url
 
-Event = Literal["build.succeeded", "build.failed", "vm.started", "vm.stopped", "vm.destroyed"]
+Event = Literal[
+    "build.succeeded",
+    "build.failed",
+    "vm.started",
+    "vm.stopped",
+    "vm.destroyed",
+    "function.deployed",
+    "function.failed",
+    "invocation.succeeded",
+    "invocation.failed",
+]
 COLUMNS = {
     "id": "ID",
     "url": "URL",
@@ -43,7 +53,7 @@ def create(
 
     Args:
         url: https:// URL that events are posted to.
-        event: Only this event; may be repeated.
+        event: Only this event; may be repeated. Without it all but invocation.succeeded.
         description: What it is for.
     """
     with open_client() as client:

@@ -24,12 +24,12 @@ from cakework.server.api.drafts import DraftRoutes
 from cakework.server.api.forks import ForkRoutes
 from cakework.server.api.function_archives import FunctionArchiveRoutes
 from cakework.server.api.function_logs import FunctionLogRoutes
-from cakework.server.api.functions import FunctionRoutes
+from cakework.server.api.functions import FunctionRoutes, version_answer
 from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
-from cakework.server.api.invocations import InvocationRoutes
+from cakework.server.api.invocations import InvocationRoutes, invocation_answer
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
@@ -48,7 +48,7 @@ from cakework.server.functions.drafts import Drafts
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.intake import Intake
-from cakework.server.functions.invocations import Endings, Invocations
+from cakework.server.functions.invocations import Endings, Invocations, without_bytes
 from cakework.server.functions.keeping import KeepingLoop, KeptOfFunctions
 from cakework.server.functions.layers import Layers
 from cakework.server.functions.leases import take_back
@@ -80,6 +80,7 @@ from cakework.server.node.client import NodeClient
 from cakework.server.routers.desk import Desk
 from cakework.server.routers.gates import Gates
 from cakework.server.services.account_builds import AccountBuilds
+from cakework.server.services.announcements import Announcements
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
@@ -318,8 +319,8 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     marks = Marks(database, node, log_store, stretches)
     keys = Keys(database, clock)
     functions = _functions(
-        *(settings, database, sealer, keys, builds, machines, images, node, masks, marks, clock),
-        *(deploy_hint, dispatch_hint),
+        *(settings, database, sealer, keys, builds, machines, images, node, masks, marks),
+        *(webhooks.outbox, clock, deploy_hint, dispatch_hint),
     )
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
@@ -453,6 +454,11 @@ def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clo
         vm=lambda row: vm_answer(row, settings.proxy_port).model_dump(
             mode="json", exclude_none=True
         ),
+        version=lambda row: version_answer(row).model_dump(mode="json", exclude_none=True),
+        invocations=lambda session, ids: {
+            found.row.id: invocation_answer(found).model_dump(mode="json", exclude_none=True)
+            for found in without_bytes(session, ids)
+        },
         time=rfc3339,
     )
     guard = Guard(parse_allowed(settings.webhook_allow))
@@ -481,6 +487,7 @@ def _functions(
     node: NodeClient,
     masks: Masks,
     marks: Marks,
+    announcements: Announcements,
     clock: Clock,
     deploy_hint: asyncio.Event,
     dispatch_hint: asyncio.Event,
@@ -489,6 +496,7 @@ def _functions(
     adapter = Adapter(NodeDialer(settings.dial_socket))
     sources = Sources(sealer, clock, settings.max_code_mb_per_account)
     layers, endings = Layers(clock), Endings()
+    on_end = announcements.invocations_ended
     function_secrets = Secrets(
         database, sealer, adapter, masks, settings.max_secrets_per_account, clock
     )
@@ -505,6 +513,7 @@ def _functions(
         machines,
         adapter,
         function_secrets,
+        announcements,
         clock,
         dispatch_hint.set,
     )
@@ -532,18 +541,19 @@ def _functions(
         marks,
         endings,
         masks,
+        on_end,
         clock,
         dispatch_hint.set,
     )
     begun.append(attempts.begin)
     dispatch = DispatchLoop(
-        database, functions, instances, starts, attempts, endings, clock, dispatch_hint
+        database, functions, instances, starts, attempts, endings, on_end, clock, dispatch_hint
     )
     lendings = Lendings(
         database,
         functions,
         instances,
-        Visits(sealer, endings),
+        Visits(sealer, endings, on_end),
         keys,
         clock,
         dispatch_hint.set,

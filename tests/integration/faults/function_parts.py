@@ -85,6 +85,7 @@ class FunctionParts:
             "CAKEWORK_LOG_FORMAT": "json",
             "CAKEWORK_RETAIN_LOGS_DAYS": "0",
             "CAKEWORK_MIN_FREE_STORE_MB": "1",
+            "CAKEWORK_WEBHOOK_ALLOW": "127.0.0.1",
             VARIABLE: str(self.faults),
         }
         assert Path.cwd().samefile(REPOSITORY)

@@ -1,6 +1,8 @@
 """kill -9 of the server at every step of functions: what was taken is done, as often as it may be,
-no two attempts of one invocation run at once, and nothing is left over."""
+no two attempts of one invocation run at once, what became of it is told, and nothing is left over.
+"""
 
+import json
 import os
 import random
 import tempfile
@@ -22,6 +24,7 @@ from tests.integration.faults.function_parts import (
     serving,
 )
 from tests.integration.server.function_node import source
+from tests.integration.server.receiver import Receiver, receiving
 from tests.properties import examples
 
 pytestmark = pytest.mark.timeout(600)
@@ -50,6 +53,7 @@ def handler(event, context):
     return context.attempt
 """
 RETRY = {"minDelay": 1, "factor": 1}
+TOLD = ["function.deployed", "function.failed", "invocation.failed", "invocation.succeeded"]
 
 
 @dataclass
@@ -59,6 +63,7 @@ class World:
     parts: FunctionParts
     api: Api
     witness: Path
+    receiver: Receiver
     function_id: str = ""
 
     def code(self) -> str:
@@ -123,8 +128,9 @@ def world() -> Iterator[World]:
         tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp") as folder,
         tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp") as machines,
     ):
-        with serving(Path(folder), Path(machines)) as (parts, api):
-            made = World(parts, api, Path(machines, "witness"))
+        with receiving() as receiver, serving(Path(folder), Path(machines)) as (parts, api):
+            made = World(parts, api, Path(machines, "witness"), receiver)
+            api.post("/v1/webhooks", {"url": receiver.url, "events": TOLD})
             made.witness.touch()
             body = {
                 "name": "witness",
@@ -297,6 +303,24 @@ def _end_some(world: World, what: str, chance: random.Random) -> None:
 
 
 def _is_conserved(world: World) -> None:
-    """What was accepted is settled, all of it."""
-    states = [row["state"] for row in world.parts.rows("invocations")]
-    assert set(states) == {"succeeded"}, states
+    """What was accepted is settled, and every end of it is told, under one id."""
+    rows = world.parts.rows("invocations")
+    assert {row["state"] for row in rows} == {"succeeded"}, rows
+    versions = [str(row["number"]) for row in world.parts.rows("function_versions")]
+
+    def delivered() -> bool:
+        log = world.parts.rows("webhook_deliveries")
+        return all(row["status"] == "succeeded" for row in log)
+
+    until(delivered, SETTLED_S, lambda: f"all is delivered: {world.parts.tail()}")
+    told = {each.id: _about(each.body) for each in world.receiver.received}
+    assert sorted(told.values()) == sorted(
+        [("invocation.succeeded", row["id"]) for row in rows]
+        + [("function.deployed", number) for number in versions]
+    )
+
+
+def _about(body: bytes) -> tuple[str, str]:
+    message = json.loads(body)
+    data = message["data"]
+    return message["type"], data.get("id") or str(data["version"])

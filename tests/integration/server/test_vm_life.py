@@ -178,7 +178,13 @@ class Lives(RuleBasedStateMachine):
         sealer = Sealer(self.folder / "key")
         sealer.open_key()
         self.node = ModelNode()
-        shapes = Shapes(build=lambda _: {}, vm=lambda _: {}, time=str)
+        shapes = Shapes(
+            build=lambda _: {},
+            vm=lambda _: {},
+            version=lambda _: {},
+            invocations=lambda _, ids: {each: {} for each in ids},
+            time=str,
+        )
         outbox = Outbox(shapes, lambda: 1000, lambda: None)
         self.states = VmStates(Routes(), Followers(), outbox, lambda: 1000)
         builds = BuildStates(Followers(), outbox, lambda: 1000)

@@ -12,12 +12,14 @@ from cakework_client import (
     Build,
     CakeworkClient,
     FunctionLogLine,
+    Invocation,
     LogLine,
     LogPage,
     NotFound,
     ReachableVm,
     Settings,
     SucceededBuild,
+    Version,
     Vm,
     VmPage,
     Webhook,
@@ -59,7 +61,7 @@ def webhooks(client: CakeworkClient) -> None:
     assert_type(made, WebhookWithSecret)
     assert_type(client.update_webhook(made.id, events=None, enabled=False), Webhook)
     event = verify_webhook(b"{}", {}, made.secret)
-    assert_type(event.data, Build | Vm | dict[str, Any])
+    assert_type(event.data, Build | Vm | Version | Invocation | dict[str, Any])
 
 
 def errors(client: CakeworkClient) -> None:

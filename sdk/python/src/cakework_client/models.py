@@ -55,6 +55,10 @@ EventType = Literal[
     "vm.started",
     "vm.stopped",
     "vm.destroyed",
+    "function.deployed",
+    "function.failed",
+    "invocation.succeeded",
+    "invocation.failed",
     "webhook.test",
 ]
 
@@ -602,7 +606,12 @@ class InvocationResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook(Answer):
-    """An endpoint that events are sent to; ``events`` is None for all of them."""
+    """An endpoint that events are sent to; ``events`` is None for all of them but
+    ``invocation.succeeded``.
+
+    ``missed`` counts the ends of invocations that it was not told of, since very many deliveries
+    were pending for it.
+    """
 
     id: str
     url: str
@@ -610,6 +619,7 @@ class Webhook(Answer):
     description: str | None = None
     enabled: bool
     disabled_reason: str | None = None
+    missed: int = 0
     created_at: datetime
     updated_at: datetime
 

@@ -6,22 +6,32 @@ from datetime import datetime
 from typing import Any, cast
 
 from cakework_client.errors import WebhookRejected
-from cakework_client.models import Build, EventType, Vm
+from cakework_client.models import Build, EventType, Invocation, Version, Vm
 from cakework_client.wire import Answer, read
+
+WebhookData = Build | Vm | Version | Invocation | dict[str, Any]
+_DATA: dict[str, type[Build] | type[Vm] | type[Version] | type[Invocation]] = {
+    "build": Build,
+    "vm": Vm,
+    "function": Version,
+    "invocation": Invocation,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookEvent(Answer):
-    """What a webhook says: what happened, when, and to which build or VM.
+    """What a webhook says: what happened, when, and to which build, VM, version of a function or
+    invocation.
 
-    ``id`` is the same when an event comes again. ``data`` is the build or the VM as it then
-    was; for a test, and for events that this version does not know, it is a plain dictionary.
+    ``id`` is the same when an event comes again. ``data`` is that thing as it then was, an
+    invocation without its event and result; for a test, and for events that this version does not
+    know, it is a plain dictionary.
     """
 
     id: str
     type: EventType
     timestamp: datetime
-    data: Build | Vm | dict[str, Any]
+    data: WebhookData
 
 
 def verify_webhook(
@@ -73,8 +83,6 @@ def _event(value: object, headers: Mapping[str, str]) -> WebhookEvent:
         raise WebhookRejected(f"the webhook is signed but not understood: {error}") from error
 
 
-def _data(kind: str, data: dict[str, Any]) -> Build | Vm | dict[str, Any]:
-    noun = kind.partition(".")[0]
-    if noun == "build":
-        return read(Build, data)
-    return read(Vm, data) if noun == "vm" else data
+def _data(kind: str, data: dict[str, Any]) -> WebhookData:
+    shape = _DATA.get(kind.partition(".")[0])
+    return data if shape is None else read(shape, data)

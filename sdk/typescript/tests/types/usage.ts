@@ -34,6 +34,8 @@ export async function right(client: CakeworkClient, maybe: number | undefined): 
   const event = await verifyWebhook("", new Headers(), ["whsec_a", "whsec_b"]);
   if (event.type === "build.failed") void event.data.error;
   if (event.type === "vm.stopped") void event.data.exitCode;
+  if (event.type === "function.failed") void [event.data.functionId, event.data.error];
+  if (event.type === "invocation.failed") void event.data.attempts[0]?.outcome;
 }
 
 export async function functions(client: CakeworkClient, maybe: number | undefined): Promise<void> {

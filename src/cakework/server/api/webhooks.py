@@ -32,7 +32,7 @@ from cakework.server.webhooks.events import DELIVERY_ID_PATTERN, ENDPOINT_ID_PAT
 URL_CHARS_MAX = 2000
 DESCRIPTION_CHARS_MAX = 500
 _NO_NUL = r"^[^\x00]*$"
-_EVENTS = "Events to send; all of them if absent."
+_EVENTS = "Events to send; if absent all of them but `invocation.succeeded`, which has to be named."
 _URL = "Where events are sent, with POST: https://, a public address."
 _DESCRIPTION = "What it is for, for people."
 EndpointIdPath = Annotated[
@@ -60,7 +60,7 @@ class UpdateWebhook(RequestBody):
 
     url: _Url | None = Field(default=None, description=_URL)
     events: _Events | None = Field(
-        default=None, description="Events to send; null for all of them."
+        default=None, description="Events to send; null for all of them but `invocation.succeeded`."
     )
     description: _Description | None = Field(default=None, description=_DESCRIPTION)
     enabled: bool | None = Field(
@@ -90,6 +90,10 @@ class Webhook(AnswerBody):
     enabled: bool = Field(description="Whether events are sent to it.")
     disabled_reason: str | SkipJsonSchema[None] = Field(
         default=None, description="Why nothing is sent to it; absent unless it is disabled."
+    )
+    missed: int = Field(
+        description="How many ends of invocations it was not told of, since 10,000 deliveries were "
+        "pending for it."
     )
     created_at: str = Field(
         description="When it was made.", json_schema_extra={"format": "date-time"}
@@ -304,6 +308,7 @@ def _webhook(row: WebhookEndpointRow) -> Webhook:
         description=row.description,
         enabled=row.disabled_reason is None,
         disabled_reason=row.disabled_reason,
+        missed=row.missed,
         created_at=rfc3339(row.created_ms),
         updated_at=rfc3339(row.updated_ms),
     )

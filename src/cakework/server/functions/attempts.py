@@ -48,7 +48,7 @@ from cakework.server.functions.adapter import (
 )
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
-from cakework.server.functions.invocations import Endings, Found, Invocations
+from cakework.server.functions.invocations import Endings, Found, Invocations, OnEnd
 from cakework.server.functions.leases import CLAIM_MS, RENEW_S
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
@@ -103,6 +103,7 @@ class Attempts:
         marks: Marks,
         endings: Endings,
         masks: Masks,
+        on_end: OnEnd,
         clock: Clock,
         hint: Callable[[], None],
     ) -> None:
@@ -119,6 +120,7 @@ class Attempts:
         self._marks = marks
         self._endings = endings
         self._masks = masks
+        self._on_end = on_end
         self._clock = clock
         self._hint = hint
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -234,6 +236,8 @@ class Attempts:
                 session.add(_failed_start(row, instance, now))
             self._tell(row, _broken_off(why), None)
             _apply(row, follows, now)
+            if isinstance(follows, Ended):
+                await session.run_sync(lambda session: self._on_end(session, [row.id]))
         if isinstance(follows, Ended):
             self._endings.tell(row.id)
 
@@ -447,6 +451,8 @@ class Attempts:
             attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
             attempt.first_line = first.get("first_line", attempt.first_line)
             attempt.duration_ms = None if answer is None else round(answer.duration_ms)
+        if isinstance(follows, Ended):
+            self._on_end(session, [row.id])
         attempts = [attempt] if attempt is not None else []
         most = row.max_attempts or job.settings.retry.max_attempts
         return Found(row, attempts, self._invocations.event(row), result, most)

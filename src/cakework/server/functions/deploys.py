@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import structlog
 from sqlalchemy import or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.builds import BuildStatus
 from cakework.domain.errors import CakeworkError, InvalidRequest, Unavailable
@@ -37,6 +38,7 @@ from cakework.server.functions.machines import Machines, ParentLost
 from cakework.server.functions.marks import note_vm
 from cakework.server.functions.secrets import Secrets, Sees, sees
 from cakework.server.functions.sources import Source, Sources, as_json
+from cakework.server.services.announcements import Announcements
 from cakework.server.services.builds import Builds
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
@@ -80,6 +82,7 @@ class DeployLoop:
         machines: Machines,
         adapter: Adapter,
         secrets: Secrets,
+        announcements: Announcements,
         clock: Clock,
         promoted: Callable[[], None],
     ) -> None:
@@ -93,6 +96,7 @@ class DeployLoop:
         self._machines = machines
         self._adapter = adapter
         self._secrets = secrets
+        self._announcements = announcements
         self._clock = clock
         self._promoted = promoted
         self._turns: Turns[str] = Turns(AT_ONCE)
@@ -369,19 +373,23 @@ class DeployLoop:
 
     async def _fail(self, row: VersionRow, why: str) -> None:
         _log.info("deploy.failed", function_id=row.function_id, version=row.number)
-        await self._change(
-            row,
-            state=VersionState.FAILED,
-            error=storable(why[:ERROR_CHARS_MAX]),
-            vm_id=None,
-            claimed_by=None,
-            claimed_until_ms=None,
-        )
+        async with self._database.writing() as session:
+            failed = await self._changed(
+                session,
+                row,
+                state=VersionState.FAILED,
+                error=storable(why[:ERROR_CHARS_MAX]),
+                vm_id=None,
+                claimed_by=None,
+                claimed_until_ms=None,
+            )
+            if failed is not None:
+                await self._announcements.version_ended(session, failed)
 
     async def _ready(self, row: VersionRow, handlers: list[str]) -> None:
         now = self._clock()
         async with self._database.writing() as session:
-            await session.execute(
+            ready = await session.scalar(
                 update(VersionRow)
                 .where(_is(row), VersionRow.state == VersionState.BUILDING)
                 .values(
@@ -389,6 +397,8 @@ class DeployLoop:
                     handlers=storable(" ".join(handlers))[:1000],
                     updated_ms=not_before(VersionRow.updated_ms, now),
                 )
+                .returning(VersionRow)
+                .execution_options(populate_existing=True)
             )
             # As it is now: it may have been promoted while it was made.
             asked = await session.scalar(
@@ -404,6 +414,8 @@ class DeployLoop:
                         updated_ms=not_before(FunctionRow.updated_ms, now),
                     )
                 )
+            if ready is not None:
+                await self._announcements.version_ended(session, ready)
         self._functions.changed(row.function_id)
         step(Step.SERVER_VERSION_PROMOTED)
         row.state = VersionState.READY
@@ -425,17 +437,23 @@ class DeployLoop:
     async def _change(self, row: VersionRow, **values: object) -> bool:
         """Change a version's record while it is this process's to change; say whether it was."""
         async with self._database.writing() as session:
-            changed = await session.execute(
-                update(VersionRow)
-                .where(
-                    _is(row),
-                    VersionRow.state == row.state,
-                    VersionRow.claimed_by == self._server_id,
-                )
-                .values(updated_ms=not_before(VersionRow.updated_ms, self._clock()), **values)
-                .returning(VersionRow.number)
+            return await self._changed(session, row, **values) is not None
+
+    async def _changed(
+        self, session: AsyncSession, row: VersionRow, **values: object
+    ) -> VersionRow | None:
+        """The same within a transaction; return the record as it is then, None if it was not."""
+        return await session.scalar(
+            update(VersionRow)
+            .where(
+                _is(row),
+                VersionRow.state == row.state,
+                VersionRow.claimed_by == self._server_id,
             )
-            return changed.first() is not None
+            .values(updated_ms=not_before(VersionRow.updated_ms, self._clock()), **values)
+            .returning(VersionRow)
+            .execution_options(populate_existing=True)
+        )
 
 
 def _is(row: VersionRow):

@@ -28,7 +28,7 @@ from cakework.server.functions.attempts import Attempts
 from cakework.server.functions.due import FIRST, Due, Found, Lane, due_work
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
-from cakework.server.functions.invocations import Endings
+from cakework.server.functions.invocations import Endings, OnEnd
 from cakework.server.functions.secrets import view_of, views_of
 from cakework.server.functions.starts import Job, Starts, sees_for, wanted_by
 from cakework.server.store.database import Database
@@ -79,16 +79,18 @@ class DispatchLoop:
         starts: Starts,
         attempts: Attempts,
         endings: Endings,
+        on_end: OnEnd,
         clock: Clock,
         hinted: asyncio.Event,
     ) -> None:
-        """``hinted`` has a pass run."""
+        """``hinted`` has a pass run; ``on_end`` is told what may not begin any more."""
         self._database = database
         self._functions = functions
         self._instances = instances
         self._starts = starts
         self._attempts = attempts
         self._endings = endings
+        self._on_end = on_end
         self._clock = clock
         self._hinted = hinted
         self._starting: set[asyncio.Task[None]] = set()
@@ -193,14 +195,14 @@ class DispatchLoop:
             own = settings.get(row.function_id, FunctionSettings())
             why = self._over(row, function, own)
             if function is None or why is not None:
-                self._end(session, row, why or _GONE)
-                come_to.ended.append(row.id)
+                if self._end(session, row, why or _GONE):
+                    come_to.ended.append(row.id)
                 continue
             view = views[sees_for(function, row.user_id, own)]
             if view.fault is not None:
                 # Not without what it names: it would do something else, and say nothing of why.
-                self._end(session, row, _SECRETS, view.fault)
-                come_to.ended.append(row.id)
+                if self._end(session, row, _SECRETS, view.fault):
+                    come_to.ended.append(row.id)
                 continue
             wanted = wanted_by(function, row.version_of(function) or 0, row.user_id, own, view)
             instance = None
@@ -212,6 +214,8 @@ class DispatchLoop:
             job = self._starts.of_waiting(session, row.id, instance, wanted, own)
             if job is not None:
                 come_to.jobs.append(job)
+        if come_to.ended:
+            self._on_end(session, come_to.ended)
         return come_to
 
     def _over(
@@ -233,12 +237,13 @@ class DispatchLoop:
         row: Due,
         how: tuple[InvocationState, Reason],
         secrets: str | None = None,
-    ) -> None:
+    ) -> bool:
+        """End what may not start any more; say whether nobody else did."""
         now, (state, why) = self._clock(), how
         error = None
         if secrets is not None:
             error = HandlerError(type="SecretsUnavailable", message=secrets, retriable=False)
-        session.execute(
+        ended = session.scalar(
             update(InvocationRow)
             .where(InvocationRow.id == row.id, InvocationRow.state.in_(STARTABLE))
             .values(
@@ -248,7 +253,9 @@ class DispatchLoop:
                 ended_ms=now,
                 updated_ms=not_before(InvocationRow.updated_ms, now),
             )
+            .returning(InvocationRow.id)
         )
+        return ended is not None
 
     def _turns(self, missing: Iterable[Wanted]) -> list[Wanted]:
         """Return who had an instance started longest ago first."""

@@ -134,6 +134,10 @@ class Found:
         return replace(self, event=event, result=result)
 
 
+OnEnd = Callable[[Session, Sequence[str]], None]
+"""Told, within the transaction that writes it, which invocations have come to their ends."""
+
+
 class Ending:
     """What is set when an invocation has ended; with ``found``, if this process settled it."""
 
@@ -476,6 +480,27 @@ class Invocations:
                 "Nothing of this function is live yet; deploy it, or promote a version."
             )
         return function
+
+
+def without_bytes(session: Session, ids: Sequence[str]) -> list[Found]:
+    """Return invocations as a transaction has left them, with neither events nor results."""
+    rows = session.scalars(
+        select(InvocationRow).where(InvocationRow.id.in_(ids)).options(*WITHOUT_BYTES)
+    ).all()
+    of: dict[str, list[AttemptRow]] = {each: [] for each in ids}
+    attempts = select(AttemptRow).where(AttemptRow.invocation_id.in_(ids))
+    for attempt in session.scalars(attempts.order_by(AttemptRow.attempt)):
+        of[attempt.invocation_id].append(attempt)
+    functions = {row.function_id for row in rows}
+    policies = select(FunctionRow.id, FunctionRow.settings).where(FunctionRow.id.in_(functions))
+    most = {
+        each: FunctionSettings.model_validate_json(settings).retry.max_attempts
+        for each, settings in session.execute(policies)
+    }
+    return [
+        Found(row, of[row.id], None, None, row.max_attempts or most.get(row.function_id))
+        for row in rows
+    ]
 
 
 def is_dead_letter() -> list[ColumnElement[bool]]:

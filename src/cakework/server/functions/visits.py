@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
 
-from sqlalchemy import CursorResult, case, select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.invocations import FINAL, InvocationState, Reason
 from cakework.domain.routes import Visit
-from cakework.server.functions.invocations import Endings
+from cakework.server.functions.invocations import Endings, OnEnd
 from cakework.server.store.function_models import AttemptRow, InstanceRow, InvocationRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before, storable
@@ -24,10 +23,12 @@ SUCCEEDED = "succeeded"
 class Visits:
     """Writes requests down. Each is written as often as is told of it, and ends once."""
 
-    def __init__(self, sealer: Sealer, endings: Endings) -> None:
-        """Seal with ``sealer`` what they asked for; tell ``endings`` of those that are over."""
+    def __init__(self, sealer: Sealer, endings: Endings, on_end: OnEnd) -> None:
+        """Seal with ``sealer`` what they asked for; tell ``endings`` of those that are over, and
+        ``on_end`` within the transaction."""
         self._sealer = sealer
         self._endings = endings
+        self._on_end = on_end
 
     async def note(self, session: AsyncSession, visits: Iterable[Visit]) -> None:
         """Write down how requests are by now."""
@@ -73,8 +74,10 @@ class Visits:
                     },
                     where=AttemptRow.outcome.is_(None),
                 )
-            await session.execute(rows)
+            over = list(await session.scalars(rows.returning(InvocationRow.id)))
             await session.execute(attempts)
+            if some is ended:
+                await self._have_ended(session, over)
         for visit in ended:
             self._endings.tell(visit.id)
 
@@ -107,16 +110,19 @@ class Visits:
     async def _interrupt(self, session: AsyncSession, ids: list[str], now: int) -> int:
         if not ids:
             return 0
-        changed = await session.execute(
-            update(InvocationRow)
-            .where(InvocationRow.id.in_(ids), InvocationRow.state == InvocationState.RUNNING)
-            .values(
-                state=InvocationState.FAILED,
-                reason=Reason.INTERRUPTED,
-                vm_id=None,
-                deadline_ms=None,
-                ended_ms=now,
-                updated_ms=not_before(InvocationRow.updated_ms, now),
+        changed = list(
+            await session.scalars(
+                update(InvocationRow)
+                .where(InvocationRow.id.in_(ids), InvocationRow.state == InvocationState.RUNNING)
+                .values(
+                    state=InvocationState.FAILED,
+                    reason=Reason.INTERRUPTED,
+                    vm_id=None,
+                    deadline_ms=None,
+                    ended_ms=now,
+                    updated_ms=not_before(InvocationRow.updated_ms, now),
+                )
+                .returning(InvocationRow.id)
             )
         )
         await session.execute(
@@ -124,9 +130,14 @@ class Visits:
             .where(AttemptRow.invocation_id.in_(ids), AttemptRow.outcome.is_(None))
             .values(outcome=Reason.INTERRUPTED, ended_ms=now)
         )
+        await self._have_ended(session, changed)
         for each in ids:
             self._endings.tell(each)
-        return cast("CursorResult[Any]", changed).rowcount
+        return len(changed)
+
+    async def _have_ended(self, session: AsyncSession, ids: list[str]) -> None:
+        if ids:
+            await session.run_sync(lambda session: self._on_end(session, ids))
 
     def _row(self, visit: Visit) -> dict[str, object]:
         state = InvocationState(visit.state) if visit.state else InvocationState.RUNNING

@@ -43,6 +43,8 @@ ANSWERS_MAX = 10_000
 """Kept for the Idempotency-Keys of one account: beyond that the oldest go before their time."""
 DELIVERIES_MAX = 10_000
 """Kept, of those that ended, for one endpoint."""
+UNDELIVERED_MS = 3600 * 1000
+"""Kept, of an event that no delivery is left of: no more than what is to be written first takes."""
 RECORDS_MAX = 10_000
 """Kept for one account, of each kind that ended: VMs, builds, imports, images."""
 Columns = TypeVarTuple("Columns")
@@ -124,8 +126,8 @@ class RetentionLoop:
             over |= row.created_ms < before
         await self._remove(row, row.id, ended & over)
         undelivered = ~exists().where(row.event_id == WebhookEventRow.id)
-        settled = self._clock() - DAY_MS if before is None else before
-        over = undelivered & (WebhookEventRow.created_ms < settled)
+        settled = WebhookEventRow.created_ms < self._clock() - UNDELIVERED_MS
+        over = undelivered & settled
         await self._remove(WebhookEventRow, WebhookEventRow.id, over)
 
     async def _remove(

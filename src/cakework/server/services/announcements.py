@@ -1,10 +1,13 @@
 """What those who change states announce, within the transaction of the change."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from cakework.domain.vms import Ending
+from cakework.server.store.function_models import VersionRow
 from cakework.server.store.models import BuildRow, VmRow
 
 
@@ -25,4 +28,12 @@ class Announcements(Protocol):
 
     async def vm_destroyed(self, session: AsyncSession, row: VmRow) -> None:
         """Note that a VM is ended for good."""
+        ...
+
+    async def version_ended(self, session: AsyncSession, row: VersionRow) -> None:
+        """Note that a version of a function is ready, or has failed."""
+        ...
+
+    def invocations_ended(self, session: Session, ids: Sequence[str]) -> None:
+        """Note which invocations have ended, of whatever accounts and however they did."""
         ...

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError
 
 MOST_AT_ONCE = 64
 _T = TypeVar("_T")
+_AFTER = "after_commit"
 Work = Callable[[Session], _T]
 """What is done in a transaction. A CakeworkError is raised before anything is written; whatever
 else is raised takes back what was written with it."""
@@ -30,6 +31,21 @@ class _Job:
 
 class _WorkFailed(Exception):
     """Work was broken off by what is its cause; the transaction is to be taken back."""
+
+
+def after_commit(session: Session, call: Callable[[], None]) -> None:
+    """Have ``call`` called, by the loop, when what ``session`` writes is committed; of what is done
+    together once, however often it is asked for.
+    """
+    calls: dict[Callable[[], None], None] | None = session.info.get(_AFTER)
+    if calls is not None:
+        calls[call] = None
+        return
+
+    def committed(_: Session) -> None:
+        call()
+
+    event.listen(session, "after_commit", committed, once=True)
 
 
 class Together:
@@ -70,14 +86,18 @@ class Together:
     async def _all(self, jobs: list[_Job]) -> bool:
         """Do jobs in one transaction; False: one failed of several, and none was done."""
         works = [job.work for job in jobs]
+        after: dict[Callable[[], None], None] = {}
         try:
-            outcomes = await self._transaction(lambda connection: _each(works, connection))
+            outcomes = await self._transaction(lambda connection: _each(works, connection, after))
         except _WorkFailed as failed:
             if len(jobs) > 1:
                 return False
             outcomes = [failed.__cause__]
         except Exception as error:  # whoever waits has it raised
             outcomes = [error] * len(jobs)
+        else:
+            for call in after:
+                call()
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.done.done():
                 continue
@@ -88,16 +108,19 @@ class Together:
         return True
 
 
-def _each(works: list[Work[Any]], connection: Connection) -> list[Any]:
-    return [_one(work, connection) for work in works]
+def _each(
+    works: list[Work[Any]], connection: Connection, after: dict[Callable[[], None], None]
+) -> list[Any]:
+    return [_one(work, connection, after) for work in works]
 
 
-def _one(work: Work[Any], connection: Connection) -> Any:
+def _one(work: Work[Any], connection: Connection, after: dict[Callable[[], None], None]) -> Any:
     with Session(
         connection,
         join_transaction_mode="rollback_only",
         expire_on_commit=False,
         autoflush=False,
+        info={_AFTER: after},
     ) as session:
         try:
             result = work(session)

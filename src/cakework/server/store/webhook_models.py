@@ -37,7 +37,8 @@ class WebhookEndpointRow(Base):
     """Where an account wants to be told. ``events`` is None for every event.
 
     ``disabled_reason`` is there exactly when nothing is sent to it. ``former_sealed`` holds the
-    secrets before this one, and until when each of them signs too.
+    secrets before this one, and until when each of them signs too. ``missed`` counts the ends of
+    invocations that it was not told of, since very many deliveries were pending.
     """
 
     __tablename__ = "webhook_endpoints"
@@ -52,6 +53,7 @@ class WebhookEndpointRow(Base):
     secret_sealed: Mapped[bytes] = mapped_column(LargeBinary)
     former_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
+    missed: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 

@@ -163,6 +163,7 @@ class Endpoints:
             description=new.description,
             events=new.events,
             secret_sealed=self._seal(endpoint_id, secret),
+            missed=0,
             created_ms=now,
             updated_ms=now,
         )

@@ -16,7 +16,15 @@ class EventType(StrEnum):
     VM_STARTED = "vm.started"
     VM_STOPPED = "vm.stopped"
     VM_DESTROYED = "vm.destroyed"
+    FUNCTION_DEPLOYED = "function.deployed"
+    FUNCTION_FAILED = "function.failed"
+    INVOCATION_SUCCEEDED = "invocation.succeeded"
+    INVOCATION_FAILED = "invocation.failed"
     TEST = "webhook.test"
+
+
+BY_NAME_ALONE = frozenset({EventType.INVOCATION_SUCCEEDED})
+"""What comes only to those who name it: not to those who want every event."""
 
 
 def new_endpoint_id() -> str:

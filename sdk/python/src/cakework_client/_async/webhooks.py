@@ -18,7 +18,7 @@ from cakework_client.wire import UNSET, Unset, changed, given
 
 
 class AsyncWebhooks(AsyncTransport):
-    """Calls about webhooks: where events about builds and VMs are sent."""
+    """Calls about webhooks: where events about builds, VMs and functions are sent."""
 
     async def create_webhook(
         self,
@@ -32,7 +32,7 @@ class AsyncWebhooks(AsyncTransport):
 
         Args:
             url: Where events are sent: https://, a public address.
-            events: Events to send; all of them if absent.
+            events: Events to send; if absent all of them but ``invocation.succeeded``.
             description: What it is for, for people.
             options: ``timeout``, ``idempotency_key``.
         """
@@ -62,7 +62,7 @@ class AsyncWebhooks(AsyncTransport):
         Args:
             webhook_id: Id of the webhook.
             url: Where events are sent.
-            events: Events to send; None for all of them.
+            events: Events to send; None for all of them but ``invocation.succeeded``.
             description: What it is for; None for nothing.
             enabled: False ends what is pending and sends nothing more; True begins anew.
             options: ``timeout``.

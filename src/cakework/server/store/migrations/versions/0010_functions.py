@@ -469,9 +469,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("vm_id", name=op.f("pk_function_masks")),
     )
 
+    # What endpoints of webhooks were not told of.
+    op.add_column(
+        "webhook_endpoints",
+        sa.Column("missed", sa.BigInteger(), nullable=False, server_default="0"),
+    )
+
 
 def downgrade() -> None:
-
+    op.drop_column("webhook_endpoints", "missed")
     op.drop_table("function_masks")
     op.drop_index(op.f("ix_function_trials_layer_id"), table_name="function_trials")
     op.drop_index(op.f("ix_function_trials_source_digest"), table_name="function_trials")
