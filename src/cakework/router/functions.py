@@ -49,6 +49,7 @@ NOT_NOW_S = 0.5
 """Until it is asked again for an instance that there was no room for."""
 VISITS_AT_ONCE = 100
 WORK_BYTES = 40_000
+"""Of requests in a line, or one: a line of more than 64 KiB ends the connection."""
 BACKLOG_MAX = 10_000
 """Requests that are remembered while the server takes no account of them."""
 PATH_CHARS_MAX = 512
@@ -535,9 +536,11 @@ class Functions:
         returned, self._returned = self._returned, []
         while visits or returned:
             some, size = list[wire.Visit](), 0
-            while visits and len(some) < VISITS_AT_ONCE and size < WORK_BYTES:
+            while visits and len(some) < VISITS_AT_ONCE:
+                size += len(visits[0].model_dump_json().encode())
+                if some and size > WORK_BYTES:
+                    break
                 some.append(visits.pop(0))
-                size += len(some[-1].model_dump_json())
             # What is given back, after all that was done in it.
             back, returned = ([], returned) if visits else (returned[:500], returned[500:])
             work = wire.Work(

@@ -543,7 +543,7 @@ def _functions(
         database,
         functions,
         instances,
-        Visits(sealer, endings),
+        Visits(sealer, endings, masks),
         keys,
         clock,
         dispatch_hint.set,

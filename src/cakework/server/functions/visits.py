@@ -4,18 +4,21 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from pydantic import ValidationError
 from sqlalchemy import CursorResult, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cakework.domain.ids import VmId
 from cakework.domain.invocations import FINAL, InvocationState, Reason
 from cakework.domain.routes import Visit
+from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.invocations import Endings
+from cakework.server.functions.masks import Masks
 from cakework.server.store.function_models import AttemptRow, InstanceRow, InvocationRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before, storable
 
-ERROR_CHARS_MAX = 65_536
 LATE_MS = 60_000
 """After its deadline nothing is heard of a request any more whose instance is not lent."""
 SUCCEEDED = "succeeded"
@@ -24,10 +27,26 @@ SUCCEEDED = "succeeded"
 class Visits:
     """Writes requests down. Each is written as often as is told of it, and ends once."""
 
-    def __init__(self, sealer: Sealer, endings: Endings) -> None:
+    def __init__(self, sealer: Sealer, endings: Endings, masks: Masks) -> None:
         """Seal with ``sealer`` what they asked for; tell ``endings`` of those that are over."""
         self._sealer = sealer
         self._endings = endings
+        self._masks = masks
+
+    async def told(self, visits: Iterable[Visit]) -> list[Visit]:
+        """Return how requests are by now without the secrets of their VMs in their errors."""
+        return [await self._masked(visit) for visit in visits]
+
+    async def _masked(self, visit: Visit) -> Visit:
+        if visit.error is None:
+            return visit
+        try:
+            error = HandlerError.model_validate(visit.error)
+        except ValidationError:
+            return visit.model_copy(update={"error": None})
+        masked = await self._masks.error(VmId(visit.vm_id), error)
+        told = masked.model_dump(by_alias=True, exclude_none=True)
+        return visit.model_copy(update={"error": told})
 
     async def note(self, session: AsyncSession, visits: Iterable[Visit]) -> None:
         """Write down how requests are by now."""
@@ -138,7 +157,7 @@ class Visits:
             "data": {"method": visit.method, "path": visit.path},
         }
         told = json.dumps(event).encode()
-        error = storable(json.dumps(visit.error))[:ERROR_CHARS_MAX] if visit.error else None
+        error = storable(json.dumps(visit.error)) if visit.error else None
         over = state in FINAL
         return {
             "id": visit.id,
