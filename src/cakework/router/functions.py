@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,6 +42,10 @@ SETTLING_S = 0.05
 """How long it is waited for a place whose answer is given, before another instance is asked for."""
 ASKED_AT_ONCE = 16
 """Instances of one function that are asked for."""
+ASKED_IN_ALL = 500
+"""Half of what the server is asked at once (``link.ASKED_MAX``): the rest is for other questions,
+above all for what keeps those instances that are here."""
+ASKED_OF_ACCOUNT = ASKED_IN_ALL // 4
 LENT_MAX = 3_000
 WAITING_MAX = 256
 """Requests that wait for a place of one function."""
@@ -176,6 +180,8 @@ class Functions:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._keys: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
         self._pools: dict[tuple[str, int | None], _Pool] = {}
+        self._asking: Counter[str] = Counter()
+        """How many instances are asked for, by account."""
         self._lent: dict[str, Instance] = {}
         self._tickets: dict[str, Ticket] = {}
         self._untold: dict[str, wire.Visit] = {}
@@ -448,9 +454,27 @@ class Functions:
         need = -(-max(0, len(pool.waiting) - settling) // pool.concurrency)
         if need and pool.not_before > _clock():
             return
-        while pool.asking < min(need, ASKED_AT_ONCE) and len(self._lent) < LENT_MAX:
+        while pool.asking < min(need, ASKED_AT_ONCE) and self._may_ask(pool.account_id):
             pool.asking += 1
+            self._asking[pool.account_id] += 1
             self._spawn(self._borrow(pool))
+
+    def _may_ask(self, account_id: str) -> bool:
+        return (
+            len(self._lent) < LENT_MAX
+            and self._asking.total() < ASKED_IN_ALL
+            and self._asking[account_id] < ASKED_OF_ACCOUNT
+        )
+
+    def _asked(self, account_id: str) -> None:
+        """Take note that a question was answered, for which others may have waited."""
+        could = self._may_ask(account_id)
+        self._asking[account_id] -= 1
+        if not self._asking[account_id]:
+            del self._asking[account_id]
+        if not could:
+            for pool in [each for each in self._pools.values() if each.waiting]:
+                self._pump(pool)
 
     async def _borrow(self, pool: _Pool) -> None:
         answer: wire.Message | None = None
@@ -469,6 +493,7 @@ class Functions:
             self._lend(pool, answer)
         elif isinstance(answer, wire.Refused):
             self._refused(pool, answer)
+        self._asked(pool.account_id)
         self._pump(pool)
         self._forget(pool)
 

@@ -7,7 +7,7 @@ from typing import Any
 from cakework.domain import routes as wire
 from cakework.line_wire import LINE_BYTES_MAX
 from cakework.router.direct import ERROR_BYTES_MAX
-from cakework.router.functions import Functions, Instance, Ticket
+from cakework.router.functions import ASKED_OF_ACCOUNT, Functions, Instance, Ticket
 
 
 class Server:
@@ -16,7 +16,9 @@ class Server:
     def __init__(self) -> None:
         self.is_whole = True
         self.heard: list[wire.Message] = []
-        self.lent = 0
+        self.lent = self.asked = 0
+        self.may_lend: dict[str, asyncio.Event] = {}
+        """When instances of functions are lent, for those that are not at once."""
 
     def say(self, message: wire.Message) -> None:
         self.heard.append(message)
@@ -26,6 +28,9 @@ class Server:
     ) -> wire.Message:
         asked = question(0)
         assert isinstance(asked, wire.Borrow), within_s
+        self.asked += 1
+        if (may := self.may_lend.get(asked.function_id)) is not None:
+            await may.wait()
         self.lent += 1
         return wire.Lent(
             ask=0,
@@ -47,6 +52,10 @@ class Client:
     on_lost = None
 
 
+def found(function_id: str, account_id: str = "an-account") -> wire.Found:
+    return wire.Found(ask=0, function_id=function_id, account_id=account_id)
+
+
 def begun(functions: Functions, instance: Instance, path: str) -> Ticket:
     return functions.begin(instance, "an-account", "GET", path)
 
@@ -57,10 +66,9 @@ def test_no_line_about_requests_ends_the_connection() -> None:
     async def scene() -> None:
         server = Server()
         functions = Functions(server, wait_s=20)
-        found = wire.Found(ask=0, function_id="fn", account_id="an-account")
         client: Any = Client()
         async with asyncio.timeout(20):
-            instance = await functions.place(found, client)
+            instance = await functions.place(found("fn"), client)
             first, *others = [begun(functions, instance, "/" + "x" * 600) for _ in range(13)]
             error = {name: "x" * (most - 2) for name, most in ERROR_BYTES_MAX.items()}
             last = begun(functions, instance, "/")
@@ -72,5 +80,32 @@ def test_no_line_about_requests_ends_the_connection() -> None:
         told = [each for each in server.heard if isinstance(each, wire.Work)]
         assert sum(len(work.visits) for work in told) == len(others) + 2
         assert max(len(work.line()) for work in told) <= LINE_BYTES_MAX
+
+    asyncio.run(scene())
+
+
+def test_one_account_does_not_ask_for_all_that_can_be_asked() -> None:
+    """Whoever waits for its many functions waits; others, and what is lent, are seen to."""
+
+    async def scene() -> None:
+        server, gate = Server(), asyncio.Event()
+        functions = Functions(server, wait_s=60)
+        names = [f"fn-{number}" for number in range(ASKED_OF_ACCOUNT // 8)]
+        server.may_lend = dict.fromkeys(names, gate)
+        waiting = [
+            asyncio.create_task(functions.place(found(name, "hostile"), Client()))  # type: ignore[arg-type]
+            for name in names
+            for _ in range(16)
+        ]
+        other: Any = Client()
+        async with asyncio.timeout(60):
+            await functions.place(found("other"), other)
+            assert server.asked == ASKED_OF_ACCOUNT + 1
+            gate.set()
+            assert len({instance.vm_id for instance in await asyncio.gather(*waiting)}) == len(
+                waiting
+            )
+        server.is_whole = False
+        await functions.close()
 
     asyncio.run(scene())
