@@ -513,8 +513,9 @@ def _functions(
     )
     starts = Starts(server_id, functions, instances, clock)
     begun: list[Callable[[Job], None]] = []
+    limits = WaitingLimits(clock, mb_per_account=settings.max_invocations_mb_per_account)
     invocations = Invocations(
-        *(database, sealer, starts, WaitingLimits(clock), endings, clock, dispatch_hint.set),
+        *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
     replay_hint = asyncio.Event()
@@ -572,6 +573,7 @@ def _functions(
         version_days=settings.retain_function_versions_days,
         invocation_days=settings.retain_invocations_days,
         dead_letter_days=settings.retain_dead_letters_days,
+        invocations_mb=settings.max_invocations_mb_per_account,
     )
     keeping = KeepingLoop(database, sources, machines, images, endings, kept, clock)
 

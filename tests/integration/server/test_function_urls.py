@@ -803,6 +803,9 @@ async def test_an_error_of_a_request_has_no_secret(urls: Urls) -> None:
     _, headers, _ = await urls.get(host)
     found = await urls.record(headers["cakework-invocation-id"])
     assert found["error"]["message"] == "cannot log in with ***"
+    async with urls.functions.rig.server.database.reading() as session:
+        row = (await session.scalars(select(InvocationRow))).one()
+    assert row.kept_bytes == row.weight() > 1_500
     assert "sk_live" not in json.dumps(found)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from cakework.domain.errors import Conflict, QuotaExceeded
 from cakework.domain.ids import new_function_id, new_invocation_id
 from cakework.server.functions.due import FIRST, LANES_AT_ONCE, OF_EACH_LANE, Lane, due_work
-from cakework.server.functions.waiting import COUNTED_MS, WaitingLimits
+from cakework.server.functions.waiting import COUNTED_MS, FULL_MS, WaitingLimits
 from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
 from cakework.server.store.function_models import InvocationRow
@@ -190,6 +190,37 @@ async def test_no_more_waits_than_may(store: Database) -> None:
     await store.together(lambda session: session.execute(delete(InvocationRow)) and None)
     now += COUNTED_MS
     await take(two)
+
+
+async def test_no_more_is_kept_than_may(store: Database) -> None:
+    """Of what an account's invocations have in them, whether they wait or have ended."""
+    now = NOW
+    limits = WaitingLimits(lambda: now, mb_per_account=1)
+    function_id, taken = new_function_id(), 0
+
+    async def take(size: int) -> None:
+        row = waiting(function_id, event_sealed=bytes(size))
+
+        def work(session: Session) -> None:
+            made = InvocationRow(**row)
+            made.kept_bytes = made.weight()
+            limits.check(session, made)
+            session.add(made)
+
+        await store.together(work)
+
+    with pytest.raises(QuotaExceeded, match="invocations take 1 MiB"):
+        while True:
+            await take(100_000)
+            taken += 1
+            assert taken <= 10
+    assert taken == 10
+    now += FULL_MS
+    await take(1_000)
+    gone = delete(InvocationRow).where(InvocationRow.event_sealed == bytes(100_000))
+    await store.together(lambda session: session.execute(gone) and None)
+    now += COUNTED_MS
+    await take(1_000_000)
 
 
 async def test_what_waits_is_not_counted_for_each_that_comes(store: Database) -> None:

@@ -15,7 +15,7 @@ from cakework.domain.routes import Visit
 from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.invocations import Endings
 from cakework.server.functions.masks import Masks
-from cakework.server.store.function_models import AttemptRow, InstanceRow, InvocationRow
+from cakework.server.store.function_models import ROW_BYTES, AttemptRow, InstanceRow, InvocationRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before, storable
 
@@ -72,6 +72,7 @@ class Visits:
                         "state": told.state,
                         "reason": told.reason,
                         "error": told.error,
+                        "kept_bytes": told.kept_bytes,
                         "vm_id": None,
                         "deadline_ms": None,
                         "ended_ms": told.ended_ms,
@@ -159,6 +160,7 @@ class Visits:
         told = json.dumps(event).encode()
         error = storable(json.dumps(visit.error)) if visit.error else None
         over = state in FINAL
+        sealed = self._sealer.seal(told, f"event:{visit.id}")
         return {
             "id": visit.id,
             "account_id": visit.account_id,
@@ -173,8 +175,9 @@ class Visits:
             "attempt": 1,
             "unreached": 0,
             "max_attempts": 1,
-            "event_sealed": self._sealer.seal(told, f"event:{visit.id}"),
+            "event_sealed": sealed,
             "event_bytes": len(told),
+            "kept_bytes": ROW_BYTES + len(sealed) + len(error or ""),
             "error": error,
             "vm_id": None if over else visit.vm_id,
             "deadline_ms": None if over else visit.deadline_ms,
