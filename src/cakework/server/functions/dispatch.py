@@ -25,7 +25,7 @@ from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.attempts import Attempts
-from cakework.server.functions.due import FIRST, Due, Found, Lane, due_work
+from cakework.server.functions.due import FIRST, Due, Found, due_work
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings
@@ -102,7 +102,7 @@ class DispatchLoop:
         self._cooling: dict[str, int] = {}
         self._short: dict[str, int] = {}
         self._served: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._after: Lane = FIRST
+        self._next = FIRST
         self._kept_up_ms = 0
 
     async def one_pass(self) -> None:
@@ -125,10 +125,10 @@ class DispatchLoop:
         await self._attempts.close()
 
     async def _start_due(self) -> None:
-        now, after = self._clock(), self._after
-        found = await self._database.look(lambda session: due_work(session, now, after))
-        self._after = found.next
-        if found.next != FIRST:
+        now, at = self._clock(), self._next
+        found = await self._database.look(lambda session: due_work(session, now, at))
+        self._next = found.next
+        if not found.next.is_round:
             self._hinted.set()
         if not found.rows:
             return
