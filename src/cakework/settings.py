@@ -205,6 +205,13 @@ class Settings(BaseSettings):
         description="Code kept for an account's functions, their versions and drafts, in MiB "
         "before it is packed. From three quarters of it on, the code of its oldest versions goes.",
     )
+    max_invocations_mb_per_account: int = Field(
+        default=2048,
+        ge=1,
+        description="Records of an account's invocations with their events and results, in MiB, "
+        "from which on no more are taken. From three quarters of it on, the oldest that have ended "
+        "go.",
+    )
     max_function_versions: int = Field(
         default=50,
         ge=5,

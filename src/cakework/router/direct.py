@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,8 +25,13 @@ SETTLED_AT_ONCE_S = 0.02
 """Within which an adapter says that nothing of a request runs any more, where that is so."""
 TOLD_BYTES_MAX = 64 * 1024
 """Of what an adapter tells of an error."""
-STACK_CHARS_MAX = 20_000
+ERROR_BYTES_MAX = {"type": 512, "message": 8_192, "stack": 20_000}
+"""Of each part of an error, as JSON: with them a request's record is one line to the server."""
+KEY_CHARS_MAX = 512
+"""No API key is longer; what is goes to nobody."""
 PLACES_TRIED = 3
+_CHARACTERS = re.compile(r"(?:[^\\]|\\u[0-9a-f]{4}|\\[^u])*+")
+"""As many as there are, each whole, of text in JSON."""
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 _BY_ADAPTER = {
     b"handler_error": Refusal(502, "handler_failed", "the function failed"),
@@ -431,7 +437,8 @@ def without_key(head: RequestHead) -> RequestHead:
 def key_of(head: RequestHead) -> str:
     """Return the API key of a request, empty for none."""
     values = head.values(b"x-api-key")
-    return values[0].decode("latin-1") if len(values) == 1 else ""
+    key = values[0].decode("latin-1") if len(values) == 1 else ""
+    return key if len(key) <= KEY_CHARS_MAX else ""
 
 
 async def _talk(client: Wire, vm: Wire) -> bool:
@@ -499,18 +506,27 @@ def _error(told: bytes) -> dict[str, Any] | None:
     """Return what an adapter tells of an error, which is the user's word."""
     try:
         whole: object = json.loads(told)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     error: object = cast("dict[str, object]", whole).get("error") if isinstance(whole, dict) else 0
     if not isinstance(error, dict):
         return None
     given = cast("dict[str, object]", error)
     kept: dict[str, Any] = {
-        name: str(given[name])[:STACK_CHARS_MAX]
-        for name in ("type", "message", "stack")
-        if name in given
+        name: _within(text, most)
+        for name, most in ERROR_BYTES_MAX.items()
+        if isinstance(text := given.get(name), str)
     }
     return {**kept, "retriable": False}
+
+
+def _within(text: str, bytes_max: int) -> str:
+    """Return as much of ``text`` as has ``bytes_max`` bytes in JSON, without what is no UTF-8."""
+    told = json.dumps(text)[1:-1]
+    if len(told) > bytes_max:
+        whole = _CHARACTERS.match(told, 0, bytes_max)
+        text = json.loads(f'"{whole[0] if whole else ""}"')
+    return text.encode(errors="replace").decode()
 
 
 def _is_platforms(name: bytes, ours: set[bytes]) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,6 +42,10 @@ SETTLING_S = 0.05
 """How long it is waited for a place whose answer is given, before another instance is asked for."""
 ASKED_AT_ONCE = 16
 """Instances of one function that are asked for."""
+ASKED_IN_ALL = 500
+"""Half of what the server is asked at once (``link.ASKED_MAX``): the rest is for other questions,
+above all for what keeps those instances that are here."""
+ASKED_OF_ACCOUNT = ASKED_IN_ALL // 4
 LENT_MAX = 3_000
 WAITING_MAX = 256
 """Requests that wait for a place of one function."""
@@ -49,6 +53,7 @@ NOT_NOW_S = 0.5
 """Until it is asked again for an instance that there was no room for."""
 VISITS_AT_ONCE = 100
 WORK_BYTES = 40_000
+"""Of requests in a line, or one: a line of more than 64 KiB ends the connection."""
 BACKLOG_MAX = 10_000
 """Requests that are remembered while the server takes no account of them."""
 PATH_CHARS_MAX = 512
@@ -175,6 +180,8 @@ class Functions:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._keys: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
         self._pools: dict[tuple[str, int | None], _Pool] = {}
+        self._asking: Counter[str] = Counter()
+        """How many instances are asked for, by account."""
         self._lent: dict[str, Instance] = {}
         self._tickets: dict[str, Ticket] = {}
         self._untold: dict[str, wire.Visit] = {}
@@ -447,9 +454,27 @@ class Functions:
         need = -(-max(0, len(pool.waiting) - settling) // pool.concurrency)
         if need and pool.not_before > _clock():
             return
-        while pool.asking < min(need, ASKED_AT_ONCE) and len(self._lent) < LENT_MAX:
+        while pool.asking < min(need, ASKED_AT_ONCE) and self._may_ask(pool.account_id):
             pool.asking += 1
+            self._asking[pool.account_id] += 1
             self._spawn(self._borrow(pool))
+
+    def _may_ask(self, account_id: str) -> bool:
+        return (
+            len(self._lent) < LENT_MAX
+            and self._asking.total() < ASKED_IN_ALL
+            and self._asking[account_id] < ASKED_OF_ACCOUNT
+        )
+
+    def _asked(self, account_id: str) -> None:
+        """Take note that a question was answered, for which others may have waited."""
+        could = self._may_ask(account_id)
+        self._asking[account_id] -= 1
+        if not self._asking[account_id]:
+            del self._asking[account_id]
+        if not could:
+            for pool in [each for each in self._pools.values() if each.waiting]:
+                self._pump(pool)
 
     async def _borrow(self, pool: _Pool) -> None:
         answer: wire.Message | None = None
@@ -468,6 +493,7 @@ class Functions:
             self._lend(pool, answer)
         elif isinstance(answer, wire.Refused):
             self._refused(pool, answer)
+        self._asked(pool.account_id)
         self._pump(pool)
         self._forget(pool)
 
@@ -535,9 +561,11 @@ class Functions:
         returned, self._returned = self._returned, []
         while visits or returned:
             some, size = list[wire.Visit](), 0
-            while visits and len(some) < VISITS_AT_ONCE and size < WORK_BYTES:
+            while visits and len(some) < VISITS_AT_ONCE:
+                size += len(visits[0].model_dump_json().encode())
+                if some and size > WORK_BYTES:
+                    break
                 some.append(visits.pop(0))
-                size += len(some[-1].model_dump_json())
             # What is given back, after all that was done in it.
             back, returned = ([], returned) if visits else (returned[:500], returned[500:])
             work = wire.Work(

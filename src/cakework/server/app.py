@@ -522,8 +522,9 @@ def _functions(
     )
     starts = Starts(server_id, functions, instances, clock)
     begun: list[Callable[[Job], None]] = []
+    limits = WaitingLimits(clock, mb_per_account=settings.max_invocations_mb_per_account)
     invocations = Invocations(
-        *(database, sealer, starts, WaitingLimits(clock), endings, clock, dispatch_hint.set),
+        *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
     replay_hint = asyncio.Event()
@@ -553,7 +554,7 @@ def _functions(
         database,
         functions,
         instances,
-        Visits(sealer, endings, on_end),
+        Visits(sealer, endings, masks, on_end),
         keys,
         clock,
         dispatch_hint.set,
@@ -582,6 +583,7 @@ def _functions(
         version_days=settings.retain_function_versions_days,
         invocation_days=settings.retain_invocations_days,
         dead_letter_days=settings.retain_dead_letters_days,
+        invocations_mb=settings.max_invocations_mb_per_account,
     )
     keeping = KeepingLoop(database, sources, machines, images, endings, kept, clock)
 

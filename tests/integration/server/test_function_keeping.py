@@ -24,6 +24,7 @@ from cakework.server.store.models import ImageRow, VmRow
 from .function_node import FunctionNode, source
 from .rig import Json, eventually, settings_for
 from .test_functions import Functions, served
+from .test_together import waiting
 
 pytestmark = pytest.mark.anyio
 
@@ -126,7 +127,7 @@ async def test_the_oldest_versions_are_retired(
     """Their code goes, then their records; never that of the live one, or what work waits for."""
     rig, loop = functions.rig, functions.rig.server.functions.keeping
     monkeypatch.setattr(keeping, "READY_KEPT", 1)
-    kept = keeping.KeptOfFunctions(1, 0, 14, 30)
+    kept = keeping.KeptOfFunctions(1, 0, 14, 30, 2048)
     monkeypatch.setattr(loop, "_kept", kept)
     function_id = await functions.made(code(1))
     one = f"/v1/functions/{function_id}"
@@ -296,3 +297,32 @@ async def test_what_was_taken_for_a_function_that_is_gone_ends(functions: Kept) 
     await functions.pass_by()
     ended = await functions.settled(waits["id"])
     assert (ended["state"], ended["reason"]) == ("canceled", "function_deleted")
+
+
+async def test_the_oldest_invocations_go_where_there_is_much_in_them(
+    functions: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is too much, in one pass, however little is removed at once."""
+    monkeypatch.setattr(keeping, "INVOCATIONS_AT_ONCE", 5)
+    kept = keeping.KeptOfFunctions(5, 0, 14, 30, 1)
+    monkeypatch.setattr(functions.rig.server.functions.keeping, "_kept", kept)
+    function_id, now = await functions.made(code(1)), now_ms()
+    ended: dict[str, Any] = {"state": "succeeded", "kept_bytes": 60_000}
+    rows = [waiting(function_id, **ended, ended_ms=now + place) for place in range(30)]
+    rows.append(waiting(function_id, kept_bytes=60_000, next_ms=now + DAY_MS))
+    async with functions.rig.server.database.writing() as session:
+        for row in rows:
+            session.add(InvocationRow(**row))
+    await functions.pass_by()
+    left = await functions.rows(InvocationRow)
+    # Three quarters of a MiB.
+    assert {row.id for row in left} == {row["id"] for row in rows[-13:]}
+
+
+async def test_what_invocations_have_in_them_is_counted(functions: Kept) -> None:
+    """With what comes of them; of requests to the URL, too (see test_function_urls.py)."""
+    code = "def handler(event, context):\n    return event['data'] * 2\n"
+    function_id = await functions.made(code)
+    await functions.invoke(function_id, "x" * 10_000)
+    (row,) = await functions.rows(InvocationRow)
+    assert 31_000 < row.kept_bytes == row.weight() < 33_000

@@ -753,3 +753,78 @@ async def ask(port: int, host: str, path: str) -> tuple[int, dict[str, str]]:
         return status, headers
     finally:
         writer.transport.abort()
+
+
+TAMPERED = """\
+import cakework_runtime.visitors as ours
+BODY = {body}
+async def problem(exchange, status, reason, error):
+    await exchange.answer(status, ours.PROBLEM, BODY, (b"cakework-error", b"handler_error"))
+def http(request):
+    ours._problem = problem
+    raise ValueError
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("""b'{"error": {"message": "a\\\\ud800b"}}'""", "a?b"),
+        ("""b'{"error": {"message": "' + b'\\\\u0000' * 9000 + b'"}}'""", "\0" * 1365),
+        ("""b'{"error": {"message": ["of no kind"], "type": 1}}'""", ""),
+        ("""b'{"error": ' + b'[' * 60_000""", None),
+    ],
+    ids=["no UTF-8", "long", "no text", "deep"],
+)
+async def test_what_an_adapter_tells_of_an_error_is_its_own_alone(
+    urls: Urls, body: str, message: str | None
+) -> None:
+    """It keeps nobody's requests from being recorded, which are told of together."""
+    hostile_id, hostile = await urls.made(TAMPERED.format(body=body))
+    _, other = await urls.made(HTTP, name="other")
+    await asyncio.gather(urls.get(hostile), urls.get(other))
+    (_, headers, _), (status, others, _) = await asyncio.gather(urls.get(hostile), urls.get(other))
+    assert status == 200
+    assert (await urls.record(others["cakework-invocation-id"]))["state"] == "succeeded"
+    found = await urls.record(headers["cakework-invocation-id"])
+    assert (found["reason"], found["functionId"]) == ("handler_error", hostile_id)
+    assert found.get("error", {}).get("message") == message
+    await urls.functions.rig.ok("GET", "/v1/invocations")
+
+
+async def test_an_error_of_a_request_has_no_secret(urls: Urls) -> None:
+    code = (
+        "import os\n"
+        "def http(request):\n"
+        "    raise ValueError('cannot log in with ' + os.environ['KEY'])\n"
+    )
+    await urls.functions.rig.ok("PUT", "/v1/secrets/KEY", json={"value": "sk_live_4242"})
+    _, host = await urls.made(code, settings={"secrets": ["KEY"]})
+    _, headers, _ = await urls.get(host)
+    found = await urls.record(headers["cakework-invocation-id"])
+    assert found["error"]["message"] == "cannot log in with ***"
+    async with urls.functions.rig.server.database.reading() as session:
+        row = (await session.scalars(select(InvocationRow))).one()
+    assert row.kept_bytes == row.weight() > 1_500
+    assert "sk_live" not in json.dumps(found)
+
+
+async def test_an_instance_with_secrets_is_recalled_when_they_change_alone(urls: Urls) -> None:
+    rig = urls.functions.rig
+    lendings = rig.server.functions.lendings
+    await rig.ok("PUT", "/v1/secrets/KEY", json={"value": "sk_live_4242"})
+    code = "def http(request):\n    yield from request.chunks()\n"
+    _, host = await urls.made(code, settings={"secrets": ["KEY"]})
+    client = await urls.client()
+    head = f"POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
+    await client.send(head.encode())
+    assert (await client.head())[0] == 200
+    (busy,) = await urls.functions.instances()
+    await lendings.one_pass()
+    await urls.link.confirm()
+    assert urls.lent.holds(busy.vm_id)
+    assert not urls.lent.recalled(busy.vm_id)
+    await rig.ok("PUT", "/v1/secrets/KEY", json={"value": "sk_live_1717"})
+    await lendings.one_pass()
+    await urls.link.confirm()
+    assert urls.lent.recalled(busy.vm_id)

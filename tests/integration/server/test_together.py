@@ -11,8 +11,15 @@ from sqlalchemy.orm import Session
 
 from cakework.domain.errors import Conflict, QuotaExceeded
 from cakework.domain.ids import new_function_id, new_invocation_id
-from cakework.server.functions.due import FIRST, LANES_AT_ONCE, OF_EACH_LANE, Lane, due_work
-from cakework.server.functions.waiting import COUNTED_MS, WaitingLimits
+from cakework.server.functions.due import (
+    FIRST,
+    FUNCTIONS_AT_ONCE,
+    LANES_AT_ONCE,
+    OF_EACH_LANE,
+    Place,
+    due_work,
+)
+from cakework.server.functions.waiting import COUNTED_MS, FULL_MS, WaitingLimits
 from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
 from cakework.server.store.function_models import InvocationRow
@@ -146,14 +153,72 @@ async def test_a_look_goes_on_where_the_last_has_ended(store: Database) -> None:
     function_id = new_function_id()
     rows = [waiting(function_id, f"user-{n:04}") for n in range(2 * LANES_AT_ONCE + 5)]
     await fill(store, rows)
-    seen: list[str] = []
-    after: Lane = FIRST
-    for _ in range(3):
-        found = await store.look(lambda session, after=after: due_work(session, NOW, after))
-        seen += [row.id for row in found.rows]
-        after = found.next
+    seen, last = await looks(store, 3)
     assert seen == [row["id"] for row in rows]
+    assert last == FIRST
+
+
+async def looks(store: Database, count: int) -> tuple[list[str], Place]:
+    """Return what so many looks find, one after the other, and where the next begins."""
+    seen: list[str] = []
+    at = FIRST
+    for _ in range(count):
+        found = await store.look(lambda session, at=at: due_work(session, NOW, at))
+        seen += [row.id for row in found.rows]
+        at = found.next
+    return seen, at
+
+
+async def test_however_many_users_one_function_has_it_hides_no_other(store: Database) -> None:
+    """Each look has some of each function, and goes on with each where it was."""
+    first, *others, last = sorted(new_function_id() for _ in range(2 * FUNCTIONS_AT_ONCE))
+    many = [waiting(first, f"user-{n:04}") for n in range(3 * LANES_AT_ONCE)]
+    late = waiting(last)
+    await fill(store, [*many, late])
+    seen, _ = await looks(store, 1)
+    assert late["id"] in seen
+    await fill(store, [waiting(each) for each in others])
+    seen, _ = await looks(store, 2)
+    assert late["id"] in seen
+    await store.together(
+        lambda session: (
+            session.execute(delete(InvocationRow).where(InvocationRow.function_id.in_(others)))
+            and None
+        )
+    )
+    seen, after = await looks(store, 6)
+    assert {row["id"] for row in many} <= set(seen)
+    assert seen.count(late["id"]) == 6
     assert after == FIRST
+
+
+async def test_a_round_ends_wherever_each_function_is(store: Database) -> None:
+    """Nothing is looked for without end because functions have as many users as they like."""
+    names = sorted(new_function_id() for _ in range(3))
+    lanes = LANES_AT_ONCE // 3
+    sizes = (3 * lanes + 1, 2 * lanes + 1, lanes + 1)
+    await fill(
+        store,
+        [
+            waiting(name, f"user-{n:04}", next_ms=NOW + 1)
+            for name, size in zip(names, sizes, strict=True)
+            for n in range(size)
+        ],
+    )
+    rounds: list[int] = []
+    at, looked = FIRST, 0
+    for _ in range(20):
+        at = (await store.look(lambda session, at=at: due_work(session, NOW, at))).next
+        looked += 1
+        if at.is_round:
+            rounds.append(looked)
+            looked = 0
+    assert rounds[0] == 4
+    assert max(rounds) <= 4
+    while at.is_round or not at.users:
+        at = (await store.look(lambda session, at=at: due_work(session, NOW, at))).next
+    await store.together(lambda session: session.execute(delete(InvocationRow)) and None)
+    assert (await store.look(lambda session: due_work(session, NOW, at))).next == FIRST
 
 
 async def test_no_more_waits_than_may(store: Database) -> None:
@@ -190,6 +255,37 @@ async def test_no_more_waits_than_may(store: Database) -> None:
     await store.together(lambda session: session.execute(delete(InvocationRow)) and None)
     now += COUNTED_MS
     await take(two)
+
+
+async def test_no_more_is_kept_than_may(store: Database) -> None:
+    """Of what an account's invocations have in them, whether they wait or have ended."""
+    now = NOW
+    limits = WaitingLimits(lambda: now, mb_per_account=1)
+    function_id, taken = new_function_id(), 0
+
+    async def take(size: int) -> None:
+        row = waiting(function_id, event_sealed=bytes(size))
+
+        def work(session: Session) -> None:
+            made = InvocationRow(**row)
+            made.kept_bytes = made.weight()
+            limits.check(session, made)
+            session.add(made)
+
+        await store.together(work)
+
+    with pytest.raises(QuotaExceeded, match="invocations take 1 MiB"):
+        while True:
+            await take(100_000)
+            taken += 1
+            assert taken <= 10
+    assert taken == 10
+    now += FULL_MS
+    await take(1_000)
+    gone = delete(InvocationRow).where(InvocationRow.event_sealed == bytes(100_000))
+    await store.together(lambda session: session.execute(gone) and None)
+    now += COUNTED_MS
+    await take(1_000_000)
 
 
 async def test_what_waits_is_not_counted_for_each_that_comes(store: Database) -> None:

@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import IO, Self, cast
+from typing import IO, ClassVar, Self, cast
 
 from cakework.domain.errors import InvalidRequest, TooLarge
 from cakework.server.functions.sources import FILES_MAX
@@ -24,6 +24,9 @@ LEFT_OUT = frozenset({".git", "node_modules", "__pycache__", ".venv"})
 """Folders that are no code of the sender's: dependencies are installed here."""
 _READ_BYTES = 64 << 10
 _TOLD_BYTES_MAX = 64 << 10
+_TOLD_IN_ALL_BYTES_MAX = 16 << 20
+_TOLD_AT_ONCE_MAX = 8
+"""What comes before one entry: its name, its attributes, those of all that follow."""
 _TOLD_BEFORE = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -61,11 +64,14 @@ def files_of(archive: bytes, folder: str = "", *, links: bool = False) -> list[t
 def _files(stream: IO[bytes], folder: str, *, links: bool) -> Iterator[tuple[str, bytes]]:
     below = PurePosixPath(folder).parts
     count = kept = 0
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_READ_BYTES, tarinfo=_Member) as archive:
+    members = _members()
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_READ_BYTES, tarinfo=members) as archive:
         number = 0
         while (member := archive.next()) is not None:
-            # What it has seen it would keep otherwise, to be looked up again.
-            vars(archive)["members"].clear()
+            # What it has seen it would keep otherwise, to be looked up again; and give each entry
+            # the attributes that are for all.
+            for seen in ("members", "pax_headers"):
+                vars(archive)[seen].clear()
             number += 1
             if number > MEMBERS_MAX:
                 raise TooLarge(f"The archive has more than {MEMBERS_MAX} entries.")
@@ -77,7 +83,7 @@ def _files(stream: IO[bytes], folder: str, *, links: bool) -> Iterator[tuple[str
                 continue
             if member.issym() and links:
                 continue
-            if not member.isreg() or member.issparse():
+            if not member.isreg():
                 what = _WHAT.get(member.type, "of no kind that is taken")
                 raise InvalidRequest(
                     f"The archive's {_shown(path)} is {what}; files alone are taken."
@@ -98,15 +104,39 @@ def _files(stream: IO[bytes], folder: str, *, links: bool) -> Iterator[tuple[str
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose name and attributes, which come whole into memory, are bounded."""
+    """A member whose name and attributes, which come whole into memory, are bounded; none is
+    sparse: what is told of holes has no bound of its own."""
+
+    told: ClassVar[int]
+    told_bytes: ClassVar[int]
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Return the member that a header tells of."""
         made = super().frombuf(buf, encoding, errors)
-        if made.type in _TOLD_BEFORE and made.size > _TOLD_BYTES_MAX:
-            raise InvalidRequest("The archive has a name or attributes that are too long.")
+        if made.size < 0 or made.type == tarfile.GNUTYPE_SPARSE:
+            raise _sparse()
+        cls.told = cls.told + 1 if made.type in _TOLD_BEFORE else 0
+        if cls.told:
+            cls.told_bytes += made.size
+            too_long = made.size > _TOLD_BYTES_MAX or cls.told > _TOLD_AT_ONCE_MAX
+            if too_long or cls.told_bytes > _TOLD_IN_ALL_BYTES_MAX:
+                raise InvalidRequest("The archive has a name or attributes that are too long.")
         return made
+
+    def _proc_gnusparse_00(self, *_: object) -> None:
+        raise _sparse()
+
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
+
+
+def _members() -> type[_Member]:
+    """Return what the members of one archive are, which counts them."""
+    return type("Member", (_Member,), {"told": 0, "told_bytes": 0})
+
+
+def _sparse() -> InvalidRequest:
+    return InvalidRequest("The archive has a file with holes, or of no size; pack it without.")
 
 
 class _Bounded(io.RawIOBase):

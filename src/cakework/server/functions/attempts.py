@@ -482,6 +482,10 @@ class Attempts:
 
     def _tell(self, row: InvocationRow, answer: Answer | None, result: bytes | None) -> None:
         """Keep what an attempt answered; of one that did not, nothing of one before it is left."""
+        self._keep(row, answer, result)
+        row.kept_bytes = row.weight()
+
+    def _keep(self, row: InvocationRow, answer: Answer | None, result: bytes | None) -> None:
         row.error = None
         if answer is None:
             return

@@ -9,12 +9,12 @@ are looked at, however many there are.
 """
 
 import asyncio
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, NoRoom, QuotaExceeded, Unavailable
@@ -25,17 +25,21 @@ from cakework.faults import step
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.attempts import Attempts
-from cakework.server.functions.due import FIRST, Due, Found, Lane, due_work
+from cakework.server.functions.due import FIRST, Due, Found, due_work
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances, Wanted
 from cakework.server.functions.invocations import Endings, OnEnd
-from cakework.server.functions.secrets import view_of, views_of
+from cakework.server.functions.secrets import views_of
 from cakework.server.functions.starts import Job, Starts, sees_for, wanted_by
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import FunctionRow, InstanceRow, InvocationRow
 from cakework.server.store.values import not_before
 
 STARTS_AT_ONCE = 16
+STARTS_OF_ACCOUNT = STARTS_AT_ONCE // 2
+"""Of one account's: what takes long to start, or never does, holds up no other's for long."""
+WARM_AT_ONCE = 200
+"""Functions that have fewer instances than are to be kept, which are looked at in one pass."""
 BACK_OFF_MS = 500
 """Until a function that found no room is looked at again."""
 SHORT_MS = 2_000
@@ -61,8 +65,9 @@ class _Pass:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """How many places in what instances are missing."""
+    """How many places in what instances are missing, of whose function."""
 
+    account_id: str
     wanted: Wanted
     settings: FunctionSettings
     missing: int
@@ -93,11 +98,13 @@ class DispatchLoop:
         self._on_end = on_end
         self._clock = clock
         self._hinted = hinted
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: dict[asyncio.Task[None], str] = {}
+        """Starts under way, each with its account."""
+        self._warm_after = ""
         self._cooling: dict[str, int] = {}
         self._short: dict[str, int] = {}
         self._served: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._after: Lane = FIRST
+        self._next = FIRST
         self._kept_up_ms = 0
 
     async def one_pass(self) -> None:
@@ -120,10 +127,10 @@ class DispatchLoop:
         await self._attempts.close()
 
     async def _start_due(self) -> None:
-        now, after = self._clock(), self._after
-        found = await self._database.look(lambda session: due_work(session, now, after))
-        self._after = found.next
-        if found.next != FIRST:
+        now, at = self._clock(), self._next
+        found = await self._database.look(lambda session: due_work(session, now, at))
+        self._next = found.next
+        if not found.next.is_round:
             self._hinted.set()
         if not found.rows:
             return
@@ -136,7 +143,12 @@ class DispatchLoop:
             self._endings.tell(invocation_id)
         await self._ask_for(
             [
-                _Ask(wanted, settings[wanted.function_id], come_to.missing[wanted])
+                _Ask(
+                    found.functions[wanted.function_id].account_id,
+                    wanted,
+                    settings[wanted.function_id],
+                    come_to.missing[wanted],
+                )
                 for wanted in self._turns(come_to.missing)
             ]
         )
@@ -273,9 +285,13 @@ class DispatchLoop:
 
         def work(session: Session) -> list[tuple[InstanceRow, _Ask, bool]]:
             made: list[tuple[InstanceRow, _Ask, bool]] = []
+            under_way = Counter(self._starting.values())
             for ask in asks:
-                first, rows = self._reserved(session, ask, free - len(made), short)
+                theirs = STARTS_OF_ACCOUNT - under_way[ask.account_id]
+                most = min(free - len(made), theirs)
+                first, rows = self._reserved(session, ask, most, short)
                 made += [(row, ask, first) for row in rows]
+                under_way[ask.account_id] += len(rows)
             return made
 
         for row, ask, first in await self._database.together(work):
@@ -284,8 +300,8 @@ class DispatchLoop:
             if len(self._served) > SERVED_KNOWN:
                 self._served.popitem(last=False)
             task = asyncio.create_task(self._start(row, ask.settings, first=first))
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self._starting[task] = ask.account_id
+            task.add_done_callback(self._starting.pop)
 
     def _reserved(
         self, session: Session, ask: _Ask, most: int, short: frozenset[str]
@@ -326,26 +342,36 @@ class DispatchLoop:
 
     async def _keep_warm(self) -> None:
         """Start what functions want to have ready before anybody asks."""
-        query = select(FunctionRow).where(
-            FunctionRow.min_instances > 0, FunctionRow.live_version.is_not(None)
+        counted = self._instances.counted().subquery()
+        count = func.coalesce(counted.c.count, 0)
+        query = (
+            select(FunctionRow, count)
+            .outerjoin(counted, counted.c.function_id == FunctionRow.id)
+            .where(
+                FunctionRow.min_instances > count,
+                FunctionRow.live_version.is_not(None),
+                FunctionRow.id > self._warm_after,
+            )
+            .order_by(FunctionRow.id)
+            .limit(WARM_AT_ONCE)
         )
 
-        def look(session: Session) -> list[tuple[FunctionRow, int]]:
-            functions = list(session.scalars(query))
-            return [(row, self._instances.count(session, row.id)) for row in functions]
+        def look(session: Session) -> list[_Ask]:
+            found = [(row[0], row[1]) for row in session.execute(query)]
+            self._warm_after = found[-1][0].id if len(found) == WARM_AT_ONCE else ""
+            settings = {row.id: self._functions.settings(row) for row, _ in found}
+            asked = {row.id: sees_for(row, "", settings[row.id]) for row, _ in found}
+            views = views_of(session, asked.values())
+            asks: list[_Ask] = []
+            for row, count in found:
+                own, view = settings[row.id], views[asked[row.id]]
+                if view.fault is None:
+                    wanted = wanted_by(row, row.live_version or 0, "", own, view)
+                    short = (row.min_instances - count) * wanted.concurrency
+                    asks.append(_Ask(row.account_id, wanted, own, short))
+            return asks
 
-        asks: list[_Ask] = []
-        for function, count in await self._database.look(look):
-            if count < function.min_instances:
-                settings = self._functions.settings(function)
-                sees = sees_for(function, "", settings)
-                view = await self._database.look(lambda session, s=sees: view_of(session, s))
-                if view.fault is not None:
-                    continue
-                wanted = wanted_by(function, function.live_version or 0, "", settings, view)
-                short = function.min_instances - count
-                asks.append(_Ask(wanted, settings, short * wanted.concurrency))
-        await self._ask_for(asks)
+        await self._ask_for(await self._database.look(look))
 
 
 def in_turns(rows: Iterable[Due]) -> Iterable[Due]:

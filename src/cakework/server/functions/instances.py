@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, QuotaExceeded, Unavailable
@@ -53,6 +53,7 @@ TAKEN_WITHIN_MS = 2_000
 TURN = 20
 """Invocations after which a function's only instance may have to go for the first of another."""
 _LIVE = (VmState.CREATED, VmState.STARTED)
+_AT_WORK = or_(InstanceRow.state != InstanceState.DRAINING, InstanceRow.running > 0)
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -150,9 +151,14 @@ class Instances:
 
     def count(self, session: Session, function_id: str) -> int:
         """Return how many instances a function has at work, at hand, or on their way."""
-        at_work = or_(InstanceRow.state != InstanceState.DRAINING, InstanceRow.running > 0)
-        query = select(func.count()).where(InstanceRow.function_id == function_id, at_work)
+        query = select(func.count()).where(InstanceRow.function_id == function_id, _AT_WORK)
         return session.scalar(query) or 0
+
+    def counted(self) -> Select[str, int]:
+        """Return what tells of each function that has some: ``function_id`` and ``count``."""
+        count = func.count().label("count")
+        query = select(InstanceRow.function_id, count).where(_AT_WORK)
+        return query.group_by(InstanceRow.function_id)
 
     def coming(self, session: Session, wanted: Wanted) -> int:
         """Return how many will fit that are on their way, or have arrived and are not taken yet."""

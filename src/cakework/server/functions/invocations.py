@@ -34,6 +34,7 @@ from cakework.server.functions.starts import Job, Starts
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
+    ROW_BYTES,
     AttemptRow,
     FunctionRow,
     InvocationRow,
@@ -286,6 +287,7 @@ class Invocations:
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
+        weight = ROW_BYTES + len(sealed)
         return lambda: InvocationRow(
             id=invocation_id,
             account_id=account,
@@ -301,6 +303,7 @@ class Invocations:
             max_attempts=new.max_attempts,
             event_sealed=sealed,
             event_bytes=len(event),
+            kept_bytes=weight,
             cancel=False,
             next_ms=now + round(new.delay_s * 1000),
             ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),

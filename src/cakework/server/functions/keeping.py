@@ -8,7 +8,7 @@
 | sources, layers | as long as something names them | removed; a layer's runtimes and image, too |
 | runtimes | a day from their last use | ended, and made again when they are wanted |
 | VMs of functions | as long as their version, layer or instance names them | ended |
-| invocations that ended | 14 days, dead letters 30, what was skipped one | removed |
+| invocations that ended | 14 days, dead letters 30, what was skipped one; fewer of much | removed |
 | what waits for a deleted function | not at all | canceled |
 
 Each step takes what it finds on record and no more than so much of it; what a crash left anywhere
@@ -55,6 +55,8 @@ RECORDS_KEPT = 250
 AT_ONCE = 200
 """Of each kind, in one pass."""
 INVOCATIONS_AT_ONCE = 2_000
+ROUNDS = 20
+"""So often as many in one pass: more than can come between two."""
 INVOCATIONS_PER_ACCOUNT = 100_000
 """Records of ended invocations, beyond which the oldest go before their time."""
 UNNAMED_MS = 3_600_000
@@ -68,12 +70,13 @@ _log = structlog.stdlib.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class KeptOfFunctions:
     """How many versions of a function keep their source, and for how many days (0: any number);
-    days that records of invocations are kept after their end."""
+    days that records of invocations are kept after their end, and MiB that an account's take."""
 
     versions: int
     version_days: int
     invocation_days: int
     dead_letter_days: int
+    invocations_mb: int
 
 
 class KeepingLoop:
@@ -278,8 +281,32 @@ class KeepingLoop:
             )
             oldest = place.limit(1).scalar_subquery()
             await self._remove_invocations(theirs & (ended < oldest))
+        await self._forget_much()
+
+    async def _forget_much(self) -> None:
+        """Remove the oldest invocations of accounts whose take nearly as much as they may."""
+        row, most = InvocationRow, (self._kept.invocations_mb << 20) * 3 // 4
+        size = func.sum(row.kept_bytes)
+        heavy = select(row.account_id, size).group_by(row.account_id).having(size > most)
+        async with self._database.reading() as session:
+            found = [(each[0], int(each[1])) for each in await session.execute(heavy)]
+        for account, kept in found:
+            theirs = (row.account_id == account) & row.ended_ms.is_not(None)
+            ended = select(row.ended_ms, row.kept_bytes).where(theirs).order_by(row.ended_ms)
+            last, over = 0, kept - most
+            async with self._database.reading() as session:
+                for each in await session.execute(ended.limit(INVOCATIONS_AT_ONCE * ROUNDS)):
+                    if over <= 0:
+                        break
+                    last, over = each[0], over - each[1]
+            await self._remove_invocations(theirs & (row.ended_ms <= last))
 
     async def _remove_invocations(self, which: ColumnElement[bool]) -> None:
+        for _ in range(ROUNDS):
+            if await self._remove_some(which) < INVOCATIONS_AT_ONCE:
+                return
+
+    async def _remove_some(self, which: ColumnElement[bool]) -> int:
         query = select(InvocationRow.id).where(which, InvocationRow.state.in_(FINAL))
         async with self._database.reading() as session:
             ids = list(await session.scalars(query.limit(INVOCATIONS_AT_ONCE)))
@@ -289,6 +316,7 @@ class KeepingLoop:
                 # A trial is of an invocation, and goes first: with what it may have begun.
                 tried = exists().where(TrialRow.id == InvocationRow.id)
                 await session.execute(delete(InvocationRow).where(some, ~tried))
+        return len(ids)
 
     async def _forget_secrets(self) -> None:
         there = exists().where(FunctionRow.id == SecretRow.function_id)

@@ -11,8 +11,7 @@ See docs/decisions/0016.
 
 import asyncio
 import re
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +20,7 @@ from typing import Any
 import structlog
 from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from cakework.domain import routes as wire
 from cakework.domain.direct import GONE_MS, LEASE_MS, WAIT_S
@@ -45,7 +45,7 @@ from cakework.server.clock import Clock
 from cakework.server.functions.adapter import PORT
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import SERVED_MAX, Instances, Wanted
-from cakework.server.functions.secrets import view_of
+from cakework.server.functions.secrets import Sees, view_of, views_of
 from cakework.server.functions.starts import sees_for, wanted_by
 from cakework.server.functions.visits import Visits
 from cakework.server.services.keys import Keys
@@ -130,7 +130,7 @@ class Lendings:
         self._looked_for: dict[str, asyncio.Future[FunctionRow | None]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
-        self._made_with: dict[str, tuple[int, str]] = {}
+        self._settings: dict[str, tuple[int, FunctionSettings]] = {}
         self._noted: dict[str, int] = {}
         self._closing = False
 
@@ -255,8 +255,9 @@ class Lendings:
         returned = work.returned if work.number > self._noted.get(work.router, -1) else []
         worn = {each.vm_id for each in returned if not each.again}
         # Why a VM ended is known when it has.
-        crashed = [v for v in work.visits if v.reason == Reason.CRASH and v.vm_id in worn]
-        noted = [visit for visit in work.visits if visit not in crashed]
+        visits = await self._visits.told(work.visits)
+        crashed = [v for v in visits if v.reason == Reason.CRASH and v.vm_id in worn]
+        noted = [visit for visit in visits if visit not in crashed]
         ended: list[str] = []
         freed: set[str] = set()
         async with self._database.writing() as session:
@@ -581,22 +582,32 @@ class Lendings:
                 InvocationRow.function_id.in_(ids),
             )
             waiting = set(await session.scalars(due.distinct())) if ids else set[str]()
-        counts = Counter(row.function_id for row, _ in rows)
-        self._made_with = {each: told for each, told in self._made_with.items() if each in counts}
+            made_with = await session.run_sync(
+                lambda session: self._made_with_of(session, [row[1] for row in rows])
+            )
         for row, function in rows:
             current = function is not None and (row.version, row.made_with) == (
                 function.live_version,
-                self._made_with_of(function),
+                made_with[function.id],
             )
             if not current or now >= row.until_ms or row.function_id in waiting:
                 self._tell_all(wire.Recall(function_id=row.function_id, vm_id=row.vm_id))
 
-    def _made_with_of(self, function: FunctionRow) -> str:
-        known = self._made_with.get(function.id)
-        if known is None or known[0] != function.updated_ms:
-            known = function.updated_ms, self._functions.settings(function).made_with
-            self._made_with[function.id] = known
-        return known[1]
+    def _made_with_of(
+        self, session: Session, functions: Iterable[FunctionRow | None]
+    ) -> dict[str, str]:
+        """Return what instances of functions are made with now, by settings and secrets."""
+        there = {function.id: function for function in functions if function is not None}
+        known = {each: told for each, told in self._settings.items() if each in there}
+        asked: dict[str, Sees] = {}
+        for function in there.values():
+            told = known.get(function.id)
+            if told is None or told[0] != function.updated_ms:
+                known[function.id] = function.updated_ms, self._functions.settings(function)
+            asked[function.id] = sees_for(function, "", known[function.id][1])
+        self._settings = known
+        views = views_of(session, asked.values())
+        return {each: views[sees].made_with(known[each][1]) for each, sees in asked.items()}
 
     def _tell_all(self, message: wire.Message) -> None:
         for borrower in self._borrowers:

@@ -45,6 +45,7 @@ from cakework.server.functions.starts import Job
 from cakework.server.store.accounts import lock_account
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import (
+    ROW_BYTES,
     AttemptRow,
     FunctionRow,
     InstanceRow,
@@ -52,7 +53,7 @@ from cakework.server.store.function_models import (
     InvocationRow,
     TrialRow,
 )
-from cakework.server.store.sealing import Sealer
+from cakework.server.store.sealing import SEAL_BYTES, Sealer
 from cakework.server.store.values import not_before, storable
 from cakework.turns import Turns
 
@@ -170,6 +171,7 @@ class Trials:
                 max_attempts=1,
                 event_sealed=self._sealer.seal(event, f"event:{invocation_id}"),
                 event_bytes=len(event),
+                kept_bytes=ROW_BYTES + len(event) + SEAL_BYTES,
                 cancel=False,
                 next_ms=now,
                 depth=0,

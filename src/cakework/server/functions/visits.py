@@ -3,18 +3,21 @@
 import json
 from collections.abc import Iterable, Sequence
 
+from pydantic import ValidationError
 from sqlalchemy import case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cakework.domain.ids import VmId
 from cakework.domain.invocations import FINAL, InvocationState, Reason
 from cakework.domain.routes import Visit
+from cakework.server.functions.adapter import HandlerError
 from cakework.server.functions.invocations import Endings, OnEnd
-from cakework.server.store.function_models import AttemptRow, InstanceRow, InvocationRow
+from cakework.server.functions.masks import Masks
+from cakework.server.store.function_models import ROW_BYTES, AttemptRow, InstanceRow, InvocationRow
 from cakework.server.store.sealing import Sealer
 from cakework.server.store.values import not_before, storable
 
-ERROR_CHARS_MAX = 65_536
 LATE_MS = 60_000
 """After its deadline nothing is heard of a request any more whose instance is not lent."""
 SUCCEEDED = "succeeded"
@@ -23,12 +26,28 @@ SUCCEEDED = "succeeded"
 class Visits:
     """Writes requests down. Each is written as often as is told of it, and ends once."""
 
-    def __init__(self, sealer: Sealer, endings: Endings, on_end: OnEnd) -> None:
+    def __init__(self, sealer: Sealer, endings: Endings, masks: Masks, on_end: OnEnd) -> None:
         """Seal with ``sealer`` what they asked for; tell ``endings`` of those that are over, and
         ``on_end`` within the transaction."""
         self._sealer = sealer
         self._endings = endings
         self._on_end = on_end
+        self._masks = masks
+
+    async def told(self, visits: Iterable[Visit]) -> list[Visit]:
+        """Return how requests are by now without the secrets of their VMs in their errors."""
+        return [await self._masked(visit) for visit in visits]
+
+    async def _masked(self, visit: Visit) -> Visit:
+        if visit.error is None:
+            return visit
+        try:
+            error = HandlerError.model_validate(visit.error)
+        except ValidationError:
+            return visit.model_copy(update={"error": None})
+        masked = await self._masks.error(VmId(visit.vm_id), error)
+        told = masked.model_dump(by_alias=True, exclude_none=True)
+        return visit.model_copy(update={"error": told})
 
     async def note(self, session: AsyncSession, visits: Iterable[Visit]) -> None:
         """Write down how requests are by now."""
@@ -54,6 +73,7 @@ class Visits:
                         "state": told.state,
                         "reason": told.reason,
                         "error": told.error,
+                        "kept_bytes": told.kept_bytes,
                         "vm_id": None,
                         "deadline_ms": None,
                         "ended_ms": told.ended_ms,
@@ -149,8 +169,9 @@ class Visits:
             "data": {"method": visit.method, "path": visit.path},
         }
         told = json.dumps(event).encode()
-        error = storable(json.dumps(visit.error))[:ERROR_CHARS_MAX] if visit.error else None
+        error = storable(json.dumps(visit.error)) if visit.error else None
         over = state in FINAL
+        sealed = self._sealer.seal(told, f"event:{visit.id}")
         return {
             "id": visit.id,
             "account_id": visit.account_id,
@@ -165,8 +186,9 @@ class Visits:
             "attempt": 1,
             "unreached": 0,
             "max_attempts": 1,
-            "event_sealed": self._sealer.seal(told, f"event:{visit.id}"),
+            "event_sealed": sealed,
             "event_bytes": len(told),
+            "kept_bytes": ROW_BYTES + len(sealed) + len(error or ""),
             "error": error,
             "vm_id": None if over else visit.vm_id,
             "deadline_ms": None if over else visit.deadline_ms,

@@ -38,6 +38,8 @@ WAITS = text("invocations.state IN ('queued', 'waiting')")
 BY_TURN = "INDEXED BY ix_invocations_waiting_turn"
 BY_ACCOUNT = "INDEXED BY ix_invocations_waiting_account_id"
 """Hints for SQLite, which would take the index that says more of states."""
+ROW_BYTES = 1_024
+"""What an invocation counts besides its event, result and error: its attempts, and indexes."""
 _IN_INDEX = text("state IN ('queued', 'waiting')")
 
 
@@ -300,7 +302,8 @@ class InvocationRow(Base):
     ``version`` is what the last attempt runs on, and with ``pinned`` what all do. ``next_ms``:
     no attempt begins before. ``vm_id`` runs the attempt under way. What is ``queued`` and failed
     or expired is a dead letter until ``settled_ms`` says that somebody replayed or discarded it.
-    ``replay_ms``: when it is to be replayed, where somebody asked for that.
+    ``replay_ms``: when it is to be replayed, where somebody asked for that. ``kept_bytes`` is what
+    it counts in its account (:meth:`weight`).
     """
 
     __tablename__ = "invocations"
@@ -322,6 +325,10 @@ class InvocationRow(Base):
         Index("ix_invocations_replay_ms", "replay_ms"),
         Index("ix_invocations_vm_id", "vm_id"),
         Index("ix_invocations_ended_ms", "ended_ms"),
+        Index(
+            *("ix_invocations_account_id_ended_ms_kept_bytes", "account_id"),
+            *("ended_ms", "kept_bytes"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(30), primary_key=True)
@@ -339,6 +346,7 @@ class InvocationRow(Base):
     max_attempts: Mapped[int | None] = mapped_column()
     event_sealed: Mapped[bytes] = mapped_column(LargeBinary)
     event_bytes: Mapped[int] = mapped_column(BigInteger)
+    kept_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     result_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     result_type: Mapped[str | None] = mapped_column(String(255))
     error: Mapped[str | None] = mapped_column(Text)
@@ -358,6 +366,11 @@ class InvocationRow(Base):
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+    def weight(self) -> int:
+        """Return how many bytes are kept of it, read whole, with what is beside it."""
+        sealed = len(self.event_sealed) + len(self.result_sealed or b"")
+        return ROW_BYTES + sealed + len(self.error or "")
 
 
 class AttemptRow(Base):

@@ -54,6 +54,38 @@ def bomb(size: int) -> bytes:
     return made.getvalue()
 
 
+def header(name: str, kind: bytes, size: int = 0) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def told(kind: bytes, *records: str) -> bytes:
+    """Return attributes for what follows in a tar: of it, or of all."""
+    body = b""
+    for record in records:
+        size = len(record) + 2
+        while len(f"{size} {record}\n") != size:
+            size += 1
+        body += f"{size} {record}\n".encode()
+    return header("attributes", kind, len(body)) + body + bytes(-len(body) % 512)
+
+
+def sparse(*records: str) -> bytes:
+    """Return a tar of a file that has, as it says, a million holes."""
+    holes = b"1000000\n" + b"0\n" * 2_000_000
+    head = told(tarfile.XHDTYPE, "GNU.sparse.name=main.py", "GNU.sparse.realsize=1", *records)
+    return gzip.compress(head + header("main.py", tarfile.REGTYPE, len(holes)) + holes, 1)
+
+
+def negative() -> bytes:
+    """Return a tar whose file has less than nothing."""
+    made = bytearray(header("main.py", tarfile.REGTYPE))
+    made[124:136] = b"\xff" * 11 + b"\x00"
+    made[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(made))[0]  # type: ignore[attr-defined]
+    return bytes(made) + bytes(1024)
+
+
 def test_files_of_an_archive() -> None:
     """As tar packs a folder, with what is no code left out, compressed or not."""
     members: tuple[Member, ...] = (
@@ -85,6 +117,13 @@ def test_files_of_an_archive() -> None:
         (lambda: tar(("a", b"", tarfile.CHRTYPE)), "a device"),
         (lambda: tar(("a", b"", tarfile.FIFOTYPE)), "a pipe"),
         (lambda: tar(("a" * 70_000, b"")), "too long"),
+        (lambda: told(tarfile.XHDTYPE, "a=b") * 2000, "too long"),
+        (lambda: told(tarfile.XGLTYPE, "a=b") * 2000, "too long"),
+        (lambda: sparse("GNU.sparse.major=1", "GNU.sparse.minor=0"), "holes"),
+        (lambda: sparse("GNU.sparse.map=0,1"), "holes"),
+        (lambda: sparse("GNU.sparse.size=1"), "holes"),
+        (lambda: header("main.py", tarfile.GNUTYPE_SPARSE) + bytes(1024), "holes"),
+        (negative, "holes"),
         (lambda: tar(*((f"f{n}", b"") for n in range(1001))), "more than 1000 files"),
         (lambda: tar(("a", bytes(21 * MIB))), "larger than 20 MiB"),
     ],
@@ -95,6 +134,26 @@ def test_archives_that_are_refused(make: Callable[[], bytes], why: str) -> None:
         files_of(make())
     assert isinstance(refused.value, InvalidRequest | TooLarge)
     assert why in refused.value.detail
+
+
+def test_attributes_for_all_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many entries follow them; and so much of them is read, and no more."""
+    looked = 0
+    apply = tarfile.TarInfo._apply_pax_info  # type: ignore[attr-defined]
+
+    def counted(self: tarfile.TarInfo, headers: dict[str, str], *more: str) -> None:
+        nonlocal looked
+        looked += len(headers)
+        apply(self, headers, *more)
+
+    monkeypatch.setattr(tarfile.TarInfo, "_apply_pax_info", counted)
+    of_all = told(tarfile.XGLTYPE, *(f"a{number}=" for number in range(100)))
+    folders = header("folder", tarfile.DIRTYPE) * 50
+    assert files_of(of_all + folders + header("a", tarfile.REGTYPE) + bytes(1024)) == [("a", b"")]
+    assert looked == 100
+    monkeypatch.setattr(archives, "_TOLD_IN_ALL_BYTES_MAX", 3000)
+    with pytest.raises(InvalidRequest, match="too long"):
+        files_of((of_all + header("folder", tarfile.DIRTYPE)) * 9 + bytes(1024))
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,7 @@ def upgrade() -> None:
         sa.Column("max_attempts", sa.Integer(), nullable=True),
         sa.Column("event_sealed", sa.LargeBinary(), nullable=False),
         sa.Column("event_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("kept_bytes", sa.BigInteger(), nullable=False),
         sa.Column("result_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("result_type", sa.String(length=255), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
@@ -266,6 +267,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_invocations_replay_ms", "invocations", ["replay_ms"], unique=False)
     op.create_index("ix_invocations_ended_ms", "invocations", ["ended_ms"], unique=False)
+    op.create_index(
+        "ix_invocations_account_id_ended_ms_kept_bytes",
+        "invocations",
+        ["account_id", "ended_ms", "kept_bytes"],
+        unique=False,
+    )
     op.create_index(
         "ix_invocations_function_id_created_ms_id",
         "invocations",
@@ -500,6 +507,7 @@ def downgrade() -> None:
     op.drop_index("ix_invocations_state_next_ms", table_name="invocations")
     op.drop_index("ix_invocations_function_id_created_ms_id", table_name="invocations")
     op.drop_index("ix_invocations_ended_ms", table_name="invocations")
+    op.drop_index("ix_invocations_account_id_ended_ms_kept_bytes", table_name="invocations")
     op.drop_index("ix_invocations_replay_ms", table_name="invocations")
     op.drop_index("ix_invocations_account_id_updated_ms_id", table_name="invocations")
     op.drop_index("ix_invocations_account_id_created_ms_id", table_name="invocations")
