@@ -14,7 +14,7 @@ from cakework.cli.client import open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_names import found, names
 from cakework.cli.functions import User
-from cakework.cli.invoke import ended, show_end
+from cakework.cli.invoke import show_end
 from cakework.cli.output import Json, Output, ago, facts, shown
 from cakework.cli.values import Time, WhyEnded
 from cakework.cli.vms import Ids, for_each
@@ -122,7 +122,7 @@ def replay(
         number = int(version) if version and version.isdecimal() else version
         made = client.replay_invocation(invocation_id, version=number)
         if wait:
-            return show_end(client, ended(client, made, output), output)
+            return show_end(client, made, output)
     output.result(made.to_dict(), made.id)
     return ExitCode.OK
 

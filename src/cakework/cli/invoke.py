@@ -70,7 +70,7 @@ def invoke(
             output.result(taken.to_dict(), taken.id)
             return ExitCode.OK
         try:
-            return show_end(client, ended(client, taken, output), output)
+            return show_end(client, taken, output)
         except KeyboardInterrupt:
             output.progress(f"{taken.id} goes on: cakework invocations show {taken.id}")
             raise
@@ -110,27 +110,24 @@ def owned_first(client: CakeworkClient, name: str, user: str | None) -> str:
     return found(client, name).id
 
 
-def ended(client: CakeworkClient, invocation: Invocation, output: Output) -> Invocation:
-    """Return an invocation that has ended, having shown its log."""
-    if not invocation.ended:
-        output.progress(f"{invocation.id} is {invocation.state}")
-    show_invocation_log(client, invocation.id, output)
-    return invocation if invocation.ended else client.wait_for_invocation(invocation.id)
-
-
 def show_end(client: CakeworkClient, invocation: Invocation, output: Output) -> int:
-    """Print the result of an invocation that has ended.
+    """Show the log of an invocation until it has ended, then its result.
 
     Raises:
         CommandFailed: It did not succeed.
     """
+    if not invocation.ended:
+        output.progress(f"{invocation.id} is {invocation.state}")
+    logged = show_invocation_log(client, invocation.id, output)
+    if not invocation.ended:
+        invocation = client.wait_for_invocation(invocation.id)
     if output.as_json:
         output.result(invocation.to_dict(), "")
     if invocation.state == "succeeded":
         if not output.as_json:
             print_result(client, invocation, output)
         return ExitCode.OK
-    raise failure_of(invocation)
+    raise failure_of(invocation, logged)
 
 
 def print_result(client: CakeworkClient, invocation: Invocation, output: Output) -> None:
@@ -149,14 +146,16 @@ def print_result(client: CakeworkClient, invocation: Invocation, output: Output)
         sys.stdout.buffer.flush()
 
 
-def failure_of(invocation: Invocation) -> CommandFailed:
-    """Return how a command ends with an invocation that did not succeed."""
+def failure_of(invocation: Invocation, logged: str = "") -> CommandFailed:
+    """Return how a command ends with an invocation that did not succeed. A traceback that is in
+    what was ``logged``, and shown, is not shown again."""
     code = invocation.reason or invocation.state
     error = invocation.error
     if error:
         detail = f"{error.type}: {error.message}"
         # Python's has the error at its end, JavaScript's at its beginning.
-        stack = (error.stack or "").strip().removesuffix(detail).removeprefix(detail)
+        stack = (error.stack or "").strip()
+        stack = "" if stack in logged else stack.removesuffix(detail).removeprefix(detail)
     else:
         detail, stack = f"The invocation {invocation.state}: {code}.", ""
     tries = f" after {invocation.attempt} attempts" if invocation.attempt > 1 else ""

@@ -149,8 +149,8 @@ async def test_work_by_command(commands: Commands, tmp_path: Path) -> None:
     assert json.loads(said) == {"said": [1]}
     status, output, errors = await commands.run("invoke", "orders", "-d", '"fail"')
     assert (status, output) == (1, "")
-    assert errors.startswith("error: ValueError: no stock\n")
-    assert 'main.py", line 4, in handler' in errors
+    assert "\nerror: ValueError: no stock\n" in errors
+    assert errors.count('main.py", line 4, in handler') == 1, "its traceback, from its log"
     status, output, errors = await commands.run("invoke", "orders", "-d", '"fail"', "--json")
     assert (status, json.loads(output)["state"]) == (1, "failed")
     error = json.loads(errors.splitlines()[-1])["error"]

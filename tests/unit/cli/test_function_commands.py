@@ -104,6 +104,11 @@ def test_an_error_is_told_once() -> None:
         assert "3" in failure.detail
         assert failure.detail.endswith("inv_1 failed: handler_error after 2 attempts.")
         assert failure.problem["stack"] == stack
+        logged = failure_of(read(Invocation, {**FAILED, "error": error}), f"a line\n{stack}")
+        assert logged.detail.splitlines() == [
+            "Error: no",
+            "inv_1 failed: handler_error after 2 attempts.",
+        ]
 
 
 def test_an_error_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
