@@ -54,11 +54,12 @@ async def of(functions: Functions, function_id: str, trigger: str) -> list[Json]
     return [each for each in reversed(listed) if each["trigger"] == trigger]
 
 
-async def the_one(functions: Functions, function_id: str) -> Json:
+async def handling(functions: Functions, handler: str, failed: Json) -> Json:
     """Return the one invocation by which a failure is handled, when it has ended."""
 
     async def look() -> list[Json]:
-        return await of(functions, function_id, "failure")
+        found = await of(functions, handler, "failure")
+        return [each for each in found if each["cause"] == {"invocationId": failed["id"]}]
 
     found = await eventually(look, "the failure is handed over")
     assert len(found) == 1
@@ -81,9 +82,8 @@ async def test_what_fails_for_good_is_handed_over_once(
         failed = await functions.settled(
             (await functions.queue(function_id, FAILS, userId="ada"))["id"]
         )
-        handled = await the_one(functions, handler)
+        handled = await handling(functions, handler, failed)
         assert (handled["depth"], handled["userId"]) == (1, "ada")
-        assert handled["cause"] == {"invocationId": failed["id"]}
         kind, subject, data, user = handled["result"]
         assert (kind, subject, user) == ("cakework.invocation.failed", failed["id"], "ada")
         assert data["event"] == failed["event"]
@@ -100,7 +100,7 @@ async def test_what_a_handler_fails_at_goes_no_further(functions: Functions) -> 
     own = {"settings": {"onFailure": {"functionId": function_id}}}
     await functions.rig.ok("PATCH", f"/v1/functions/{function_id}", json=own)
     failed = await functions.invoke(function_id, FAILS)
-    handled = await the_one(functions, function_id)
+    handled = await handling(functions, function_id, failed)
     assert (handled["state"], handled["error"]["message"]) == ("failed", "cannot help myself")
     dead = (await functions.rig.ok("GET", "/v1/dead-letters"))["invocations"]
     assert {each["id"] for each in dead} == {failed["id"], handled["id"]}
@@ -112,60 +112,43 @@ async def test_what_a_handler_fails_at_goes_no_further(functions: Functions) -> 
     assert len(await of(functions, function_id, "failure")) == 1
 
 
-async def test_what_led_too_deep_ends_there(functions: Functions) -> None:
-    """A chain that does not come to its end by itself."""
-    handler = await functions.made(CODE, name="handler")
-    function_id = await handled_by(functions, handler)
-    queued = await functions.queue(function_id, FAILS, delay=600)
-    async with functions.rig.server.database.writing() as session:
-        which = update(InvocationRow).where(InvocationRow.id == queued["id"])
-        await session.execute(which.values(depth=8, next_ms=0))
-    await functions.settled(queued["id"])
-    handled = await the_one(functions, handler)
-    assert (handled["state"], handled["reason"], handled["depth"]) == ("failed", "loop", 9)
-    assert handled["attempts"] == []
-
-
-async def test_what_no_attempt_was_made_of_has_an_error_too(functions: Functions) -> None:
-    """So handlers need not ask whether there is one."""
-    handler = await functions.made(CODE, name="handler")
-    function_id = await handled_by(functions, handler)
-    queued = await functions.queue(function_id, FAILS, delay=600, ttl=900)
-    async with functions.rig.server.database.writing() as session:
-        which = update(InvocationRow).where(InvocationRow.id == queued["id"])
-        await session.execute(which.values(ttl_ms=1, next_ms=0))
-    expired = await functions.settled(queued["id"])
-    assert (expired["state"], expired["reason"]) == ("expired", "ttl")
-    data = (await the_one(functions, handler))["result"][2]
-    assert data["error"]["message"] == "It expired: ttl."
-
-
-async def test_large_events_are_pointed_at(functions: Functions) -> None:
-    handler = await functions.made(CODE, name="handler")
-    function_id = await handled_by(functions, handler)
-    large = {**FAILS, "padding": "x" * failures.EVENT_BYTES_MAX}
-    failed = await functions.invoke(function_id, large)
-    handled = await the_one(functions, handler)
-    data = handled["result"][2]
-    assert "event" not in data
-    event = await functions.rig.ok("GET", data["eventPath"])
-    assert event["data"] == large
-    assert data["error"] == failed["error"]
-
-
-async def test_where_as_much_waits_as_may_the_failure_is_settled_all_the_same(
+async def test_what_is_too_deep_too_large_too_late_or_too_much(
     functions: Functions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A chain ends; a large event is pointed at; what no attempt was made of has an error, too; and
+    where as much waits as may, the failure is settled all the same."""
     handler = await functions.made(CODE, name="handler")
     function_id = await handled_by(functions, handler)
+
+    async def ended(**values: int) -> Json:
+        queued = await functions.queue(function_id, FAILS, delay=600)
+        async with functions.rig.server.database.writing() as session:
+            which = update(InvocationRow).where(InvocationRow.id == queued["id"])
+            await session.execute(which.values(next_ms=0, **values))
+        return await functions.settled(queued["id"])
+
+    deep = await handling(functions, handler, await ended(depth=8))
+    assert (deep["state"], deep["reason"], deep["depth"]) == ("failed", "loop", 9)
+    assert deep["attempts"] == []
+    late = await ended(ttl_ms=1)
+    assert (late["state"], late["reason"]) == ("expired", "ttl")
+    data = (await handling(functions, handler, late))["result"][2]
+    assert data["error"]["message"] == "It expired: ttl."
+    large = {**FAILS, "padding": "x" * failures.EVENT_BYTES_MAX}
+    failed = await functions.invoke(function_id, large)
+    data = (await handling(functions, handler, failed))["result"][2]
+    assert "event" not in data
+    assert (await functions.rig.ok("GET", data["eventPath"]))["data"] == large
+    assert data["error"] == failed["error"]
 
     def has_room(_: object, key: str, __: object) -> bool:
         return key != handler
 
     monkeypatch.setattr(waiting.WaitingLimits, "_has_room", has_room)
+    before = len(await of(functions, handler, "failure"))
     failed = await functions.invoke(function_id, FAILS)
     assert (failed["state"], failed["reason"]) == ("failed", "handler_error")
-    assert await of(functions, handler, "failure") == []
+    assert len(await of(functions, handler, "failure")) == before
 
 
 async def test_only_functions_that_may_be_told_are_taken(functions: Functions) -> None:
