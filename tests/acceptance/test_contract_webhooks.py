@@ -15,7 +15,7 @@ from tests.integration.server.receiver import receiving
 
 FOLDER = "/v1/webhooks"
 NOWHERE = "https://nobody.invalid/hook"
-FIELDS = {"id", "url", "enabled", "createdAt", "updatedAt"}
+FIELDS = {"id", "url", "enabled", "missed", "createdAt", "updatedAt"}
 DELIVERY = {"id", "eventId", "eventType", "status", "attempts", "createdAt"}
 
 

@@ -34,6 +34,8 @@ INTERRUPTED_STARTS_MAX = 5
 
 TEST = "test"
 """What invocations of trials are triggered by; their code is no version's."""
+FAILURE = "failure"
+"""What invocations are triggered by that handle what other work failed at."""
 
 
 class InvocationState(StrEnum):
@@ -67,6 +69,8 @@ TRANSITIONS: dict[InvocationState, frozenset[InvocationState]] = {
 }
 """Every arrow. From running to queued goes an attempt that never reached its handler."""
 FINAL = frozenset(state for state, targets in TRANSITIONS.items() if not targets)
+DEAD = frozenset({_State.FAILED, _State.EXPIRED})
+"""How queued work ends that is a dead letter then."""
 STARTABLE = frozenset(state for state, targets in TRANSITIONS.items() if _State.RUNNING in targets)
 
 

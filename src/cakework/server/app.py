@@ -2,11 +2,13 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy.orm import Session
 
 import cakework
 from cakework.dialer import NodeDialer
@@ -45,6 +47,7 @@ from cakework.server.functions.dead_letters import DeadLetters
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.drafts import Drafts
+from cakework.server.functions.failures import Failures
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.intake import Intake
@@ -447,6 +450,14 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
     return app
 
 
+def invocations_shown(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return invocations as the API shows them, without their events and results."""
+    return {
+        found.row.id: invocation_answer(found).model_dump(mode="json", exclude_none=True)
+        for found in without_bytes(session, ids)
+    }
+
+
 def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clock) -> Webhooks:
     hint = asyncio.Event()
     shapes = Shapes(
@@ -455,10 +466,7 @@ def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clo
             mode="json", exclude_none=True
         ),
         version=lambda row: version_answer(row).model_dump(mode="json", exclude_none=True),
-        invocations=lambda session, ids: {
-            found.row.id: invocation_answer(found).model_dump(mode="json", exclude_none=True)
-            for found in without_bytes(session, ids)
-        },
+        invocations=invocations_shown,
         time=rfc3339,
     )
     guard = Guard(parse_allowed(settings.webhook_allow))
@@ -496,7 +504,6 @@ def _functions(
     adapter = Adapter(NodeDialer(settings.dial_socket))
     sources = Sources(sealer, clock, settings.max_code_mb_per_account)
     layers, endings = Layers(clock), Endings()
-    on_end = announcements.invocations_ended
     function_secrets = Secrets(
         database, sealer, adapter, masks, settings.max_secrets_per_account, clock
     )
@@ -527,6 +534,12 @@ def _functions(
         *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
+    failures = Failures(invocations, limits, invocations_shown, dispatch_hint.set)
+
+    def on_end(session: Session, ids: Sequence[str]) -> None:
+        over = failures.hand_over(session, ids)
+        announcements.invocations_ended(session, [*ids, *over])
+
     replay_hint = asyncio.Event()
     dead_letters = DeadLetters(database, invocations, clock, replay_hint.set)
     attempts = Attempts(

@@ -176,7 +176,8 @@ async def test_imports_go_with_their_images(rig: Rig) -> None:
 
 
 async def test_ended_deliveries_go_with_their_events(rig: Rig) -> None:
-    """Those that are pending stay however old they are, and so do their events."""
+    """Those that are pending stay however old they are, and so do their events. One that no
+    delivery is left of goes within the hour, however long deliveries are kept."""
     webhook = await rig.ok("POST", "/v1/webhooks", json={"url": "https://example.com/"})
     ended, pending = ["dlv_" + "0" * 26, "dlv_" + "1" * 26]
     async with rig.server.database.writing() as session:
@@ -195,13 +196,20 @@ async def test_ended_deliveries_go_with_their_events(rig: Rig) -> None:
                     created_ms=1,
                 )
             )
+        for name, minutes in (("evt2", 61), ("evt3", 59)):
+            at_ms = now_ms() - minutes * 60_000
+            session.add(WebhookEventRow(id=name, type="vm.started", body="{}", created_ms=at_ms))
     path = f"/v1/webhooks/{webhook['id']}/deliveries"
     await rig.retain(FOR_EVER, now_ms())
     assert len((await rig.ok("GET", path))["deliveries"]) == 2
+    async with rig.server.database.reading() as session:
+        kept = await session.scalars(select(WebhookEventRow.id).order_by(WebhookEventRow.id))
+        assert list(kept) == ["evt0", "evt1", "evt3"]
     await rig.retain(KeptDays(logs=0, stopped=0, vms=0, builds=0, deliveries=30), now_ms())
     assert [each["id"] for each in (await rig.ok("GET", path))["deliveries"]] == [pending]
     async with rig.server.database.reading() as session:
-        assert list(await session.scalars(select(WebhookEventRow.id))) == ["evt1"]
+        kept = await session.scalars(select(WebhookEventRow.id).order_by(WebhookEventRow.id))
+        assert list(kept) == ["evt1", "evt3"]
 
 
 async def test_lines_go_by_their_age_also_when_the_node_is_away(folder: Path) -> None:

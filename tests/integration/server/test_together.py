@@ -24,6 +24,7 @@ from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
 from cakework.server.store.function_models import InvocationRow
 from cakework.server.store.models import AccountRow
+from cakework.server.store.together import after_commit
 
 from .rig import settings_for
 
@@ -121,6 +122,42 @@ async def test_of_many_each_has_its_own_end(store: Database) -> None:
         *("str", "Conflict", "ZeroDivisionError", "IntegrityError", "str")
     ]
     assert await count(store) == 2
+
+
+async def test_what_is_to_be_called_after_is_called_once_it_is_committed(store: Database) -> None:
+    """Once for all that is committed together; not for what is taken back."""
+    called: list[str] = []
+    seen: list[int] = []
+    commits: list[object] = []
+    for engine in store.engines:
+        event.listen(engine, "commit", commits.append)
+
+    def hint() -> None:
+        called.append("after")
+
+    def told(session: Session, row: dict[str, Any]) -> str:
+        after_commit(session, hint)
+        seen.append(len(called))
+        return add(session, row)
+
+    def broken(session: Session) -> None:
+        after_commit(session, lambda: called.append("broken"))
+        raise ZeroDivisionError
+
+    rows = [waiting(new_function_id()) for _ in range(20)]
+    works = (store.together(lambda session, row=row: told(session, row)) for row in rows)
+    await asyncio.gather(*works)
+    assert len(called) == len(commits)
+    assert seen[0] == 0
+    with pytest.raises(ZeroDivisionError):
+        await store.together(broken)
+    called.clear()
+    async with store.writing() as session:
+        after_commit(session.sync_session, hint)
+        await session.execute(select(AccountRow.id))
+        assert called == []
+    assert called == ["after"]
+    assert await count(store) == 20
 
 
 async def test_what_was_begun_is_done_when_nobody_waits_for_it(store: Database) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cakework.domain.errors import (
     CakeworkError,
     Conflict,
+    FieldError,
     InvalidRequest,
     NotFound,
     QuotaExceeded,
@@ -133,6 +134,7 @@ class Functions:
                 return made
             await lock_account(session, account)
             await self._check_new(session, account, new)
+            await _check_handler(session, account, new.user_id, new.settings)
             row = FunctionRow(
                 id=function_id,
                 account_id=account,
@@ -202,6 +204,8 @@ class Functions:
                 changed = self.settings(row).changed(patch)
             except ValueError as error:
                 raise InvalidRequest(f"The settings do not fit each other: {error}") from error
+            if "on_failure" in patch.model_fields_set:
+                await _check_handler(session, account, row.user_id, changed)
             row.settings, row.min_instances = _told(changed), changed.min_instances
             row.env_sealed = self._sealed(function_id, changed)
             row.updated_ms = max(row.updated_ms, self._clock())
@@ -462,8 +466,29 @@ def _is_same(version: VersionRow, new: NewVersion, entry: str, layer_id: str) ->
     )
 
 
+def may_handle(handler: FunctionRow | None, account: str, owner: str) -> bool:
+    """Say whether a function may be told of what fails of another, whose that is. An end user's is
+    told of that user's alone."""
+    return handler is not None and handler.account_id == account and handler.user_id in ("", owner)
+
+
 async def _made_by(session: AsyncSession, token: str) -> FunctionRow | None:
     return await session.scalar(select(FunctionRow).where(FunctionRow.request_token == token))
+
+
+async def _check_handler(
+    session: AsyncSession, account: AccountId, owner: str, settings: FunctionSettings
+) -> None:
+    """Check that what is to be told of failures may be. Raises InvalidRequest."""
+    if settings.on_failure is None:
+        return
+    handler = await session.get(FunctionRow, settings.on_failure.function_id)
+    if not may_handle(handler, account, owner):
+        told = "is no function that may be told: of the account, or of the same end user"
+        raise InvalidRequest(
+            f"The settings are not valid: onFailure.functionId {told}.",
+            [FieldError("settings.onFailure.functionId", told)],
+        )
 
 
 async def _newest(session: AsyncSession, function_id: str) -> VersionRow | None:

@@ -26,7 +26,7 @@ from cakework.domain.ids import (
     UserId,
     new_invocation_id,
 )
-from cakework.domain.invocations import FINAL, STARTABLE, InvocationState, Reason
+from cakework.domain.invocations import DEAD, FINAL, STARTABLE, InvocationState, Reason
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
@@ -48,7 +48,6 @@ EVENT_BYTES_MAX = 1 << 20
 DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
 LOOK_S = 1.0
-_DEAD = (InvocationState.FAILED, InvocationState.EXPIRED)
 WITHOUT_BYTES = (
     defer(InvocationRow.event_sealed, raiseload=True),
     defer(InvocationRow.result_sealed, raiseload=True),
@@ -209,7 +208,7 @@ class Invocations:
             QueueFull: as many wait as may.
             Conflict: what was to be replayed if it is a dead letter is none (any more).
         """
-        new_row = self._new_row(account, function_id, new, token)
+        new_row = self.new_row(account, function_id, new, token)
 
         def work(session: Session) -> InvocationRow:
             made = _made_by(session, token)
@@ -241,7 +240,7 @@ class Invocations:
         Where an instance is free for it, and nothing waits before it, it is begun with the
         transaction that records it. Raises what :meth:`take` does.
         """
-        new_row = self._new_row(account, function_id, new, token)
+        new_row = self.new_row(account, function_id, new, token)
 
         def work(session: Session) -> tuple[InvocationRow, Job | None]:
             made = _made_by(session, token)
@@ -274,7 +273,7 @@ class Invocations:
         (found,) = await self.found([ended])
         return found
 
-    def _new_row(
+    def new_row(
         self,
         account: AccountId,
         function_id: FunctionId,
@@ -510,7 +509,7 @@ def is_dead_letter() -> list[ColumnElement[bool]]:
     """Return what is true of a dead letter."""
     return [
         InvocationRow.kind == "queued",
-        InvocationRow.state.in_(_DEAD),
+        InvocationRow.state.in_(DEAD),
         InvocationRow.settled_ms.is_(None),
     ]
 

@@ -1,0 +1,140 @@
+"""What failed for good goes to its function's error handler (``onFailure``), as work of its own.
+
+    queued work failed, or expired ──▶ cakework.invocation.failed ──▶ the handler's function
+
+It is taken in the transaction that writes the failure, so once, and is then like any other queued
+work. What a handler fails at is a dead letter, and goes to no further handler.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cakework.domain.errors import CakeworkError
+from cakework.domain.functions import FunctionSettings
+from cakework.domain.ids import AccountId, FunctionId, UserId
+from cakework.domain.invocations import DEAD, FAILURE, TEST, InvocationState, Reason
+from cakework.server.functions.functions import may_handle
+from cakework.server.functions.invocations import DEPTH_MAX, Invocations, NewInvocation
+from cakework.server.functions.waiting import WaitingLimits
+from cakework.server.store.function_models import FunctionRow, InvocationRow
+from cakework.server.store.together import after_commit
+
+EVENT_BYTES_MAX = 256 << 10
+TYPE = "cakework.invocation.failed"
+Json = dict[str, Any]
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Failures:
+    """Hands over what failed for good, within the transactions that write it."""
+
+    def __init__(
+        self,
+        invocations: Invocations,
+        limits: WaitingLimits,
+        shapes: Callable[[Session, Sequence[str]], dict[str, Json]],
+        hint: Callable[[], None],
+    ) -> None:
+        """Show what failed as ``shapes`` do; ``hint`` says that there is more to do."""
+        self._invocations = invocations
+        self._limits = limits
+        self._shapes = shapes
+        self._hint = hint
+
+    def hand_over(self, session: Session, ids: Sequence[str]) -> list[str]:
+        """Have handlers told of those of some invocations that failed for good and have one.
+
+        Returns the ids of what was taken for that and failed at once, since it led too deep. Where
+        as much waits as may, none is told: the dead letter is there all the same.
+        """
+        session.flush()
+        query = (
+            select(InvocationRow, FunctionRow)
+            .join(FunctionRow, FunctionRow.id == InvocationRow.function_id)
+            .where(
+                InvocationRow.id.in_(ids),
+                InvocationRow.kind == "queued",
+                InvocationRow.state.in_(DEAD),
+                InvocationRow.trigger.not_in((TEST, FAILURE)),
+            )
+        )
+        over: list[str] = []
+        for failed, function in session.execute(query).all():
+            handler = _handler(session, function)
+            if handler is None:
+                continue
+            try:
+                row = self._taken(session, failed, function, handler)
+            except CakeworkError as error:
+                _log.warning("failure.untold", invocation_id=failed.id, detail=error.detail)
+                continue
+            if row.state == InvocationState.FAILED:
+                over.append(row.id)
+        return over
+
+    def _taken(
+        self, session: Session, failed: InvocationRow, function: FunctionRow, handler: FunctionRow
+    ) -> InvocationRow:
+        new = NewInvocation(
+            {
+                "type": TYPE,
+                "source": f"/functions/{failed.function_id}",
+                "subject": failed.id,
+                "data": self._data(session, failed),
+            },
+            # What an end user's function failed at is theirs, whoever invoked it.
+            UserId(failed.user_id or function.user_id),
+            FAILURE,
+            depth=failed.depth + 1,
+            cause_id=failed.id,
+        )
+        row = self._invocations.new_row(
+            AccountId(failed.account_id), FunctionId(handler.id), new, None
+        )()
+        if row.depth > DEPTH_MAX:
+            row.state, row.reason = InvocationState.FAILED, Reason.LOOP
+            row.ended_ms = row.updated_ms
+        else:
+            self._limits.check(session, row)
+            after_commit(session, self._hint)
+        session.add(row)
+        session.flush()
+        return row
+
+    def _data(self, session: Session, failed: InvocationRow) -> Json:
+        """Return what a handler is told: as much of it as there is room for."""
+        shown = self._shapes(session, [failed.id])[failed.id]
+        why = f"It {failed.state}: {failed.reason}."
+        error: Json = shown.get("error") or {"type": "NotDone", "message": why, "retriable": False}
+        event = json.loads(self._invocations.event(failed))
+        whole = {"invocation": shown, "event": event, "error": error}
+        if _fits(whole):
+            return whole
+        without = {
+            "invocation": shown,
+            "eventPath": f"/v1/invocations/{failed.id}/event",
+            "error": error,
+        }
+        if _fits(without):
+            return without
+        # Texts of errors are bounded, and a trace is the longest of them.
+        without["invocation"] = {name: told for name, told in shown.items() if name != "error"}
+        without["error"] = {name: told for name, told in error.items() if name != "stack"}
+        return without
+
+
+def _handler(session: Session, function: FunctionRow) -> FunctionRow | None:
+    settings = FunctionSettings.model_validate_json(function.settings)
+    if settings.on_failure is None:
+        return None
+    handler = session.get(FunctionRow, settings.on_failure.function_id)
+    return handler if may_handle(handler, function.account_id, function.user_id) else None
+
+
+def _fits(data: Json) -> bool:
+    return len(json.dumps(data)) <= EVENT_BYTES_MAX
