@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from cakework.domain.functions import FunctionSettings
+from cakework.domain.ids import AccountId, InvocationId
+from cakework.server.functions import invocations
 from cakework.server.functions.dispatch import STARTS_AT_ONCE
 from cakework.server.functions.instances import Instances
-from cakework.server.store.function_models import InstanceRow
+from cakework.server.store.function_models import InstanceRow, InvocationRow
 
 from .function_node import FunctionNode
 from .rig import eventually, settings_for
@@ -61,3 +64,31 @@ async def test_starts_that_never_end_hold_up_their_account_alone(
         assert (await functions.invoke(other))["state"] == "succeeded"
         rig.client = mine
     assert len(held) == STARTS_AT_ONCE // 2
+
+
+async def test_who_waits_in_great_numbers_asks_the_store_as_one(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is told all the same of what another process has ended."""
+    monkeypatch.setattr(invocations, "LOOK_S", 0.05)
+    function_id = await functions.made()
+    waits = await functions.queue(function_id, delay=3600)
+    server = functions.rig.server
+    asked = 0
+
+    def heard(_c: object, _u: object, statement: str, *_: object) -> None:
+        nonlocal asked
+        asked += "FROM invocations" in statement and "WHERE invocations.id" in statement
+
+    for engine in server.database.engines:
+        event.listen(engine, "before_cursor_execute", heard)
+    account, invocation_id = AccountId("default"), InvocationId(waits["id"])
+    wait = server.functions.invocations.wait
+    rows = await asyncio.gather(*(wait(account, invocation_id, 1.0) for _ in range(40)))
+    assert {row.state for row in rows} == {"queued"}
+    assert asked <= 2 * 40 + 1.0 / 0.025
+    waiting = asyncio.gather(*(wait(account, invocation_id, 60.0) for _ in range(3)))
+    async with server.database.writing() as session:
+        row = await session.get_one(InvocationRow, invocation_id)
+        row.state, row.ended_ms = "canceled", row.created_ms
+    assert {row.state for row in await waiting} == {"canceled"}
