@@ -11,13 +11,16 @@ from sqlalchemy import event
 
 from cakework.domain.functions import FunctionSettings
 from cakework.domain.ids import AccountId, InvocationId
-from cakework.server.functions import invocations
+from cakework.server import clock as server_clock
+from cakework.server.functions import changes, invocations
 from cakework.server.functions.dispatch import STARTS_AT_ONCE
 from cakework.server.functions.instances import Instances
+from cakework.server.functions.invocations import InvocationFilter
+from cakework.server.logs.followers import Followers
 from cakework.server.store.function_models import InstanceRow, InvocationRow
 
 from .function_node import FunctionNode
-from .rig import eventually, settings_for
+from .rig import eventually, settings_for, until
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +95,42 @@ async def test_who_waits_in_great_numbers_asks_the_store_as_one(
         row = await session.get_one(InvocationRow, invocation_id)
         row.state, row.ended_ms = "canceled", row.created_ms
     assert {row.state for row in await waiting} == {"canceled"}
+
+
+async def test_many_who_follow_what_does_not_change_look_once(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each is told what changes."""
+    monkeypatch.setattr(changes, "LOOK_S", 0.05)
+    function_id = await functions.made()
+    server = functions.rig.server
+    made = changes.Changes(
+        server.database, server.functions.invocations, Followers(), server_clock.now_ms
+    )
+    count, asked, quiet = 20, 0, 0
+    told: list[set[str]] = [set() for _ in range(count)]
+
+    def heard(_c: object, _u: object, statement: str, *_: object) -> None:
+        nonlocal asked
+        asked += "ORDER BY invocations.updated_ms" in statement
+
+    async def follow(mine: set[str]) -> None:
+        nonlocal quiet
+        account, every = AccountId("default"), InvocationFilter()
+        async for found in made.follow(account, every, None, 1000, heartbeat_s=0.5):
+            if found == "quiet":
+                quiet += 1
+            elif not isinstance(found, int):
+                mine |= {each.row.id for each in found}
+
+    following = [asyncio.create_task(follow(mine)) for mine in told]
+    for engine in server.database.engines:
+        event.listen(engine, "before_cursor_execute", heard)
+    await until(lambda: quiet >= 2 * count, "all have looked many times")
+    # Each as it began, and the first time.
+    assert asked <= 2 * count
+    waits = await functions.queue(function_id, delay=3600)
+    await until(lambda: all(waits["id"] in mine for mine in told), "all are told")
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
