@@ -5,6 +5,7 @@ What takes long is held here by the test, where a hostile account would have cod
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -17,7 +18,12 @@ from cakework.server.functions.dispatch import STARTS_AT_ONCE
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import InvocationFilter
 from cakework.server.logs.followers import Followers
-from cakework.server.store.function_models import InstanceRow, InvocationRow
+from cakework.server.store.function_models import (
+    FunctionRow,
+    InstanceRow,
+    InvocationRow,
+    VersionRow,
+)
 
 from .function_node import FunctionNode
 from .rig import eventually, settings_for, until
@@ -134,3 +140,33 @@ async def test_many_who_follow_what_does_not_change_look_once(
     for task in following:
         task.cancel()
     await asyncio.gather(*following, return_exceptions=True)
+
+
+async def test_settings_are_read_once_however_many_functions_are_looked_at(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each second all that is live is; to read 64 KiB of variables takes a millisecond."""
+    code = "import os\ndef handler(event, context):\n    return os.environ['A']\n"
+    function_id = await functions.made(code, settings={"envVars": {"A": "1"}})
+    server, read = functions.rig.server, 0
+    look, settings = FunctionSettings.model_validate, {"envVars": {"A": "2"}}
+
+    def counted(*args: Any, **more: Any) -> FunctionSettings:
+        nonlocal read
+        read += 1
+        return look(*args, **more)
+
+    monkeypatch.setattr(FunctionSettings, "model_validate", counted)
+    for _ in range(20):
+        await server.functions.deploys.one_pass()
+    assert read <= 1
+    await functions.rig.ok("PATCH", f"/v1/functions/{function_id}", json={"settings": settings})
+    assert (await functions.invoke(function_id))["result"] == "2"
+
+    async def made() -> bool:
+        async with server.database.reading() as session:
+            version = await session.get_one(VersionRow, (function_id, 1))
+            function = await session.get_one(FunctionRow, function_id)
+        return version.made_with == server.functions.functions.settings(function).made_with
+
+    await eventually(made, "the snapshot is of the new settings")
