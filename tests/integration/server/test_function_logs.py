@@ -13,6 +13,7 @@ from cakework.domain.vms import VmState
 from cakework.server.clock import now_ms
 from cakework.server.functions import logs
 from cakework.server.logs.lines import function_source, vm_source
+from cakework.server.loops import retention
 from cakework.server.loops.retention import DAY_MS, KeptDays
 from cakework.server.store.function_models import (
     AttemptRow,
@@ -415,3 +416,23 @@ async def test_a_log_outlives_its_instances_record_and_goes_with_its_time(
     # The function is still there, and no number of its log is given twice.
     assert await rig.server.log_store.last_seq(vm_source(vm_id)) == 0
     assert await rig.server.log_store.last_seq(function_source(function_id)) > 0
+
+
+async def test_no_function_has_records_of_instances_without_end(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come and go, within the time for which logs are kept."""
+    monkeypatch.setattr(retention, "FUNCTION_VMS_MAX", 3)
+    rig, function_id = functions.rig, await functions.made(PRINTS)
+    made = [
+        FunctionVmRow(vm_id=f"{n:014}", function_id=function_id, version=1, created_ms=now_ms() + n)
+        for n in range(10)
+    ]
+    names = [row.vm_id for row in made]
+    async with rig.server.database.writing() as session:
+        session.add_all(made)
+    await rig.retain(KeptDays(logs=0, stopped=0, vms=0, builds=0, deliveries=0), now_ms())
+    async with rig.server.database.reading() as session:
+        left = set(await session.scalars(select(FunctionVmRow.vm_id)))
+    assert left & set(names) == set(names[-3:])
+    assert left - set(names), "what is on record stays"

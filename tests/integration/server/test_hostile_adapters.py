@@ -320,3 +320,26 @@ async def test_the_neighbour_is_answered_meanwhile(hostile: Hostile, adapter: Ad
         assert (await invoked(adapter)).result == "well"
     ended = await asyncio.gather(*bad, return_exceptions=True)
     assert all(isinstance(each, NoAnswer) for each in ended)
+
+
+async def test_large_answers_of_one_account_keep_no_other_waiting(
+    hostile: Hostile, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read one takes time in which nothing else is done: the next one waits for others."""
+    monkeypatch.setattr(adapter_module, "REST", 1e9)
+    hostile.script = once(line(result=[[]] * 100_000))
+
+    async def asked(account: str) -> Answer:
+        async with adapter.invoke(VM, "event", b"{}", CONTEXT, account) as running:
+            return running.answer
+
+    assert (await asked("one")).outcome == "ok"
+    waits = asyncio.create_task(asked("one"))
+    assert (await asked("two")).outcome == "ok"
+    await until(lambda: len(hostile.requests) == 3, "it is answered")
+    hostile.script = once(line(result=1))
+    assert (await asked("one")).result == 1
+    assert not waits.done()
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits

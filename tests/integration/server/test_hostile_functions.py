@@ -5,16 +5,28 @@ What takes long is held here by the test, where a hostile account would have cod
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from cakework.domain.functions import FunctionSettings
+from cakework.domain.ids import AccountId, InvocationId
+from cakework.server import clock as server_clock
+from cakework.server.functions import changes, invocations
 from cakework.server.functions.dispatch import STARTS_AT_ONCE
 from cakework.server.functions.instances import Instances
-from cakework.server.store.function_models import InstanceRow
+from cakework.server.functions.invocations import InvocationFilter
+from cakework.server.logs.followers import Followers
+from cakework.server.store.function_models import (
+    FunctionRow,
+    InstanceRow,
+    InvocationRow,
+    VersionRow,
+)
 
 from .function_node import FunctionNode
-from .rig import eventually, settings_for
+from .rig import eventually, settings_for, until
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
@@ -61,3 +73,100 @@ async def test_starts_that_never_end_hold_up_their_account_alone(
         assert (await functions.invoke(other))["state"] == "succeeded"
         rig.client = mine
     assert len(held) == STARTS_AT_ONCE // 2
+
+
+async def test_who_waits_in_great_numbers_asks_the_store_as_one(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is told all the same of what another process has ended."""
+    monkeypatch.setattr(invocations, "LOOK_S", 0.05)
+    function_id = await functions.made()
+    waits = await functions.queue(function_id, delay=3600)
+    server = functions.rig.server
+    asked = 0
+
+    def heard(_c: object, _u: object, statement: str, *_: object) -> None:
+        nonlocal asked
+        asked += "FROM invocations" in statement and "WHERE invocations.id" in statement
+
+    for engine in server.database.engines:
+        event.listen(engine, "before_cursor_execute", heard)
+    account, invocation_id = AccountId("default"), InvocationId(waits["id"])
+    wait = server.functions.invocations.wait
+    rows = await asyncio.gather(*(wait(account, invocation_id, 1.0) for _ in range(40)))
+    assert {row.state for row in rows} == {"queued"}
+    assert asked <= 2 * 40 + 1.0 / 0.025
+    waiting = asyncio.gather(*(wait(account, invocation_id, 60.0) for _ in range(3)))
+    async with server.database.writing() as session:
+        row = await session.get_one(InvocationRow, invocation_id)
+        row.state, row.ended_ms = "canceled", row.created_ms
+    assert {row.state for row in await waiting} == {"canceled"}
+
+
+async def test_many_who_follow_what_does_not_change_look_once(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each is told what changes."""
+    monkeypatch.setattr(changes, "LOOK_S", 0.05)
+    function_id = await functions.made()
+    server = functions.rig.server
+    made = changes.Changes(
+        server.database, server.functions.invocations, Followers(), server_clock.now_ms
+    )
+    count, asked, quiet = 20, 0, 0
+    told: list[set[str]] = [set() for _ in range(count)]
+
+    def heard(_c: object, _u: object, statement: str, *_: object) -> None:
+        nonlocal asked
+        asked += "ORDER BY invocations.updated_ms" in statement
+
+    async def follow(mine: set[str]) -> None:
+        nonlocal quiet
+        account, every = AccountId("default"), InvocationFilter()
+        async for found in made.follow(account, every, None, 1000, heartbeat_s=0.5):
+            if found == "quiet":
+                quiet += 1
+            elif not isinstance(found, int):
+                mine |= {each.row.id for each in found}
+
+    following = [asyncio.create_task(follow(mine)) for mine in told]
+    for engine in server.database.engines:
+        event.listen(engine, "before_cursor_execute", heard)
+    await until(lambda: quiet >= 2 * count, "all have looked many times")
+    # Each as it began, and the first time.
+    assert asked <= 2 * count
+    waits = await functions.queue(function_id, delay=3600)
+    await until(lambda: all(waits["id"] in mine for mine in told), "all are told")
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
+
+
+async def test_settings_are_read_once_however_many_functions_are_looked_at(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each second all that is live is; to read 64 KiB of variables takes a millisecond."""
+    code = "import os\ndef handler(event, context):\n    return os.environ['A']\n"
+    function_id = await functions.made(code, settings={"envVars": {"A": "1"}})
+    server, read = functions.rig.server, 0
+    look, settings = FunctionSettings.model_validate, {"envVars": {"A": "2"}}
+
+    def counted(*args: Any, **more: Any) -> FunctionSettings:
+        nonlocal read
+        read += 1
+        return look(*args, **more)
+
+    monkeypatch.setattr(FunctionSettings, "model_validate", counted)
+    for _ in range(20):
+        await server.functions.deploys.one_pass()
+    assert read <= 1
+    await functions.rig.ok("PATCH", f"/v1/functions/{function_id}", json={"settings": settings})
+    assert (await functions.invoke(function_id))["result"] == "2"
+
+    async def made() -> bool:
+        async with server.database.reading() as session:
+            version = await session.get_one(VersionRow, (function_id, 1))
+            function = await session.get_one(FunctionRow, function_id)
+        return version.made_with == server.functions.functions.settings(function).made_with
+
+    await eventually(made, "the snapshot is of the new settings")

@@ -10,6 +10,7 @@ import base64
 import json
 import math
 import re
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,12 @@ STACK_CHARS_MAX = 32_768
 """Of an error; the runtimes' adapters cut theirs shorter (docs/dev/runtimes.md)."""
 ANSWER_BYTES_MAX = 256 << 10
 """Of an answer to anything but an attempt."""
+LARGE_BYTES = 128 << 10
+"""Of an answer: to read more takes time in which the server does nothing else."""
+REST = 4
+"""So many times as long as one large answer took, an account's next one waits: so all of its
+together take a fifth of the server's time."""
+ACCOUNTS_MAX = 1_000
 CONNECTION_BYTES_MAX = LINE_BYTES_MAX + (256 << 10)
 """Of all that comes in answer to one request: head, lines, and what is around them."""
 DURATION_MS_MAX = 86_400_000
@@ -192,6 +199,8 @@ class Adapter:
     """Asks adapters. ``close()`` when done."""
 
     def __init__(self, dialer: Dialer) -> None:
+        self._rests: OrderedDict[str, float] = OrderedDict()
+        """Until when no large answer is read, by account."""
         self._client = httpx2.AsyncClient(
             transport=_Dialed(dialer),
             headers={"user-agent": CALLER},
@@ -227,9 +236,10 @@ class Adapter:
 
     @asynccontextmanager
     async def invoke(
-        self, vm_id: VmId, kind: str, event: bytes, context: Context
+        self, vm_id: VmId, kind: str, event: bytes, context: Context, account: str = ""
     ) -> AsyncGenerator[Running]:
-        """Run an attempt, or wait for the one that runs: the same is never run twice.
+        """Run an attempt of ``account``'s, or wait for the one that runs: the same is never run
+        twice.
 
         ``event`` is JSON. There is no time limit but the caller's. Raises NoAnswer.
         """
@@ -251,7 +261,25 @@ class Adapter:
                 first = await anext(lines, b"")
                 if not first:
                     raise NoAnswer("The instance went before it answered.", reached=True)
-                yield Running(_checked(_parsed(first, Answer)), lines)
+                yield Running(await self._read(first, account), lines)
+
+    async def _read(self, line: bytes, account: str) -> Answer:
+        """Return what a line says, in its account's turn if that takes long. Raises NoAnswer."""
+        if len(line) <= LARGE_BYTES:
+            return _checked(_parsed(line, Answer))
+        loop = asyncio.get_running_loop()
+        # Others that wait may be before this one, which puts it off.
+        while (rest_s := self._rests.get(account, 0.0) - loop.time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(rest_s)
+        began = loop.time()
+        try:
+            return _checked(_parsed(line, Answer))
+        finally:
+            ended = loop.time()
+            self._rests[account] = ended + REST * (ended - began)
+            self._rests.move_to_end(account)
+            if len(self._rests) > ACCOUNTS_MAX:
+                self._rests.popitem(last=False)
 
     async def _asked(
         self, vm_id: VmId, path: str, body: bytes, shape: type[_T], timeout_s: float

@@ -307,7 +307,8 @@ class Attempts:
             async with (
                 asyncio.timeout(left_s) as deadline,
                 self._adapter.invoke(
-                    job.vm_id, kind, self._invocations.event(row), _context(job)
+                    *(job.vm_id, kind, self._invocations.event(row), _context(job)),
+                    account=row.account_id,
                 ) as running,
             ):
                 answer = running.answer

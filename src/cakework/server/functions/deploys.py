@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.builds import BuildStatus
@@ -58,6 +58,9 @@ PATIENCE_MS = 3_600_000
 """For which a version may wait for room, builds or a node that answers."""
 ERROR_CHARS_MAX = 16_384
 _log = structlog.stdlib.get_logger(__name__)
+SETTINGS_AT_ONCE = 20
+"""Of functions that changed: variables of 64 KiB take a millisecond to read."""
+STALE_AT_ONCE = 500
 
 
 class Waits(Exception):
@@ -101,6 +104,8 @@ class DeployLoop:
         self._promoted = promoted
         self._turns: Turns[str] = Turns(AT_ONCE)
         self._under_way: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._wanted: dict[str, tuple[int, str | None]] = {}
+        """What snapshots of functions are to be made with, and as of which change; None: none."""
 
     async def one_pass(self) -> None:
         """Have each version that is not made, and that nobody is at, looked at once. Accounts take
@@ -111,20 +116,9 @@ class DeployLoop:
             .where(VersionRow.state == VersionState.BUILDING)
             .order_by(VersionRow.since_ms)
         )
-        live = (
-            select(VersionRow, FunctionRow)
-            .join(FunctionRow, FunctionRow.id == VersionRow.function_id)
-            .where(
-                FunctionRow.live_version == VersionRow.number,
-                VersionRow.state == VersionState.READY,
-                VersionRow.snapshot_error.is_(None),
-            )
-        )
         async with self._database.reading() as session:
             found = [(row[0], row[1]) for row in await session.execute(building)]
-            pairs = [(row[0], row[1]) for row in await session.execute(live)]
-        found += [(row, function) for row, function in pairs if self._is_stale(row, function)]
-        for row, function in found:
+        for row, function in [*found, *await self._stale()]:
             key = row.function_id, row.number
             if key not in self._under_way:
                 task = asyncio.create_task(self._guarded(row, function.account_id))
@@ -158,11 +152,53 @@ class DeployLoop:
                 .values(vm_id=None)
             )
 
-    def _is_stale(self, version: VersionRow, function: FunctionRow) -> bool:
-        settings = self._functions.settings(function)
-        if not settings.has_snapshot:
-            return False
-        return version.vm_id is None or version.made_with != settings.made_with
+    async def _stale(self) -> list[tuple[VersionRow, FunctionRow]]:
+        """Return live versions whose snapshot is lost, or is of other settings than those of now,
+        and that nobody is at. Settings are read once after each change, a few at a time."""
+        live = (
+            select(
+                FunctionRow.id,
+                FunctionRow.updated_ms,
+                VersionRow.number,
+                VersionRow.vm_id,
+                VersionRow.made_with,
+            )
+            .join(VersionRow, FunctionRow.id == VersionRow.function_id)
+            .where(
+                FunctionRow.live_version == VersionRow.number,
+                VersionRow.state == VersionState.READY,
+                VersionRow.snapshot_error.is_(None),
+            )
+        )
+        async with self._database.reading() as session:
+            rows = (await session.execute(live)).all()
+        known = {row.id: told for row in rows if (told := self._wanted.get(row.id)) is not None}
+        self._wanted = known
+        new = [row.id for row in rows if known.get(row.id, (0, None))[0] != row.updated_ms]
+        for start in range(0, len(new), SETTINGS_AT_ONCE):
+            some = FunctionRow.id.in_(new[start : start + SETTINGS_AT_ONCE])
+            async with self._database.reading() as session:
+                functions = list(await session.scalars(select(FunctionRow).where(some)))
+            for function in functions:
+                settings = self._functions.settings(function)
+                made_with = settings.made_with if settings.has_snapshot else None
+                known[function.id] = function.updated_ms, made_with
+        stale = [
+            (row.id, row.number)
+            for row in rows
+            if (made_with := known.get(row.id, (0, None))[1]) is not None
+            and (row.vm_id is None or row.made_with != made_with)
+            and (row.id, row.number) not in self._under_way
+        ]
+        if not stale:
+            return []
+        pairs = select(VersionRow, FunctionRow).join(
+            FunctionRow, FunctionRow.id == VersionRow.function_id
+        )
+        key = tuple_(VersionRow.function_id, VersionRow.number)
+        async with self._database.reading() as session:
+            found = await session.execute(pairs.where(key.in_(stale[:STALE_AT_ONCE])))
+            return [(row[0], row[1]) for row in found]
 
     def _ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
         self._under_way.pop(key, None)

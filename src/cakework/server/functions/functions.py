@@ -6,6 +6,8 @@ update, and only to a version that is ready.
 
 import asyncio
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +58,9 @@ PER_ACCOUNT = 1_000
 BUILDING_MAX = 50
 """Versions of an account that are being made."""
 RETRY_AFTER_S = 10
+SETTINGS_BYTES_MAX = 16 << 20
+"""Of settings that need not be read again, as they are on record."""
+_Kept = tuple[str, bytes | None]
 ENTRIES = {Runtime.NODE_24: ("main.ts", "main.mjs", "main.js", "index.ts", "index.mjs", "index.js")}
 PYTHON_ENTRIES = ("main.py", "app.py", "handler.py")
 
@@ -115,6 +120,10 @@ class Functions:
         self._base_domain = base_domain
         self._clock = clock
         self._hint = hint
+        self._reading = threading.Lock()
+        self._read: OrderedDict[str, tuple[_Kept, FunctionSettings]] = OrderedDict()
+        """Settings as they were read, by what is on record of them."""
+        self._read_bytes = 0
         self.changed: Callable[[str], None] = lambda _: None
         """Told which function has other settings, another live version, or is gone, before whoever
         asked for that is answered."""
@@ -214,7 +223,25 @@ class Functions:
         return row
 
     def settings(self, row: FunctionRow) -> FunctionSettings:
-        """Return the settings of a function, with its variables."""
+        """Return the settings of a function, with its variables; from any thread."""
+        key = (row.settings, row.env_sealed)
+        with self._reading:
+            known = self._read.get(row.id)
+            if known is not None and known[0] == key:
+                self._read.move_to_end(row.id)
+                return known[1]
+        settings = self._opened(row)
+        with self._reading:
+            if (before := self._read.pop(row.id, None)) is not None:
+                self._read_bytes -= _size(before[0])
+            self._read[row.id] = key, settings
+            self._read_bytes += _size(key)
+            while self._read_bytes > SETTINGS_BYTES_MAX:
+                _, (gone, _) = self._read.popitem(last=False)
+                self._read_bytes -= _size(gone)
+        return settings
+
+    def _opened(self, row: FunctionRow) -> FunctionSettings:
         told = json.loads(row.settings)
         if row.env_sealed is not None:
             told["envVars"] = json.loads(self._sealer.unseal(row.env_sealed, row.id))
@@ -426,6 +453,10 @@ class Functions:
         if not settings.env_vars:
             return None
         return self._sealer.seal(json.dumps(settings.env_vars).encode(), function_id)
+
+
+def _size(kept: _Kept) -> int:
+    return len(kept[0]) + len(kept[1] or b"")
 
 
 def build_id_of(version: VersionRow) -> BuildId:

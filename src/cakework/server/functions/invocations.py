@@ -7,7 +7,8 @@ an invocation has ended, by this process at once, of another's work within a sec
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -48,6 +49,7 @@ EVENT_BYTES_MAX = 1 << 20
 DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
 LOOK_S = 1.0
+LOOKED_AT_ONCE = 500
 WITHOUT_BYTES = (
     defer(InvocationRow.event_sealed, raiseload=True),
     defer(InvocationRow.result_sealed, raiseload=True),
@@ -144,6 +146,7 @@ class Ending:
     def __init__(self) -> None:
         self.told = asyncio.Event()
         self.found: Found | None = None
+        self.waiting = 0
 
 
 class Endings:
@@ -158,13 +161,22 @@ class Endings:
             ending.found = found
             ending.told.set()
 
-    def of(self, invocation_id: str) -> Ending:
-        """Return what is told when an invocation ends."""
-        return self._waiting.setdefault(invocation_id, Ending())
+    @contextmanager
+    def of(self, invocation_id: str) -> Generator[Ending]:
+        """Give what is told when an invocation ends, while the block runs."""
+        ending = self._waiting.setdefault(invocation_id, Ending())
+        ending.waiting += 1
+        try:
+            yield ending
+        finally:
+            ending.waiting -= 1
+            if not ending.waiting and self._waiting.get(invocation_id) is ending:
+                del self._waiting[invocation_id]
 
-    def forget(self, invocation_id: str) -> None:
-        """Nobody waits any more, or who does looks for itself."""
-        self._waiting.pop(invocation_id, None)
+    @property
+    def ids(self) -> list[str]:
+        """What is waited for."""
+        return list(self._waiting)
 
 
 class Invocations:
@@ -191,6 +203,7 @@ class Invocations:
         self._endings = endings
         self._clock = clock
         self._hint = hint
+        self._looked = 0.0
 
     async def take(
         self,
@@ -256,17 +269,17 @@ class Invocations:
 
         row, job = await self._database.together(work)
         step(Step.SERVER_INVOCATION_ACCEPTED)
-        ending = self._endings.of(row.id)
-        if job is not None:
-            step(Step.SERVER_INVOCATION_CLAIMED)
-            self._begin(job)
-        else:
-            self._hint()
-        try:
-            async with asyncio.timeout(min(wait_s, LOOK_S)):
-                await ending.told.wait()
-        except TimeoutError:
-            pass
+        with self._endings.of(row.id) as ending:
+            if job is not None:
+                step(Step.SERVER_INVOCATION_CLAIMED)
+                self._begin(job)
+            else:
+                self._hint()
+            try:
+                async with asyncio.timeout(min(wait_s, LOOK_S)):
+                    await ending.told.wait()
+            except TimeoutError:
+                pass
         if ending.found is not None and ending.found.row.attempt == 1:
             return ending.found
         ended = await self.wait(account, InvocationId(row.id), max(0.0, wait_s - LOOK_S))
@@ -374,21 +387,34 @@ class Invocations:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         while True:
-            ended = self._endings.of(invocation_id)
-            try:
+            with self._endings.of(invocation_id) as ending:
                 row = await self.get(account, invocation_id)
-            except NotFound:
-                self._endings.forget(invocation_id)
-                raise
-            left_s = until - loop.time()
-            if row.state in FINAL or left_s <= 0:
-                self._endings.forget(invocation_id)
-                return row
-            try:
-                async with asyncio.timeout(min(left_s, LOOK_S)):
-                    await ended.told.wait()
-            except TimeoutError:
-                continue
+                if row.state in FINAL or loop.time() >= until:
+                    return row
+                while not ending.told.is_set() and (left_s := until - loop.time()) > 0:
+                    try:
+                        async with asyncio.timeout(min(left_s, LOOK_S)):
+                            await ending.told.wait()
+                    except TimeoutError:
+                        await self._look()
+
+    async def _look(self) -> None:
+        """Look which invocations have ended that are waited for, for all who wait: whoever asks
+        first, since another process may have settled them."""
+        now = asyncio.get_running_loop().time()
+        if now < self._looked + LOOK_S / 2:
+            return
+        self._looked, ids = now, self._endings.ids
+        for start in range(0, len(ids), LOOKED_AT_ONCE):
+            some = ids[start : start + LOOKED_AT_ONCE]
+            goes_on = select(InvocationRow.id).where(
+                InvocationRow.id.in_(some), InvocationRow.state.not_in(FINAL)
+            )
+            async with self._database.reading() as session:
+                waits = set(await session.scalars(goes_on))
+            for each in some:
+                if each not in waits:
+                    self._endings.tell(each)
 
     async def page(
         self, account: AccountId, wanted: InvocationFilter, after: Place | None

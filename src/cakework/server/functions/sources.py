@@ -32,6 +32,8 @@ from cakework.server.store.sealing import Sealer
 FILES_MAX = 1_000
 BYTES_MAX = 10 << 20
 RETRY_AFTER_S = 300
+LEAST_BYTES = 4_096
+"""What code takes however little it is: a row, and indexes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,9 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """What is in the files, in bytes."""
-        return sum(map(len, self.files.values()))
+        """What is in the files, and in their paths, in bytes; at least ``LEAST_BYTES``."""
+        names = sum(len(path.encode()) for path in self.files)
+        return max(LEAST_BYTES, names + sum(map(len, self.files.values())))
 
 
 def source_of(files: Iterable[tuple[str, bytes]], bytes_max: int = BYTES_MAX) -> Source:

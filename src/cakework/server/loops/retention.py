@@ -47,6 +47,8 @@ UNDELIVERED_MS = 3600 * 1000
 """Kept, of an event that no delivery is left of: no more than what is to be written first takes."""
 RECORDS_MAX = 10_000
 """Kept for one account, of each kind that ended: VMs, builds, imports, images."""
+FUNCTION_VMS_MAX = 50_000
+"""Of one function whose logs are kept; each is a record, though it may have printed nothing."""
 Columns = TypeVarTuple("Columns")
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -181,13 +183,15 @@ class RetentionLoop:
 
     async def _remove_function_logs(self) -> None:
         """Remove the logs of functions' VMs that are not on record any more: as soon as their lines
-        are too old, or with their functions. So a log is there longer than its instance, however
-        many instances the account had."""
+        are too old, or with their functions; and the oldest of very many. So a log is there longer
+        than its instance, however many instances the account had."""
         vm = FunctionVmRow
         gone = ~exists().where(VmRow.id == vm.vm_id)
         over = ~exists().where(FunctionRow.id == vm.function_id)
         if before := self._before(self._days.logs):
             over |= vm.created_ms < before - INSTANCE_MS
+        beyond = _beyond(vm.vm_id, gone, vm.function_id, vm.created_ms, FUNCTION_VMS_MAX)
+        over |= vm.vm_id.in_(beyond)
         found = await self._found(select(vm.vm_id, vm.function_id).where(gone & over))
         functions = {row.vm_id: row.function_id for row in found}
         for some in _parts(list(functions)):

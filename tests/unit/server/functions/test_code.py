@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import secrets
 import tarfile
 from collections.abc import Callable
 from typing import Literal
@@ -16,7 +17,7 @@ from cakework.server.functions import archives
 from cakework.server.functions.archives import files_of
 from cakework.server.functions.dependencies import layer_of
 from cakework.server.functions.intake import with_lock
-from cakework.server.functions.sources import source_of
+from cakework.server.functions.sources import pack, source_of
 
 MIB = 1 << 20
 Member = tuple[str, bytes] | tuple[str, bytes, bytes]
@@ -193,6 +194,15 @@ def test_sources_that_are_refused(make: Callable[[], object], why: str) -> None:
         make()
     assert isinstance(refused.value, InvalidRequest | TooLarge)
     assert why in refused.value.detail
+
+
+def test_code_counts_whatever_it_is_made_of() -> None:
+    """What is kept of it is no more: of names without end, too, and of a row."""
+    names = ["/".join(secrets.token_hex(100) for _ in range(6)) for _ in range(100)]
+    source = source_of([(name, b"") for name in names])
+    assert source.bytes >= len(pack(source))
+    least = source_of([("a", b"")])
+    assert least.bytes >= len(pack(least))
 
 
 def layer(runtime: Runtime, **files: str | bytes) -> str:
