@@ -36,7 +36,7 @@ def published(wheels: Sequence[str], modules: Sequence[str]) -> Generator[Packag
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{NAME}-")))
         _fetch_wheels(folder / "simple", wheels)
-        packed = {module: _packed(folder, module) for module in modules}
+        packed = dict(zip(modules, _packed(folder, modules), strict=True))
         enter = stack.enter_context(namespace(NAME, HOST_END, [ADDRESS]))
         serve = [sys.executable, "-u", "-m", "http.server", "0", "--bind", ADDRESS]
         line = stack.enter_context(heard_first([*enter, *serve, "--directory", str(folder)]))
@@ -66,11 +66,11 @@ def _fetch_wheels(index: Path, wheels: Sequence[str]) -> None:
         wheel.rename(package / wheel.name)
 
 
-def _packed(folder: Path, module: str) -> Path:
-    """Fetch one of npm's packages as it is published."""
+def _packed(folder: Path, modules: Sequence[str]) -> list[Path]:
+    """Fetch packages of npm's as they are published."""
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    destination = ["--silent", "--pack-destination", str(folder)]
-    return folder / _run(["npm", "pack", *destination, module], {"PATH": tools}).strip()
+    command = ["npm", "pack", "--silent", "--pack-destination", str(folder), *modules]
+    return [folder / name for name in _run(command, {"PATH": tools}).split()]
 
 
 def _digest_of(file: Path) -> str:

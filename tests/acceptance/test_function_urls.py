@@ -21,6 +21,10 @@ def http(request):
         raise ValueError("mine to know")
     if request.path == "/exit":
         os._exit(3)
+    if request.path == "/eat":
+        kept = []
+        while True:
+            kept.append(b"x" * (1 << 20))
     if request.path == "/echo":
         return request.chunks()
     return {"calls": calls, "path": request.path}
@@ -77,6 +81,7 @@ def test_requests_are_answered_and_on_record(api: Api, function: Json) -> None:
     assert (failed.status_code, failed.json()["code"]) == (502, "handler_failed")
     assert "mine" not in failed.text
     assert record(api, failed)["error"]["message"] == "mine to know"
-    gone = visit(api, function, "/exit")
-    assert (gone.status_code, record(api, gone)["reason"]) == (502, "crash")
+    for path, reason in (("/exit", "crash"), ("/eat", "out_of_memory")):
+        gone = visit(api, function, path)
+        assert (gone.status_code, record(api, gone)["reason"]) == (502, reason)
     assert visit(api, function, "/").json()["calls"] == 1

@@ -47,7 +47,7 @@ from cakework.server.functions.adapter import (
     Running,
 )
 from cakework.server.functions.functions import Functions
-from cakework.server.functions.instances import Instances
+from cakework.server.functions.instances import CRASH_TOLD_S, Instances
 from cakework.server.functions.invocations import Endings, Found, Invocations, OnEnd
 from cakework.server.functions.leases import CLAIM_MS, RENEW_S
 from cakework.server.functions.machines import Machines
@@ -70,9 +70,6 @@ TOGETHER_S = 0.01
 its lines end."""
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
-CRASH_TOLD_S = 3.0
-"""How long a VM that broke off without a word may take to end by itself, and to say why: its
-sockets are closed some time before, when it had much memory to give back."""
 SUCCEEDED = "succeeded"
 _KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)

@@ -48,6 +48,9 @@ from cakework.server.store.models import VmRow
 
 SERVED_MAX = 1_000
 LIFE_MS = 3_600_000
+CRASH_TOLD_S = 3.0
+"""How long a VM that broke off without a word may take to end by itself, and to say why: its
+sockets are closed some time before, when it had much memory to give back."""
 REMOVED_AT_ONCE = 200
 TAKEN_WITHIN_MS = 2_000
 TURN = 20

@@ -44,7 +44,7 @@ from cakework.domain.vms import EndCause
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import PORT
 from cakework.server.functions.functions import Functions
-from cakework.server.functions.instances import SERVED_MAX, Instances, Wanted
+from cakework.server.functions.instances import CRASH_TOLD_S, SERVED_MAX, Instances, Wanted
 from cakework.server.functions.secrets import Sees, view_of, views_of
 from cakework.server.functions.starts import sees_for, wanted_by
 from cakework.server.functions.visits import Visits
@@ -521,7 +521,7 @@ class Lendings:
     async def _end(self, vm_id: VmId, crashed: list[wire.Visit]) -> None:
         reason = Reason.CRASH
         try:
-            vm = await self._instances.remove(vm_id)
+            vm = await self._instances.remove(vm_id, CRASH_TOLD_S if crashed else 0.0)
             reason = reason_of(EndCause(vm.cause) if vm is not None and vm.cause else None)
         except CakeworkError as error:
             # It drains, and is ended by the next pass.
