@@ -61,11 +61,13 @@ class _Pass:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """How many places in what instances are missing."""
+    """How many places in what instances are missing, or how many its function is to have at
+    ``least``."""
 
     wanted: Wanted
     settings: FunctionSettings
-    missing: int
+    missing: int = 0
+    least: int = 0
 
 
 class DispatchLoop:
@@ -134,7 +136,7 @@ class DispatchLoop:
             self._endings.tell(invocation_id)
         await self._ask_for(
             [
-                _Ask(wanted, settings[wanted.function_id], come_to.missing[wanted])
+                _Ask(wanted, settings[wanted.function_id], missing=come_to.missing[wanted])
                 for wanted in self._turns(come_to.missing)
             ]
         )
@@ -289,8 +291,8 @@ class DispatchLoop:
         """
         wanted, settings = ask.wanted, ask.settings
         coming = self._instances.coming(session, wanted)
-        lacks = -(-ask.missing // wanted.concurrency) - coming
         has = self._instances.count(session, wanted.function_id)
+        lacks = max(-(-ask.missing // wanted.concurrency) - coming, ask.least - has)
         room = settings.max_instances - has
         if has and short - {wanted.function_id}:
             room = 0
@@ -336,8 +338,7 @@ class DispatchLoop:
                 if view.fault is not None:
                     continue
                 wanted = wanted_by(function, function.live_version or 0, "", settings, view)
-                short = function.min_instances - count
-                asks.append(_Ask(wanted, settings, short * wanted.concurrency))
+                asks.append(_Ask(wanted, settings, least=function.min_instances))
         await self._ask_for(asks)
 
 
