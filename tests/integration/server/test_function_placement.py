@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from cakework.server.functions import attempts as attempts_module
 from cakework.server.functions import instances as instances_module
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.instances import Instances
@@ -72,6 +73,37 @@ async def test_a_call_that_finds_an_instance_free_is_begun_as_it_is_taken(
         again = await functions.invoke(function_id)
         assert (again["result"]["calls"], vm_of(again)) == (calls, vm_of(first))
         assert await functions.rig.ok("GET", f"/v1/invocations/{again['id']}") == again
+
+
+@pytest.mark.parametrize("soon_s", [600.0, 0.0])
+async def test_a_call_waits_a_moment_for_the_place_of_one_that_was_answered(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch, soon_s: float
+) -> None:
+    """Whose lines are not marked yet; when that takes too long, it has an instance started."""
+    monkeypatch.setattr(attempts_module, "SOON_S", soon_s)
+    function_id = await functions.made()
+    functions.node.marks_at_once = len(functions.node.marks) + 1
+    first = await functions.invoke(function_id)
+    assert first["state"] == "succeeded"
+    asked = asyncio.Event()
+    coming = Instances.coming
+
+    def counted(*given: Any) -> int:
+        asked.set()
+        return coming(*given)
+
+    monkeypatch.setattr(Instances, "coming", counted)
+    second = await functions.queue(function_id)
+    await asked.wait()
+    if soon_s:
+        functions.node.may_mark_more.set()
+    else:
+        await until(lambda: len(functions.node.hosted) == 2, "another is started")
+        functions.node.may_mark_more.set()
+    ended = await functions.settled(second["id"])
+    if soon_s:
+        assert (ended["result"]["calls"], vm_of(ended)) == (2, vm_of(first))
+        assert list(functions.node.hosted) == [vm_of(first)]
 
 
 async def test_no_call_is_begun_before_one_that_waits(

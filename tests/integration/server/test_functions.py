@@ -83,7 +83,8 @@ class Functions:
         """Return an invocation when it has ended."""
 
         async def look() -> Json | None:
-            found = await self.rig.ok("GET", f"/v1/invocations/{invocation_id}")
+            path, params = f"/v1/invocations/{invocation_id}", {"wait": 20}
+            found = await self.rig.ok("GET", path, params=params)
             return found if found["state"] not in ("queued", "running", "waiting") else None
 
         return await eventually(look, f"{invocation_id} has ended")

@@ -264,12 +264,12 @@ class DispatchLoop:
         if not asks or free <= 0:
             return
         self._short = {each: until for each, until in self._short.items() if until > now}
-        short = frozenset(self._short)
+        short, soon_free = frozenset(self._short), frozenset(self._attempts.soon_free())
 
         def work(session: Session) -> list[tuple[InstanceRow, _Ask, bool]]:
             made: list[tuple[InstanceRow, _Ask, bool]] = []
             for ask in asks:
-                first, rows = self._reserved(session, ask, free - len(made), short)
+                first, rows = self._reserved(session, ask, free - len(made), short, soon_free)
                 made += [(row, ask, first) for row in rows]
             return made
 
@@ -283,14 +283,19 @@ class DispatchLoop:
             task.add_done_callback(self._starting.discard)
 
     def _reserved(
-        self, session: Session, ask: _Ask, most: int, short: frozenset[str]
+        self,
+        session: Session,
+        ask: _Ask,
+        most: int,
+        short: frozenset[str],
+        soon_free: frozenset[str],
     ) -> tuple[bool, list[InstanceRow]]:
         """Return the instances that are to be started, and whether they are the function's first.
 
         There is no further one while functions are ``short`` of room for their first.
         """
         wanted, settings = ask.wanted, ask.settings
-        coming = self._instances.coming(session, wanted)
+        coming = self._instances.coming(session, wanted, soon_free)
         has = self._instances.count(session, wanted.function_id)
         lacks = max(-(-ask.missing // wanted.concurrency) - coming, ask.least - has)
         room = settings.max_instances - has
