@@ -25,10 +25,19 @@ def _sharing(create: Callable[..., Any]) -> Callable[..., Any]:
     def created(*given: Any, **options: Any) -> Any:
         engine: Engine | AsyncEngine = create(*given, **options)
         own = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-        first = _FIRST.setdefault((own.dialect.name, own.dialect.driver), own)
+        kind = own.dialect.name, own.dialect.driver
+        first = _FIRST.get(kind)
+        if first is None or not _has_connected(first):
+            _FIRST[kind] = own
+            return engine
         # A dialect is part of what compiled statements are known by.
         own.dialect = first.dialect
         own._compiled_cache = first._compiled_cache  # pyright: ignore[reportPrivateUsage]
         return engine
 
     return created
+
+
+def _has_connected(engine: Engine) -> bool:
+    """Whether its dialect has asked the store what it is, as it does at the first connection."""
+    return engine.dialect.server_version_info is not None
