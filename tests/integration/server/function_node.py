@@ -98,6 +98,8 @@ class FunctionNode(FakeNode):
         self.dial_socket = settings.dial_socket
         self.loaded: Callable[[str], Awaitable[Loaded]] | None = None
         self.no_fork_of: set[str] = set()
+        self.no_runtime: str | None = None
+        """Why runtimes cannot be started."""
         self.refusals = 0
         """How many connections are refused from now on."""
         self.ends_with = EndCause.EXITED
@@ -161,7 +163,10 @@ class FunctionNode(FakeNode):
 
     async def _make_snapshot(self, vm_id: str, order: VmOrder) -> Response:
         response = await super()._make_snapshot(vm_id, order)
-        await self.snapshot_made(vm_id)
+        if self.no_runtime is None:
+            await self.snapshot_made(vm_id)
+        else:
+            await self.snapshot_failed(vm_id, self.no_runtime)
         return response
 
     async def _start(self, vm_id: str, order: VmOrder) -> VmReport | Response:

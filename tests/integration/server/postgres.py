@@ -41,7 +41,10 @@ class Cluster:
         )
         try:
             async with admin.connect() as connection:
-                of = "" if empty else f" TEMPLATE {await self._with_tables(connection)}"
+                of = ""
+                if not empty:
+                    # Files as they are, and not each page through the log.
+                    of = f" TEMPLATE {await self._with_tables(connection)} STRATEGY file_copy"
                 await connection.execute(text(f"CREATE DATABASE {name}{of}"))
             yield self.url(name)
             async with admin.connect() as connection:

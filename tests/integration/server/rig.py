@@ -27,7 +27,7 @@ from .fake_node import FakeNode
 from .served import Served
 
 DEADLINE_S = 60.0
-LOOKS_S = (0.005, 0.1)
+LOOKS_S = (0.005, 0.2)
 """How long is waited between looks, at first and at most: a look takes time of what is awaited."""
 KEY = "cw_" + "k" * 43
 DOCKERFILE = "FROM cakework/busybox\nCMD echo hello\n"
@@ -48,7 +48,7 @@ async def eventually(look: Callable[[], Awaitable[T | None]], what: str) -> T:
     while not (found := await look()):
         assert time.monotonic() < deadline, f"not in time: {what}"
         await asyncio.sleep(wait_s)
-        wait_s = min(1.5 * wait_s, most_s)
+        wait_s = min(2 * wait_s, most_s)
     return found
 
 

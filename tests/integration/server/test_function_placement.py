@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from cakework.server.functions import attempts as attempts_module
 from cakework.server.functions import instances as instances_module
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.instances import Instances
-from cakework.server.store.function_models import InstanceRow, InstanceState, InvocationRow
+from cakework.server.store.function_models import (
+    AttemptRow,
+    InstanceRow,
+    InstanceState,
+    InvocationRow,
+)
 
 from .function_node import FunctionNode
 from .rig import Json, eventually, settings_for, until
@@ -67,6 +73,37 @@ async def test_a_call_that_finds_an_instance_free_is_begun_as_it_is_taken(
         again = await functions.invoke(function_id)
         assert (again["result"]["calls"], vm_of(again)) == (calls, vm_of(first))
         assert await functions.rig.ok("GET", f"/v1/invocations/{again['id']}") == again
+
+
+@pytest.mark.parametrize("soon_s", [600.0, 0.0])
+async def test_a_call_waits_a_moment_for_the_place_of_one_that_was_answered(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch, soon_s: float
+) -> None:
+    """Whose lines are not marked yet; when that takes too long, it has an instance started."""
+    monkeypatch.setattr(attempts_module, "SOON_S", soon_s)
+    function_id = await functions.made()
+    functions.node.marks_at_once = len(functions.node.marks) + 1
+    first = await functions.invoke(function_id)
+    assert first["state"] == "succeeded"
+    asked = asyncio.Event()
+    coming = Instances.coming
+
+    def counted(*given: Any) -> int:
+        asked.set()
+        return coming(*given)
+
+    monkeypatch.setattr(Instances, "coming", counted)
+    second = await functions.queue(function_id)
+    await asked.wait()
+    if soon_s:
+        functions.node.may_mark_more.set()
+    else:
+        await until(lambda: len(functions.node.hosted) == 2, "another is started")
+        functions.node.may_mark_more.set()
+    ended = await functions.settled(second["id"])
+    if soon_s:
+        assert (ended["result"]["calls"], vm_of(ended)) == (2, vm_of(first))
+        assert list(functions.node.hosted) == [vm_of(first)]
 
 
 async def test_no_call_is_begun_before_one_that_waits(
@@ -168,6 +205,61 @@ async def test_an_instance_is_kept_warm_and_others_go_when_they_are_idle(
 
     await eventually(one_left, "one has gone")
     assert [row.vm_id in vms for row in await idle()] == [True]
+
+
+async def test_as_many_are_kept_warm_as_are_to_be(functions: Functions) -> None:
+    """One that has ended is replaced, also while another waits for work."""
+    function_id = await functions.made(settings={"minInstances": 2})
+
+    async def both() -> set[str] | None:
+        rows = await functions.instances()
+        idle = {row.vm_id for row in rows if row.state == InstanceState.IDLE}
+        return idle if len(idle) == len(rows) == 2 else None
+
+    first, second = sorted(await eventually(both, "two are there"))
+    await functions.node.kill(first)
+
+    async def replaced() -> bool:
+        found = await both()
+        return found is not None and first not in found
+
+    await eventually(replaced, "two are there again")
+    assert second in functions.node.hosted
+    assert (await functions.invoke(function_id))["state"] == "succeeded"
+
+
+async def test_what_cannot_be_begun_ends_no_instance(functions: Functions) -> None:
+    """Those that are kept warm serve on."""
+    function_id = await functions.made(settings={"minInstances": 3})
+
+    async def warm() -> set[str] | None:
+        rows = await functions.instances()
+        idle = {row.vm_id for row in rows if row.state == InstanceState.IDLE}
+        return idle if len(idle) == 3 else None
+
+    vms = await eventually(warm, "three are there")
+    bad = (await functions.queue(function_id, delay=600))["id"]
+    database = functions.rig.server.database
+    async with database.writing() as session:
+        # An attempt of this number is there already, which there should not be.
+        there = AttemptRow(
+            invocation_id=bad, attempt=1, version=1, vm_id="", start="fork", started_ms=0
+        )
+        session.add(there)
+        await session.execute(
+            update(InvocationRow).where(InvocationRow.id == bad).values(next_ms=1)
+        )
+
+    async def put_off() -> bool:
+        async with database.reading() as session:
+            row = await session.get(InvocationRow, bad)
+        return row is not None and row.next_ms > row.created_ms
+
+    await eventually(put_off, "it is put off")
+    done = [await functions.invoke(function_id) for _ in range(3)]
+    assert {each["state"] for each in done} == {"succeeded"}
+    assert vms <= functions.node.hosted.keys()
+    assert {row.vm_id for row in await functions.instances()} == vms
 
 
 async def test_several_run_at_once_in_one_instance(functions: Functions, tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from cakework.domain.ids import VmId
+from cakework.server.functions.machines import FAILED_MS
 from cakework.server.store.function_models import (
     FunctionRow,
     InstanceRow,
     InvocationRow,
     VersionRow,
 )
+from cakework.server.store.models import VmRow
 
 from .function_node import FunctionNode, Loaded, source
 from .rig import Json, Rig, eventually, running, settings_for, until
@@ -81,7 +83,8 @@ class Functions:
         """Return an invocation when it has ended."""
 
         async def look() -> Json | None:
-            found = await self.rig.ok("GET", f"/v1/invocations/{invocation_id}")
+            path, params = f"/v1/invocations/{invocation_id}", {"wait": 20}
+            found = await self.rig.ok("GET", path, params=params)
             return found if found["state"] not in ("queued", "running", "waiting") else None
 
         return await eventually(look, f"{invocation_id} has ended")
@@ -357,6 +360,27 @@ async def test_a_lost_snapshot_costs_no_call(functions: Functions) -> None:
         return row is not None and row.vm_id not in (None, version.vm_id)
 
     await eventually(look, "there is another snapshot")
+
+
+async def test_a_runtime_that_could_not_be_started_is_tried_again(functions: Functions) -> None:
+    """Not at once, which would be in vain; and however often it is asked for meanwhile."""
+    functions.node.no_runtime = "no disk"
+    body = {"name": "f", "runtime": "python3.11", "source": source(COUNT)}
+    function_id = (await functions.rig.ok("POST", "/v1/functions", json=body))["id"]
+    path = f"/v1/functions/{function_id}/versions"
+    told = "The runtime could not be started: no disk"
+    assert (await functions.ended(function_id, 1, "failed"))["error"] == told
+    functions.node.no_runtime = None
+    again = {"source": source(COUNT + "# again")}
+    await functions.rig.ok("POST", path, json=again)
+    assert (await functions.ended(function_id, 2, "failed"))["error"] == told
+    assert len(functions.node.snapshot_orders) == 1
+    async with functions.rig.server.database.writing() as session:
+        since = VmRow.updated_ms - FAILED_MS
+        await session.execute(update(VmRow).values(created_ms=since, updated_ms=since))
+    await functions.rig.ok("POST", path, json={"source": source(COUNT + "# once more")})
+    await functions.ended(function_id, 3, "ready")
+    assert (await functions.invoke(function_id))["result"]["calls"] == 1
 
 
 async def test_what_is_deleted_takes_its_work_and_instances_with_it(functions: Functions) -> None:

@@ -84,7 +84,8 @@ async def hostile(anyio_backend: str) -> AsyncGenerator[Hostile]:
         server.close()
         for task in made.tasks:
             task.cancel()
-        await asyncio.gather(*made.tasks)
+        ended = await asyncio.gather(*made.tasks, return_exceptions=True)
+        assert all(each is None or isinstance(each, asyncio.CancelledError) for each in ended)
 
 
 @pytest.fixture

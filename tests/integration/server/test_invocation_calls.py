@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import select, update
 
 from cakework.domain.ids import AccountId, FunctionId
-from cakework.server.functions import invocations as invocations_module
+from cakework.server.clock import now_ms
 from cakework.server.functions.invocations import NewInvocation
+from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.function_models import InvocationRow
 
 from .fake_node import FakeNode
@@ -296,15 +297,14 @@ async def test_what_is_refused_has_a_code_and_changed_nothing(
     assert problem["code"] == "no_live_version"
 
     function_id = await functions.made(ECHO, name="g")
-    for name, code in (("QUEUED_PER_FUNCTION", "function"), ("QUEUED_PER_ACCOUNT", "account")):
-        with monkeypatch.context() as patch:
-            await functions.queue(function_id, delay=600)
-            patch.setattr(invocations_module, name, 1)
-            body = {"mode": "async"}
-            path = f"/v1/functions/{function_id}/invoke"
-            problem = await rig.refused(429, "POST", path, json=body)
-            assert problem["code"] == "queue_full"
-            assert code in problem["detail"]
+    await functions.queue(function_id, delay=600)
+    for whose in ("function", "account"):
+        limits = WaitingLimits(now_ms, **{f"per_{whose}": 1})
+        monkeypatch.setattr(rig.server.functions.invocations, "_limits", limits)
+        path = f"/v1/functions/{function_id}/invoke"
+        problem = await rig.refused(429, "POST", path, json={"mode": "async"})
+        assert problem["code"] == "queue_full"
+        assert problem["detail"].startswith(f"The {whose} has 1 ")
 
 
 async def test_settings_are_as_strict_as_any_body(rig: Rig) -> None:

@@ -68,6 +68,9 @@ FRESH_MS = 2_000
 TOGETHER_S = 0.01
 """How long is waited after an answer to hear that nothing of the attempt runs any more, and where
 its lines end."""
+SOON_S = 0.05
+"""How long work waits for the place of an attempt that was answered, until it has an instance
+started: about as long as a start takes, so that it waits twice as long at most."""
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
 SUCCEEDED = "succeeded"
@@ -123,6 +126,8 @@ class Attempts:
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._held: dict[tuple[str, int], str] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
+        self._answers: dict[tuple[str, int], tuple[str, float]] = {}
+        """Of attempts that were answered and whose places are not free yet: instance, and time."""
         self._renewed_ms = 0
 
     def begin(self, job: Job) -> None:
@@ -133,6 +138,11 @@ class Attempts:
         self._running[job.key] = task
         self._held[job.key] = job.vm_id
         task.add_done_callback(lambda _: self._forget(job))
+
+    def soon_free(self) -> set[str]:
+        """Return instances with a place that is about to be free, as far as this process knows."""
+        since = asyncio.get_running_loop().time() - SOON_S
+        return {vm_id for vm_id, answered in self._answers.values() if answered > since}
 
     def _forget(self, job: Job) -> None:
         self._running.pop(job.key, None)
@@ -333,7 +343,11 @@ class Attempts:
     async def _answered(self, job: Job, running: Running) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more
         and its lines are marked: with one transaction, if that is soon after the answer."""
+        loop = asyncio.get_running_loop()
         over = asyncio.ensure_future(self._over(job, running))
+        if not job.alone:
+            self._answers[job.key] = job.vm_id, loop.time()
+        late = loop.call_later(SOON_S, self._hint)
         try:
             await asyncio.wait({over}, timeout=TOGETHER_S)
             if over.done() and over.exception() is None:
@@ -344,6 +358,8 @@ class Attempts:
             if settled:
                 await self._free(job, lines)
         finally:
+            late.cancel()
+            self._answers.pop(job.key, None)
             over.cancel()
 
     async def _over(self, job: Job, running: Running) -> Over:

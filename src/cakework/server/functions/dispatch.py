@@ -65,12 +65,14 @@ class _Pass:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """How many places in what instances are missing, of whose function."""
+    """How many places in what instances are missing, of whose function, or how many that is to have
+    at ``least``."""
 
     account_id: str
     wanted: Wanted
     settings: FunctionSettings
-    missing: int
+    missing: int = 0
+    least: int = 0
 
 
 class DispatchLoop:
@@ -147,7 +149,7 @@ class DispatchLoop:
                     found.functions[wanted.function_id].account_id,
                     wanted,
                     settings[wanted.function_id],
-                    come_to.missing[wanted],
+                    missing=come_to.missing[wanted],
                 )
                 for wanted in self._turns(come_to.missing)
             ]
@@ -281,7 +283,7 @@ class DispatchLoop:
         if not asks or free <= 0:
             return
         self._short = {each: until for each, until in self._short.items() if until > now}
-        short = frozenset(self._short)
+        short, soon_free = frozenset(self._short), frozenset(self._attempts.soon_free())
 
         def work(session: Session) -> list[tuple[InstanceRow, _Ask, bool]]:
             made: list[tuple[InstanceRow, _Ask, bool]] = []
@@ -289,7 +291,7 @@ class DispatchLoop:
             for ask in asks:
                 theirs = STARTS_OF_ACCOUNT - under_way[ask.account_id]
                 most = min(free - len(made), theirs)
-                first, rows = self._reserved(session, ask, most, short)
+                first, rows = self._reserved(session, ask, most, short, soon_free)
                 made += [(row, ask, first) for row in rows]
                 under_way[ask.account_id] += len(rows)
             return made
@@ -304,16 +306,21 @@ class DispatchLoop:
             task.add_done_callback(self._starting.pop)
 
     def _reserved(
-        self, session: Session, ask: _Ask, most: int, short: frozenset[str]
+        self,
+        session: Session,
+        ask: _Ask,
+        most: int,
+        short: frozenset[str],
+        soon_free: frozenset[str],
     ) -> tuple[bool, list[InstanceRow]]:
         """Return the instances that are to be started, and whether they are the function's first.
 
         There is no further one while functions are ``short`` of room for their first.
         """
         wanted, settings = ask.wanted, ask.settings
-        coming = self._instances.coming(session, wanted)
-        lacks = -(-ask.missing // wanted.concurrency) - coming
+        coming = self._instances.coming(session, wanted, soon_free)
         has = self._instances.count(session, wanted.function_id)
+        lacks = max(-(-ask.missing // wanted.concurrency) - coming, ask.least - has)
         room = settings.max_instances - has
         if has and short - {wanted.function_id}:
             room = 0
@@ -345,7 +352,7 @@ class DispatchLoop:
         counted = self._instances.counted().subquery()
         count = func.coalesce(counted.c.count, 0)
         query = (
-            select(FunctionRow, count)
+            select(FunctionRow)
             .outerjoin(counted, counted.c.function_id == FunctionRow.id)
             .where(
                 FunctionRow.min_instances > count,
@@ -357,18 +364,17 @@ class DispatchLoop:
         )
 
         def look(session: Session) -> list[_Ask]:
-            found = [(row[0], row[1]) for row in session.execute(query)]
-            self._warm_after = found[-1][0].id if len(found) == WARM_AT_ONCE else ""
-            settings = {row.id: self._functions.settings(row) for row, _ in found}
-            asked = {row.id: sees_for(row, "", settings[row.id]) for row, _ in found}
+            found = list(session.scalars(query))
+            self._warm_after = found[-1].id if len(found) == WARM_AT_ONCE else ""
+            settings = {row.id: self._functions.settings(row) for row in found}
+            asked = {row.id: sees_for(row, "", settings[row.id]) for row in found}
             views = views_of(session, asked.values())
             asks: list[_Ask] = []
-            for row, count in found:
+            for row in found:
                 own, view = settings[row.id], views[asked[row.id]]
                 if view.fault is None:
                     wanted = wanted_by(row, row.live_version or 0, "", own, view)
-                    short = (row.min_instances - count) * wanted.concurrency
-                    asks.append(_Ask(row.account_id, wanted, own, short))
+                    asks.append(_Ask(row.account_id, wanted, own, least=row.min_instances))
             return asks
 
         await self._ask_for(await self._database.look(look))

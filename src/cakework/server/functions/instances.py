@@ -163,11 +163,15 @@ class Instances:
         query = select(InstanceRow.function_id, count).where(_AT_WORK)
         return query.group_by(InstanceRow.function_id)
 
-    def coming(self, session: Session, wanted: Wanted) -> int:
-        """Return how many will fit that are on their way, or have arrived and are not taken yet."""
+    def coming(self, session: Session, wanted: Wanted, soon_free: Collection[str] = ()) -> int:
+        """Return how many will fit that are on their way, or have arrived and are not taken yet,
+        or are among those that are ``soon_free``."""
         there = InstanceRow.state == InstanceState.IDLE
         if wanted.isolation is Isolation.INVOCATION:
             there = there & (InstanceRow.served == 0)
+        elif soon_free:
+            again = InstanceRow.vm_id.in_(soon_free) & (InstanceRow.served < SERVED_MAX)
+            there = there | (again & (InstanceRow.state == InstanceState.BUSY))
         query = select(func.count()).where(
             *_fits(wanted), or_(InstanceRow.state == InstanceState.STARTING, there)
         )

@@ -32,6 +32,8 @@ from cakework.server.store.models import VmRow
 HOOKS = Hooks(
     before_snapshot=HttpHook(path="/before-snapshot"), after_resume=HttpHook(path="/after-resume")
 )
+FAILED_MS = 10_000
+"""How long a runtime that could not be started is not tried again: whoever asks is told why."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -64,6 +66,8 @@ class Machines:
     async def runtime(self, layer: LayerRow, shape: Shape) -> VmRow:
         """Return the runtime VM of a layer, made if there is none; its snapshot may be being made.
 
+        One that could not be started is told of for a moment, then it is tried again.
+
         Raises:
             QuotaExceeded: the account has as many cached VMs as it may.
         """
@@ -77,9 +81,9 @@ class Machines:
                 )
             )
             if found is not None:
-                found.used_ms = now
                 row = await session.get(VmRow, found.vm_id)
-                if row is not None and row.state != VmState.DESTROYED:
+                if row is not None and row.state != VmState.DESTROYED and not _is_over(row, now):
+                    found.used_ms = now
                     return row
                 await session.delete(found)
                 await session.flush()
@@ -176,3 +180,7 @@ class Machines:
         self._states.tell([row])
         _log.warning("function.snapshot_lost", vm_id=parent)
         self._hint()
+
+
+def _is_over(row: VmRow, now: int) -> bool:
+    return row.snapshot_state == SnapshotState.FAILED and row.updated_ms <= now - FAILED_MS
