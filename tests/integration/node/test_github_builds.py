@@ -413,6 +413,7 @@ def test_code_of_a_branch_is_handed_over(bench: Bench, host: GitServer) -> None:
         ("team/app", TOKEN, "other", "has no branch other"),
         ("team/nothing", TOKEN, "main", "it is not there"),
     ],
+    ids=("no right", "no branch", "no repository"),
 )
 def test_code_that_is_not_to_be_had_is_refused_with_the_reason(
     bench: Bench, host: GitServer, repository: str, token: str, branch: str, why: str
