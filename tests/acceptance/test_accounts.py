@@ -1,5 +1,6 @@
 """What belongs to one account is not there for another."""
 
+import time
 from collections.abc import Iterator
 
 import httpx2
@@ -8,6 +9,7 @@ import pytest
 from tests.acceptance import guests
 from tests.acceptance.api import TIMEOUT_S, Api, Json
 from tests.acceptance.document import Document
+from tests.acceptance.functions import files, made, waiting
 from tests.acceptance.platform import Platform
 
 IDS = {
@@ -16,18 +18,35 @@ IDS = {
     "{imageId}": "image",
     "{webhookId}": "webhook",
     "{deliveryId}": "delivery",
+    "{functionId}": "function",
+    "{version}": "version",
+    "{invocationId}": "invocation",
+    "{name}": "secret",
 }
+SOURCE = files({"main.py": "def handler(event, context):\n    return 1\n"})
+BODIES: dict[str, Json] = {
+    "/fork": {"count": 1},
+    "/versions": {"source": SOURCE},
+    "/promote": {"version": 1},
+    "/draft": SOURCE,
+}
+"""What calls need to be looked at, by the end of their paths; others need nothing."""
+OF_NAMES = ("PUT", "/v1/secrets/{name}")
+"""Makes one's own where another's is."""
 
 
 @pytest.fixture(scope="module")
 def mine(api: Api, busybox: str) -> Iterator[dict[str, str]]:
-    """A build, its image, a VM and a webhook with a delivery, of the first account."""
+    """A build, its image, a VM, a webhook with a delivery, and a function with what belongs to it,
+    of the first account."""
     build = api.build(guests.BUSYBOX)
     with api.running(build["imageId"], envVars={"SCRIPT": guests.IDLE}) as vm:
         api.wait_for_line(vm["id"], "up")
         webhook = api.post("/v1/webhooks", {"url": "https://hooks.example.com/mine"})["id"]
         delivery = api.post(f"/v1/webhooks/{webhook}/test")["id"]
+        functions = of_functions(api)
         yield {
+            **functions,
             "build": build["buildId"],
             "image": build["imageId"],
             "vm": vm["id"],
@@ -35,6 +54,20 @@ def mine(api: Api, busybox: str) -> Iterator[dict[str, str]]:
             "delivery": delivery,
         }
         api.http.delete(f"/v1/webhooks/{webhook}").raise_for_status()
+        api.http.delete(f"/v1/functions/{functions['function']}").raise_for_status()
+
+
+def of_functions(api: Api) -> dict[str, str]:
+    """Make a function with a draft, an invocation that waits, and a secret; return their ids."""
+    function_id = made(api, f"mine-{time.time_ns()}", SOURCE["files"][0]["content"])
+    api.http.put(f"/v1/functions/{function_id}/draft", json=SOURCE).raise_for_status()
+    api.http.put("/v1/secrets/TOKEN", json={"value": "of mine"}).raise_for_status()
+    return {
+        "function": function_id,
+        "version": "1",
+        "invocation": waiting(api, function_id),
+        "secret": "TOKEN",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +88,17 @@ def calls(platform: Platform) -> list[tuple[str, str]]:
     ]
 
 
+def about_something(platform: Platform) -> list[tuple[str, str]]:
+    """Return those calls that name a thing, which only its account finds."""
+    return [call for call in calls(platform) if "{" in call[1] and call != OF_NAMES]
+
+
+def body_of(path: str) -> Json:
+    """Return what a call is to be sent to be looked at."""
+    nothing: Json = {}
+    return next((body for end, body in BODIES.items() if path.endswith(end)), nothing)
+
+
 def filled(path: str, ids: dict[str, str]) -> str:
     for placeholder, kind in IDS.items():
         path = path.replace(placeholder, ids[kind])
@@ -66,15 +110,17 @@ def test_every_call_about_mine_is_404_for_another(
     platform: Platform, api: Api, other: Api, mine: dict[str, str]
 ) -> None:
     """Whatever call names a thing of mine, another's key finds nothing, and changes nothing."""
-    about = [(method, path) for method, path in calls(platform) if "{" in path]
-    assert len(about) >= 6
+    about = about_something(platform)
+    assert len(about) >= 30
     for method, path in about:
-        body: Json | None = {"count": 1} if path.endswith("/fork") else {}
-        answer = other.http.request(method, filled(path, mine), json=body)
+        answer = other.http.request(method, filled(path, mine), json=body_of(path))
         assert answer.status_code == 404, f"{method} {path}: {answer.text}"
         assert answer.json()["code"] == "not_found"
         assert mine["vm"] not in answer.json()["title"]
     assert api.vm(mine["vm"])["state"] == "started"
+    assert api.get(f"/v1/invocations/{mine['invocation']}")["state"] == "queued"
+    assert api.get(f"/v1/functions/{mine['function']}/draft")["files"] == SOURCE["files"]
+    assert "TOKEN" in [secret["name"] for secret in api.get("/v1/secrets")["secrets"]]
 
 
 def test_another_account_cannot_use_or_see_mine(api: Api, other: Api, mine: dict[str, str]) -> None:
@@ -84,6 +130,9 @@ def test_another_account_cannot_use_or_see_mine(api: Api, other: Api, mine: dict
     assert other.vms() == []
     assert other.vms(imageId=mine["image"]) == []
     assert mine["vm"] in [vm["id"] for vm in api.vms(imageId=mine["image"])]
+    for path in ("/v1/functions", "/v1/invocations", "/v1/secrets"):
+        (listed,) = other.get(path).values()
+        assert listed == [], path
 
 
 def test_every_call_needs_a_valid_key(platform: Platform, mine: dict[str, str]) -> None:

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from tests.acceptance.api import Api, Json
+from tests.acceptance.functions import made
 from tests.acceptance.waiting import until
 
 CODE = r"""
@@ -37,22 +37,6 @@ def handler(event, context):
     os.write(1, f"half {say}".encode())
     return say
 """
-READY_S = 240
-
-
-def made(api: Api, name: str, code: str, **fields: Any) -> str:
-    """Return the id of a function whose code is live."""
-    files = [{"dir": ".", "name": "main.py", "content": code}]
-    body = {"name": name, "runtime": "python3.11", "source": {"files": files}, **fields}
-    function_id = api.post("/v1/functions", body)["id"]
-
-    def ready() -> bool:
-        version = api.get(f"/v1/functions/{function_id}/versions/1")
-        assert version["state"] != "failed", version
-        return version["state"] == "ready"
-
-    until(ready, READY_S, "the function is live")
-    return function_id
 
 
 def log_of(api: Api, invocation: Json) -> Sequence[str]:
@@ -73,7 +57,7 @@ def test_nothing_that_a_program_prints_is_another_invocations(api: Api) -> None:
     """Whatever the text looks like, also where a line has no end, where a thread prints all the
     time, and where the machine's program ends."""
     settings = {"maxInstances": 1, "retry": {"maxAttempts": 1}}
-    function_id = made(api, f"forger-{time.time_ns()}", CODE, settings=settings)
+    function_id = made(api, f"forger-{time.time_ns()}", CODE, "python3.11", **settings)
     path = f"/v1/functions/{function_id}/invoke"
     first = api.post(path, {"data": {"say": "first", "lines": 20}})
     victim = first["id"]

@@ -2,17 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.acceptance.api import Api, Json
+from tests.acceptance.functions import files, live
 from tests.acceptance.packages import Packages, published
-from tests.acceptance.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
-MADE_S = 300
 WHEELS = ("pydantic==2.11.7",)
 MODULES = ("nanoid@5.1.5", "@node-rs/bcrypt@1.10.7", "@node-rs/bcrypt-linux-x64-gnu@1.10.7")
 PYTHON = """\
@@ -52,27 +51,6 @@ def packages() -> Iterator[Packages]:
         yield packages
 
 
-def files(content: Mapping[str, str]) -> Json:
-    split = {path: path.rpartition("/") for path in content}
-    return {
-        "files": [
-            {"dir": split[path][0] or ".", "name": split[path][2], "content": text}
-            for path, text in content.items()
-        ]
-    }
-
-
-def live(api: Api, function_id: str, version: int) -> Json:
-    """Return a version, once it is ready."""
-
-    def ready() -> Json | None:
-        found = api.get(f"/v1/functions/{function_id}/versions/{version}")
-        assert found["state"] != "failed", found
-        return found if found["state"] == "ready" else None
-
-    return until(ready, MADE_S, "the version is ready")
-
-
 def called(api: Api, function_id: str, data: object) -> Any:
     done = api.post(f"/v1/functions/{function_id}/invoke", {"data": data})
     assert done["state"] == "succeeded", done
@@ -88,7 +66,7 @@ def test_a_compiled_wheel_is_there_and_stays_for_the_next_version(
     name = f"wheel-{time.time_ns()}"
     body = {"name": name, "runtime": "python3.13", "source": source}
     function_id = api.post("/v1/functions", body)["id"]
-    first = live(api, function_id, 1)
+    first = live(api, function_id)
     assert called(api, function_id, {"price": "5"}) == [5, "so"]
     assert called(api, function_id, {"price": "five"}) == "int_parsing"
     again = PYTHON.replace(".price,", ".price + 1,")
@@ -122,7 +100,7 @@ def test_typescript_with_an_esm_package_and_native_code(api: Api, packages: Pack
     body: Json = {"name": f"module-{time.time_ns()}", "runtime": "node24", "source": source}
     body["settings"] = {"isolation": "invocation"}
     function_id = api.post("/v1/functions", body)["id"]
-    live(api, function_id, 1)
+    live(api, function_id)
     answers = [called(api, function_id, {"price": 5}) for _ in range(2)]
     dice = {answer.pop("dice") for answer in answers}
     assert len(dice) == 2

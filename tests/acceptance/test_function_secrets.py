@@ -6,7 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.acceptance.api import Api, Json
+from tests.acceptance.api import Api
+from tests.acceptance.functions import made
 from tests.acceptance.platform import Platform
 from tests.acceptance.test_secrets import files_with
 from tests.acceptance.waiting import until
@@ -37,24 +38,6 @@ def put(api: Api, value: str) -> None:
     assert response.status_code == 200, response.text
 
 
-def made(api: Api, **settings: object) -> str:
-    files = [{"dir": ".", "name": "main.py", "content": CODE}]
-    body: Json = {
-        "name": f"entrusted-{uuid4()}",
-        "runtime": "python3.13",
-        "source": {"files": files},
-    }
-    function_id = api.post("/v1/functions", {**body, "settings": settings})["id"]
-
-    def ready() -> bool:
-        version = api.get(f"/v1/functions/{function_id}/versions/1")
-        assert version["state"] != "failed", version
-        return version["state"] == "ready" and version["snapshot"]["state"] == "made"
-
-    until(ready, 250, "the function is ready")
-    return function_id
-
-
 def test_a_secret_is_in_the_process_and_in_no_file(
     platform: Platform, own: Api, tmp_path: Path
 ) -> None:
@@ -66,7 +49,7 @@ def test_a_secret_is_in_the_process_and_in_no_file(
         return files_with(platform.data_dir, *marks, since=before)
 
     put(own, SECRET)
-    function_id = made(own, secrets=["KEY"], idleTimeout=1)
+    function_id = made(own, f"entrusted-{uuid4()}", CODE, secrets=["KEY"], idleTimeout=1)
     assert found(KEPT), "this search finds what a snapshot has"
     path = f"/v1/functions/{function_id}/invoke"
     answer = own.post(path, {"data": 1})

@@ -8,9 +8,9 @@ import httpx2
 import pytest
 
 from tests.acceptance.api import TIMEOUT_S, Api, Json
+from tests.acceptance.functions import made
 from tests.acceptance.waiting import until
 
-READY_S = 600
 CODE = """\
 import os
 calls = 0
@@ -34,17 +34,9 @@ def http(request):
 @pytest.fixture(scope="module")
 def function(api: Api, platform: Any) -> Iterator[Json]:
     """A function that is live."""
-    files = [{"dir": ".", "name": "main.py", "content": CODE}]
-    body = {"name": f"url-{time.time_ns()}", "runtime": "python3.13", "source": {"files": files}}
-    made = api.post("/v1/functions", body)
-    path = f"/v1/functions/{made['id']}"
-
-    def ready() -> Json | None:
-        version = api.get(f"{path}/versions/1")
-        assert version["state"] != "failed", version
-        return api.get(path) if version["state"] == "ready" else None
-
-    yield until(ready, READY_S, "the function is live")
+    function_id = made(api, f"url-{time.time_ns()}", CODE)
+    path = f"/v1/functions/{function_id}"
+    yield api.get(path)
     api.http.delete(path)
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.api import Api, Json
+from tests.acceptance.functions import made
 from tests.acceptance.platform import Platform
-from tests.acceptance.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
-MADE_S = 300
 CLOCK_S = 5.0
 PYTHON = """\
 import os, random, secrets, shutil, signal, time, uuid
@@ -80,29 +79,6 @@ export default {
 """
 
 
-def made(api: Api, name: str, runtime: str, code: str, **settings: object) -> str:
-    """Return a function whose version is ready, and rests as a snapshot."""
-    file = "main.mjs" if runtime == "node24" else "main.py"
-    files = [{"dir": ".", "name": file, "content": code}]
-    body: Json = {
-        "name": name,
-        "runtime": runtime,
-        "source": {"files": files},
-        "settings": settings,
-    }
-    function_id = api.post("/v1/functions", body)["id"]
-    path = f"/v1/functions/{function_id}/versions/1"
-
-    def ready() -> Json | None:
-        version = api.get(path)
-        assert version["state"] != "failed", version
-        return version if version["state"] == "ready" else None
-
-    until(ready, MADE_S, f"{name} is ready")
-    until(lambda: api.get(path)["snapshot"]["state"] == "made", MADE_S, f"{name} has a snapshot")
-    return function_id
-
-
 @pytest.fixture(scope="module")
 def api(platform: Platform) -> Iterator[Api]:
     """The API, whatever its document says of functions."""
@@ -113,9 +89,7 @@ def api(platform: Platform) -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def worst(api: Api) -> Iterator[str]:
     """Serves each call by an instance of its own."""
-    function_id = made(
-        *(api, "worst", "python3.13", PYTHON), isolation="invocation", timeout=60, maxInstances=3
-    )
+    function_id = made(*(api, "worst", PYTHON), isolation="invocation", timeout=60, maxInstances=3)
     yield function_id
     api.http.delete(f"/v1/functions/{function_id}")
 
@@ -143,7 +117,7 @@ def drawn(api: Api, function_id: str) -> list[object]:
 def test_forks_of_one_snapshot_draw_nothing_alike(api: Api, worst: str) -> None:
     """Each instance draws for itself, by every generator there is, and knows the time."""
     python = [drawn(api, worst) for _ in range(3)]
-    node_id = made(api, "dice", "node24", NODE, isolation="invocation")
+    node_id = made(api, "dice", NODE, "node24", isolation="invocation")
     try:
         node = [drawn(api, node_id) for _ in range(3)]
     finally:

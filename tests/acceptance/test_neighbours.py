@@ -17,7 +17,7 @@ from tests.acceptance.attacks import ATTACKS, NOISE, Attack, Attacker
 from tests.acceptance.conftest import HOOKS
 from tests.acceptance.document import Document
 from tests.acceptance.platform import Platform
-from tests.acceptance.test_accounts import calls, filled
+from tests.acceptance.test_accounts import about_something, body_of, filled, of_functions
 from tests.acceptance.waiting import until
 from tests.integration.server.receiver import receiving
 
@@ -49,7 +49,7 @@ def other(platform: Platform, document: Document, told: list[str]) -> Iterator[A
 
 @pytest.fixture(scope="module")
 def work(platform: Platform, other: Api) -> Iterator["Work"]:
-    """What it works with: an image, a VM of it with a program that serves, a webhook."""
+    """What it works with: an image, a VM of it that serves, a webhook, a function."""
     image = other.image(guests.BUSYBOX)
     web = {"SCRIPT": guests.WEB, "NAME": "neighbour"}
     with (
@@ -58,20 +58,33 @@ def work(platform: Platform, other: Api) -> Iterator["Work"]:
     ):
         other.visit_when_up(vm)
         webhook = other.post("/v1/webhooks", {"url": receiver.url})
-        yield Work(other, image, vm, webhook, lambda: [each.id for each in receiver.received])
+        functions = of_functions(other)
+        yield Work(
+            other, image, vm, webhook, functions, lambda: [each.id for each in receiver.received]
+        )
+        other.http.delete(f"/v1/functions/{functions['function']}").raise_for_status()
         other.http.delete(f"/v1/webhooks/{webhook['id']}").raise_for_status()
 
 
 class Work:
     """Ordinary work of an account, and the ids of all that comes of it."""
 
-    def __init__(self, api: Api, image: str, vm: Json, webhook: Json, received: object) -> None:
+    def __init__(
+        self,
+        api: Api,
+        image: str,
+        vm: Json,
+        webhook: Json,
+        of_functions: dict[str, str],
+        received: object,
+    ) -> None:
         self._api = api
         self._image = image
         self._vm = vm
         self._webhook = webhook
         assert callable(received)
         self._received = received
+        self._of_functions = of_functions
         self.builds: set[str] = set()
         self.vms: set[str] = {vm["id"]}
 
@@ -86,6 +99,7 @@ class Work:
         delivery = api.post(f"/v1/webhooks/{self._webhook['id']}/test")
         until(lambda: delivery["eventId"] in self._received(), 120, "the webhook is told")
         return {
+            **self._of_functions,
             "vm": self._vm["id"],
             "image": self._image,
             "webhook": self._webhook["id"],
@@ -135,16 +149,18 @@ def test_nothing_is_seen_or_changed_beside_all_of_it_at_once(
         for attack in at_once:
             held.enter_context(attack(attacker))
         ids = {**work.do(), "build": work.build()}
-        for method, path in calls(platform):
-            if "{" in path:
-                body: Json = {"count": 1} if path.endswith("/fork") else {}
-                answer = attacker.api.http.request(method, filled(path, ids), json=body)
-                assert answer.status_code == 404, f"{method} {path}: {answer.text}"
+        for method, path in about_something(platform):
+            body = body_of(path)
+            answer = attacker.api.http.request(method, filled(path, ids), json=body)
+            assert answer.status_code == 404, f"{method} {path}: {answer.text}"
         assert {vm["id"] for vm in other.vms()} <= work.vms
         for path, mine in (
             ("/v1/image/builds", ids["build"]),
             ("/v1/images", ids["image"]),
             ("/v1/webhooks", ids["webhook"]),
+            ("/v1/functions", ids["function"]),
+            ("/v1/invocations", ids["invocation"]),
+            ("/v1/secrets", ids["secret"]),
         ):
             assert mine in json.dumps(other.get(path))
             assert mine not in json.dumps(attacker.api.get(path))
