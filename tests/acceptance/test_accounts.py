@@ -60,7 +60,8 @@ def mine(api: Api, busybox: str) -> Iterator[dict[str, str]]:
 def of_functions(api: Api) -> dict[str, str]:
     """Make a function with a draft, an invocation that waits, and a secret; return their ids."""
     function_id = made(api, f"mine-{time.time_ns()}", SOURCE["files"][0]["content"])
-    api.http.put(f"/v1/functions/{function_id}/draft", json=SOURCE).raise_for_status()
+    draft = f"/v1/functions/{function_id}/draft"
+    api.http.put(draft, json=SOURCE, headers={"If-Match": '"0"'}).raise_for_status()
     api.http.put("/v1/secrets/TOKEN", json={"value": "of mine"}).raise_for_status()
     return {
         "function": function_id,
@@ -119,7 +120,8 @@ def test_every_call_about_mine_is_404_for_another(
         assert mine["vm"] not in answer.json()["title"]
     assert api.vm(mine["vm"])["state"] == "started"
     assert api.get(f"/v1/invocations/{mine['invocation']}")["state"] == "queued"
-    assert api.get(f"/v1/functions/{mine['function']}/draft")["files"] == SOURCE["files"]
+    (drafted,) = api.get(f"/v1/functions/{mine['function']}/draft")["files"]
+    assert drafted["content"] == SOURCE["files"][0]["content"]
     assert "TOKEN" in [secret["name"] for secret in api.get("/v1/secrets")["secrets"]]
 
 
