@@ -26,6 +26,7 @@ IDS = {
 SOURCE = files({"main.py": "def handler(event, context):\n    return 1\n"})
 BODIES: dict[str, Json] = {
     "/fork": {"count": 1},
+    "/functions/{functionId}": {"settings": {}},
     "/versions": {"source": SOURCE},
     "/promote": {"version": 1},
     "/draft": SOURCE,
