@@ -28,7 +28,7 @@ from cakework.node.guest.protocol import (
     Started,
 )
 from cakework.node.images.store import RunConfig
-from cakework.node.vms import machines, qemu, vm
+from cakework.node.vms import qemu, vm, workshop
 from cakework.node.vms.artifacts import Artifacts
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.room import Footprint
@@ -132,7 +132,7 @@ async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it has ended is noticed and told at once, and not when a guest's time is over."""
-    monkeypatch.setattr(machines, "BOOT_TIMEOUT_S", 10 * DEADLINE_S)
+    monkeypatch.setattr(workshop, "BOOTS_S", (10 * DEADLINE_S,))
     killed: list[int] = []
 
     async def refused(*_: object, **__: object) -> None:
@@ -144,10 +144,24 @@ async def test_a_qemu_that_ends_while_its_guest_boots_holds_nobody_up(
 
     monkeypatch.setattr(GuestChannel, "connect", refused)
     async with site(yard, tmp_path) as s:
-        workshop = Workshop(tmp_path / "templates", s.host, "tcg", disk_gb=DISK_GB, most=1)
+        of_own = Workshop(tmp_path / "templates", s.host, "tcg", disk_gb=DISK_GB, most=1)
         async with asyncio.timeout(DEADLINE_S):
             with pytest.raises(Unavailable, match="QEMU was killed by SIGKILL at its start"):
-                await workshop.template(Shape())
+                await of_own.template(Shape())
+        await s.clean()
+
+
+async def test_a_guest_that_says_nothing_at_its_boot_is_booted_anew(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QEMU that runs on, and whose guest does not, is ended, and nothing of it is used."""
+    monkeypatch.setattr(workshop, "BOOTS_S", (0.0, DEADLINE_S))
+    async with site(yard, tmp_path) as s:
+        of_own = Workshop(tmp_path / "templates", s.host, "tcg", disk_gb=DISK_GB, most=1)
+        template = await of_own.template(Shape())
+        assert list((tmp_path / "templates").iterdir()) == [template.folder]
+        machine = await Machine.restore(s.host, template, image=None)
+        await machine.release()
         await s.clean()
 
 

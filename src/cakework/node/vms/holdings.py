@@ -365,9 +365,10 @@ class Holdings:
         """Connect to the guest; a HELLO may be lost with the word that a node is there."""
         deadline = time.monotonic() + timeout_s
         while True:
+            left_s = max(0.0, deadline - time.monotonic())
             try:
                 return await GuestChannel.connect(
-                    self.folder / "guest.sock", acked=acked, timeout_s=GREET_TIMEOUT_S
+                    self.folder / "guest.sock", acked=acked, timeout_s=min(GREET_TIMEOUT_S, left_s)
                 )
             except GuestError:
                 if time.monotonic() >= deadline or self.process.ended:

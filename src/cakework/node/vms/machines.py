@@ -54,8 +54,11 @@ class Machine(Holdings):
     """One QEMU. :meth:`release` gives back everything it holds, in any state."""
 
     @classmethod
-    async def boot(cls, host: Host, making: Saved) -> "Machine":
-        """Boot the kernel that lies in ``making``'s folder, with its memory a file there."""
+    async def boot(cls, host: Host, making: Saved, timeout_s: float = BOOT_TIMEOUT_S) -> "Machine":
+        """Boot the kernel that lies in ``making``'s folder, with its memory a file there.
+
+        Raises GuestError if the guest said nothing for ``timeout_s`` though its QEMU ran on.
+        """
         machine = cls._new(host, making.spec.shape)
         async with machine._making():
             await machine._prepare()
@@ -66,7 +69,7 @@ class Machine(Holdings):
                 machine._spawn(boot_command(making.spec, fds), fds, binds)
             async with machine._beginning():
                 await machine._hold_monitor(BOOT_TIMEOUT_S)
-                await machine._hold_channel(BOOT_TIMEOUT_S)
+                await machine._hold_channel(timeout_s)
         return machine
 
     @classmethod

@@ -25,6 +25,7 @@ import structlog
 from cakework.domain.errors import Unavailable
 from cakework.domain.vms import Shape
 from cakework.node.cleanup import cleanup
+from cakework.node.guest.protocol import GuestError
 from cakework.node.listing import entries
 from cakework.node.vms.artifacts import BUSYBOX, Artifacts, tsc_khz
 from cakework.node.vms.disks import make_erofs, make_ext4
@@ -35,6 +36,10 @@ from cakework.node.vms.template import Template
 from cakework.unbroken import unbroken
 
 MAKING = ".making-"
+BOOTS_S = (45.0, 180.0)
+"""How long a guest may take to answer from its boot, the first time and the next. A guest with more
+than one processor, emulated by QEMU before 8.1, may go on for ever in code that is half rewritten
+(see ``UNGROUPED`` in qemu.py): some patching of the kernel's own code is left at boot."""
 log = structlog.get_logger("cakework.node.workshop")
 
 
@@ -78,7 +83,7 @@ class Workshop:
             if not template.folder.exists():
                 async with self._turn:
                     self._make_way(template)
-                    await self._make(template)
+                    await self._boot(template)
             self._used[name] = template
         return template
 
@@ -127,7 +132,17 @@ class Workshop:
         with cleanup("template", name=folder.name):
             _remove(folder)
 
-    async def _make(self, template: Template) -> None:
+    async def _boot(self, template: Template) -> None:
+        for timeout_s in BOOTS_S[:-1]:
+            try:
+                await self._make(template, timeout_s)
+            except GuestError as error:
+                log.warning("template.silent", why=error.detail)
+            else:
+                return
+        await self._make(template, BOOTS_S[-1])
+
+    async def _make(self, template: Template, timeout_s: float) -> None:
         shape = template.spec.shape
         log.info("template.making", cpu=shape.cpu, memory_mb=shape.memory_mb)
         making = Template(Path(tempfile.mkdtemp(prefix=MAKING, dir=self._folder)), template.spec)
@@ -135,7 +150,7 @@ class Workshop:
             making.folder.chmod(0o755)
             lay_out = partial(_lay_out, making, self._host.artifacts, self._disk_gb)
             await unbroken(asyncio.to_thread(lay_out, shape.memory_mb))
-            machine = await Machine.boot(self._host, making)
+            machine = await Machine.boot(self._host, making, timeout_s)
             try:
                 await self._save(machine, making)
             finally:
