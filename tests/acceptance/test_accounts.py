@@ -95,9 +95,11 @@ def about_something(platform: Platform) -> list[tuple[str, str]]:
     return [call for call in calls(platform) if "{" in call[1] and call != OF_NAMES]
 
 
-def body_of(path: str) -> Json:
+def body_of(method: str, path: str) -> Json:
     """Return what a call is to be sent to be looked at."""
     nothing: Json = {}
+    if method in ("GET", "DELETE"):
+        return nothing
     return next((body for end, body in BODIES.items() if path.endswith(end)), nothing)
 
 
@@ -115,7 +117,7 @@ def test_every_call_about_mine_is_404_for_another(
     about = about_something(platform)
     assert len(about) >= 30
     for method, path in about:
-        answer = other.http.request(method, filled(path, mine), json=body_of(path))
+        answer = other.http.request(method, filled(path, mine), json=body_of(method, path))
         assert answer.status_code == 404, f"{method} {path}: {answer.text}"
         assert answer.json()["code"] == "not_found"
         assert mine["vm"] not in answer.json()["title"]

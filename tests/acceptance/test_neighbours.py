@@ -150,7 +150,7 @@ def test_nothing_is_seen_or_changed_beside_all_of_it_at_once(
             held.enter_context(attack(attacker))
         ids = {**work.do(), "build": work.build()}
         for method, path in about_something(platform):
-            body = body_of(path)
+            body = body_of(method, path)
             answer = attacker.api.http.request(method, filled(path, ids), json=body)
             assert answer.status_code == 404, f"{method} {path}: {answer.text}"
         assert {vm["id"] for vm in other.vms()} <= work.vms
