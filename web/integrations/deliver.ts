@@ -47,7 +47,7 @@ function copyMarkdown(root: string, source: string): void {
   for (const file of filesBelow(source, /\.md$/)) {
     const document = readFileSync(file, "utf8");
     const [, title, description, body] =
-      /^---\ntitle: (.*)\ndescription: (.*)\n---\n([\s\S]*)$/.exec(document) ?? [];
+      /^---\ntitle: (.*)\ndescription: (.*)\n(?:.+\n)*?---\n([\s\S]*)$/.exec(document) ?? [];
     if (!title || !description || !body) throw new Error(`${file}: no title and description`);
     const path = relative(source, file).replace(/(^|\/)index\.md$/, ".md");
     mkdirSync(dirname(join(root, path)), { recursive: true });
