@@ -113,10 +113,11 @@ async def _serve(
     options: argparse.Namespace, control_socket: socket.socket, imported: _Imported | None
 ) -> None:
     secrets: dict[str, str] = {}
-    empty = _Imported(Handlers(), None, _threads(1), 1)
-    function = await _started(imported or empty, secrets)
-    if imported is None:
-        function = replace(function, state="empty")
+    if imported is not None:
+        function = await _started(imported, secrets)
+    else:
+        empty = _Imported(Handlers(), None, _threads(1), 1)
+        function = replace(await _started(empty, secrets), state="empty")
 
     async def loaded(order: dict[str, Any]) -> Function:
         folder = options.folder.resolve()
