@@ -124,6 +124,32 @@ async def test_of_many_each_has_its_own_end(store: Database) -> None:
     assert await count(store) == 2
 
 
+async def test_what_fails_holds_up_nothing_though_its_error_is_kept(store: Database) -> None:
+    """A result that was not read to its end goes, of work that is refused, breaks or only reads."""
+
+    def half(session: Session, error: type[Exception]) -> None:
+        result = session.connection().execute(select(InvocationRow.id))
+        assert result.fetchone()
+        raise error("It is so.")
+
+    for _ in range(100):
+        await store.together(lambda session: add(session, waiting(new_function_id())))
+    kept: list[BaseException] = []
+    for do, error in (
+        (store.together, ZeroDivisionError),
+        (store.together, Conflict),
+        (store.look, ZeroDivisionError),
+    ):
+        with pytest.raises(error) as raised:
+            await do(lambda session, error=error: half(session, error))
+        kept.append(raised.value)
+        async with store.writing() as session:
+            session.add(InvocationRow(**waiting(new_function_id())))
+        for _ in range(3):
+            await store.together(lambda session: add(session, waiting(new_function_id())))
+        assert await count(store) == 100 + 4 * len(kept)
+
+
 async def test_what_is_to_be_called_after_is_called_once_it_is_committed(store: Database) -> None:
     """Once for all that is committed together; not for what is taken back."""
     called: list[str] = []

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cakework.server.store.migrate import upgrade
-from cakework.server.store.together import Together, Work
+from cakework.server.store.together import Together, Work, let_go
 from cakework.settings import Settings
 
 _WRITES = "cakework_writes"
@@ -143,7 +143,11 @@ class _Plain:
 
         def work() -> _T:
             with begin() as connection:
-                return within(connection)
+                try:
+                    return within(connection)
+                except BaseException as error:
+                    let_go(error)
+                    raise
 
         return await asyncio.wrap_future(self._threads.submit(work))
 

@@ -5,6 +5,7 @@ a disk's wait is shared, and so are the ways to the store and back.
 """
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ def after_commit(session: Session, call: Callable[[], None]) -> None:
         call()
 
     event.listen(session, "after_commit", committed, once=True)
+
+
+def let_go(error: BaseException) -> None:
+    """Let go of what was held where ``error`` was raised, for as long as somebody has the error.
+
+    Among that may be a result that was not read to its end. As long as there is one, SQLite goes on
+    with what its connection saw then: it reads nothing newer, and writes nothing.
+    """
+    traceback.clear_frames(error.__traceback__)
 
 
 class Together:
@@ -126,7 +136,9 @@ def _one(work: Work[Any], connection: Connection, after: dict[Callable[[], None]
             result = work(session)
             session.flush()
         except CakeworkError as error:
+            let_go(error)
             return error
         except Exception as error:
+            let_go(error)
             raise _WorkFailed from error
         return result
