@@ -31,7 +31,7 @@ class Bench(Workshop):
     def there(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}
 
-    async def _make(self, template: Template) -> None:
+    async def _make(self, template: Template, timeout_s: float) -> None:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
