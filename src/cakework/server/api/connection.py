@@ -59,6 +59,7 @@ class ApiConnection(HttpToolsProtocol):
         self, crowd: "Crowd[ApiConnection]", untaken: "Untaken", *args: Any, **options: Any
     ) -> None:
         super().__init__(*args, **options)
+        self.timeout_keep_alive = KEEP_ALIVE_S
         self._crowd = crowd
         self._untaken = untaken
         self._besides = 0
@@ -290,6 +291,5 @@ def api_config(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
         **options,
     )
