@@ -187,7 +187,8 @@ async def test_who_says_nothing_is_let_go(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     """Also who begins, and also on a connection that had an answer before."""
-    monkeypatch.setattr(connection, "HEAD_S", 0.3)
+    for name in ("HEAD_S", "KEEP_ALIVE_S"):
+        monkeypatch.setattr(connection, name, 0.3)
     whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     for first in (b"", whole):
         async with calling(rig) as caller:

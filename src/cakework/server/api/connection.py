@@ -25,6 +25,10 @@ HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 128
 HEAD_S = 15.0
 """From the connection, or the end of the last answer, to the end of the head."""
+KEEP_ALIVE_S = 75
+"""For which a connection waits for another request; those that wait give way. Longer than clients
+and balancers before it keep one unused (httpx 5 s, nginx and AWS's balancers 60 s), or else they
+would send on one that is being closed."""
 LINGER_S = 10.0
 """How long the rest of a body is taken that was answered before its end: so that who sends it sees
 the answer, and not a connection that is reset."""
@@ -55,6 +59,7 @@ class ApiConnection(HttpToolsProtocol):
         self, crowd: "Crowd[ApiConnection]", untaken: "Untaken", *args: Any, **options: Any
     ) -> None:
         super().__init__(*args, **options)
+        self.timeout_keep_alive = KEEP_ALIVE_S
         self._crowd = crowd
         self._untaken = untaken
         self._besides = 0
