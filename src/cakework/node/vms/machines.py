@@ -54,7 +54,7 @@ class Machine(Holdings):
     """One QEMU. :meth:`release` gives back everything it holds, in any state."""
 
     @classmethod
-    async def boot(cls, host: Host, making: Saved, timeout_s: float = BOOT_TIMEOUT_S) -> "Machine":
+    async def boot(cls, host: Host, making: Saved, timeout_s: float) -> "Machine":
         """Boot the kernel that lies in ``making``'s folder, with its memory a file there.
 
         Raises GuestError if the guest said nothing for ``timeout_s`` though its QEMU ran on.

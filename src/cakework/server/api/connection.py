@@ -26,9 +26,9 @@ HEADERS_MAX = 128
 HEAD_S = 15.0
 """From the connection, or the end of the last answer, to the end of the head."""
 KEEP_ALIVE_S = 75
-"""For which a connection waits for another request; those that wait give way. Longer than clients
-and balancers before it keep one unused (httpx 5 s, nginx and AWS's balancers 60 s), or else they
-would send on one that is being closed."""
+"""For which a connection waits for another request; those that wait give way. Longer than most
+clients and balancers keep one (httpx 5 s, nginx and AWS's balancers 60 s): who sends on one that is
+being closed is told of a reset."""
 LINGER_S = 10.0
 """How long the rest of a body is taken that was answered before its end: so that who sends it sees
 the answer, and not a connection that is reset."""
