@@ -11,6 +11,7 @@ import fcntl
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ SLOTS = 1024
 FIRST_UID = 1_500_000
 FIRST_ADDRESS = ipaddress.IPv4Address("10.201.0.0")
 """Territory t has the /21 at 10.201.0.0 + t x 2048: a /31 for each of its 1,024 slots."""
+
+PATIENCE_S = 2.0
+"""How long another may hold a node's lock without being that node: one that looks for a territory
+locks each for a moment, and what a killed node was just starting has its files until it runs."""
+LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +84,14 @@ def lease_territory(node_dir: Path, locks: Path = LOCKS) -> Territory:
     file = node_dir / "territory"
     if file.exists():
         number = int(file.read_text())
-        if _lock(locks / str(number), node_dir):
+        lock = locks / str(number)
+        until = time.monotonic() + PATIENCE_S
+        while not (ours := _lock(lock, node_dir)) and _owner(lock) == node_dir.resolve():
+            if time.monotonic() > until:
+                raise Unavailable(f"another node already runs on {node_dir}")
+            time.sleep(LOOK_EVERY_S)
+        if ours:
             return Territory(number)
-        if _owner(locks / str(number)) == node_dir.resolve():
-            raise Unavailable(f"another node already runs on {node_dir}")
         # Another can only have it since the host was restarted or all were remembered, and in
         # both cases nothing of ours runs.
         file.unlink()

@@ -5,6 +5,7 @@ import fcntl
 import multiprocessing
 import signal
 import subprocess
+import threading
 from collections.abc import Generator
 from itertools import combinations
 from multiprocessing.connection import Connection
@@ -56,6 +57,18 @@ def test_nodes_get_territories_of_their_own_and_back_again(tmp_path: Path) -> No
     assert again.number == first.number
     for node in (second, third, again):
         node.kill()
+
+
+def test_who_only_looks_keeps_no_node_from_coming_back(tmp_path: Path) -> None:
+    """A node that looks for a territory locks those of others for a moment."""
+    node = Node(tmp_path, "a")
+    node.kill()
+    look = (tmp_path / "locks" / str(node.number)).open()
+    fcntl.flock(look, fcntl.LOCK_EX)
+    timer = threading.Timer(0.2, look.close)
+    timer.start()
+    assert lease_territory(tmp_path / "a", tmp_path / "locks").number == node.number
+    timer.join()
 
 
 def test_a_territory_that_was_taken_after_a_restart_of_the_host_is_given_up(tmp_path: Path) -> None:
