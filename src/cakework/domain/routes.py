@@ -196,11 +196,13 @@ class Hold(Message):
 
 
 class Held(Message):
-    """The answer to :class:`Hold`: which of them are not lent to it any more."""
+    """The answer to :class:`Hold`: which of them are not lent to it any more, and of which the VM
+    has ended, whether or not its connections have."""
 
     kind: Literal["held"] = "held"
     ask: int
     lost: list[str]
+    gone: list[str] = []
 
 
 class Recall(Message):

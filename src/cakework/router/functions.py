@@ -94,6 +94,8 @@ class Instance:
     """It is to serve no more, and to be ended."""
     recalled: bool = False
     lost: bool = False
+    gone: bool = False
+    """Its VM has ended; connections may not have heard of it."""
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -194,8 +196,9 @@ class Functions:
         self._ending = False
 
     def holds(self, vm_id: str) -> bool:
-        """Whether an instance is lent to this router."""
-        return vm_id in self._lent
+        """Whether an instance is lent to this router, and there."""
+        instance = self._lent.get(vm_id)
+        return instance is not None and not instance.gone
 
     def recalled(self, vm_id: str) -> bool:
         """Whether an instance is lent to this router still, and is to be given back."""
@@ -536,11 +539,18 @@ class Functions:
             )
         except Unavailable:
             return
-        for vm_id in answer.lost if isinstance(answer, wire.Held) else ():
+        if not isinstance(answer, wire.Held):
+            return
+        for vm_id in answer.lost:
             if (instance := self._lent.get(vm_id)) is not None:
                 _log.warning("function.instance_lost", vm_id=vm_id)
                 instance.lost = True
                 self._drop(instance)
+        for vm_id in answer.gone:
+            if (instance := self._lent.get(vm_id)) is not None and not instance.gone:
+                instance.gone = True
+                self.wear(instance)
+                self._rest(instance)
 
     def _tell(self, ticket: Ticket) -> None:
         self._untold[ticket.id] = ticket.visit

@@ -253,6 +253,11 @@ class FunctionNode(FakeNode):
             process.kill()
         await process.wait()
 
+    async def fall_silent(self, vm_id: str, cause: EndCause) -> None:
+        """End a VM whose kernel has no time to close its program's connections."""
+        os.kill(self.hosted[vm_id].process.pid, signal.SIGSTOP)
+        await self.stopped(vm_id, f"it ended without a word, of {cause}", cause=cause)
+
     async def _kill(self, vm_id: str) -> int | None:
         """End a VM's program; return how it ended, None if there was none."""
         hosted = self.hosted.pop(vm_id, None)

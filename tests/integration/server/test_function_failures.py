@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from cakework.domain.orders import NodeProblem
 from cakework.domain.vms import EndCause
-from cakework.server.store.function_models import AttemptRow, InvocationRow
+from cakework.server.store.function_models import AttemptRow, InstanceState, InvocationRow
 
 from .rig import Json, eventually
 from .test_functions import Functions, functions, hosting
@@ -175,6 +175,30 @@ async def test_why_a_vm_ended_is_told_as_its_node_tells_it(
     assert [each["outcome"] for each in failed["attempts"]] == [reason]
     told = f"the program ended with exit code 3, of {cause}"
     assert (failed["error"]["type"], failed["error"]["message"]) == ("InstanceEnded", told)
+
+
+async def test_a_vm_that_ends_without_a_word_is_waited_for_no_longer(functions: Functions) -> None:
+    """Where a machine is gone before its kernel has closed the connection: at its end, and not
+    when the attempt's time is over."""
+    code = "import time\ndef handler(event, context):\n    time.sleep(600)\n"
+    function_id = await functions.made(code)
+    taken = await functions.queue(function_id)
+
+    async def at_work() -> str | None:
+        (*_, found) = [None, *await functions.instances()]
+        return found.vm_id if found is not None and found.state == InstanceState.BUSY else None
+
+    vm_id = await eventually(at_work, "it is at work")
+    await functions.node.fall_silent(vm_id, EndCause.OUT_OF_MEMORY)
+
+    async def attempted() -> Json | None:
+        found = await functions.rig.ok("GET", f"/v1/invocations/{taken['id']}")
+        return found if found["state"] != "running" else None
+
+    found = await eventually(attempted, "the attempt has ended")
+    (attempt,) = found["attempts"]
+    assert (found["state"], attempt["outcome"]) == ("waiting", "out_of_memory")
+    assert found["error"]["message"] == "it ended without a word, of out_of_memory"
 
 
 async def test_an_instance_that_was_not_reached_is_no_attempt(functions: Functions) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from websockets.asyncio.client import connect
 
 from cakework.dialer import NodeDialer
+from cakework.domain.vms import EndCause
 from cakework.router.activity import Activity
 from cakework.router.functions import Functions as Lent
 from cakework.router.link import ServerLink
@@ -277,6 +278,25 @@ async def test_how_it_failed_is_told(
         assert len(await urls.functions.instances()) == 1
     else:
         await urls.gone()
+
+
+async def test_a_visitor_of_a_vm_that_ends_without_a_word_is_told(urls: Urls) -> None:
+    """Its router hears of the end where the connection does not."""
+    code = "import time\ndef http(request):\n    time.sleep(600)\n"
+    _, host = await urls.made(code)
+    client = await urls.client()
+    await client.send(get("/", host))
+
+    async def lent() -> str | None:
+        (*_, found) = [None, *await urls.functions.instances()]
+        return found.vm_id if found is not None and urls.lent.holds(found.vm_id) else None
+
+    vm_id = await eventually(lent, "it is at work")
+    await urls.functions.node.fall_silent(vm_id, EndCause.OUT_OF_MEMORY)
+    status, headers, _ = await client.answer()
+    found = await urls.record(headers["cakework-invocation-id"])
+    assert (status, found["state"], found["reason"]) == (502, "failed", "out_of_memory")
+    await urls.gone()
 
 
 async def test_an_answer_that_breaks_off_is_cut_and_takes_its_instance(urls: Urls) -> None:

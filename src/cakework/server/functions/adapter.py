@@ -11,12 +11,20 @@ import json
 import math
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Container,
+    Generator,
+    Iterable,
+    Mapping,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Annotated, Any, Literal, TypeVar
+from weakref import WeakSet
 
 import httpcore2
 import httpx2
@@ -201,8 +209,9 @@ class Adapter:
     def __init__(self, dialer: Dialer) -> None:
         self._rests: OrderedDict[str, float] = OrderedDict()
         """Until when no large answer is read, by account."""
+        self._open: WeakSet[_Untrusted] = WeakSet()
         self._client = httpx2.AsyncClient(
-            transport=_Dialed(dialer),
+            transport=_Dialed(dialer, self._open),
             headers={"user-agent": CALLER},
             timeout=ANSWER_S,
             # A client keeps, for as long as it lives, whatever it is told to.
@@ -212,6 +221,18 @@ class Adapter:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+    @property
+    def connected(self) -> set[str]:
+        """VMs to which there is a connection."""
+        return {stream.vm_id for stream in self._open}
+
+    def hang_up(self, vm_ids: Container[str]) -> None:
+        """Break the connections to VMs that are gone off: nothing comes of them any more, and
+        where the machine ended before its kernel could say so nobody else tells."""
+        for stream in list(self._open):
+            if stream.vm_id in vm_ids:
+                stream.abort()
 
     async def load(self, vm_id: VmId, code: Code) -> Loaded:
         """Give code to an instance that has none, and have it imported. Raises NoAnswer."""
@@ -307,19 +328,20 @@ class Adapter:
 class _Dialed(httpx2.AsyncHTTPTransport):
     """Speaks HTTP/1.1 to VMs: the host of a URL is a VM's id."""
 
-    def __init__(self, dialer: Dialer) -> None:
+    def __init__(self, dialer: Dialer, streams: WeakSet["_Untrusted"]) -> None:
         super().__init__(verify=False, trust_env=False)
         self._pool = httpcore2.AsyncConnectionPool(
             max_connections=None,
             max_keepalive_connections=CONNECTIONS_KEPT,
             keepalive_expiry=KEPT_S,
-            network_backend=_Dialing(dialer),
+            network_backend=_Dialing(dialer, streams),
         )
 
 
 class _Dialing(httpcore2.AsyncNetworkBackend):
-    def __init__(self, dialer: Dialer) -> None:
+    def __init__(self, dialer: Dialer, streams: WeakSet["_Untrusted"]) -> None:
         self._dialer = dialer
+        self._streams = streams
 
     async def connect_tcp(
         self,
@@ -336,10 +358,12 @@ class _Dialing(httpcore2.AsyncNetworkBackend):
                 except DialFailed as error:
                     raise OSError(str(error)) from error
                 try:
-                    return _Untrusted(*await asyncio.open_connection(sock=dialed))
+                    stream = _Untrusted(host, *await asyncio.open_connection(sock=dialed))
                 except BaseException:
                     dialed.close()
                     raise
+        self._streams.add(stream)
+        return stream
 
 
 class _Untrusted(StreamConnection):
@@ -348,10 +372,17 @@ class _Untrusted(StreamConnection):
     A client passes over answers before the answer (1xx), as many as come.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, vm_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         super().__init__(reader, writer)
+        self.vm_id = vm_id
         self._left = CONNECTION_BYTES_MAX
         self._begun = b""
+
+    def abort(self) -> None:
+        """Break it off: whoever reads sees the end."""
+        self._writer.transport.abort()
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Send ``buffer``, of a request that may be answered."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, QuotaExceeded, Unavailable
@@ -100,6 +101,7 @@ class Instances:
         self._deploys = deploys
         self._secrets = secrets
         self._clock = clock
+        self._seen_gone: set[str] = set()
 
     def take(self, session: Session, wanted: Wanted) -> InstanceRow | None:
         """Take a place in an instance that is there, the one used last; None: there is none."""
@@ -269,13 +271,21 @@ class Instances:
         return {"claimed_by": self._server_id, "claimed_until_ms": self._clock() + CLAIM_MS}
 
     async def tidy(self) -> None:
-        """End instances that are not needed any more."""
+        """End instances that are not needed any more; wait no longer for what is gone."""
+        await self._hang_up()
         await self._count_again()
         for vm_id in await self._database.look(self._unneeded):
             try:
                 await self._retire(VmId(vm_id))
             except CakeworkError as error:
                 _log.info("instance.not_ended", vm_id=vm_id, detail=error.detail)
+
+    async def _hang_up(self) -> None:
+        """Break off what leads to VMs that were gone a pass ago: what they had sent has come."""
+        async with self._database.reading() as session:
+            gone = await gone_of(session, self._adapter.connected)
+        self._adapter.hang_up(gone & self._seen_gone)
+        self._seen_gone = gone
 
     async def _count_again(self) -> None:
         """Correct what a process that is gone had counted: places of attempts that have ended."""
@@ -478,6 +488,14 @@ class Instances:
 def _serves(row: InstanceRow, wanted: Wanted) -> bool:
     kind = (row.version, row.user_id, row.made_with)
     return kind == (wanted.version, wanted.of_user, wanted.made_with)
+
+
+async def gone_of(session: AsyncSession, vm_ids: Collection[str]) -> set[str]:
+    """Return which of some VMs have ended."""
+    if not vm_ids:
+        return set()
+    live = select(VmRow.id).where(VmRow.id.in_(vm_ids), VmRow.state.in_(_LIVE))
+    return set(vm_ids) - set(await session.scalars(live))
 
 
 def _fits(wanted: Wanted) -> list[ColumnElement[bool]]:

@@ -44,7 +44,13 @@ from cakework.domain.vms import EndCause
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import PORT
 from cakework.server.functions.functions import Functions
-from cakework.server.functions.instances import CRASH_TOLD_S, SERVED_MAX, Instances, Wanted
+from cakework.server.functions.instances import (
+    CRASH_TOLD_S,
+    SERVED_MAX,
+    Instances,
+    Wanted,
+    gone_of,
+)
 from cakework.server.functions.secrets import Sees, view_of, views_of
 from cakework.server.functions.starts import sees_for, wanted_by
 from cakework.server.functions.visits import Visits
@@ -224,8 +230,11 @@ class Lendings:
                 del self._waiters[function_id]
         raise Refusal("unavailable", "The server is ending.", 1)
 
-    async def hold(self, router: str, vm_ids: list[str], *, first: bool) -> list[str]:
-        """Have a router keep what it holds; return which of it is not lent to it.
+    async def hold(
+        self, router: str, vm_ids: list[str], *, first: bool
+    ) -> tuple[list[str], list[str]]:
+        """Have a router keep what it holds; return which of it is not lent to it, and of which the
+        VM has ended.
 
         ``first``, on a connection: whatever else is lent to it never reached it.
         """
@@ -241,12 +250,13 @@ class Lendings:
                     .returning(InstanceRow.vm_id)
                 )
             )
+            gone = await gone_of(session, kept)
             if first:
                 unknown = select(InstanceRow.vm_id).where(theirs, InstanceRow.vm_id.not_in(kept))
                 lost = list(await session.scalars(unknown))
         if lost:
             await self._lose(lost)
-        return [vm_id for vm_id in vm_ids if vm_id not in kept]
+        return [vm_id for vm_id in vm_ids if vm_id not in kept], sorted(gone)
 
     async def note(self, work: wire.Work) -> None:
         """Write down what has become of requests, and take back what is given back."""
@@ -703,9 +713,9 @@ class Borrower:
             self.tell(wire.Noted(number=message.number))
             return
         first = not self._known.is_set()
-        lost = await self._lendings.hold(message.router, message.vm_ids, first=first)
+        lost, gone = await self._lendings.hold(message.router, message.vm_ids, first=first)
         self._known.set()
-        self.tell(wire.Held(ask=message.ask, lost=lost))
+        self.tell(wire.Held(ask=message.ask, lost=lost, gone=gone))
 
     @asynccontextmanager
     async def _answering(self, ask: int) -> AsyncGenerator[None]:
