@@ -15,7 +15,7 @@ from cakework.server.store.free_space import free_mb
 
 from .fake_node import FakeNode
 from .rig import Rig, eventually, running, settings_for
-from .test_access import BODIES, CALLS, ids_of, webhook_ids
+from .test_access import BODIES, CALLS, function_ids, ids_of, webhook_ids
 
 pytestmark = pytest.mark.anyio
 FULL_MB = 10**9
@@ -23,8 +23,11 @@ FULL_MB = 10**9
 MAKE = {
     *("buildImageFromFiles", "buildImageFromGithub", "importImage", "startVM", "cacheVM"),
     *("startCachedVM", "forkCachedVM", "createWebhook", "rotateWebhookSecret", "testWebhook"),
-    "redeliverWebhook",
+    *("redeliverWebhook", "createFunction", "deployFunction", "deployFunctionFromArchive"),
+    *("putDraft", "testFunction", "invokeFunction", "replayInvocation", "replayDeadLetters"),
+    "putSecret",
 }
+LISTS = ("/v1/vms", "/v1/image/builds", "/v1/functions", "/v1/invocations", "/v1/secrets")
 
 
 class Disk:
@@ -54,11 +57,11 @@ async def test_what_makes_things_is_refused_and_all_else_goes_on(disk: Disk) -> 
     under which they are repeated; what was made before is seen, stopped and deleted."""
     async with disk.fine() as rig:
         vm, unused = await rig.vm(), await rig.image()
-        ids = {**ids_of(rig, vm), **await webhook_ids(rig)}
+        ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
         cache = {"imageId": vm["imageId"], "port": 80, "autoStart": True}
         cached = (await rig.ok("POST", "/v1/vm/cache", json=cache))["id"]
     async with disk.full() as rig:
-        before = await rig.ok("GET", "/v1/vms"), await rig.ok("GET", "/v1/image/builds")
+        before = [await rig.ok("GET", path) for path in LISTS]
         for name, method, path in CALLS:
             if name not in MAKE:
                 continue
@@ -73,7 +76,7 @@ async def test_what_makes_things_is_refused_and_all_else_goes_on(disk: Disk) -> 
             assert int(response.headers["retry-after"]) > 0
         with pytest.raises(NoRoom):
             await rig.server.wakes.wake(cached)
-        after = await rig.ok("GET", "/v1/vms"), await rig.ok("GET", "/v1/image/builds")
+        after = [await rig.ok("GET", path) for path in LISTS]
         assert after == before
         for name, method, path in CALLS:
             if name in MAKE or method == "DELETE" or path.endswith(("/stop", "/destroy")):
