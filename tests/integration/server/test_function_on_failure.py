@@ -141,7 +141,7 @@ async def test_what_is_too_deep_too_large_too_late_or_too_much(
     assert (await functions.rig.ok("GET", data["eventPath"]))["data"] == large
     assert data["error"] == failed["error"]
 
-    def has_room(_: object, key: str, __: object) -> bool:
+    def has_room(_: object, key: str, *__: object) -> bool:
         return key != handler
 
     monkeypatch.setattr(waiting.WaitingLimits, "_has_room", has_room)
