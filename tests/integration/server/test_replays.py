@@ -1,23 +1,35 @@
 """Every POST repeated with its Idempotency-Key, computed from the OpenAPI document: a new call
 cannot be forgotten."""
 
+import io
 import json
-from collections.abc import Awaitable, Callable
+import tarfile
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import httpx2
 import pytest
 from sqlalchemy import func, select, update
 
+from cakework.domain.functions import VersionState
+from cakework.server.functions.dead_letters import DeadLetters
+from cakework.server.functions.deploys import DeployLoop
+from cakework.server.functions.dispatch import DispatchLoop
+from cakework.server.functions.trials import Trials
+from cakework.server.store.function_models import FunctionRow, InvocationRow, VersionRow
 from cakework.server.store.models import Base, BuildRow, IdempotencyRow, VmRow
 from cakework.server.store.webhook_models import WebhookEndpointRow
 
-from .rig import DOCKERFILE, Json, Rig, as_problem
-from .test_access import CALLS, DOCUMENT
+from .fake_node import FakeNode
+from .rig import DOCKERFILE, Json, Rig, as_problem, running, settings_for
+from .test_access import CALLS, DOCUMENT, function_ids
 
 pytestmark = pytest.mark.anyio
 POSTS = [(name, path) for name, method, path in CALLS if method == "POST"]
 NOWHERE = "https://nowhere.invalid/"
+MAIN = {"dir": ".", "name": "main.py"}
+SOURCE: Json = {"files": [{**MAIN, "content": "def handler(event, context): pass\n"}]}
 GITHUB: Json = {"token": "t", "repository": "org/repo", "branch": "main"}
 BODIES: dict[str, Json] = {
     "importImage": {"imageUri": "registry.example/app:1", "password": ""},
@@ -27,12 +39,54 @@ BODIES: dict[str, Json] = {
     "cacheVM": {},
     "forkCachedVM": {"count": 2},
     "createWebhook": {"url": NOWHERE, "events": ["webhook.test"]},
+    "createFunction": {"name": "one", "runtime": "python", "source": SOURCE},
+    "deployFunction": {"source": {"files": [{**MAIN, "content": "another = 1\n"}]}},
+    "promoteVersion": {"version": 1},
+    "testFunction": {"source": SOURCE, "wait": 0},
+    "invokeFunction": {"mode": "async"},
+    "replayInvocation": {},
+    "replayDeadLetters": {"filter": {}},
+    "discardDeadLetters": {"filter": {}},
 }
+BOUNDARY = "parts"
 MOVING = {
     *("status", "updatedAt"),
     *("attempts", "attemptedAt", "nextAttemptAt", "error"),
+    "matched",
 }
-"""What work in the background changes of builds and of deliveries."""
+"""What work in the background changes of builds and of deliveries; how much was still to do."""
+CHANGE_NOTHING = {"getBuildByPost", "promoteVersion"}
+"""The second promotes what is live."""
+LOOPS = (DeployLoop, Trials, DispatchLoop, DeadLetters)
+"""What does the work of functions, which is not this test's."""
+
+
+@pytest.fixture
+async def rig(
+    folder: Path, node: FakeNode, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Rig]:
+    async def rest(_: object) -> None:
+        """Do nothing."""
+
+    for loop in LOOPS:
+        monkeypatch.setattr(loop, "one_pass", rest)
+    async with running(settings_for(folder, database_url), node) as rig:
+        yield rig
+
+
+def form() -> bytes:
+    """Return code as a form has it, the same bytes each time."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("main.py"))
+    fields = {"runtime": "python", "handlerFile": "main.py", "handlerFunction": "handler"}
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    ]
+    head = 'Content-Disposition: form-data; name="archive"; filename="code.tar"'
+    parts.append(f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + packed.getvalue())
+    return b"".join(parts) + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 async def a_build(rig: Rig, _image_id: str) -> Json:
@@ -69,17 +123,44 @@ async def a_webhook(rig: Rig, _image_id: str) -> Json:
     return {"webhookId": webhook["id"], "deliveryId": delivery["id"]}
 
 
+async def a_function(rig: Rig, _image_id: str) -> Json:
+    """With a version that could be live, and an invocation that waits."""
+    for known in (await rig.ok("GET", "/v1/functions"))["functions"]:
+        await rig.ok("DELETE", f"/v1/functions/{known['id']}")
+    ids = await function_ids(rig)
+    async with rig.server.database.writing() as session:
+        await session.execute(update(VersionRow).values(state=VersionState.READY))
+        await session.execute(update(FunctionRow).values(live_version=1))
+    return ids
+
+
+async def a_failure(rig: Rig, image_id: str) -> Json:
+    """The same, and the invocation is a dead letter."""
+    ids = await a_function(rig, image_id)
+    async with rig.server.database.writing() as session:
+        which = update(InvocationRow).where(InvocationRow.id == ids["invocationId"])
+        ended = {"state": "failed", "ended_ms": InvocationRow.updated_ms}
+        await session.execute(which.values(**ended))
+    return ids
+
+
 Make = Callable[[Rig, str], Awaitable[Json]]
 MADE_FOR: dict[str, Make] = {
     "startCachedVM": a_cached_vm,
     "stopCachedVM": one_that_runs,
     "destroyCachedVM": one_that_runs,
     "forkCachedVM": one_with_a_snapshot,
+    "replayInvocation": a_failure,
+    "replayDeadLetters": a_failure,
+    "discardDeadLetters": a_failure,
 }
 NAMED_IN: dict[str, Make] = {
     "{buildId}": a_build,
     "{vmId}": a_vm,
     "{webhookId}": a_webhook,
+    "{functionId}": a_function,
+    "{invocationId}": a_function,
+    "dead-letters": a_function,
 }
 """What a call is about, by its name, else by what its path names."""
 
@@ -110,6 +191,11 @@ async def work_of(rig: Rig) -> Json:
         found["states"] = {*await session.execute(states)}
         found["ends"] = {*await session.execute(select(BuildRow.id, BuildRow.status))}
         rows = await session.scalars(select(WebhookEndpointRow))
+        functions = select(FunctionRow.id, FunctionRow.live_version, FunctionRow.last_version)
+        found["live"] = {*await session.execute(functions)}
+        row = InvocationRow
+        asked = select(row.id, row.state, row.settled_ms.is_(None), row.replay_ms.is_(None))
+        found["work"] = {*await session.execute(asked)}
         found["secrets"] = {row.id: endpoints.secrets_of(row) for row in rows}
     return found
 
@@ -150,22 +236,27 @@ async def test_every_post_does_its_work_once_for_a_key(rig: Rig) -> None:
         if name in ("startVM", "cacheVM"):
             body = {"imageId": image_id}
         key = {"Idempotency-Key": name}
+        kind, content = "application/json", json.dumps(body).encode() if body is not None else b""
+        if name == "deployFunctionFromArchive":
+            kind, content = f"multipart/form-data; boundary={BOUNDARY}", form()
 
         async def send(
-            asked: Json | None, address: str = address, key: dict[str, str] = key
+            address: str = address,
+            headers: dict[str, str] = key | {"Content-Type": kind},
+            content: bytes = content,
         ) -> httpx2.Response:
-            return await rig.client.post(address, json=asked, headers=key)
+            return await rig.client.post(address, content=content, headers=headers)
 
         before = await work_of(rig)
-        first = await send(body)
-        assert first.status_code == 200, (name, first.text)
+        first = await send()
+        assert first.status_code in (200, 202), (name, first.text)
         done = await work_of(rig)
-        assert (done == before) == (name == "getBuildByPost"), name
-        again = await send(body)
-        assert (again.status_code, again.content) == (200, first.content), name
+        assert (done == before) == (name in CHANGE_NOTHING), name
+        again = await send()
+        assert (again.status_code, again.content) == (first.status_code, first.content), name
         await forget_answers(rig)
-        given_again = await send(body)
-        assert given_again.status_code == 200, (name, given_again.text)
+        given_again = await send()
+        assert given_again.status_code == first.status_code, (name, given_again.text)
         assert lasting(given_again.json()) == lasting(first.json()), name
         spaced = b" " + json.dumps(body or {}).encode()
         said = {**key, "Content-Type": "application/json"}
