@@ -624,6 +624,7 @@ def _functions(
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
+            Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),

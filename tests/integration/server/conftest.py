@@ -7,6 +7,7 @@ import structlog
 
 from .compiled import share_compiled
 from .fake_node import FakeNode
+from .function_node import FunctionNode
 from .postgres import Cluster, running_cluster
 from .rig import Rig, running, settings_for
 
@@ -69,3 +70,10 @@ async def rig(folder: Path, node: FakeNode, database_url: str | None) -> AsyncGe
     """A server on either store."""
     async with running(settings_for(folder, database_url), node) as served:
         yield served
+
+
+@pytest.fixture
+async def hosting(folder: Path, tmp_path: Path, anyio_backend: str) -> AsyncGenerator[FunctionNode]:
+    """A node whose VMs of functions are adapters on this machine."""
+    async with FunctionNode(settings_for(folder, None), tmp_path).hosting() as node:
+        yield node

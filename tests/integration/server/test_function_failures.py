@@ -12,10 +12,10 @@ from cakework.domain.vms import EndCause
 from cakework.server.store.function_models import AttemptRow, InstanceState, InvocationRow
 
 from .rig import Json, eventually
-from .test_functions import Functions, functions, hosting
+from .test_functions import Functions, functions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
-__all__ = ["functions", "hosting"]
+__all__ = ["functions"]
 QUICK = {"minDelay": 1, "factor": 1, "maxDelay": 1}
 WORST = '''\
 import gc, json, os, socket, sys, threading, time

@@ -10,10 +10,10 @@ from cakework.server.store.models import VmRow
 
 from .function_node import FunctionNode, source
 from .rig import until
-from .test_functions import Functions, functions, hosting, served
+from .test_functions import Functions, functions, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
-__all__ = ["functions", "hosting"]
+__all__ = ["functions"]
 KEEPS = """\
 import os
 seen = []

@@ -58,12 +58,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "WHOLE_S", 60.0)
 
 
-@pytest.fixture
-async def hosting(folder: Path, tmp_path: Path, anyio_backend: str) -> AsyncGenerator[FunctionNode]:
-    async with FunctionNode(settings_for(folder, None), tmp_path).hosting() as node:
-        yield node
-
-
 @contextlib.asynccontextmanager
 async def bounded(
     folder: Path, node: FunctionNode, database_url: str | None, concurrency: int = 1

@@ -11,7 +11,7 @@ from cakework.server.functions import failures, waiting
 from cakework.server.store.function_models import InvocationRow
 
 from .function_node import FunctionNode, source
-from .rig import Json, eventually, settings_for
+from .rig import Json, eventually
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
@@ -27,12 +27,6 @@ def failed(event, context):
     return [event["type"], event["subject"], data, context.user_id]
 """
 FAILS = {"fails": True}
-
-
-@pytest.fixture
-async def hosting(folder: Path, tmp_path: Path, anyio_backend: str) -> AsyncGenerator[FunctionNode]:
-    async with FunctionNode(settings_for(folder, None), tmp_path).hosting() as node:
-        yield node
 
 
 @pytest.fixture

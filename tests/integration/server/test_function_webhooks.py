@@ -33,12 +33,6 @@ def handler(event, context):
 """
 
 
-@pytest.fixture
-async def hosting(folder: Path, tmp_path: Path, anyio_backend: str) -> AsyncGenerator[FunctionNode]:
-    async with FunctionNode(settings_for(folder, None), tmp_path).hosting() as node:
-        yield node
-
-
 @contextlib.asynccontextmanager
 async def told(
     folder: Path, node: FunctionNode, database_url: str | None, *receivers: Receiver

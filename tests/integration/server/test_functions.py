@@ -115,12 +115,6 @@ async def served(
 
 
 @pytest.fixture
-async def hosting(folder: Path, tmp_path: Path, anyio_backend: str) -> AsyncGenerator[FunctionNode]:
-    async with FunctionNode(settings_for(folder, None), tmp_path).hosting() as node:
-        yield node
-
-
-@pytest.fixture
 async def functions(
     folder: Path, hosting: FunctionNode, database_url: str | None
 ) -> AsyncGenerator[Functions]:

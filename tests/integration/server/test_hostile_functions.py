@@ -26,16 +26,10 @@ from cakework.server.store.function_models import (
 )
 
 from .function_node import FunctionNode
-from .rig import eventually, settings_for, until
+from .rig import eventually, until
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def hosting(folder: Path, tmp_path: Path, anyio_backend: str) -> AsyncGenerator[FunctionNode]:
-    async with FunctionNode(settings_for(folder, None), tmp_path).hosting() as node:
-        yield node
 
 
 @pytest.fixture

@@ -57,10 +57,10 @@ CLOSING_S = 1.0
 PATIENCE_MS = 3_600_000
 """For which a version may wait for room, builds or a node that answers."""
 ERROR_CHARS_MAX = 16_384
-_log = structlog.stdlib.get_logger(__name__)
 SETTINGS_AT_ONCE = 20
 """Of functions that changed: variables of 64 KiB take a millisecond to read."""
 STALE_AT_ONCE = 500
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Waits(Exception):

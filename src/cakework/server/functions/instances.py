@@ -271,8 +271,7 @@ class Instances:
         return {"claimed_by": self._server_id, "claimed_until_ms": self._clock() + CLAIM_MS}
 
     async def tidy(self) -> None:
-        """End instances that are not needed any more; wait no longer for what is gone."""
-        await self._hang_up()
+        """End instances that are not needed any more."""
         await self._count_again()
         for vm_id in await self._database.look(self._unneeded):
             try:
@@ -280,8 +279,11 @@ class Instances:
             except CakeworkError as error:
                 _log.info("instance.not_ended", vm_id=vm_id, detail=error.detail)
 
-    async def _hang_up(self) -> None:
-        """Break off what leads to VMs that were gone a pass ago: what they had sent has come."""
+    async def hang_up(self) -> None:
+        """Break off what leads to VMs that were gone a pass ago: what they had sent has come.
+
+        Not with :meth:`tidy`, which may wait long for the ends of others.
+        """
         async with self._database.reading() as session:
             gone = await gone_of(session, self._adapter.connected)
         self._adapter.hang_up(gone & self._seen_gone)
