@@ -307,6 +307,23 @@ async def test_what_is_refused_has_a_code_and_changed_nothing(
         assert problem["detail"].startswith(f"The {whose} has 1 ")
 
 
+async def test_an_account_that_keeps_as_much_as_it_may_begins_nothing_either(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing of it waits: what has an instance at once has an event and a result, too."""
+    rig, function_id = functions.rig, await functions.made(ECHO)
+    await functions.invoke(function_id)
+    limits = WaitingLimits(now_ms, mb_per_account=0)
+    monkeypatch.setattr(rig.server.functions.invocations, "_limits", limits)
+    for mode in ("sync", "async"):
+        path = f"/v1/functions/{function_id}/invoke"
+        problem = await rig.refused(429, "POST", path, json={"mode": mode})
+        assert problem["code"] == "queue_full"
+    assert len((await rig.ok("GET", "/v1/invocations"))["invocations"]) == 1
+    monkeypatch.undo()
+    assert (await functions.invoke(function_id))["attempts"][0]["start"] == "warm"
+
+
 async def test_settings_are_as_strict_as_any_body(rig: Rig) -> None:
     """Text is no number; an unknown word is told with the one meant, at any depth."""
     made = {"name": "f", "runtime": "python3.11"}
