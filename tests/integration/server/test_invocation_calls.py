@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 
 from cakework.domain.ids import AccountId, FunctionId
 from cakework.server.clock import now_ms
+from cakework.server.functions import dead_letters as dead_letters_module
 from cakework.server.functions.invocations import NewInvocation
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.function_models import InvocationRow
@@ -142,6 +143,34 @@ async def test_dead_letters_are_replayed_at_a_rate_and_discarded(functions: Func
     for body in wrong:
         problem = await rig.refused(400, "POST", "/v1/dead-letters/discard", json=body)
         assert "one of ids and filter" in problem["detail"]
+
+
+async def test_many_dead_letters_of_one_account_keep_no_other_s_waiting(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are due, and since when: accounts take turns."""
+    server, turns = functions.rig.server, list[str]()
+    monkeypatch.setattr(dead_letters_module, "AT_ONCE", 3)
+    take = server.functions.invocations.take
+
+    async def noted(account: AccountId, *args: Any) -> InvocationRow:
+        turns.append(account)
+        return await take(account, *args)
+
+    await server.keys.create("test", AccountId("other"))
+    *many, last = await dead_letters(functions, await functions.made(ECHO), 10)
+    monkeypatch.setattr(server.functions.invocations, "take", noted)
+    async with server.database.writing() as session:
+        which = update(InvocationRow).where(InvocationRow.id.in_(many))
+        await session.execute(which.values(replay_ms=1))
+        which = update(InvocationRow).where(InvocationRow.id == last)
+        await session.execute(which.values(replay_ms=2, account_id="other"))
+
+    async def all_had() -> bool | None:
+        return len(turns) == 10 or None
+
+    await eventually(all_had, "each had its turn")
+    assert turns.index("other") < 2
 
 
 async def test_a_dead_letter_is_replayed_once_though_many_ask(functions: Functions) -> None:
