@@ -125,7 +125,7 @@ def line(**fields: Any) -> bytes:
 
 async def invoked(adapter: Adapter) -> Answer:
     async with adapter.invoke(VM, "event", b"{}", CONTEXT) as running:
-        return running.answer
+        return await running.read()
 
 
 KILO = b"x" * 65_536
@@ -301,7 +301,7 @@ async def test_two_answers_are_one(hostile: Hostile, adapter: Adapter) -> None:
     """What comes after the answer says that nothing runs any more, and no more than that."""
     hostile.script = once(line(result=1), line(result=2), line(result=3))
     async with adapter.invoke(VM, "event", b"{}", CONTEXT) as running:
-        assert running.answer.result == 1
+        assert (await running.read()).result == 1
         await running.idle()
 
 
@@ -332,7 +332,7 @@ async def test_large_answers_of_one_account_keep_no_other_waiting(
 
     async def asked(account: str) -> Answer:
         async with adapter.invoke(VM, "event", b"{}", CONTEXT, account) as running:
-            return running.answer
+            return await running.read()
 
     assert (await asked("one")).outcome == "ok"
     waits = asyncio.create_task(asked("one"))

@@ -14,6 +14,7 @@ from cakework.domain.functions import FunctionSettings
 from cakework.domain.ids import AccountId, InvocationId
 from cakework.server import clock as server_clock
 from cakework.server.functions import changes, invocations
+from cakework.server.functions.adapter import Adapter, Answer
 from cakework.server.functions.dispatch import STARTS_AT_ONCE
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.invocations import InvocationFilter
@@ -164,3 +165,38 @@ async def test_settings_are_read_once_however_many_functions_are_looked_at(
         return version.made_with == server.functions.functions.settings(function).made_with
 
     await eventually(made, "the snapshot is of the new settings")
+
+
+async def test_an_answer_that_waits_to_be_read_came_in_time(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long others of the account keep it waiting, with what is large of theirs."""
+    turn, waits = asyncio.Event(), asyncio.Event()
+    read = Adapter._read  # pyright: ignore[reportPrivateUsage]
+
+    async def in_turn(self: Adapter, line: bytes, account: str) -> Answer:
+        waits.set()
+        await turn.wait()
+        return await read(self, line, account)
+
+    code = "def handler(event, context):\n    return 'in time'\n"
+    function_id = await functions.made(code, settings={"timeout": 3})
+    monkeypatch.setattr(Adapter, "_read", in_turn)
+    taken = await functions.queue(function_id)
+    await waits.wait()
+    async with functions.rig.server.database.reading() as session:
+        row = await session.get(InvocationRow, taken["id"])
+    assert row is not None
+    assert row.deadline_ms is not None
+    deadline_ms = row.deadline_ms
+
+    async def late() -> bool | None:
+        return server_clock.now_ms() > deadline_ms + 200 or None
+
+    await eventually(late, "its time is over")
+    turn.set()
+    found = await functions.settled(taken["id"])
+    assert (found["state"], found["result"]) == ("succeeded", "in time")
+    last = found["attempts"][-1]
+    assert (last["attempt"], last["outcome"]) == (row.attempt, "succeeded")
+    assert [each.vm_id for each in await functions.instances()] == [row.vm_id]

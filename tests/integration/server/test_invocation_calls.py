@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 
 from cakework.domain.ids import AccountId, FunctionId
 from cakework.server.clock import now_ms
+from cakework.server.functions import dead_letters as dead_letters_module
 from cakework.server.functions.invocations import NewInvocation
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.function_models import InvocationRow
@@ -142,6 +143,34 @@ async def test_dead_letters_are_replayed_at_a_rate_and_discarded(functions: Func
     for body in wrong:
         problem = await rig.refused(400, "POST", "/v1/dead-letters/discard", json=body)
         assert "one of ids and filter" in problem["detail"]
+
+
+async def test_many_dead_letters_of_one_account_keep_no_other_s_waiting(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are due, and since when: accounts take turns."""
+    server, turns = functions.rig.server, list[str]()
+    monkeypatch.setattr(dead_letters_module, "AT_ONCE", 3)
+    take = server.functions.invocations.take
+
+    async def noted(account: AccountId, *args: Any) -> InvocationRow:
+        turns.append(account)
+        return await take(account, *args)
+
+    await server.keys.create("test", AccountId("other"))
+    *many, last = await dead_letters(functions, await functions.made(ECHO), 10)
+    monkeypatch.setattr(server.functions.invocations, "take", noted)
+    async with server.database.writing() as session:
+        which = update(InvocationRow).where(InvocationRow.id.in_(many))
+        await session.execute(which.values(replay_ms=1))
+        which = update(InvocationRow).where(InvocationRow.id == last)
+        await session.execute(which.values(replay_ms=2, account_id="other"))
+
+    async def all_had() -> bool | None:
+        return len(turns) == 10 or None
+
+    await eventually(all_had, "each had its turn")
+    assert turns.index("other") < 2
 
 
 async def test_a_dead_letter_is_replayed_once_though_many_ask(functions: Functions) -> None:
@@ -305,6 +334,23 @@ async def test_what_is_refused_has_a_code_and_changed_nothing(
         problem = await rig.refused(429, "POST", path, json={"mode": "async"})
         assert problem["code"] == "queue_full"
         assert problem["detail"].startswith(f"The {whose} has 1 ")
+
+
+async def test_an_account_that_keeps_as_much_as_it_may_begins_nothing_either(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing of it waits: what has an instance at once has an event and a result, too."""
+    rig, function_id = functions.rig, await functions.made(ECHO)
+    await functions.invoke(function_id)
+    limits = WaitingLimits(now_ms, mb_per_account=0)
+    monkeypatch.setattr(rig.server.functions.invocations, "_limits", limits)
+    for mode in ("sync", "async"):
+        path = f"/v1/functions/{function_id}/invoke"
+        problem = await rig.refused(429, "POST", path, json={"mode": mode})
+        assert problem["code"] == "queue_full"
+    assert len((await rig.ok("GET", "/v1/invocations"))["invocations"]) == 1
+    monkeypatch.undo()
+    assert (await functions.invoke(function_id))["attempts"][0]["start"] == "warm"
 
 
 async def test_settings_are_as_strict_as_any_body(rig: Rig) -> None:

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from cakework.domain.ids import AccountId
 from cakework.server import app
 from cakework.server.clock import now_ms
 from cakework.server.loops import retention
 from cakework.server.loops.retention import DAY_MS, KeptDays
+from cakework.server.services import idempotency
 from cakework.server.store.models import IdempotencyRow, ImageRow, VmRow
 from cakework.server.store.webhook_models import (
     DeliveryStatus,
@@ -298,6 +299,27 @@ async def test_answers_kept_for_one_account_are_not_without_number(
     async with rig.server.database.reading() as session:
         keys = [row.key for row in await session.scalars(select(IdempotencyRow))]
     assert "others" in keys
+
+
+async def test_answers_kept_for_one_account_are_bounded_in_bytes_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many it has of the largest, and before anything that is over is looked for."""
+    monkeypatch.setattr(idempotency, "BYTES_MAX", 2_000)
+    monkeypatch.setattr(idempotency, "LOOK_BYTES", 0)
+    other = (await rig.server.keys.create("test", AccountId("other"))).key
+    others = await _made(rig, "others", other)
+    made = [await _made(rig, f"key-{number}", KEY) for number in range(12)]
+    of = IdempotencyRow.account_id
+    query = select(of, func.sum(func.length(IdempotencyRow.body))).group_by(of)
+    async with rig.server.database.reading() as session:
+        kept = {row[0]: int(row[1]) for row in await session.execute(query)}
+    assert kept.pop("other") > 0
+    ((_, size),) = kept.items()
+    assert 0 < size <= 2_000
+    assert await _made(rig, "others", other) == others
+    assert await _made(rig, "key-11", KEY) == made[11]
+    assert await _made(rig, "key-0", KEY) != made[0]
 
 
 async def _made(rig: Rig, key: str, account_key: str) -> str:

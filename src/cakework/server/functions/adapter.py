@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
+    Callable,
     Container,
     Generator,
     Iterable,
@@ -22,6 +24,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Annotated, Any, Literal, TypeVar
 from weakref import WeakSet
@@ -190,9 +193,10 @@ class NoAnswer(CakeworkError):
 
 @dataclass(slots=True)
 class Running:
-    """An attempt under way: its answer, then whether the instance has nothing more of it."""
+    """An attempt that was answered: with what, then whether the instance has nothing more of it."""
 
-    answer: Answer
+    read: Callable[[], Awaitable[Answer]]
+    """Returns the answer, when it is its account's turn. Raises NoAnswer."""
     lines: AsyncIterator[bytes]
 
     async def idle(self) -> None:
@@ -282,7 +286,7 @@ class Adapter:
                 first = await anext(lines, b"")
                 if not first:
                     raise NoAnswer("The instance went before it answered.", reached=True)
-                yield Running(await self._read(first, account), lines)
+                yield Running(partial(self._read, first, account), lines)
 
     async def _read(self, line: bytes, account: str) -> Answer:
         """Return what a line says, in its account's turn if that takes long. Raises NoAnswer."""

@@ -310,20 +310,24 @@ class Attempts:
         await self._mark_begin(job)
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
         kind = _KINDS.get(row.trigger, "event")
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + left_s
         try:
             async with (
-                asyncio.timeout(left_s) as deadline,
+                asyncio.timeout_at(due_s) as deadline,
                 self._adapter.invoke(
                     *(job.vm_id, kind, self._invocations.event(row), _context(job)),
                     account=row.account_id,
                 ) as running,
             ):
-                answer = running.answer
+                # How long it waits to be read is no matter of the handler's.
+                later_s = min(LATER_S, max(0.0, due_s - loop.time()))
+                deadline.reschedule(None)
+                answer = await running.read()
                 step(Step.SERVER_ATTEMPT_ANSWERED)
                 if answer.outcome == "ok":
-                    later_s = asyncio.get_running_loop().time() + LATER_S
-                    deadline.reschedule(min(later_s, deadline.when() or later_s))
-                    await self._answered(job, running)
+                    deadline.reschedule(loop.time() + later_s)
+                    await self._answered(job, answer, running)
         except TimeoutError:
             outcome = Outcome(Reason.TIMEOUT)
         except NoAnswer as error:
@@ -340,7 +344,7 @@ class Attempts:
             step(Step.SERVER_ATTEMPT_NOTED)
         await self._finish(job, outcome, answer, why)
 
-    async def _answered(self, job: Job, running: Running) -> None:
+    async def _answered(self, job: Job, answer: Answer, running: Running) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more
         and its lines are marked: with one transaction, if that is soon after the answer."""
         loop = asyncio.get_running_loop()
@@ -351,9 +355,9 @@ class Attempts:
         try:
             await asyncio.wait({over}, timeout=TOGETHER_S)
             if over.done() and over.exception() is None:
-                await self._settle(job, Outcome(), running.answer, over=over.result())
+                await self._settle(job, Outcome(), answer, over=over.result())
                 return
-            settled = await self._settle(job, Outcome(), running.answer)
+            settled = await self._settle(job, Outcome(), answer)
             lines = await over
             if settled:
                 await self._free(job, lines)

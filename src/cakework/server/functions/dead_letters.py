@@ -6,6 +6,7 @@ replayed once, whoever else replays or discards it meanwhile.
 """
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -25,9 +26,10 @@ from cakework.server.functions.invocations import (
     is_dead_letter,
 )
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import InvocationRow
+from cakework.server.store.function_models import BY_REPLAY, InvocationRow
 
 AT_ONCE = 50
+"""In one pass, of all accounts together."""
 LATER_MS = 5_000
 """Until one for which the queue has no room is looked at again."""
 Which = InvocationFilter | Sequence[InvocationId]
@@ -79,19 +81,27 @@ class DeadLetters:
             )
 
     async def one_pass(self) -> None:
-        """Replay what is due."""
-        due = (
-            select(InvocationRow)
-            .where(InvocationRow.replay_ms <= self._clock())
-            .order_by(InvocationRow.replay_ms, InvocationRow.id)
-            .limit(AT_ONCE)
-            .options(*WITHOUT_BYTES)
-        )
+        """Replay what is due, of each account as many."""
+        is_due, rows = InvocationRow.replay_ms <= self._clock(), list[InvocationRow]()
         async with self._database.reading() as session:
-            rows = list(await session.scalars(due))
+            of = select(InvocationRow.account_id).where(is_due).distinct()
+            of = of.with_hint(InvocationRow, BY_REPLAY, "sqlite")
+            accounts = list(await session.scalars(of))
+            random.shuffle(accounts)
+            share = max(1, AT_ONCE // max(1, len(accounts)))
+            for account in accounts[:AT_ONCE]:
+                due = (
+                    select(InvocationRow)
+                    .where(is_due, InvocationRow.account_id == account)
+                    .order_by(InvocationRow.replay_ms, InvocationRow.id)
+                    .limit(share)
+                    .options(*WITHOUT_BYTES)
+                    .with_hint(InvocationRow, BY_REPLAY, "sqlite")
+                )
+                rows += await session.scalars(due)
         for row in rows:
             await self._replay(row)
-        if len(rows) == AT_ONCE:
+        if len(rows) >= share:
             self._hint()
 
     async def _replay(self, row: InvocationRow) -> None:

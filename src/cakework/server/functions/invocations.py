@@ -261,9 +261,10 @@ class Invocations:
                 return made, None
             made = new_row()
             function = self._function(session, made)
+            self._limits.check_bytes(session, made)
             job = self._starts.of_new(session, function, made)
             if job is None:
-                self._limits.check(session, made)
+                self._limits.check_waiting(session, made)
                 session.add(made)
             return made, job
 

@@ -55,6 +55,11 @@ class WaitingLimits:
         self._known: OrderedDict[str, _Room] = OrderedDict()
 
     def check(self, session: Session, row: InvocationRow) -> None:
+        """Count an invocation that is about to wait, and what is kept of it. Raises QueueFull."""
+        self.check_waiting(session, row)
+        self.check_bytes(session, row)
+
+    def check_waiting(self, session: Session, row: InvocationRow) -> None:
         """Count an invocation that is about to wait. Raises QueueFull."""
         of_function = InvocationRow.function_id == row.function_id
         of_account = InvocationRow.account_id == row.account_id
@@ -67,6 +72,9 @@ class WaitingLimits:
                     f"The {whose} has {most} invocations waiting, as many as it may.",
                     retry_after_s=RETRY_AFTER_S,
                 )
+
+    def check_bytes(self, session: Session, row: InvocationRow) -> None:
+        """Count what is kept of an invocation, whether or not it waits. Raises QueueFull."""
         most = self._bytes_per_account
         key, weight = f"bytes of {row.account_id}", row.weight()
         if not self._has_room(key, lambda: _bytes_left(session, row.account_id, most), weight):

@@ -3,15 +3,18 @@
 A key is reserved in the store before the work begins and gets its answer after. Who comes
 with the key in between waits, in this process; after a crash in between the work is carried
 on under the same ``token``, by which it finds what it had made. Answers that invite another
-try (429, 5xx) are not kept.
+try (429, 5xx) are not kept. An answer may have what somebody sent in it, so those of one account
+have a bound in bytes, too, whenever they come: the oldest go before their time.
 """
 
 import hmac
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, delete, update
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.errors import Conflict, FieldError, InvalidRequest
 from cakework.domain.ids import AccountId
@@ -25,6 +28,11 @@ from cakework.server.store.sealing import Sealer
 
 KEPT_MS = 24 * 3600 * 1000
 KEY_CHARS_MAX = 255
+BYTES_MAX = 128 << 20
+"""Of the answers kept for one account: a thousand of the largest, invocations with 64 KiB of event
+and of result."""
+LOOK_BYTES = 4 << 20
+"""Of an account's answers that are kept by one process until all that are kept are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class Idempotency:
         self._database = database
         self._clock = clock
         self._claims: Claims[tuple[AccountId, str]] = Claims()
+        self._new_bytes: Counter[AccountId] = Counter()
 
     async def once(self, attempt: Attempt, work: Work) -> Answer:
         """Return the answer kept for the key, or do the work and keep its answer.
@@ -117,13 +126,17 @@ class Idempotency:
         return row
 
     async def _keep(self, attempt: Attempt, answer: Answer, token: str) -> None:
-        sealed = self._sealer.seal(answer.body, token)
+        sealed, account = self._sealer.seal(answer.body, token), attempt.account
         async with self._database.writing() as session:
             await session.execute(
                 update(IdempotencyRow)
                 .where(*_is(attempt))
                 .values(status=answer.status, content_type=answer.content_type, body=sealed)
             )
+            self._new_bytes[account] += len(sealed)
+            if self._new_bytes[account] > LOOK_BYTES:
+                del self._new_bytes[account]
+                await _keep_to_bound(session, account)
 
     async def _release(self, attempt: Attempt) -> None:
         async with self._database.writing() as session:
@@ -141,6 +154,20 @@ def check_key(key: str) -> None:
         raise InvalidRequest(
             f"The Idempotency-Key {message}.", [FieldError("Idempotency-Key", message)]
         )
+
+
+async def _keep_to_bound(session: AsyncSession, account: AccountId) -> None:
+    """Forget the oldest answers of an account, beyond ``BYTES_MAX``."""
+    row = IdempotencyRow
+    newer = func.sum(func.length(row.body)).over(order_by=(row.created_ms.desc(), row.token))
+    answered = row.account_id == account, row.body.is_not(None)
+    sizes = select(row.token, newer.label("bytes")).where(*answered).subquery()
+    beyond = select(sizes.c.token).where(sizes.c.bytes > BYTES_MAX)
+    await session.execute(
+        delete(row)
+        .where(row.account_id == account, row.token.in_(beyond))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _is(attempt: Attempt) -> tuple[ColumnElement[bool], ...]:

@@ -37,6 +37,7 @@ WAITS = text("invocations.state IN ('queued', 'waiting')")
 """What waits to be started: said in the words of the indexes that hold nothing else."""
 BY_TURN = "INDEXED BY ix_invocations_waiting_turn"
 BY_ACCOUNT = "INDEXED BY ix_invocations_waiting_account_id"
+BY_REPLAY = "INDEXED BY ix_invocations_replay_ms"
 """Hints for SQLite, which would take the index that says more of states."""
 ROW_BYTES = 1_024
 """What an invocation counts besides its event, result and error: its attempts, and indexes."""
@@ -322,7 +323,7 @@ class InvocationRow(Base):
         Index("ix_invocations_function_id_created_ms_id", "function_id", "created_ms", "id"),
         Index("ix_invocations_account_id_created_ms_id", "account_id", "created_ms", "id"),
         Index("ix_invocations_account_id_updated_ms_id", "account_id", "updated_ms", "id"),
-        Index("ix_invocations_replay_ms", "replay_ms"),
+        Index("ix_invocations_replay_ms", "replay_ms", "account_id", "id"),
         Index("ix_invocations_vm_id", "vm_id"),
         Index("ix_invocations_ended_ms", "ended_ms"),
         Index(

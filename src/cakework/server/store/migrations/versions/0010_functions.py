@@ -265,7 +265,12 @@ def upgrade() -> None:
         ["account_id", "updated_ms", "id"],
         unique=False,
     )
-    op.create_index("ix_invocations_replay_ms", "invocations", ["replay_ms"], unique=False)
+    op.create_index(
+        "ix_invocations_replay_ms",
+        "invocations",
+        ["replay_ms", "account_id", "id"],
+        unique=False,
+    )
     op.create_index("ix_invocations_ended_ms", "invocations", ["ended_ms"], unique=False)
     op.create_index(
         "ix_invocations_account_id_ended_ms_kept_bytes",
