@@ -87,7 +87,7 @@ def deploy(
     output = Output(as_json=as_json)
     of_vm = {"--port": port, "--cpu": cpu, "--memory": memory, "--env": env, "--env-file": env_file}
     if (as_ or kind_of(folder)) == "function":
-        refuse(of_vm, f"is for VMs; of a function, {FILE} says it")
+        refuse(of_vm, f"is for VMs; settings of a function are in its {FILE}")
         asked = Asked(name, user, message, promote=not no_promote)
         with open_client() as client:
             return deploy_function(client, folder, asked, output)
