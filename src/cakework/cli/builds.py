@@ -12,7 +12,7 @@ from cakework.cli.client import open_client
 from cakework.cli.exits import ExitCode
 from cakework.cli.github_builds import GithubOptions, build_from_github, check_source
 from cakework.cli.interrupts import held_interrupt
-from cakework.cli.output import Json, Output, shown_on_stderr
+from cakework.cli.output import Json, Output, files, shown_on_stderr
 from cakework.cli.values import Branch, Repository
 from cakework_client import ApiError, Build, CakeworkClient, Folder, LogLine, SucceededBuild
 
@@ -61,7 +61,7 @@ def build_from_folder(
     folder = Folder.read(path, dockerfile)
     for name in folder.skipped:
         output.progress(f"left out: {name} (not a file of this folder)")
-    output.progress(f"sending {len(folder.files)} files, {folder.size_bytes / 1024:.0f} KiB")
+    output.progress(f"sending {files(len(folder.files))}, {folder.size_bytes / 1024:.0f} KiB")
     return lambda: client.build_image_from_files(folder.dockerfile, folder.files)
 
 

@@ -87,7 +87,7 @@ def deploy(
     output = Output(as_json=as_json)
     of_vm = {"--port": port, "--cpu": cpu, "--memory": memory, "--env": env, "--env-file": env_file}
     if (as_ or kind_of(folder)) == "function":
-        refuse(of_vm, f"is for VMs; of a function, {FILE} says it")
+        refuse(of_vm, f"is for VMs; settings of a function are in its {FILE}")
         asked = Asked(name, user, message, promote=not no_promote)
         with open_client() as client:
             return deploy_function(client, folder, asked, output)
@@ -109,9 +109,17 @@ def deploy(
 
 def kind_of(folder: Path) -> Literal["function", "vm"]:
     """Return what a folder is, by the files that it has."""
+    has_dockerfile = (folder / "Dockerfile").is_file()
     if not has_manifest(folder):
+        if folder.is_dir() and not has_dockerfile:
+            raise CommandFailed(
+                f"{folder} has neither a {FILE}, of a function, nor a Dockerfile, of a VM. "
+                "`cakework init` writes one.",
+                ExitCode.USAGE,
+                code="unusable_folder",
+            )
         return "vm"
-    if not (folder / "Dockerfile").is_file():
+    if not has_dockerfile:
         return "function"
     raise CommandFailed(
         f"{folder} has a {FILE}, of a function, and a Dockerfile, of a VM. Say which is meant: "

@@ -55,7 +55,7 @@ def dev(
         folder: Folder with a cakework.toml; the current one if absent.
         data: Data of the event that it is invoked with: JSON, @FILE, which is read each time.
         event: A whole event (CloudEvent), in the same ways.
-        name: Name to run it as.
+        name: Name to run it as; NAME-dev if absent.
         user: End user whose it is, instead of the one in cakework.toml.
     """
     if data is not None and event is not None:
@@ -149,7 +149,7 @@ class Dev:
             self.output.progress(f"{function.url} (Ctrl-C ends it and deletes {function.name})")
         version = sent(self.client, function, project, self.asked)
         if version.state != "ready":
-            version = made(self.client, version, function.live_version, self.output)
+            version = made(self.client, function, version, self.output)
         elif function.live_version != version.version:
             self.client.promote_version(function.id, version.version)
         self.output.progress(f"version {version.version} after {time.monotonic() - began:.1f} s")

@@ -13,7 +13,7 @@ from typing import Any, cast
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_folders import read_code
 from cakework.cli.manifest import FILE, Manifest, read_manifest
-from cakework.cli.output import Output, shown_on_stderr
+from cakework.cli.output import Output, files, shown_on_stderr
 from cakework.domain.functions import NEWEST, FunctionSettings
 from cakework_client import CakeworkClient, Function, NotFound, Version
 from cakework_client.folders import File, Source
@@ -62,18 +62,18 @@ def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: 
     project = Project.read(folder, asked)
     began = time.monotonic()
     function = with_settings(client, project.manifest, output)
-    live = function.live_version
-    output.progress(f"sending {_files(len(project.files))}, {-(-project.size_bytes // 1024)} KiB")
+    output.progress(f"sending {files(len(project.files))}, {-(-project.size_bytes // 1024)} KiB")
     version = sent(client, function, project, asked)
     took = "as it was: no code has changed"
     if version.state != "ready":
-        version = made(client, version, live, output)
+        version = made(client, function, version, output)
         took = f"after {time.monotonic() - began:.1f} s"
     function = client.get_function(function.id)
     output.progress(_end(function, version, took))
     answer = {"function": function.to_dict(), "version": version.to_dict()}
     output.result(answer, function.url)
-    output.progress(_next(function, version))
+    if following := _next(function, version):
+        output.progress(f"now: {following}")
     return ExitCode.OK
 
 
@@ -111,8 +111,10 @@ def sent(client: CakeworkClient, function: Function, project: Project, asked: As
     )
 
 
-def made(client: CakeworkClient, version: Version, live: int | None, output: Output) -> Version:
+def made(client: CakeworkClient, function: Function, version: Version, output: Output) -> Version:
     """Return a version once it is ready, having shown how its dependencies are installed.
+
+    ``function`` is as it was before the deploy.
 
     Raises:
         CommandFailed: It cannot be made; with the traceback.
@@ -126,9 +128,11 @@ def made(client: CakeworkClient, version: Version, live: int | None, output: Out
             pause_s = min(pause_s * 1.3, LOOK_S[1])
             version = client.get_version(version.function_id, number)
     except KeyboardInterrupt:
-        output.progress(f"version {number} is still being made; `cakework versions` shows it")
+        shown = f"cakework versions {function.name}{_of_user(function)}"
+        output.progress(f"version {number} is still being made; `{shown}` shows it")
         raise
     if version.state != "ready":
+        live = function.live_version
         stays = f"Version {live} is live as before." if live else "Nothing is live."
         raise CommandFailed(
             f"Version {number} could not be made. {stays}\n{told_lines(version.error)}",
@@ -201,14 +205,15 @@ def _end(function: Function, version: Version, took: str) -> str:
     return f"version {version.version} is {state} {took}; it handles {handlers}"
 
 
-def _next(function: Function, version: Version) -> str:
-    user = f" --user {function.user_id}" if function.user_id else ""
+def _next(function: Function, version: Version) -> str | None:
+    """Return the command that tries the version; None if it handles nothing that a person sends."""
+    user, handlers = _of_user(function), version.handlers or ()
     if function.live_version != version.version:
-        return f"now: cakework promote {function.name} {version.version}{user}"
-    if "event" in (version.handlers or ()):
-        return f"now: cakework invoke {function.name} --data '{{}}'{user}"
-    return f"now: curl {function.url}"
+        return f"cakework promote {function.name} {version.version}{user}"
+    if "event" in handlers:
+        return f"cakework invoke {function.name} --data '{{}}'{user}"
+    return f"curl {function.url}" if "http" in handlers else None
 
 
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
+def _of_user(function: Function) -> str:
+    return f" --user {function.user_id}" if function.user_id else ""

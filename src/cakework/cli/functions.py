@@ -158,7 +158,7 @@ def _promoted(client: CakeworkClient, function: Function, version: int, output: 
     function = client.promote_version(function.id, version)
     if function.live_version != version:
         output.progress(f"version {version} is made again from its source")
-        made(client, client.get_version(function.id, version), before, output)
+        made(client, function, client.get_version(function.id, version), output)
         function = client.get_function(function.id)
     was = f" instead of {before}" if before not in (None, version) else ""
     output.result(function.to_dict(), f"{function.name}: version {version} is live{was}.")
@@ -201,4 +201,4 @@ def _value(value: object) -> str | None:
         return textwrap.fill(", ".join(pairs), WIDTH, subsequent_indent=INDENT)
     if isinstance(value, list):
         return ", ".join(sorted(map(str, value)))  # pyright: ignore
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +53,8 @@ def init(
         raise CommandFailed(f"Cannot write the project: {error}", ExitCode.USAGE) from error
     output = Output(as_json=as_json)
     output.result({"folder": str(folder), "files": sorted(files)}, str(folder))
-    output.progress(f"wrote {', '.join(sorted(files))}; now: cakework deploy {folder}")
+    following = shlex.join(["cakework", "deploy", str(folder)])
+    output.progress(f"wrote {', '.join(sorted(files))}; now: {following}")
     if function == "typescript":
         link_types(folder)
     if function:

@@ -1,6 +1,7 @@
 """``cakework invocations``, and ``cakework dead``: those that failed for good."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -18,6 +19,7 @@ from cakework.cli.invoke import show_end
 from cakework.cli.output import Json, Output, ago, facts, shown
 from cakework.cli.values import Time, WhyEnded
 from cakework.cli.vms import Ids, for_each
+from cakework.domain.ids import INVOCATION_ID_PATTERN
 from cakework.domain.invocations import InvocationState
 from cakework_client import Attempt, CakeworkClient, Invocation
 from cakework_client.models import InvocationState as State
@@ -224,6 +226,11 @@ def _which(
     """Yield what to ask for: all that is meant at once, or ids as many as a call takes."""
     if bool(ids) == all_ or (function and not all_):
         raise CommandFailed("Give ids, or --all, which takes --function.", ExitCode.USAGE)
+    for each in ids or ():
+        if not re.fullmatch(INVOCATION_ID_PATTERN, each):
+            raise CommandFailed(
+                f"{each} is no id of an invocation; `cakework dead` lists the ids.", ExitCode.USAGE
+            )
     if all_:
         yield Which(filter={"functionId": found(client, function).id} if function else {})
     for start in range(0, len(ids or ()), IDS_AT_ONCE):

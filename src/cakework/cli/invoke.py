@@ -56,16 +56,22 @@ def invoke(
     output = Output(as_json=as_json)
     given = given_event(data, event)
     with open_client() as client:
-        taken = client.invoke_function(
-            owned_first(client, name, user),
-            mode="async" if async_ else "sync",
-            **given,
-            user_id=user,
-            version=version,
-            delay=delay,
-            ttl=ttl,
-            wait=None if async_ else FIRST_WAIT_S,
-        )
+        function_id = owned_first(client, name, user)
+        try:
+            taken = client.invoke_function(
+                function_id,
+                mode="async" if async_ else "sync",
+                **given,
+                user_id=user,
+                version=version,
+                delay=delay,
+                ttl=ttl,
+                wait=None if async_ else FIRST_WAIT_S,
+            )
+        except KeyboardInterrupt:
+            listed = f"cakework invocations --function {function_id}"
+            output.progress(f"what was handed over goes on: {listed}")
+            raise
         if async_ and not wait:
             output.result(taken.to_dict(), taken.id)
             return ExitCode.OK

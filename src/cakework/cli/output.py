@@ -103,6 +103,11 @@ def ago(time: str, now: datetime | None = None) -> str:
     return f"{seconds} s"
 
 
+def files(count: int) -> str:
+    """Return how many files there are, in words."""
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
 def facts(lines: Mapping[str, object]) -> str:
     """Return what is known of a thing, a line each, without what is not known."""
     told = {name: cell(value) for name, value in lines.items()}

@@ -56,6 +56,17 @@ def test_a_folder_that_is_both_is_asked_about(
     assert run(["deploy", str(folder), "--as", "vm"]) == 3
 
 
+def test_a_folder_that_is_neither_is_told_of_both(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is asked, and it is said what writes them."""
+    (folder / "cakework.toml").unlink()
+    assert run(["deploy", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert "neither a cakework.toml, of a function, nor a Dockerfile, of a VM" in told
+    assert "`cakework init`" in told
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -68,6 +79,8 @@ def test_a_folder_that_is_both_is_asked_about(
         ["invoke", "a", "--version", "0"],
         ["promote", "a", "one"],
         ["dead", "replay"],
+        ["dead", "replay", "no-id"],
+        ["dead", "discard", "inv_1"],
         ["dead", "discard", "inv_1", "--all"],
         ["dead", "discard", "inv_1", "--function", "a"],
         ["dead", "--reason", "handler_eror"],

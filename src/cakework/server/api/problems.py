@@ -1,5 +1,6 @@
 """Errors as ``application/problem+json`` (RFC 9457). Which error gets which status is here."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ from cakework.server.api.wire import FAULTS_MAX, AnswerBody, shown_name
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
+WHAT_SHOULD = re.compile(r"^[A-Z]\w+ (?=should )")
+"""What pydantic says of a value before that: "Input", "String". The field is named already."""
 
 STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     InvalidRequest: (400, "The request is not valid"),
@@ -229,8 +232,5 @@ def _field(error: Mapping[str, Any]) -> FieldError:
         return FieldError("body", f"is not JSON: {error['ctx']['error']}")
     place = [shown_name(str(part)) for part in error["loc"][1:]]
     message = str(error["msg"]).removeprefix("Value error, ")
-    if message.startswith("Input should "):
-        message = message.replace("Input should ", "should ", 1)
-    elif message == "Field required":
-        message = "is required"
+    message = "is required" if message == "Field required" else WHAT_SHOULD.sub("", message)
     return FieldError(".".join(place) or "body", message)

@@ -115,7 +115,10 @@ class View:
         """Why a function cannot be given this, for whoever owns it; None: it can."""
         if self.missing:
             names = ", ".join(self.missing[:10])
-            return f"There is no secret {names} for this function, which its settings name."
+            return (
+                f"There is no secret {names} for this function, which its settings name. "
+                "Put it, or take it out of the settings."
+            )
         if self.size > GIVEN_BYTES_MAX:
             return (
                 f"The function's secrets take {self.size} bytes together, and "
