@@ -49,7 +49,7 @@ class Patience:
             await self._confirm()
             route = self.routes.find(self.host)
         if route is None or route.state is VmState.DESTROYED:
-            raise Refusal(404, "not_found", "neither a VM nor a function has this hostname")
+            raise Refusal(404, "not_found", "no function, and no VM with a port, has this hostname")
         if route.port is None:
             raise Refusal(404, "vm_has_no_port", "the VM was started without a port to reach")
         return route
