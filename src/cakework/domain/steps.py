@@ -26,6 +26,9 @@ class Step(StrEnum):
     SERVER_INSTANCE_ENDED = "server.instance.ended"
     SERVER_INVOCATION_SETTLED = "server.invocation.settled"
 
+    SERVER_SCHEDULE_WRITTEN = "server.schedule.written"
+    SERVER_SCHEDULE_FIRED = "server.schedule.fired"
+
     BUILD_SPOOLED = "server.build.spooled"
     BUILD_RECORDED = "server.build.recorded"
     BUILD_ORDERED = "server.build.ordered"

@@ -35,10 +35,12 @@ from cakework.server.api.invocations import InvocationRoutes, invocation_answer
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
+from cakework.server.api.schedules import ScheduleRoutes
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.schedules import Schedules
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -141,6 +143,7 @@ LENDING_PERIOD_S = 1.0
 LENDING_FIRST_S = 3.0
 """After a start routers come back first to what they hold."""
 KEEPING_PERIOD_S = 30.0
+SCHEDULE_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,14 @@ class FunctionParts:
 
 
 @dataclass(frozen=True, slots=True)
+class AutomationParts:
+    """The parts that automations are made of."""
+
+    schedules: Schedules
+    loops: tuple[Loop, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The parts of one server, put together but not yet open."""
 
@@ -207,6 +218,8 @@ class Server:
     idempotency: Idempotency
     webhooks: Webhooks
     functions: FunctionParts
+    automations: AutomationParts
+    clock: Clock
     changes: Changes
     loops: tuple[Loop, ...]
     journal: JournalReader
@@ -235,6 +248,7 @@ class Server:
             stack.push_async_callback(self.functions.lendings.close)
             stack.push_async_callback(self.functions.trials.close)
             stack.push_async_callback(self.functions.deploys.close)
+            stack.callback(self.automations.schedules.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -325,6 +339,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         *(settings, database, sealer, keys, builds, machines, images, node, masks, marks),
         *(webhooks.outbox, clock, deploy_hint, dispatch_hint),
     )
+    automations = _automations(database, functions.invocations, clock, dispatch_hint)
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
@@ -357,9 +372,11 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         webhooks=webhooks,
         loops=(
             *(build_loop, vm_loop, snapshot_loop, idle_loop, import_loop, leftovers),
-            *(webhooks.loop, retention, *functions.loops),
+            *(webhooks.loop, retention, *functions.loops, *automations.loops),
         ),
         functions=functions,
+        automations=automations,
+        clock=clock,
         changes=Changes(database, functions.invocations, followers, clock),
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
@@ -438,6 +455,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             invocations,
         ).router(door),
         invocations.router(door),
+        ScheduleRoutes(parts.clock).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -629,6 +647,16 @@ def _functions(
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
         ),
+    )
+
+
+def _automations(
+    database: Database, invocations: Invocations, clock: Clock, dispatch_hint: asyncio.Event
+) -> AutomationParts:
+    schedule_hint = asyncio.Event()
+    schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
+    return AutomationParts(
+        schedules, (Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),)
     )
 
 

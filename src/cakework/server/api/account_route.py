@@ -47,7 +47,7 @@ BODIED = ("POST", "PATCH", "PUT")
 MAKING = frozenset({"POST", "PUT"})
 GOES_ON = frozenset(
     {"getBuildByPost", "cancelBuild", "stopVM", "stopCachedVM", "destroyVM", "destroyCachedVM"}
-    | {"cancelInvocation", "discardDeadLetters", "promoteVersion"}
+    | {"cancelInvocation", "discardDeadLetters", "promoteVersion", "previewSchedule"}
 )
 """Calls by POST that go on when the disk is nearly full: they make nothing, or, as a rollback may,
 what has been there before."""

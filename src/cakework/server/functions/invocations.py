@@ -283,6 +283,27 @@ class Invocations:
         session.add(row)
         return row
 
+    def pass_over(
+        self,
+        session: Session,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        why: Reason,
+    ) -> InvocationRow:
+        """Record, within a transaction, an invocation that is not to be done (``skipped``).
+
+        Raises:
+            TooLarge: the event.
+            QueueFull: the account's records take as much as they may. Nothing is written then.
+        """
+        row = self.new_row(account, function_id, new, None)()
+        row.state, row.reason = InvocationState.SKIPPED, why
+        row.ended_ms = row.updated_ms
+        self._limits.check_bytes(session, row)
+        session.add(row)
+        return row
+
     async def call(
         self,
         account: AccountId,

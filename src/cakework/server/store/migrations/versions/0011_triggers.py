@@ -8,6 +8,7 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+_OPEN = sa.text("state IN ('queued', 'running', 'waiting') AND trigger_id IS NOT NULL")
 _TYPE = "type IN ('cron', 'event', 'lifecycle', 'webhook')"
 
 
@@ -26,6 +27,13 @@ def upgrade() -> None:
     )
     op.create_index(
         "ix_invocations_occurrence", "invocations", ["trigger_id", "scheduled_ms"], unique=True
+    )
+    op.create_index(
+        "ix_invocations_open_trigger_id",
+        "invocations",
+        ["trigger_id"],
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
     _make_triggers()
@@ -52,6 +60,7 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("triggers")
     op.drop_index("ix_invocations_event_id", "invocations")
+    op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
