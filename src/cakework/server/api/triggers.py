@@ -53,8 +53,8 @@ from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody, Text, given
 from cakework.server.automations.declarations import NewTrigger, TriggerFilter
 from cakework.server.automations.rows import config_of, filter_of, is_active, retry_of
-from cakework.server.automations.triggers import Shown, Triggers
-from cakework.server.clock import Clock
+from cakework.server.automations.triggers import Fired, Shown, Triggers
+from cakework.server.store.automation_models import TriggerRow
 
 NEXT = 5
 _NAME = r"^[^\x00-\x1f\x7f]{1,255}$"
@@ -322,7 +322,6 @@ class TriggerRoutes:
 
     triggers: Triggers
     invocations: InvocationRoutes
-    clock: Clock
 
     def router(self, door: Door) -> APIRouter:
         """Return the calls, each entered through ``door``."""
@@ -382,13 +381,13 @@ class TriggerRoutes:
             parameters.function_id, parameters.user_id, parameters.type, parameters.external_id
         )
         shown, place = await self.triggers.page(account, wanted, place_of(parameters.pagination))
-        answers = [Trigger(**self._fields(request, each)) for each in shown]
+        answers = [self._answer(request, each) for each in shown]
         return TriggerPage(triggers=answers, pagination=token_of(place))
 
     async def get(self, request: Request, account: Account, trigger_id: TriggerIdPath) -> Trigger:
         """Look at a trigger: what it waits for, and what it made last."""
         shown = await self.triggers.get(account, TriggerId(trigger_id))
-        return Trigger(**self._fields(request, shown))
+        return self._answer(request, shown)
 
     async def update(
         self, request: Request, account: Account, trigger_id: TriggerIdPath, body: UpdateTrigger
@@ -397,7 +396,7 @@ class TriggerRoutes:
         row = (await self.triggers.get(account, TriggerId(trigger_id))).row
         changes = body.changes(config_of(row))
         shown = await self.triggers.change(account, TriggerId(row.id), changes)
-        return Trigger(**self._fields(request, shown))
+        return self._answer(request, shown)
 
     async def delete(self, account: Account, trigger_id: TriggerIdPath) -> TriggerDeleted:
         """Delete a trigger. What it made goes on."""
@@ -440,43 +439,53 @@ class TriggerRoutes:
         return self._with_secret(request, shown)
 
     def _with_secret(self, request: Request, shown: Shown) -> TriggerWithSecret:
-        return TriggerWithSecret(**self._fields(request, shown), secret=shown.secret)
+        told = self._answer(request, shown)
+        fields = {name: getattr(told, name) for name in Trigger.model_fields}
+        return TriggerWithSecret(**fields, secret=shown.secret)
 
-    def _fields(self, request: Request, shown: Shown) -> dict[str, Any]:
-        row, config = shown.row, config_of(shown.row)
-        door, times = self.triggers.door(row), None
-        if isinstance(config, CronConfig):
-            now = self.clock()
-            times = [rfc3339(at) for at in next_times(row.id, config, now, NEXT)]
-        refused = None
-        if isinstance(config, WebhookConfig):
-            last = None if row.refused_ms is None else rfc3339(row.refused_ms)
-            refused = TriggerRefused(count=row.refused, why=row.refused_why, last_at=last)
-        return {
-            "id": row.id,
-            "function_id": row.function_id,
-            "type": TriggerType(row.type),
-            "name": row.name,
-            "user_id": row.user_id or None,
-            "external_id": row.external_id,
-            "managed_by": row.managed_by,
-            "enabled": row.enabled,
-            "state": "active" if is_active(row) else "paused",
-            "paused_reason": row.paused_reason,
-            "config": config,
-            "filter": filter_of(row),
-            "retry": retry_of(row),
-            "on_failure": FailureHandler(function_id=row.on_failure) if row.on_failure else None,
-            "pause_after": row.pause_after,
-            "consecutive_failures": row.failures,
-            "url": None if door is None else f"{request.base_url}in/{door}",
-            "next": times,
-            "last_fired_at": rfc3339(shown.last.at_ms) if shown.last else None,
-            "last_result": shown.last.state if shown.last else None,
-            "refused": refused,
-            "created_at": rfc3339(row.created_ms),
-            "updated_at": rfc3339(row.updated_ms),
-        }
+    def _answer(self, request: Request, shown: Shown) -> Trigger:
+        door = self.triggers.door(shown.row)
+        url = None if door is None else f"{request.base_url}in/{door}"
+        return trigger_answer(shown.row, self.triggers.now_ms(), shown.last, url)
+
+
+def trigger_answer(
+    row: TriggerRow, now_ms: int, last: Fired | None = None, url: str | None = None
+) -> Trigger:
+    """Return a trigger as the API shows it: with what it made ``last``, and a webhook's ``url``."""
+    config, times = config_of(row), None
+    if isinstance(config, CronConfig):
+        times = [rfc3339(at) for at in next_times(row.id, config, now_ms, NEXT)]
+    return Trigger(
+        id=row.id,
+        function_id=row.function_id,
+        type=TriggerType(row.type),
+        name=row.name,
+        user_id=row.user_id or None,
+        external_id=row.external_id,
+        managed_by="file" if row.managed_by == "file" else "api",
+        enabled=row.enabled,
+        state="active" if is_active(row) else "paused",
+        paused_reason=row.paused_reason,
+        config=config,
+        filter=filter_of(row),
+        retry=retry_of(row),
+        on_failure=FailureHandler(function_id=row.on_failure) if row.on_failure else None,
+        pause_after=row.pause_after,
+        consecutive_failures=row.failures,
+        url=url,
+        next=times,
+        last_fired_at=None if last is None else rfc3339(last.at_ms),
+        last_result=None if last is None else last.state,
+        refused=_refused(row) if isinstance(config, WebhookConfig) else None,
+        created_at=rfc3339(row.created_ms),
+        updated_at=rfc3339(row.updated_ms),
+    )
+
+
+def _refused(row: TriggerRow) -> TriggerRefused:
+    last = None if row.refused_ms is None else rfc3339(row.refused_ms)
+    return TriggerRefused(count=row.refused, why=row.refused_why, last_at=last)
 
 
 def _without_secret(config: _Given) -> tuple[TriggerConfig, str | None]:

@@ -1,10 +1,10 @@
 """What happens on the platform goes to lifecycle triggers, and how a trigger's work ends to that.
 
-    a build, a VM, a version, an invocation ends ──▶ cakework.<what>.<how> ──▶ the trigger's function
+    builds, VMs, versions, invocations end ──▶ cakework.<what>.<how> ──▶ the trigger's function
 
 Each is taken in the transaction that writes what it tells of: so once, and only if that counts. A
-trigger whose function keeps failing pauses itself (``pause_after``); that its work succeeds again is
-told, too. Work that fails for what it was told of leads deeper each time, and so to an end.
+trigger whose function keeps failing pauses itself (``pause_after``); that its work succeeds again
+is told, too. Work that fails for what it was told of leads deeper each time, and so to an end.
 """
 
 from collections.abc import Callable, Sequence

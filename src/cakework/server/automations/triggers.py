@@ -31,7 +31,7 @@ from cakework.server.automations.declarations import (
     refused,
     secret_of,
 )
-from cakework.server.automations.doors import SECRET_ROTATION_MS, Doors
+from cakework.server.automations.doors import FORMER_MS, Doors
 from cakework.server.automations.rows import COLUMNS, config_of, filter_of, retry_of, type_of
 from cakework.server.clock import Clock
 from cakework.server.functions.functions import may_handle, owned
@@ -228,7 +228,7 @@ class Triggers:
                 given = other_secret(config.verify, secret)
                 if row.secret_sealed is not None and given not in self._doors.secrets_of(row):
                     row.former_sealed = row.secret_sealed
-                    row.former_until_ms = self._clock() + SECRET_ROTATION_MS
+                    row.former_until_ms = self._clock() + FORMER_MS
                 row.secret_sealed = self._doors.seal_secret(trigger_id, given)
             if url:
                 self._open_door(row)
@@ -236,6 +236,10 @@ class Triggers:
             row.updated_ms = max(row.updated_ms, self._clock())
             fired = (await self._fired(session, [row])).get(row.id)
         return Shown(row, fired, given if secret is True else None)
+
+    def now_ms(self) -> int:
+        """Return what time it is, as schedules see it."""
+        return self._clock()
 
     def door(self, row: TriggerRow) -> str | None:
         """Return the secret part of a webhook's URL; None for other triggers."""
