@@ -14,7 +14,7 @@ from typing import Any
 from cakework.domain.schedules import Schedule, occurrences
 from cakework.domain.triggers import MISSED_MAX, CronConfig
 
-EVENT_TYPE = "cakework.schedule"
+EVENT_TYPE = "cakework.trigger.cron"
 LATE_MS = 60_000
 """Until then an occurrence is late, and afterwards it was missed."""
 _IN_TIME_MAX = 100

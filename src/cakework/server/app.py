@@ -38,9 +38,13 @@ from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.schedules import ScheduleRoutes
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
+from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.doors import Doors
+from cakework.server.automations.lifecycle import Lifecycle
 from cakework.server.automations.schedules import Schedules
+from cakework.server.automations.triggers import Triggers
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -85,7 +89,7 @@ from cakework.server.node.client import NodeClient
 from cakework.server.routers.desk import Desk
 from cakework.server.routers.gates import Gates
 from cakework.server.services.account_builds import AccountBuilds
-from cakework.server.services.announcements import Announcements
+from cakework.server.services.announcements import All, Announcements
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
@@ -183,6 +187,7 @@ class FunctionParts:
 class AutomationParts:
     """The parts that automations are made of."""
 
+    triggers: Triggers
     schedules: Schedules
     loops: tuple[Loop, ...]
 
@@ -219,7 +224,6 @@ class Server:
     webhooks: Webhooks
     functions: FunctionParts
     automations: AutomationParts
-    clock: Clock
     changes: Changes
     loops: tuple[Loop, ...]
     journal: JournalReader
@@ -284,11 +288,13 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     image_quota = ImageQuota(settings.max_images_per_account, settings.max_images_mb_per_account)
     orders = VmOrders(sealer, log_store.last_seq)
     rules = VmRules(admission, orders, settings.base_domain, clock)
-    webhooks = _webhooks(settings, database, sealer, clock)
+    shapes = _shapes(settings, clock)
+    webhooks = _webhooks(settings, database, sealer, shapes, clock)
+    announcements = All(webhooks.outbox)
     states = States(
-        VmStates(routes, followers, webhooks.outbox, clock),
+        VmStates(routes, followers, announcements, clock),
         SnapshotStates(clock),
-        BuildStates(followers, webhooks.outbox, clock),
+        BuildStates(followers, announcements, clock),
         import_states,
     )
     build_hint, vm_hint, leftover_hint = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -337,9 +343,11 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     keys = Keys(database, clock)
     functions = _functions(
         *(settings, database, sealer, keys, builds, machines, images, node, masks, marks),
-        *(webhooks.outbox, clock, deploy_hint, dispatch_hint),
+        *(announcements, clock, deploy_hint, dispatch_hint),
     )
-    automations = _automations(database, functions.invocations, clock, dispatch_hint)
+    invocations = functions.invocations
+    announcements.others.append(Lifecycle(invocations, shapes, webhooks.outbox, clock))
+    automations = _automations(database, sealer, invocations, clock, dispatch_hint)
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
@@ -376,7 +384,6 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         ),
         functions=functions,
         automations=automations,
-        clock=clock,
         changes=Changes(database, functions.invocations, followers, clock),
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
@@ -455,7 +462,8 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             invocations,
         ).router(door),
         invocations.router(door),
-        ScheduleRoutes(parts.clock).router(door),
+        TriggerRoutes(parts.automations.triggers, invocations).router(door),
+        ScheduleRoutes(parts.automations.triggers.now_ms).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -476,17 +484,23 @@ def invocations_shown(session: Session, ids: Sequence[str]) -> dict[str, dict[st
     }
 
 
-def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clock) -> Webhooks:
-    hint = asyncio.Event()
-    shapes = Shapes(
+def _shapes(settings: Settings, clock: Clock) -> Shapes:
+    return Shapes(
         build=lambda row: build_answer(row).model_dump(mode="json", exclude_none=True),
         vm=lambda row: vm_answer(row, settings.proxy_port).model_dump(
             mode="json", exclude_none=True
         ),
         version=lambda row: version_answer(row).model_dump(mode="json", exclude_none=True),
+        trigger=lambda row: trigger_answer(row, clock()).model_dump(mode="json", exclude_none=True),
         invocations=invocations_shown,
         time=rfc3339,
     )
+
+
+def _webhooks(
+    settings: Settings, database: Database, sealer: Sealer, shapes: Shapes, clock: Clock
+) -> Webhooks:
+    hint = asyncio.Event()
     guard = Guard(parse_allowed(settings.webhook_allow))
     outbox = Outbox(shapes, clock, hint.set)
     endpoints = Endpoints(database, sealer, guard, clock)
@@ -552,7 +566,7 @@ def _functions(
         *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
-    failures = Failures(invocations, limits, invocations_shown, dispatch_hint.set)
+    failures = Failures(invocations, invocations_shown)
 
     def on_end(session: Session, ids: Sequence[str]) -> None:
         over = failures.hand_over(session, ids)
@@ -651,12 +665,20 @@ def _functions(
 
 
 def _automations(
-    database: Database, invocations: Invocations, clock: Clock, dispatch_hint: asyncio.Event
+    database: Database,
+    sealer: Sealer,
+    invocations: Invocations,
+    clock: Clock,
+    dispatch_hint: asyncio.Event,
 ) -> AutomationParts:
     schedule_hint = asyncio.Event()
+    doors = Doors(sealer, clock)
+    triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
     schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
     return AutomationParts(
-        schedules, (Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),)
+        triggers,
+        schedules,
+        (Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),),
     )
 
 

@@ -21,12 +21,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, QueueFull
-from cakework.domain.functions import RetryPolicy
 from cakework.domain.ids import AccountId, FunctionId, UserId
 from cakework.domain.invocations import FINAL, HELD_MS, InvocationState, Reason
 from cakework.domain.occurrences import Due, Occurrence, Occurrences, due, event_of
 from cakework.domain.schedules import BadSchedule
 from cakework.domain.triggers import DONE, CronConfig
+from cakework.server.automations.rows import is_active, retry_of
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import WITHOUT_BYTES, Invocations, NewInvocation
 from cakework.server.store.automation_models import TriggerRow
@@ -54,7 +54,7 @@ class Plan:
     def holds(self, row: TriggerRow) -> bool:
         """Say whether the trigger is as it was."""
         same = row.next_ms == self.next_ms and row.config == self.text
-        return same and row.enabled and row.paused_reason is None
+        return same and is_active(row)
 
 
 class Firings:
@@ -176,7 +176,7 @@ class _Piece:
             "cron",
             trigger_id=row.id,
             scheduled_ms=occurrence.at_ms,
-            retry=None if row.retry is None else RetryPolicy.model_validate_json(row.retry),
+            retry=retry_of(row),
         )
         whose = AccountId(row.account_id), FunctionId(row.function_id)
         if unended and config.overlap == "skip":
