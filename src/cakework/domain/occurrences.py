@@ -17,7 +17,6 @@ from cakework.domain.triggers import MISSED_MAX, CronConfig
 EVENT_TYPE = "cakework.trigger.cron"
 LATE_MS = 60_000
 """Until then an occurrence is late, and afterwards it was missed."""
-_IN_TIME_MAX = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -32,7 +31,7 @@ class Occurrences:
 
     @classmethod
     def of(cls, trigger_id: str, config: CronConfig) -> "Occurrences":
-        """Return those of a trigger. Raises BadSchedule: its schedule is none any more."""
+        """Return those of a trigger."""
         offset_ms = offset_s(trigger_id, config.spread) * 1000
         return cls(config.schedule(), offset_ms, config.start_ms, config.end_ms)
 
@@ -99,18 +98,12 @@ def offset_s(trigger_id: str, spread_s: int) -> int:
 
 
 def next_due(trigger_id: str, config: CronConfig, after_ms: int) -> int | None:
-    """Return when a trigger is due first after ``after_ms``, in unix milliseconds; None: never.
-
-    Raises BadSchedule.
-    """
+    """Return when a trigger is due first after ``after_ms``, in unix milliseconds; None: never."""
     return Occurrences.of(trigger_id, config).after(after_ms)
 
 
 def next_times(trigger_id: str, config: CronConfig, count: int, after_ms: int) -> list[int]:
-    """Return the first ``count`` times after ``after_ms``, in unix milliseconds.
-
-    Raises BadSchedule.
-    """
+    """Return the first ``count`` times after ``after_ms``, in unix milliseconds."""
     return Occurrences.of(trigger_id, config).first(count, after_ms)
 
 
@@ -135,15 +128,14 @@ def due(coming: Occurrences, config: CronConfig, next_ms: int, now_ms: int) -> D
     Where nothing comes at ``next_ms`` any more, since what is known of its zone has changed, what
     is past is let be.
     """
-    again_ms = coming.after(now_ms)
-    if not coming.has(next_ms):
-        return Due((), again_ms)
     late_ms = now_ms - LATE_MS
-    in_time = _in_time(coming, max(next_ms, late_ms + 1), now_ms)
+    if not coming.has(next_ms):
+        return Due((), coming.after(now_ms))
     if next_ms > late_ms:
-        return Due(in_time, again_ms)
+        return Due(*_in_time(coming, next_ms, now_ms))
     if config.missed == "latest":
-        return _latest(coming, config, next_ms, now_ms, again_ms)
+        return _latest(coming, config, next_ms, now_ms)
+    in_time, again_ms = _in_time(coming, coming.after(late_ms), now_ms)
     since_ms = max(next_ms, now_ms - config.missed_window * 1000)
     times, _ = coming.last(MISSED_MAX, since_ms, late_ms)
     if config.missed == "skip" or not times:
@@ -153,20 +145,21 @@ def due(coming: Occurrences, config: CronConfig, next_ms: int, now_ms: int) -> D
     return Due((first, *(Occurrence(at_ms, 1) for at_ms in times[1:]), *in_time), again_ms)
 
 
-def _in_time(coming: Occurrences, from_ms: int, now_ms: int) -> tuple[Occurrence, ...]:
-    times, _ = coming.last(_IN_TIME_MAX, from_ms, now_ms)
-    return tuple(map(Occurrence, times))
+def _in_time(
+    coming: Occurrences, next_ms: int | None, now_ms: int
+) -> tuple[tuple[Occurrence, ...], int | None]:
+    """Return those from ``next_ms`` up to now, which are few, and when the next one is."""
+    found: list[Occurrence] = []
+    while next_ms is not None and next_ms <= now_ms:
+        found.append(Occurrence(next_ms))
+        next_ms = coming.after(next_ms)
+    return tuple(found), next_ms
 
 
-def _latest(
-    coming: Occurrences,
-    config: CronConfig,
-    next_ms: int,
-    now_ms: int,
-    again_ms: int | None,
-) -> Due:
+def _latest(coming: Occurrences, config: CronConfig, next_ms: int, now_ms: int) -> Due:
     """Return the newest in the place of all that did not come in their time."""
     (at_ms,), count = coming.last(1, next_ms, now_ms)
+    again_ms = coming.after(now_ms)
     if at_ms > now_ms - LATE_MS:
         return Due((Occurrence(at_ms, count - 1),), again_ms)
     if at_ms < now_ms - config.missed_window * 1000:

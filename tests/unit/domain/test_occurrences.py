@@ -150,10 +150,9 @@ def test_skipped_is_what_was_missed_alone() -> None:
 def test_all_are_made_up_for_oldest_first() -> None:
     """Each by itself, and what is in time as ever."""
     minutes = config(cron="* * * * *", missed="all")
+    missed = [Occurrence(NOON + number * MINUTE, 1) for number in range(3)]
     assert asked(minutes, NOON, NOON + 3 * MINUTE + 1) == Due(
-        (*(Occurrence(NOON + number * MINUTE, 1) for number in range(3)),)
-        + (Occurrence(NOON + 3 * MINUTE),),
-        NOON + 4 * MINUTE,
+        (*missed, Occurrence(NOON + 3 * MINUTE)), NOON + 4 * MINUTE
     )
 
 

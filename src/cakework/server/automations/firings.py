@@ -24,13 +24,12 @@ from cakework.domain.errors import CakeworkError, QueueFull
 from cakework.domain.ids import AccountId, FunctionId, UserId
 from cakework.domain.invocations import FINAL, HELD_MS, InvocationState, Reason
 from cakework.domain.occurrences import Due, Occurrence, Occurrences, due, event_of
-from cakework.domain.schedules import BadSchedule
 from cakework.domain.triggers import DONE, CronConfig
 from cakework.server.automations.rows import is_active, retry_of
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import WITHOUT_BYTES, Invocations, NewInvocation
 from cakework.server.store.automation_models import TriggerRow
-from cakework.server.store.function_models import BY_TRIGGER, OPEN, InvocationRow
+from cakework.server.store.function_models import BY_TRIGGER, OPEN, FunctionRow, InvocationRow
 
 AGAIN_MS = 200
 """Until a trigger is looked at again that somebody else held, or changed."""
@@ -81,8 +80,6 @@ def plan_of(row: TriggerRow, now_ms: int) -> Plan:
         found = due(Occurrences.of(row.id, config), config, next_ms, now_ms)
     except ValidationError as error:
         why = error.errors(include_url=False, include_input=False)[0]["msg"]
-    except BadSchedule as error:
-        why = str(error)
     else:
         return Plan(row.id, next_ms, row.config, found, config)
     _log.warning("schedule.broken", trigger_id=row.id, detail=why)
@@ -101,6 +98,7 @@ class _Piece:
         self._known: set[tuple[str | None, int | None]] = set()
         self._open: dict[str, list[InvocationRow]] = {}
         self._locked: set[str] = set()
+        self._functions: list[FunctionRow] = []
 
     def record(self, plans: Iterable[Plan]) -> dict[str, int]:
         planned = {plan.trigger_id: plan for plan in plans}
@@ -134,6 +132,10 @@ class _Piece:
             InvocationRow.trigger_id.in_(ids), InvocationRow.scheduled_ms.in_(times)
         )
         self._known = {(row[0], row[1]) for row in self._session.execute(known)}
+        # Kept for as long as others ask the session for them, one by one.
+        functions = select(FunctionRow).join(TriggerRow, TriggerRow.function_id == FunctionRow.id)
+        functions = functions.where(TriggerRow.id.in_(ids)).distinct()
+        self._functions = list(self._session.scalars(functions))
         unended = (
             select(InvocationRow)
             .where(InvocationRow.trigger_id.in_(wary), OPEN)
