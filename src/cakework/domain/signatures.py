@@ -36,6 +36,7 @@ STANDARD_BYTES_MAX = 64
 HEADER_CHARACTERS_MAX = 4096
 """A longer header is refused before anything of it is looked at."""
 SIGNATURES_MAX = 16
+TIME_DIGITS_MAX = 12
 ID_CHARACTERS_MAX = 255
 TYPE_CHARACTERS_MAX = 128
 CHALLENGE_CHARACTERS_MAX = 255
@@ -378,8 +379,8 @@ def _lower(given: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def _checked_time(verify: Verify, text: str, now_s: float) -> str:
-    """Return ``text`` if it is a time, in whole seconds since 1970, not too far from now."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+    """Return ``text``, which is ASCII, if it is whole seconds since 1970 and not far from now."""
+    if not (text.isdigit() and len(text) <= TIME_DIGITS_MAX):
         raise Refused("the timestamp is no number of seconds")
     age_s = now_s - int(text)
     if abs(age_s) > (verify.tolerance or 0):
