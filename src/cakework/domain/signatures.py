@@ -67,6 +67,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
 _OWN = {scheme: frozenset(fields) for scheme, fields in _DEFAULTS.items()} | {
     "hmac": frozenset({"header", "encoding", "algorithm", "prefix"})
 }
+_OWNED = frozenset[str]().union(*_OWN.values())
 _HEX = frozenset({"stripe", "github", "slack"})
 _STANDARD_PREFIX = "whsec_"
 
@@ -126,7 +127,8 @@ class Verify(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Verify":
-        given = {name for name, value in self if value is not None} - {"scheme"}
+        # Only of these: a request's form of this has a secret beside them.
+        given = {name for name in _OWNED if getattr(self, name) is not None}
         if others := given - _OWN.get(self.scheme, frozenset()):
             raise ValueError(f"{min(others)} does not belong to scheme {self.scheme}; leave it out")
         if self.header is not None and self.header.lower() in KEPT_HEADERS:

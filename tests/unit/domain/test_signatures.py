@@ -512,6 +512,19 @@ def test_settings_that_are_none_are_refused(fields: dict[str, object], fault: st
         Verify.model_validate(fields)
 
 
+class WithSecret(Verify):
+    """As a request has it."""
+
+    secret: str | None = None
+
+
+def test_what_a_request_has_beside_them_is_no_field_of_another_scheme() -> None:
+    told = WithSecret.model_validate({"scheme": "stripe", "secret": STRIPE})
+    assert told.secret == STRIPE and told.tolerance == 300
+    with pytest.raises(ValidationError, match="prefix does not belong"):
+        WithSecret.model_validate({"scheme": "stripe", "secret": STRIPE, "prefix": "a"})
+
+
 def whsec(size: int) -> str:
     return f"whsec_{base64.b64encode(b'k' * size).decode()}"
 
