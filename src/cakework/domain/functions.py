@@ -141,6 +141,12 @@ class RetryPolicy(_Settings):
         return self
 
 
+def policy_of(retry: str | None, otherwise: RetryPolicy) -> RetryPolicy:
+    """Return the policy that goes for an invocation: what its trigger brought, as JSON, or that of
+    its function."""
+    return otherwise if retry is None else RetryPolicy.model_validate_json(retry)
+
+
 class FailureHandler(_Settings):
     """The function that is told of queued work that failed for good."""
 

@@ -13,6 +13,8 @@ KeyId = NewType("KeyId", str)
 VmId = NewType("VmId", str)
 FunctionId = NewType("FunctionId", str)
 InvocationId = NewType("InvocationId", str)
+TriggerId = NewType("TriggerId", str)
+EventId = NewType("EventId", str)
 UserId = NewType("UserId", str)
 """An end user of an account's, by the account's own word."""
 ACCOUNT_ITSELF = UserId("")
@@ -23,6 +25,8 @@ IMAGE_ID_PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 VM_ID_PATTERN = r"^[0-9a-f]{14}$"
 FUNCTION_ID_PATTERN = r"^fn_[0-9A-HJKMNP-TV-Z]{26}$"
 INVOCATION_ID_PATTERN = r"^inv_[0-9A-HJKMNP-TV-Z]{26}$"
+TRIGGER_ID_PATTERN = r"^trg_[0-9A-HJKMNP-TV-Z]{26}$"
+EVENT_ID_PATTERN = r"^evt_[0-9A-HJKMNP-TV-Z]{26}$"
 
 
 def new_build_id() -> BuildId:
@@ -48,6 +52,16 @@ def new_function_id() -> FunctionId:
 def new_invocation_id() -> InvocationId:
     """Return ``inv_`` and a ULID."""
     return InvocationId(f"inv_{ULID()}")
+
+
+def new_trigger_id() -> TriggerId:
+    """Return ``trg_`` and a ULID."""
+    return TriggerId(f"trg_{ULID()}")
+
+
+def new_event_id() -> EventId:
+    """Return ``evt_`` and a ULID."""
+    return EventId(f"evt_{ULID()}")
 
 
 def new_layer_id() -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import Select, Update, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError
-from cakework.domain.functions import FunctionSettings, Isolation, isolation_of
+from cakework.domain.functions import FunctionSettings, Isolation, isolation_of, policy_of
 from cakework.domain.ids import VmId
 from cakework.domain.invocations import (
     FINAL,
@@ -48,7 +48,13 @@ from cakework.server.functions.adapter import (
 )
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import CRASH_TOLD_S, Instances
-from cakework.server.functions.invocations import Endings, Found, Invocations, OnEnd
+from cakework.server.functions.invocations import (
+    Endings,
+    Found,
+    Invocations,
+    OnEnd,
+    most_attempts,
+)
 from cakework.server.functions.leases import CLAIM_MS, RENEW_S
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
@@ -231,7 +237,7 @@ class Attempts:
             if row is None or function is None:
                 return
             work = Work(row.attempt + 1, row.created_ms, row.unreached, row.max_attempts)
-            policy = self._functions.settings(function).retry
+            policy = policy_of(row.retry, self._functions.settings(function).retry)
             luck = random.random()  # noqa: S311 - a delay, and no secret
             follows = after(Outcome(Reason.CRASH, reached=False), work, policy, now, luck)
             row.updated_ms = max(row.updated_ms, now)
@@ -472,13 +478,13 @@ class Attempts:
         if isinstance(follows, Ended):
             self._on_end(session, [row.id])
         attempts = [attempt] if attempt is not None else []
-        most = row.max_attempts or job.settings.retry.max_attempts
+        most = most_attempts(row, job.settings.retry)
         return Found(row, attempts, self._invocations.event(row), result, most)
 
     def _follows(self, job: Job, row: InvocationRow, outcome: Outcome, now: int) -> Ended | Again:
         work = Work(row.attempt, row.created_ms, row.unreached, row.max_attempts)
         luck = random.random()  # noqa: S311 - a delay, and no secret
-        return after(outcome, work, job.settings.retry, now, luck)
+        return after(outcome, work, policy_of(row.retry, job.settings.retry), now, luck)
 
     async def _free(self, job: Job, over: Over) -> None:
         if await self._database.together(lambda session: self._freed(session, job, over)):
@@ -523,7 +529,7 @@ def _context(job: Job) -> Context:
     return Context(
         row.id,
         row.attempt,
-        row.max_attempts or job.settings.retry.max_attempts,
+        most_attempts(row, job.settings.retry),
         row.deadline_ms or 0,
         row.function_id,
         row.version or 0,

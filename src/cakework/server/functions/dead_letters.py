@@ -16,6 +16,7 @@ from sqlalchemy import cast as cast_to
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.errors import CakeworkError, Conflict, QueueFull
+from cakework.domain.functions import RetryPolicy, policy_of
 from cakework.domain.ids import AccountId, FunctionId, InvocationId, UserId
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import (
@@ -113,6 +114,7 @@ class DeadLetters:
             depth=row.depth,
             replay_of=row.id,
             if_dead=True,
+            retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
         )
         try:
             await self._invocations.take(

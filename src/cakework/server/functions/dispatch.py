@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, NoRoom, QuotaExceeded, Unavailable
-from cakework.domain.functions import FunctionSettings
+from cakework.domain.functions import FunctionSettings, policy_of
 from cakework.domain.invocations import STARTABLE, InvocationState, Reason, Work, expired
 from cakework.domain.steps import Step
 from cakework.faults import step
@@ -239,7 +239,8 @@ class DispatchLoop:
         if function is None:
             return _GONE
         work = Work(row.attempt, row.created_ms)
-        if (why := expired(work, settings.retry, row.ttl_ms, self._clock())) is not None:
+        policy = policy_of(row.retry, settings.retry)
+        if (why := expired(work, policy, row.ttl_ms, self._clock())) is not None:
             return InvocationState.EXPIRED, why
         if row.version_of(function) is None:
             return InvocationState.FAILED, Reason.VERSION_FAILED

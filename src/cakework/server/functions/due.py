@@ -49,7 +49,7 @@ lanes (function_id, user_id, place) AS (
     FROM lanes WHERE lanes.user_id IS NOT NULL AND lanes.place < :lanes
 )
 SELECT lanes.function_id, lanes.user_id, i.id, i.account_id, i.version, i.pinned, i.attempt,
-    i.created_ms, i.ttl_ms, lanes.place
+    i.created_ms, i.ttl_ms, i.retry, lanes.place
 FROM lanes LEFT JOIN
 """  # noqa: S608 - of constants
 _ORDER = """
@@ -98,6 +98,7 @@ class Due:
     attempt: int
     created_ms: int
     ttl_ms: int | None
+    retry: str | None
 
     def version_of(self, function: FunctionRow) -> int | None:
         """Return the version that an attempt which begins now runs on; None: there is none."""
@@ -133,11 +134,11 @@ def due_work(session: Session, now_ms: int, at: Place) -> Found:
     rows = session.execute(text(query), given).all()
     # Of one lane more it is known that it is there: with that the next look begins.
     users = {each: user for each, user in at.users.items() if each not in ids}
-    users |= {row[0]: row[1] for row in rows if row[9] > lanes}
+    users |= {row[0]: row[1] for row in rows if row[10] > lanes}
     due = [
-        Due(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6], row[7], row[8])
+        Due(row[0], row[1], row[2], row[3], row[4], bool(row[5]), *row[6:10])
         for row in rows
-        if row[2] is not None and row[9] <= lanes
+        if row[2] is not None and row[10] <= lanes
     ]
     wanted = {row.function_id for row in due}
     found = session.scalars(select(FunctionRow).where(FunctionRow.id.in_(wanted))) if wanted else ()

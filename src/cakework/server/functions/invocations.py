@@ -18,12 +18,18 @@ from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from cakework.domain.errors import Conflict, InvalidRequest, NoLiveVersion, NotFound, TooLarge
-from cakework.domain.functions import FunctionSettings, VersionState
+from cakework.domain.functions import (
+    FunctionSettings,
+    RetryPolicy,
+    VersionState,
+    policy_of,
+)
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
     AccountId,
     FunctionId,
     InvocationId,
+    TriggerId,
     UserId,
     new_invocation_id,
 )
@@ -43,6 +49,7 @@ from cakework.server.store.function_models import (
 )
 from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.sealing import SEAL_BYTES, Sealer
+from cakework.server.store.together import after_commit
 from cakework.server.store.values import not_before
 
 EVENT_BYTES_MAX = 1 << 20
@@ -62,6 +69,8 @@ class NewInvocation:
     """What is asked for. ``event`` is a CloudEvent, or the beginning of one; times in seconds.
 
     ``replay_of`` is settled with it, if that is a dead letter; ``if_dead``: only if it is one.
+    ``trigger_id`` makes it, for the occurrence at ``scheduled_ms`` or the event ``event_id``, with
+    ``retry`` in the place of the function's policy.
     """
 
     event: dict[str, Any]
@@ -75,6 +84,10 @@ class NewInvocation:
     replay_of: str | None = None
     if_dead: bool = False
     cause_id: str | None = None
+    trigger_id: str | None = None
+    scheduled_ms: int | None = None
+    event_id: str | None = None
+    retry: RetryPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,8 @@ class InvocationFilter:
     reason: Reason | None = None
     from_ms: int | None = None
     to_ms: int | None = None
+    trigger_id: TriggerId | None = None
+    event_id: str | None = None
 
     def of(self, account: AccountId) -> list[ColumnElement[bool]]:
         """Return what is true of those of ``account``."""
@@ -100,6 +115,8 @@ class InvocationFilter:
                     (InvocationRow.user_id, self.user_id),
                     (InvocationRow.state, self.state),
                     (InvocationRow.reason, self.reason),
+                    (InvocationRow.trigger_id, self.trigger_id),
+                    (InvocationRow.event_id, self.event_id),
                 )
                 if value is not None
             ),
@@ -240,6 +257,32 @@ class Invocations:
         self._hint()
         return row
 
+    def enter(
+        self, session: Session, account: AccountId, function_id: FunctionId, new: NewInvocation
+    ) -> InvocationRow:
+        """Take an invocation within a transaction: it is durable when that commits.
+
+        What leads too deep is taken as failed (``loop``). Where nothing of the function is live by
+        the time it would begin, it fails (``version_failed``); both are dead letters then.
+
+        Raises:
+            NotFound: the account has no such function.
+            TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
+        """
+        row = self.new_row(account, function_id, new, None)()
+        function = session.get(FunctionRow, function_id)
+        if function is None or function.account_id != account:
+            raise NotFound(f"There is no function {function_id}.")
+        if row.depth > DEPTH_MAX:
+            row.state, row.reason = InvocationState.FAILED, Reason.LOOP
+            row.ended_ms = row.updated_ms
+            self._limits.check_bytes(session, row)
+        else:
+            self._limits.check(session, row)
+            after_commit(session, self._hint)
+        session.add(row)
+        return row
+
     async def call(
         self,
         account: AccountId,
@@ -323,6 +366,10 @@ class Invocations:
             depth=new.depth,
             replay_of=new.replay_of,
             cause_id=new.cause_id,
+            trigger_id=new.trigger_id,
+            scheduled_ms=new.scheduled_ms,
+            event_id=new.event_id,
+            retry=None if new.retry is None else new.retry.model_dump_json(by_alias=True),
             request_token=token,
             created_ms=now,
             updated_ms=now,
@@ -353,8 +400,8 @@ class Invocations:
             attempts = list(await session.scalars(query.order_by(AttemptRow.attempt)))
             told = {each.id: each.settings for each in (await session.execute(policies)).all()}
             kept = {each[0]: each[1:] for each in (await session.execute(sealed)).all()}
-        most = {
-            each: FunctionSettings.model_validate_json(settings).retry.max_attempts
+        policies_of = {
+            each: FunctionSettings.model_validate_json(settings).retry
             for each, settings in told.items()
         }
         of: dict[str, list[AttemptRow]] = {each: [] for each in ids}
@@ -369,7 +416,7 @@ class Invocations:
                     of[row.id],
                     self._opened(event, f"event:{row.id}"),
                     self._opened(result, f"result:{row.id}"),
-                    row.max_attempts or most.get(row.function_id),
+                    _most_attempts(row, policies_of),
                 )
             )
         return found
@@ -482,6 +529,7 @@ class Invocations:
             version,
             depth=row.depth,
             replay_of=row.id,
+            retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
 
@@ -522,14 +570,23 @@ def without_bytes(session: Session, ids: Sequence[str]) -> list[Found]:
         of[attempt.invocation_id].append(attempt)
     functions = {row.function_id for row in rows}
     policies = select(FunctionRow.id, FunctionRow.settings).where(FunctionRow.id.in_(functions))
-    most = {
-        each: FunctionSettings.model_validate_json(settings).retry.max_attempts
+    policies_of = {
+        each: FunctionSettings.model_validate_json(settings).retry
         for each, settings in session.execute(policies)
     }
-    return [
-        Found(row, of[row.id], None, None, row.max_attempts or most.get(row.function_id))
-        for row in rows
-    ]
+    return [Found(row, of[row.id], None, None, _most_attempts(row, policies_of)) for row in rows]
+
+
+def most_attempts(row: InvocationRow, of_function: RetryPolicy) -> int:
+    """Return how many attempts an invocation has at most, by its function's policy."""
+    return row.max_attempts or policy_of(row.retry, of_function).max_attempts
+
+
+def _most_attempts(row: InvocationRow, policies: dict[str, RetryPolicy]) -> int | None:
+    """Return how many attempts there are at most; None where the function, or its policy, is
+    gone."""
+    policy = policies.get(row.function_id)
+    return row.max_attempts if policy is None else most_attempts(row, policy)
 
 
 def is_dead_letter() -> list[ColumnElement[bool]]:

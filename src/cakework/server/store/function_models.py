@@ -304,7 +304,9 @@ class InvocationRow(Base):
     no attempt begins before. ``vm_id`` runs the attempt under way. What is ``queued`` and failed
     or expired is a dead letter until ``settled_ms`` says that somebody replayed or discarded it.
     ``replay_ms``: when it is to be replayed, where somebody asked for that. ``kept_bytes`` is what
-    it counts in its account (:meth:`weight`).
+    it counts in its account (:meth:`weight`). ``trigger_id`` made it, for its occurrence at
+    ``scheduled_ms`` or for the event ``event_id``; ``retry`` is that trigger's policy as JSON, in
+    the place of the function's.
     """
 
     __tablename__ = "invocations"
@@ -326,6 +328,9 @@ class InvocationRow(Base):
         Index("ix_invocations_replay_ms", "replay_ms", "account_id", "id"),
         Index("ix_invocations_vm_id", "vm_id"),
         Index("ix_invocations_ended_ms", "ended_ms"),
+        Index("ix_invocations_trigger_id_created_ms_id", "trigger_id", "created_ms", "id"),
+        Index("ix_invocations_occurrence", "trigger_id", "scheduled_ms", unique=True),
+        Index("ix_invocations_event_id", "event_id"),
         Index(
             *("ix_invocations_account_id_ended_ms_kept_bytes", "account_id"),
             *("ended_ms", "kept_bytes"),
@@ -359,6 +364,10 @@ class InvocationRow(Base):
     depth: Mapped[int] = mapped_column(default=0)
     replay_of: Mapped[str | None] = mapped_column(String(30))
     cause_id: Mapped[str | None] = mapped_column(String(30))
+    trigger_id: Mapped[str | None] = mapped_column(String(30))
+    scheduled_ms: Mapped[int | None] = mapped_column(BigInteger)
+    event_id: Mapped[str | None] = mapped_column(String(30))
+    retry: Mapped[str | None] = mapped_column(Text)
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
     claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)

@@ -1,0 +1,215 @@
+"""Triggers: what makes invocations of a function.
+
+    cron        its schedule comes round
+    event       somebody emits an event that it wants
+    webhook     a provider sends something to its URL, signed
+    lifecycle   something happens on the platform itself
+
+Each has one function, and what it makes is queued work. A trigger is *active*, or *paused*: by its
+owner (``enabled``), or by itself, since it is done, or its function keeps failing.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from cakework.domain.cloudevents import TYPE_CHARS_MAX
+from cakework.domain.patterns import TYPE_PATTERN
+from cakework.domain.schedules import BadSchedule, Cron, Every, Once, Schedule
+from cakework.domain.signatures import Verify
+from cakework.domain.times import parse_time
+
+EXTERNAL_ID_PATTERN = r"^[A-Za-z0-9._:@/-]{1,128}$"
+LIFECYCLE = "cakework."
+"""Types of events that begin so are the platform's own."""
+MISSED_MAX = 100
+"""Missed occurrences that are made up for, where all are to be."""
+DONE = "done"
+"""Why a schedule is paused that has no next time."""
+SPREAD_S_MAX = 86_400
+TYPES_MAX = 20
+
+
+class TriggerType(StrEnum):
+    """What a trigger waits for."""
+
+    CRON = "cron"
+    EVENT = "event"
+    WEBHOOK = "webhook"
+    LIFECYCLE = "lifecycle"
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(
+        json_schema_mode_override="validation",
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+
+def _instant(text: str) -> str:
+    parse_time(text)
+    return text
+
+
+Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_instant)]
+EventTypePattern = Annotated[
+    str, StringConstraints(max_length=TYPE_CHARS_MAX, pattern=TYPE_PATTERN)
+]
+Overlap = Literal["skip", "queue", "allow", "replace"]
+Missed = Literal["latest", "skip", "all"]
+
+
+class CronConfig(_Config):
+    """When a schedule comes round: one of ``cron``, ``every`` and ``at``."""
+
+    cron: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        default=None, description="Five fields: minute, hour, day of the month, month, weekday."
+    )
+    every: int | None = Field(
+        default=None,
+        ge=10,
+        le=31 * 86_400,
+        description="Every so many seconds, counted from 1970-01-01T00:00:00Z.",
+    )
+    at: Instant | None = Field(default=None, description="Once, at this time (RFC 3339).")
+    time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        default="UTC", description="The zone whose clock `cron` goes by, such as Europe/Berlin."
+    )
+    overlap: Overlap = Field(
+        default="skip",
+        description="While the last one has not ended: `skip` this one; `queue` it, in the place "
+        "of one that waits; `allow` both; `replace` the old one, which is canceled.",
+    )
+    missed: Missed = Field(
+        default="latest",
+        description="Of what was due while the server was down: the `latest`, `all`, or `skip`.",
+    )
+    missed_window: int = Field(
+        default=3_600,
+        ge=0,
+        le=7 * 86_400,
+        description="Seconds after which what was missed is not made up for.",
+    )
+    spread: int = Field(
+        default=0,
+        ge=0,
+        le=SPREAD_S_MAX,
+        description="Up to so many seconds later, always as many: so that not all come at once.",
+    )
+    data: Any = Field(default=None, description="The data of its events.")
+    start_at: Instant | None = Field(default=None, description="Nothing comes before this time.")
+    end_at: Instant | None = Field(default=None, description="Nothing comes from this time on.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "CronConfig":
+        given = [name for name in ("cron", "every", "at") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("needs one of cron, every and at")
+        if self.time_zone != "UTC" and self.cron is None:
+            raise ValueError("timeZone goes with cron alone")
+        if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
+            raise ValueError("endAt is not after startAt")
+        try:
+            self.schedule()
+        except BadSchedule as error:
+            raise ValueError(f"{error.field}: {error}") from error
+        return self
+
+    def schedule(self) -> Schedule:
+        """Return the times. Raises BadSchedule."""
+        if self.every is not None:
+            return Every(self.every)
+        if self.at is not None:
+            return Once(parse_time(self.at))
+        return Cron.parse(self.cron or "", self.time_zone)
+
+    @property
+    def start_ms(self) -> int | None:
+        """From when on it comes."""
+        return None if self.start_at is None else parse_time(self.start_at)
+
+    @property
+    def end_ms(self) -> int | None:
+        """From when on it comes no more."""
+        return None if self.end_at is None else parse_time(self.end_at)
+
+
+class EventConfig(_Config):
+    """Which events are wanted; with the trigger's filter."""
+
+    types: Annotated[tuple[EventTypePattern, ...], Field(min_length=1, max_length=TYPES_MAX)] = (
+        Field(description="Types of events; `order.*` is all that begin so, and `*` all.")
+    )
+    source: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+        default=None, description="Only events of this source."
+    )
+
+
+class WebhookConfig(_Config):
+    """What a provider sends, and how that is known to be from it."""
+
+    verify: Verify = Field(description="How what comes in is checked.")
+    event_type: Annotated[str, StringConstraints(max_length=TYPE_CHARS_MAX)] | None = Field(
+        default=None,
+        description="The type of its events; `{type}` in it is the provider's word for the type. "
+        "`webhook.<scheme>.{type}` if absent.",
+    )
+    respond: Literal["accepted", "result"] = Field(
+        default="accepted",
+        description="`accepted`: 202 as soon as it is taken; `result`: what the handler answers, "
+        "if that is within 10 seconds.",
+    )
+    dedupe: bool = Field(
+        default=True,
+        description="Whether what has no id of the provider's is told apart by its body.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "WebhookConfig":
+        kind = self.event_type
+        if kind is not None:
+            plain = kind.replace("{type}", "type")
+            if not plain or "{" in plain or "}" in plain or not plain.isprintable():
+                raise ValueError("eventType may hold {type}, and no other braces")
+            if kind.startswith(LIFECYCLE):
+                raise ValueError(f"types that begin with {LIFECYCLE} are the platform's")
+        return self
+
+
+def _check_lifecycle(kind: str) -> str:
+    if kind != "*" and not kind.startswith(LIFECYCLE):
+        raise ValueError(f"types of lifecycle triggers begin with {LIFECYCLE}")
+    return kind
+
+
+LifecycleType = Annotated[EventTypePattern, AfterValidator(_check_lifecycle)]
+
+
+class LifecycleConfig(_Config):
+    """What of the platform is told; with the trigger's filter."""
+
+    types: Annotated[tuple[LifecycleType, ...], Field(min_length=1, max_length=TYPES_MAX)] = Field(
+        description="Types, such as `cakework.invocation.failed` or `cakework.build.*`."
+    )
+
+
+TriggerConfig = CronConfig | EventConfig | WebhookConfig | LifecycleConfig
+CONFIGS: dict[TriggerType, type[TriggerConfig]] = {
+    TriggerType.CRON: CronConfig,
+    TriggerType.EVENT: EventConfig,
+    TriggerType.WEBHOOK: WebhookConfig,
+    TriggerType.LIFECYCLE: LifecycleConfig,
+}
