@@ -455,7 +455,7 @@ def trigger_answer(
     """Return a trigger as the API shows it: with what it made ``last``, and a webhook's ``url``."""
     config, times = config_of(row), None
     if isinstance(config, CronConfig):
-        times = [rfc3339(at) for at in next_times(row.id, config, now_ms, NEXT)]
+        times = [rfc3339(at) for at in next_times(row.id, config, count=NEXT, after_ms=now_ms)]
     return Trigger(
         id=row.id,
         function_id=row.function_id,
