@@ -40,6 +40,15 @@ HELD_MS = 253_370_764_800_000
 """When an attempt is due of what waits for something else than a time: in the year 9999."""
 
 
+_HANDLERS = {"cron": "scheduled", FAILURE: "failure"}
+
+
+def handler_of(trigger: str, given: str | None = None) -> str:
+    """Return what kind of handler an invocation goes to: by its trigger, unless it is ``given``, as
+    for what repeats another."""
+    return given or _HANDLERS.get(trigger, "event")
+
+
 class InvocationState(StrEnum):
     """Where an invocation is in its life."""
 
