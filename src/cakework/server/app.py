@@ -23,6 +23,7 @@ from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.drafts import DraftRoutes
+from cakework.server.api.events import EventRoutes
 from cakework.server.api.forks import ForkRoutes
 from cakework.server.api.function_archives import FunctionArchiveRoutes
 from cakework.server.api.function_logs import FunctionLogRoutes
@@ -39,6 +40,12 @@ from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.event_records import EventRecords
+from cakework.server.automations.event_room import EventRoom
+from cakework.server.automations.events import Events
+from cakework.server.automations.fan_out import FanOut
+from cakework.server.automations.plans import Planner
+from cakework.server.automations.wishes import Wishes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -141,6 +148,8 @@ LENDING_PERIOD_S = 1.0
 LENDING_FIRST_S = 3.0
 """After a start routers come back first to what they hold."""
 KEEPING_PERIOD_S = 30.0
+FAN_OUT_PERIOD_S = 1.0
+EVENTS_KEPT_PERIOD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +186,15 @@ class FunctionParts:
 
 
 @dataclass(frozen=True, slots=True)
+class AutomationParts:
+    """The parts that triggers and events are made of."""
+
+    events: Events
+    event_records: EventRecords
+    loops: tuple[Loop, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The parts of one server, put together but not yet open."""
 
@@ -207,6 +225,7 @@ class Server:
     idempotency: Idempotency
     webhooks: Webhooks
     functions: FunctionParts
+    automations: AutomationParts
     changes: Changes
     loops: tuple[Loop, ...]
     journal: JournalReader
@@ -325,6 +344,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         *(settings, database, sealer, keys, builds, machines, images, node, masks, marks),
         *(webhooks.outbox, clock, deploy_hint, dispatch_hint),
     )
+    automations = _automations(settings, database, sealer, functions.invocations, clock)
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
@@ -357,9 +377,10 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         webhooks=webhooks,
         loops=(
             *(build_loop, vm_loop, snapshot_loop, idle_loop, import_loop, leftovers),
-            *(webhooks.loop, retention, *functions.loops),
+            *(webhooks.loop, retention, *functions.loops, *automations.loops),
         ),
         functions=functions,
+        automations=automations,
         changes=Changes(database, functions.invocations, followers, clock),
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
@@ -438,6 +459,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             invocations,
         ).router(door),
         invocations.router(door),
+        EventRoutes(parts.automations.events, parts.automations.event_records).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -628,6 +650,29 @@ def _functions(
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
+        ),
+    )
+
+
+def _automations(
+    settings: Settings, database: Database, sealer: Sealer, invocations: Invocations, clock: Clock
+) -> AutomationParts:
+    hint = asyncio.Event()
+    wishes = Wishes(database)
+    planner = Planner(wishes, invocations)
+    room = EventRoom(
+        database, settings.max_events_mb_per_account, settings.retain_events_hours, clock
+    )
+    fan_out = FanOut(database, sealer, wishes, planner, invocations, hint.set)
+    return AutomationParts(
+        Events(database, sealer, wishes, planner, invocations, room, clock, hint.set),
+        EventRecords(database, sealer),
+        (
+            Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, hint),
+            Loop(
+                *("events", room.one_pass, EVENTS_KEPT_PERIOD_S),
+                first_after_s=EVENTS_KEPT_PERIOD_S,
+            ),
         ),
     )
 
