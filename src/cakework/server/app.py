@@ -191,6 +191,8 @@ class AutomationParts:
 
     events: Events
     event_records: EventRecords
+    event_room: EventRoom
+    fan_out: FanOut
     loops: tuple[Loop, ...]
 
 
@@ -667,6 +669,8 @@ def _automations(
     return AutomationParts(
         Events(database, sealer, wishes, planner, invocations, room, clock, hint.set),
         EventRecords(database, sealer),
+        room,
+        fan_out,
         (
             Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, hint),
             Loop(

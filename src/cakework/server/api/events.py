@@ -66,6 +66,8 @@ Json = dict[str, Any]
 EventIdPath = Annotated[
     str, Path(alias="eventId", pattern=EVENT_ID_PATTERN, description="Id of the event.")
 ]
+_TriggerId = Annotated[str, Field(pattern=TRIGGER_ID_PATTERN)]
+_InvocationId = Annotated[str, Field(pattern=INVOCATION_ID_PATTERN)]
 UserParameter = Annotated[str, Field(pattern=USER_ID_PATTERN)]
 
 
@@ -96,9 +98,7 @@ class EventInvocation(AnswerBody):
 
     id: str = Field(description="Id of the invocation.", pattern=INVOCATION_ID_PATTERN)
     function_id: str = Field(description="Whose it is.", pattern=FUNCTION_ID_PATTERN)
-    trigger_id: str | SkipJsonSchema[None] = Field(
-        default=None, description="What made it.", pattern=TRIGGER_ID_PATTERN
-    )
+    trigger_id: _TriggerId | SkipJsonSchema[None] = Field(default=None, description="What made it.")
     state: InvocationState = Field(description="How far it is.")
 
 
@@ -121,10 +121,8 @@ class Event(AnswerBody):
     depth: int = Field(
         description="How many events are before it, each of which comes of the one before."
     )
-    cause_id: str | SkipJsonSchema[None] = Field(
-        default=None,
-        description="The invocation that emitted it, by its own word.",
-        pattern=INVOCATION_ID_PATTERN,
+    cause_id: _InvocationId | SkipJsonSchema[None] = Field(
+        default=None, description="The invocation that emitted it, by its own word."
     )
     invocations: list[EventInvocation] | SkipJsonSchema[None] = Field(
         default=None,
