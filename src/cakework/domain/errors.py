@@ -9,7 +9,8 @@
     ├── NotFound          not there, or not the caller's
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
-    │   └── NoLiveVersion        nothing of the function is live yet
+    │   ├── NoLiveVersion        nothing of the function is live yet
+    │   └── LoopDetected         what caused it leads too deep
     ├── PreconditionFailed  it was changed since it was looked at
     ├── TooLarge          more bytes than are taken
     ├── TooSlow           the request did not come to its end in time
@@ -113,6 +114,12 @@ class NoLiveVersion(Conflict):
     code = "no_live_version"
 
 
+class LoopDetected(Conflict):
+    """An event comes of work that comes of an event, and so on, too often."""
+
+    code = "loop_detected"
+
+
 class TooLarge(CakeworkError):
     """The request has more bytes than are taken."""
 
@@ -163,6 +170,7 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         Conflict,
         PreconditionFailed,
         NoLiveVersion,
+        LoopDetected,
         TooLarge,
         TooSlow,
         QuotaExceeded,

@@ -23,6 +23,7 @@ from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.drafts import DraftRoutes
+from cakework.server.api.events import EventRoutes
 from cakework.server.api.forks import ForkRoutes
 from cakework.server.api.function_archives import FunctionArchiveRoutes
 from cakework.server.api.function_logs import FunctionLogRoutes
@@ -42,9 +43,15 @@ from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.automations.doors import Doors
+from cakework.server.automations.event_records import EventRecords
+from cakework.server.automations.event_room import EventRoom
+from cakework.server.automations.events import Events
+from cakework.server.automations.fan_out import FanOut
 from cakework.server.automations.lifecycle import Lifecycle
+from cakework.server.automations.plans import Planner
 from cakework.server.automations.schedules import Schedules
 from cakework.server.automations.triggers import Triggers
+from cakework.server.automations.wishes import Wishes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -148,6 +155,8 @@ LENDING_FIRST_S = 3.0
 """After a start routers come back first to what they hold."""
 KEEPING_PERIOD_S = 30.0
 SCHEDULE_PERIOD_S = 30.0
+FAN_OUT_PERIOD_S = 1.0
+EVENTS_KEPT_PERIOD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +198,10 @@ class AutomationParts:
 
     triggers: Triggers
     schedules: Schedules
+    events: Events
+    event_records: EventRecords
+    event_room: EventRoom
+    fan_out: FanOut
     loops: tuple[Loop, ...]
 
 
@@ -347,7 +360,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     )
     invocations = functions.invocations
     announcements.others.append(Lifecycle(invocations, shapes, webhooks.outbox, clock))
-    automations = _automations(database, sealer, invocations, clock, dispatch_hint)
+    automations = _automations(settings, database, sealer, invocations, clock, dispatch_hint)
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
@@ -464,6 +477,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         invocations.router(door),
         TriggerRoutes(parts.automations.triggers, invocations).router(door),
         ScheduleRoutes(parts.automations.triggers.now_ms).router(door),
+        EventRoutes(parts.automations.events, parts.automations.event_records).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -665,20 +679,39 @@ def _functions(
 
 
 def _automations(
+    settings: Settings,
     database: Database,
     sealer: Sealer,
     invocations: Invocations,
     clock: Clock,
     dispatch_hint: asyncio.Event,
 ) -> AutomationParts:
-    schedule_hint = asyncio.Event()
+    schedule_hint, fan_out_hint = asyncio.Event(), asyncio.Event()
     doors = Doors(sealer, clock)
     triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
     schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
+    wishes = Wishes(database)
+    planner = Planner(wishes, invocations)
+    room = EventRoom(
+        database, settings.max_events_mb_per_account, settings.retain_events_hours, clock
+    )
+    fan_out = FanOut(database, sealer, wishes, planner, invocations, fan_out_hint.set)
+    events = Events(database, sealer, wishes, planner, invocations, room, clock, fan_out_hint.set)
     return AutomationParts(
-        triggers,
-        schedules,
-        (Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),),
+        triggers=triggers,
+        schedules=schedules,
+        events=events,
+        event_records=EventRecords(database, sealer),
+        event_room=room,
+        fan_out=fan_out,
+        loops=(
+            Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),
+            Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, fan_out_hint),
+            Loop(
+                *("events", room.one_pass, EVENTS_KEPT_PERIOD_S),
+                first_after_s=EVENTS_KEPT_PERIOD_S,
+            ),
+        ),
     )
 
 

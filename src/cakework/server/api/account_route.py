@@ -67,15 +67,22 @@ class Door:
     files_bytes_max: int
 
     def route_class(
-        self, *, with_files: bool = False, form_flags: Collection[str] | None = None
+        self,
+        *,
+        with_files: bool = False,
+        form_flags: Collection[str] | None = None,
+        raw_bytes_max: int | None = None,
     ) -> type[APIRoute]:
         """Return a route class whose routes are entered through this door.
 
         With ``form_flags`` their bodies may be forms, too; these fields of them are true or false.
+        With ``raw_bytes_max`` they are of any type and up to so large, and the call reads them
+        itself: ``request.body()`` is there, and ``request.json()`` reads it with bounds.
         """
         door = self
         bytes_max = self.files_bytes_max if with_files else BODY_BYTES_MAX
-        bytes_max = min(bytes_max, self.files_bytes_max)
+        raw = raw_bytes_max is not None
+        bytes_max = min(raw_bytes_max if raw else bytes_max, self.files_bytes_max)
 
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
@@ -84,7 +91,10 @@ class Door:
 
                 async def enter(request: Request) -> Response:
                     return await door.enter(
-                        request, inner, known, bytes_max, makes=makes, form_flags=form_flags
+                        *(request, inner, known, bytes_max),
+                        makes=makes,
+                        form_flags=form_flags,
+                        raw=raw,
                     )
 
                 return enter
@@ -100,6 +110,7 @@ class Door:
         *,
         makes: bool,
         form_flags: Collection[str] | None = None,
+        raw: bool = False,
     ) -> Response:
         """Serve one request of an account, with a body of at most ``bytes_max`` bytes; one that
         ``makes`` something only while there is room on the disk.
@@ -115,7 +126,7 @@ class Door:
             raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
         try:
             return await self._take(
-                request, inner, known, bytes_max, makes=makes, form_flags=form_flags
+                *(request, inner, known, bytes_max), makes=makes, form_flags=form_flags, raw=raw
             )
         finally:
             self.under_way.give_back(account)
@@ -129,6 +140,7 @@ class Door:
         *,
         makes: bool,
         form_flags: Collection[str] | None,
+        raw: bool,
     ) -> Response:
         account: AccountId = request.state.account
         _check_names(request, known)
@@ -153,6 +165,9 @@ class Door:
                     cost = room.reckoning.cost(VALUES_MAX)
                     await stack.enter_async_context(self.costs.hold(account, cost))
                 whole = _Read(request, body, self.parser)
+                if raw:
+                    # Its headers say what it is.
+                    return await self._serve(account, whole, _headed(request) + body, inner)
                 await known.check_body(whole, body)
                 return await self._serve(account, whole, body, inner)
 
@@ -208,6 +223,16 @@ def _work(request: Request, inner: _Handler) -> Callable[[str], Awaitable[Answer
         return Answer(response.status_code, response.headers["content-type"], bytes(response.body))
 
     return work
+
+
+def _headed(request: Request) -> bytes:
+    """Return what of a request's headers is a part of what it says."""
+    said = (
+        name + b":" + value + b"\n"
+        for name, value in sorted(request.headers.raw)
+        if name == b"content-type" or name.startswith(b"ce-")
+    )
+    return b"".join(said) + b"\0"
 
 
 def _replay(
