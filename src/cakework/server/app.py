@@ -37,6 +37,7 @@ from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
+from cakework.server.api.transforms import STREAMS, WHOLES, TransformRoutes
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.clock import Clock, now_ms
@@ -111,6 +112,8 @@ from cakework.server.store.database import Database, database_url
 from cakework.server.store.free_space import FreeSpace
 from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
+from cakework.server.transforms.apply import Transforms
+from cakework.server.transforms.holds import HOLD_PERIOD_S, Holds
 from cakework.server.web.site import Site
 from cakework.server.web.waitlist import WaitlistForm
 from cakework.server.webhooks.addresses import Guard, parse_allowed
@@ -173,6 +176,8 @@ class FunctionParts:
     dispatch: DispatchLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     lendings: Lendings
+    holds: Holds
+    transforms: Transforms
     loops: tuple[Loop, ...]
 
 
@@ -233,6 +238,7 @@ class Server:
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
+            stack.push_async_callback(self.functions.holds.close)
             stack.push_async_callback(self.functions.trials.close)
             stack.push_async_callback(self.functions.deploys.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
@@ -438,6 +444,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             invocations,
         ).router(door),
         invocations.router(door),
+        TransformRoutes(parts.functions.transforms, Turns(STREAMS), Turns(WHOLES)).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -573,6 +580,7 @@ def _functions(
         dispatch_hint.set,
     )
     functions.changed = lendings.changed
+    holds = Holds(lendings, server_id)
     drafts = Drafts(database, sources, clock)
     trials = Trials(
         database,
@@ -619,6 +627,8 @@ def _functions(
         dispatch,
         instances.make_room,
         lendings,
+        holds,
+        Transforms(functions, holds, adapter, masks, clock),
         (
             Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
@@ -627,6 +637,7 @@ def _functions(
             Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
+            Loop("holds", holds.one_pass, HOLD_PERIOD_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
         ),
     )
