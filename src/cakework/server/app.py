@@ -39,6 +39,7 @@ from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.schedules import ScheduleRoutes
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
+from cakework.server.api.transforms import STREAMS, WHOLES, TransformRoutes
 from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
@@ -124,6 +125,8 @@ from cakework.server.store.database import Database, database_url
 from cakework.server.store.free_space import FreeSpace
 from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
+from cakework.server.transforms.apply import Transforms
+from cakework.server.transforms.holds import HOLD_PERIOD_S, Holds
 from cakework.server.web.site import Site
 from cakework.server.web.waitlist import WaitlistForm
 from cakework.server.webhooks.addresses import Guard, parse_allowed
@@ -189,6 +192,8 @@ class FunctionParts:
     dispatch: DispatchLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     lendings: Lendings
+    holds: Holds
+    transforms: Transforms
     loops: tuple[Loop, ...]
 
 
@@ -263,6 +268,7 @@ class Server:
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
+            stack.push_async_callback(self.functions.holds.close)
             stack.push_async_callback(self.functions.trials.close)
             stack.push_async_callback(self.functions.deploys.close)
             stack.callback(self.automations.schedules.close)
@@ -478,6 +484,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         TriggerRoutes(parts.automations.triggers, invocations).router(door),
         ScheduleRoutes(parts.automations.triggers.now_ms).router(door),
         EventRoutes(parts.automations.events, parts.automations.event_records).router(door),
+        TransformRoutes(parts.functions.transforms, Turns(STREAMS), Turns(WHOLES)).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         HealthRoutes(parts.database, parts.node).router(),
@@ -619,6 +626,7 @@ def _functions(
         dispatch_hint.set,
     )
     functions.changed = lendings.changed
+    holds = Holds(lendings, server_id)
     drafts = Drafts(database, sources, clock)
     trials = Trials(
         database,
@@ -665,6 +673,8 @@ def _functions(
         dispatch,
         instances.make_room,
         lendings,
+        holds,
+        Transforms(functions, holds, adapter, masks, clock),
         (
             Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
@@ -673,6 +683,7 @@ def _functions(
             Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
+            Loop("holds", holds.one_pass, HOLD_PERIOD_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
         ),
     )
