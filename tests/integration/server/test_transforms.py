@@ -227,7 +227,7 @@ async def test_a_result_with_other_columns_is_an_error(transforms: Transforms) -
 
 
 async def test_what_fails_ends_the_call(transforms: Transforms) -> None:
-    """``fail``: 502, or in a stream a line that says which record; what was before it is answered."""
+    """``fail``: 502, or in a stream a line that says which; what was before it is answered."""
     function_id = await transforms.made()
     response = await transforms.send(function_id, json="fail")
     assert response.status_code == 502
