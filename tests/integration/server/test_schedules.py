@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from cakework.domain.invocations import HELD_MS
 from cakework.domain.occurrences import LATE_MS, offset_s
 from cakework.server.automations import schedules as loop
-from cakework.server.automations.firings import AGAIN_MS, FULL_MS
+from cakework.server.automations.firings import AGAIN_MS, AT_ONCE, FULL_MS
 from cakework.server.automations.schedules import Schedules
 from cakework.server.functions.invocations import Invocations
 from cakework.server.functions.starts import Starts
@@ -348,7 +348,7 @@ async def test_accounts_take_turns(on: Bench) -> None:
     finally:
         event.remove(Session, "before_flush", counts)
     assert one in pieces[0]
-    assert len(pieces[0]) <= loop.AT_ONCE
+    assert len(pieces[0]) <= AT_ONCE
     assert len(await on.made()) == 2_001
 
 
