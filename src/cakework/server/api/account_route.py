@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from cakework.domain.errors import CakeworkError, InvalidRequest, QuotaExceeded
 from cakework.domain.ids import AccountId
@@ -47,7 +47,7 @@ BODIED = ("POST", "PATCH", "PUT")
 MAKING = frozenset({"POST", "PUT"})
 GOES_ON = frozenset(
     {"getBuildByPost", "cancelBuild", "stopVM", "stopCachedVM", "destroyVM", "destroyCachedVM"}
-    | {"cancelInvocation", "discardDeadLetters", "promoteVersion"}
+    | {"cancelInvocation", "discardDeadLetters", "promoteVersion", "previewSchedule"}
 )
 """Calls by POST that go on when the disk is nearly full: they make nothing, or, as a rollback may,
 what has been there before."""
@@ -100,6 +100,44 @@ class Door:
                 return enter
 
         return AccountRoute
+
+    def streamed_route_class(self) -> type[APIRoute]:
+        """Return a route class whose routes read their bodies themselves, while they answer.
+
+        Their requests are under way until the answer is given. An Idempotency-Key is not looked at.
+        """
+        door = self
+
+        class StreamedRoute(APIRoute):
+            def get_route_handler(self) -> _Handler:
+                inner, known = super().get_route_handler(), Known.of(self)
+
+                async def enter(request: Request) -> Response:
+                    return await door.enter_streamed(request, inner, known)
+
+                return enter
+
+        return StreamedRoute
+
+    async def enter_streamed(self, request: Request, inner: _Handler, known: Known) -> Response:
+        """Serve one request of an account whose body is not read yet.
+
+        Raises:
+            Unauthenticated, NoRoom, QuotaExceeded, InvalidRequest: it is refused at the door.
+        """
+        account = await self.keys.verify(request.headers.get(_KEY_HEADER))
+        request.state.account = account
+        request.state.token = request.state.archive = None
+        if not self.under_way.take(account):
+            raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
+        try:
+            known.check_query(request)
+            self.space.check()
+            response = await inner(request)
+        except BaseException:
+            self.under_way.give_back(account)
+            raise
+        return _UnderWay(response, lambda: self.under_way.give_back(account))
 
     async def enter(
         self,
@@ -180,6 +218,21 @@ class Door:
         attempt = Attempt(account, key, await asyncio.to_thread(_fingerprint, request, body))
         answer = await self.idempotency.once(attempt, _work(request, inner))
         return Response(answer.body, answer.status, media_type=answer.content_type)
+
+
+class _UnderWay(Response):
+    """An answer; ``over`` is called when it has been given."""
+
+    def __init__(self, response: Response, over: Callable[[], None]) -> None:
+        super().__init__()
+        self._response = response
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._over()
 
 
 def _check_names(request: Request, known: Known) -> None:

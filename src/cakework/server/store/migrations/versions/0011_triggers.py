@@ -8,6 +8,7 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+_OPEN = sa.text("state IN ('queued', 'running', 'waiting') AND trigger_id IS NOT NULL")
 _UNFINISHED = "after IS NOT NULL"
 _TYPE = "type IN ('cron', 'event', 'lifecycle', 'webhook')"
 
@@ -18,6 +19,7 @@ def upgrade() -> None:
         sa.Column("scheduled_ms", sa.BigInteger(), nullable=True),
         sa.Column("event_id", sa.String(length=30), nullable=True),
         sa.Column("retry", sa.Text(), nullable=True),
+        sa.Column("handler", sa.String(length=12), nullable=True),
     ):
         op.add_column("invocations", column)
     op.create_index(
@@ -27,6 +29,13 @@ def upgrade() -> None:
     )
     op.create_index(
         "ix_invocations_occurrence", "invocations", ["trigger_id", "scheduled_ms"], unique=True
+    )
+    op.create_index(
+        "ix_invocations_open_trigger_id",
+        "invocations",
+        ["trigger_id"],
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
     _make_triggers()
@@ -53,10 +62,11 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("triggers")
     op.drop_index("ix_invocations_event_id", "invocations")
+    op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
-        for column in ("retry", "event_id", "scheduled_ms", "trigger_id"):
+        for column in ("handler", "retry", "event_id", "scheduled_ms", "trigger_id"):
             table.drop_column(column)
 
 
