@@ -68,6 +68,9 @@ class Row:
     events_per_s: float
     made_per_s: float
     median_ms: float
+    cpu_ms: float
+    """Of the server's processor time for an event, with its invocations: what others at work on
+    the machine hardly change."""
     duplicates: int
     lost: int
     doubled: int
@@ -117,18 +120,24 @@ def _database(cluster: postgres.Cluster) -> Generator[str]:
 
 def measured(name: str, settings: Mapping[str, str], size: int, seconds: float) -> Row:
     """Emit for a while, and look at what is on record after."""
-    with _serving(settings) as (api, kept):
+    with _serving(settings) as (api, kept, pid):
         _prepare(api, kept)
-        sent, begun = Sent(), time.monotonic()
+        sent, begun, used_s = Sent(), time.monotonic(), _cpu_s(pid)
         with ThreadPoolExecutor(CLIENTS) as clients:
             for _ in range(CLIENTS):
                 clients.submit(_emit, api, sent, size, begun + seconds)
-        took = time.monotonic() - begun
-        return asyncio.run(_row(name, sent, took, kept))
+        took, used_s = time.monotonic() - begun, _cpu_s(pid) - used_s
+        return asyncio.run(_row(name, sent, took, used_s, kept))
+
+
+def _cpu_s(pid: int) -> float:
+    """Return how long a process has had processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def _serving(settings: Mapping[str, str]) -> Generator[tuple[Api, Settings]]:
+def _serving(settings: Mapping[str, str]) -> Generator[tuple[Api, Settings, int]]:
     """Serve with nothing but a store."""
     with contextlib.ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="cakework-bench-")))
@@ -155,17 +164,18 @@ def _serving(settings: Mapping[str, str]) -> Generator[tuple[Api, Settings]]:
             return False
 
         until(answers, START_S, "the server answers")
-        yield api, Settings(data_dir=folder, database_url=settings.get("DATABASE_URL"))
+        yield api, Settings(data_dir=folder, database_url=settings.get("DATABASE_URL")), server.pid
 
 
 def _serve() -> int:
     """Be the server, without dispatch."""
 
-    async def rest(_: DispatchLoop) -> None:
-        pass
+    async def one_pass(self: DispatchLoop) -> None:
+        """Look for nothing."""
 
-    DispatchLoop.one_pass = rest
-    return serve()
+    DispatchLoop.one_pass = one_pass
+    serve()
+    return 0
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -246,7 +256,7 @@ def _event() -> Json:
     }
 
 
-async def _row(name: str, sent: Sent, took_s: float, kept: Settings) -> Row:
+async def _row(name: str, sent: Sent, took_s: float, used_s: float, kept: Settings) -> Row:
     database = Database(database_url(kept))
     async with database.reading() as session:
         events = set(await session.scalars(select(EventRow.id)))
@@ -261,6 +271,7 @@ async def _row(name: str, sent: Sent, took_s: float, kept: Settings) -> Row:
         len(sent.new) / took_s,
         sum(made.values()) / took_s,
         sorted(sent.took_ms)[len(sent.took_ms) // 2],
+        used_s * 1000 / max(1, len(sent.new)),
         sent.duplicates,
         lost,
         doubled + sent.missed,
@@ -270,13 +281,14 @@ async def _row(name: str, sent: Sent, took_s: float, kept: Settings) -> Row:
 def table(rows: list[Row]) -> str:
     """Return the rows in Markdown."""
     lines = [
-        "| | events /s | invocations /s | a request | duplicates told | lost | doubled |",
-        "|---|---|---|---|---|---|---|",
+        "| | events /s | invocations /s | a request | CPU of one | duplicates | lost | doubled |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row.name} | {row.events_per_s:.0f} | {row.made_per_s:.0f} | "
-            f"{row.median_ms:.0f} ms | {row.duplicates} | {row.lost} | {row.doubled} |"
+            f"{row.median_ms:.0f} ms | {row.cpu_ms:.2f} ms | {row.duplicates} | {row.lost} | "
+            f"{row.doubled} |"
         )
     return "\n".join(lines)
 

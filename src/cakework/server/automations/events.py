@@ -218,9 +218,9 @@ class Events:
             if event.digest not in known:
                 new.setdefault(event.digest, (event, plan))
         self._room.check(session, account, sum(_weight(event) for event, _ in new.values()))
-        rows = [made.row() for _, plan in new.values() for made in plan.made]
+        entries = [made.entry for _, plan in new.values() for made in plan.made]
         try:
-            self._invocations.enter_all(session, account, rows)
+            self._invocations.enter_all(session, account, entries)
         except NotFound:
             # A function, with its triggers, went since a moment ago.
             return None
