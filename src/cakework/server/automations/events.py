@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cakework.domain.cloudevents import CAUSE
-from cakework.domain.errors import FieldError, InvalidRequest, LoopDetected, NotFound
+from cakework.domain.errors import FieldError, InvalidRequest, LoopDetected, NotFound, Unavailable
 from cakework.domain.ids import ACCOUNT_ITSELF, AccountId, UserId
 from cakework.domain.steps import Step
 from cakework.faults import step
@@ -134,10 +134,12 @@ class Events:
             )
             try:
                 emitted = await self._database.together(record)
-            except _Raced:
+            except _Raced as error:
                 races += 1
                 if races > RACES:
-                    raise
+                    raise Unavailable(
+                        "The same events come all the time; send them again."
+                    ) from error
                 continue
             if emitted is not None:
                 return emitted
