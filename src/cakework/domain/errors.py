@@ -6,6 +6,7 @@
     │   ├── RegistryUnreachable  the registry cannot, or must not, be reached
     │   └── WrongPlatform        the image is not for linux/amd64
     ├── Unauthenticated   no key, or a wrong one
+    │   └── SignatureInvalid     what came in at a webhook is not signed as it has to be
     ├── NotFound          not there, or not the caller's
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
@@ -16,7 +17,9 @@
     ├── QuotaExceeded     more than the account may have
     │   └── QueueFull            as much work waits as may
     ├── NoRoom            the host cannot fit it now
-    └── Unavailable       a part that is needed does not answer
+    ├── Unavailable       a part that is needed does not answer
+    ├── HandlerFailed     the user's code failed for a caller who waited
+    └── HandlerTimeout    the user's code took too long for a caller who waited
 
 Every error has a stable ``code`` for programs and a sentence for the person. Which HTTP
 status an error gets is decided where HTTP is, not here.
@@ -59,6 +62,12 @@ class Unauthenticated(CakeworkError):
     """No API key came with the request, or it is not a valid one."""
 
     code = "unauthenticated"
+
+
+class SignatureInvalid(Unauthenticated):
+    """What came in at a webhook was not sent now by who knows its secret."""
+
+    code = "signature_invalid"
 
 
 class NotFound(CakeworkError):
@@ -149,12 +158,25 @@ class Unavailable(CakeworkError):
     code = "unavailable"
 
 
+class HandlerFailed(CakeworkError):
+    """A function failed while its caller waited: the user's code, and no fault of the platform."""
+
+    code = "handler_failed"
+
+
+class HandlerTimeout(CakeworkError):
+    """A function took longer than it may while its caller waited."""
+
+    code = "timeout"
+
+
 ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
     error.code: error
     for error in (
         CakeworkError,
         InvalidRequest,
         Unauthenticated,
+        SignatureInvalid,
         RegistryDenied,
         RegistryUnreachable,
         WrongPlatform,
@@ -169,5 +191,7 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         QueueFull,
         NoRoom,
         Unavailable,
+        HandlerFailed,
+        HandlerTimeout,
     )
 }

@@ -31,6 +31,8 @@ from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
+from cakework.server.api.inbound import BODIES_BYTES_MAX, InboundRoutes
+from cakework.server.api.inbound import BODY_BYTES_MAX as INBOUND_BYTES_MAX
 from cakework.server.api.invocations import InvocationRoutes, invocation_answer
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
@@ -39,6 +41,11 @@ from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.arrivals import Arrivals
+from cakework.server.automations.doors import Doors
+from cakework.server.automations.inbound import Inbound
+from cakework.server.automations.refusals import PERIOD_S as REFUSAL_PERIOD_S
+from cakework.server.automations.refusals import Refusals
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -141,6 +148,7 @@ LENDING_PERIOD_S = 1.0
 LENDING_FIRST_S = 3.0
 """After a start routers come back first to what they hold."""
 KEEPING_PERIOD_S = 30.0
+ARRIVAL_PERIOD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +185,15 @@ class FunctionParts:
 
 
 @dataclass(frozen=True, slots=True)
+class AutomationParts:
+    """The parts that triggers are made of."""
+
+    doors: Doors
+    inbound: Inbound
+    loops: tuple[Loop, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The parts of one server, put together but not yet open."""
 
@@ -207,6 +224,7 @@ class Server:
     idempotency: Idempotency
     webhooks: Webhooks
     functions: FunctionParts
+    automations: AutomationParts
     changes: Changes
     loops: tuple[Loop, ...]
     journal: JournalReader
@@ -230,6 +248,7 @@ class Server:
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
+            stack.push_async_callback(self.automations.inbound.close)
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
@@ -326,6 +345,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         *(webhooks.outbox, clock, deploy_hint, dispatch_hint),
     )
     vms.make_room = functions.make_room
+    automations = _automations(database, sealer, functions.invocations, clock)
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
     return Server(
@@ -357,9 +377,10 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
         webhooks=webhooks,
         loops=(
             *(build_loop, vm_loop, snapshot_loop, idle_loop, import_loop, leftovers),
-            *(webhooks.loop, retention, *functions.loops),
+            *(webhooks.loop, retention, *functions.loops, *automations.loops),
         ),
         functions=functions,
+        automations=automations,
         changes=Changes(database, functions.invocations, followers, clock),
         journal=JournalReader(node, facts),
         lines=LinesReader(node, facts),
@@ -440,6 +461,13 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         invocations.router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
+        InboundRoutes(
+            parts.automations.inbound,
+            parts.space,
+            Bodies(BODIES_BYTES_MAX, INBOUND_BYTES_MAX),
+            parser,
+            costs,
+        ).router(),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -628,6 +656,25 @@ def _functions(
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
+        ),
+    )
+
+
+def _automations(
+    database: Database, sealer: Sealer, invocations: Invocations, clock: Clock
+) -> AutomationParts:
+    doors, refusals = Doors(sealer, clock), Refusals(database, clock)
+    arrivals = Arrivals(database, clock)
+    inbound = Inbound(database, doors, invocations, refusals, arrivals, clock)
+    return AutomationParts(
+        doors,
+        inbound,
+        (
+            Loop("refusals", refusals.one_pass, REFUSAL_PERIOD_S),
+            Loop(
+                *("arrivals", arrivals.one_pass, ARRIVAL_PERIOD_S),
+                first_after_s=ARRIVAL_PERIOD_S,
+            ),
         ),
     )
 

@@ -269,10 +269,14 @@ class Invocations:
             NotFound: the account has no such function.
             TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
         """
-        row = self.new_row(account, function_id, new, None)()
-        function = session.get(FunctionRow, function_id)
-        if function is None or function.account_id != account:
-            raise NotFound(f"There is no function {function_id}.")
+        return self.enter_row(session, self.new_row(account, function_id, new, None)())
+
+    def enter_row(self, session: Session, row: InvocationRow) -> InvocationRow:
+        """As :meth:`enter`, with a row that :meth:`new_row` makes: that may have been done before,
+        since it takes long for a large event. Raises NotFound, QueueFull."""
+        function = session.get(FunctionRow, row.function_id)
+        if function is None or function.account_id != row.account_id:
+            raise NotFound(f"There is no function {row.function_id}.")
         if row.depth > DEPTH_MAX:
             row.state, row.reason = InvocationState.FAILED, Reason.LOOP
             row.ended_ms = row.updated_ms
