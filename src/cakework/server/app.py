@@ -39,13 +39,16 @@ from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
+from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.automations.arrivals import Arrivals
 from cakework.server.automations.doors import Doors
 from cakework.server.automations.inbound import Inbound
+from cakework.server.automations.lifecycle import Lifecycle
 from cakework.server.automations.refusals import PERIOD_S as REFUSAL_PERIOD_S
 from cakework.server.automations.refusals import Refusals
+from cakework.server.automations.triggers import Triggers
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -90,7 +93,7 @@ from cakework.server.node.client import NodeClient
 from cakework.server.routers.desk import Desk
 from cakework.server.routers.gates import Gates
 from cakework.server.services.account_builds import AccountBuilds
-from cakework.server.services.announcements import Announcements
+from cakework.server.services.announcements import All, Announcements
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
@@ -186,9 +189,9 @@ class FunctionParts:
 
 @dataclass(frozen=True, slots=True)
 class AutomationParts:
-    """The parts that triggers are made of."""
+    """The parts that automations are made of."""
 
-    doors: Doors
+    triggers: Triggers
     inbound: Inbound
     loops: tuple[Loop, ...]
 
@@ -289,11 +292,13 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     image_quota = ImageQuota(settings.max_images_per_account, settings.max_images_mb_per_account)
     orders = VmOrders(sealer, log_store.last_seq)
     rules = VmRules(admission, orders, settings.base_domain, clock)
-    webhooks = _webhooks(settings, database, sealer, clock)
+    shapes = _shapes(settings, clock)
+    webhooks = _webhooks(settings, database, sealer, shapes, clock)
+    announcements = All(webhooks.outbox)
     states = States(
-        VmStates(routes, followers, webhooks.outbox, clock),
+        VmStates(routes, followers, announcements, clock),
         SnapshotStates(clock),
-        BuildStates(followers, webhooks.outbox, clock),
+        BuildStates(followers, announcements, clock),
         import_states,
     )
     build_hint, vm_hint, leftover_hint = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -342,10 +347,12 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     keys = Keys(database, clock)
     functions = _functions(
         *(settings, database, sealer, keys, builds, machines, images, node, masks, marks),
-        *(webhooks.outbox, clock, deploy_hint, dispatch_hint),
+        *(announcements, clock, deploy_hint, dispatch_hint),
     )
+    invocations = functions.invocations
+    announcements.others.append(Lifecycle(invocations, shapes, webhooks.outbox, clock))
+    automations = _automations(database, sealer, invocations, clock)
     vms.make_room = functions.make_room
-    automations = _automations(database, sealer, functions.invocations, clock)
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
     return Server(
@@ -459,6 +466,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             invocations,
         ).router(door),
         invocations.router(door),
+        TriggerRoutes(parts.automations.triggers, invocations).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         InboundRoutes(
@@ -486,17 +494,23 @@ def invocations_shown(session: Session, ids: Sequence[str]) -> dict[str, dict[st
     }
 
 
-def _webhooks(settings: Settings, database: Database, sealer: Sealer, clock: Clock) -> Webhooks:
-    hint = asyncio.Event()
-    shapes = Shapes(
+def _shapes(settings: Settings, clock: Clock) -> Shapes:
+    return Shapes(
         build=lambda row: build_answer(row).model_dump(mode="json", exclude_none=True),
         vm=lambda row: vm_answer(row, settings.proxy_port).model_dump(
             mode="json", exclude_none=True
         ),
         version=lambda row: version_answer(row).model_dump(mode="json", exclude_none=True),
+        trigger=lambda row: trigger_answer(row, clock()).model_dump(mode="json", exclude_none=True),
         invocations=invocations_shown,
         time=rfc3339,
     )
+
+
+def _webhooks(
+    settings: Settings, database: Database, sealer: Sealer, shapes: Shapes, clock: Clock
+) -> Webhooks:
+    hint = asyncio.Event()
     guard = Guard(parse_allowed(settings.webhook_allow))
     outbox = Outbox(shapes, clock, hint.set)
     endpoints = Endpoints(database, sealer, guard, clock)
@@ -562,7 +576,7 @@ def _functions(
         *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
-    failures = Failures(invocations, limits, invocations_shown, dispatch_hint.set)
+    failures = Failures(invocations, invocations_shown)
 
     def on_end(session: Session, ids: Sequence[str]) -> None:
         over = failures.hand_over(session, ids)
@@ -663,11 +677,13 @@ def _functions(
 def _automations(
     database: Database, sealer: Sealer, invocations: Invocations, clock: Clock
 ) -> AutomationParts:
-    doors, refusals = Doors(sealer, clock), Refusals(database, clock)
-    arrivals = Arrivals(database, clock)
+    schedule_hint = asyncio.Event()
+    doors = Doors(sealer, clock)
+    triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
+    refusals, arrivals = Refusals(database, clock), Arrivals(database, clock)
     inbound = Inbound(database, doors, invocations, refusals, arrivals, clock)
     return AutomationParts(
-        doors,
+        triggers,
         inbound,
         (
             Loop("refusals", refusals.one_pass, REFUSAL_PERIOD_S),

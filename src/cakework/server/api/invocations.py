@@ -26,10 +26,12 @@ from cakework.domain.ids import (
     ACCOUNT_ITSELF,
     FUNCTION_ID_PATTERN,
     INVOCATION_ID_PATTERN,
+    TRIGGER_ID_PATTERN,
     VM_ID_PATTERN,
     AccountId,
     FunctionId,
     InvocationId,
+    TriggerId,
     UserId,
 )
 from cakework.domain.invocations import InvocationState, Reason
@@ -134,6 +136,9 @@ class DeadLetterFilter(RequestBody):
     user_id: Annotated[Text, Field(pattern=USER_ID_PATTERN)] | None = Field(
         default=None, description="Only for this end user."
     )
+    trigger_id: Annotated[str, Field(pattern=TRIGGER_ID_PATTERN)] | None = Field(
+        default=None, description="Only those that this trigger made."
+    )
     reason: Annotated[Reason, Field(strict=False)] | None = Field(
         default=None, description="Only those that ended so."
     )
@@ -150,6 +155,7 @@ class DeadLetterFilter(RequestBody):
             reason=self.reason,
             from_ms=self.from_,
             to_ms=self.to,
+            trigger_id=TriggerId(self.trigger_id) if self.trigger_id else None,
         )
 
 
@@ -234,6 +240,9 @@ class Cause(AnswerBody):
     invocation_id: str | SkipJsonSchema[None] = Field(
         default=None, description="The invocation that made it."
     )
+    event_id: str | SkipJsonSchema[None] = Field(
+        default=None, description="The event that made it."
+    )
 
 
 class Invocation(AnswerBody):
@@ -248,8 +257,16 @@ class Invocation(AnswerBody):
         default=None, description="What its last attempt ran on; absent before the first."
     )
     trigger: str = Field(
-        description="What made it: `api`, `http`, `cron`, `event`, `webhook`, `failure`, `replay` "
-        "or `test`."
+        description="What made it: `api`, `http`, `cron`, `event`, `webhook`, `lifecycle`, "
+        "`failure`, `replay` or `test`."
+    )
+    trigger_id: str | SkipJsonSchema[None] = Field(
+        default=None, description="The trigger that made it."
+    )
+    scheduled_at: str | SkipJsonSchema[None] = Field(
+        default=None,
+        description="When its schedule came round.",
+        json_schema_extra={"format": "date-time"},
     )
     kind: Literal["direct", "queued"] = Field(
         description="direct: a request to the function's URL; queued: all else."
@@ -318,6 +335,12 @@ class DeadLetterParameters(BaseModel):
         default=None, alias="functionId", description="Only of this function."
     )
     user_id: str | None = Field(default=None, alias="userId", description="Only for this end user.")
+    trigger_id: str | None = Field(
+        default=None, alias="triggerId", description="Only those that this trigger made."
+    )
+    event_id: str | None = Field(
+        default=None, alias="eventId", description="Only those that this event made."
+    )
     reason: Reason | None = Field(default=None, description="Only those that ended so.")
     from_: Time | None = Field(
         default=None,
@@ -342,6 +365,8 @@ class DeadLetterParameters(BaseModel):
             self.reason,
             self.from_,
             self.to,
+            TriggerId(self.trigger_id) if self.trigger_id is not None else None,
+            self.event_id,
         )
 
 
@@ -653,6 +678,8 @@ def invocation_answer(found: Found) -> Invocation:
         reason=Reason(row.reason) if row.reason else None,
         attempt=row.attempt,
         max_attempts=found.max_attempts,
+        trigger_id=row.trigger_id,
+        scheduled_at=None if row.scheduled_ms is None else rfc3339(row.scheduled_ms),
         next_attempt_at=rfc3339(row.next_ms) if due else None,
         event=json.loads(found.event) if found.event is not None else None,
         result=kept.get("json"),
@@ -661,11 +688,17 @@ def invocation_answer(found: Found) -> Invocation:
         queued_ms=max(0, attempts[0].started_ms - row.created_ms) if attempts else None,
         duration_ms=took[-1] if took else None,
         replay_of=row.replay_of,
-        cause=Cause(invocation_id=row.cause_id) if row.cause_id else None,
+        cause=_cause(row),
         depth=row.depth,
         created_at=rfc3339(row.created_ms),
         updated_at=rfc3339(row.updated_ms),
     )
+
+
+def _cause(row: InvocationRow) -> Cause | None:
+    if row.cause_id is None and row.event_id is None:
+        return None
+    return Cause(invocation_id=row.cause_id, event_id=row.event_id)
 
 
 def _attempt(row: AttemptRow) -> Attempt:

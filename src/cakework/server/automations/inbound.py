@@ -9,7 +9,6 @@ answered as taken is on record, with what it is known by when it comes again.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from cakework.server.automations.arrivals import Arrivals, digest_of_body, diges
 from cakework.server.automations.data import Data
 from cakework.server.automations.doors import Doors, is_door
 from cakework.server.automations.refusals import Refusals
+from cakework.server.automations.rows import filter_of, is_active, retry_of
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import Found, Invocations, NewInvocation
 from cakework.server.store.automation_models import TriggerRow
@@ -212,15 +212,16 @@ class Inbound:
         await self._refusals.one_pass()
 
     def _webhook(self, row: TriggerRow) -> Webhook:
+        wanted = filter_of(row)
         return Webhook(
             id=row.id,
             account=AccountId(row.account_id),
             function_id=FunctionId(row.function_id),
             user_id=UserId(row.user_id),
             config=WebhookConfig.model_validate_json(row.config),
-            wanted=None if row.filter is None else Pattern.compile(json.loads(row.filter)),
-            retry=None if row.retry is None else RetryPolicy.model_validate_json(row.retry),
-            paused=_is_paused(row),
+            wanted=None if wanted is None else Pattern.compile(wanted),
+            retry=retry_of(row),
+            paused=not is_active(row),
             door=row.door or b"",
             secrets=self._doors.secrets_of(row),
         )
@@ -274,7 +275,7 @@ class Inbound:
         row = session.scalar(query.with_for_update(read=True, key_share=True))
         if row is None or row.door != webhook.door:
             raise NotFound(_NOBODY)
-        if _is_paused(row):
+        if not is_active(row):
             raise _paused()
 
 
@@ -306,10 +307,6 @@ def _type(config: WebhookConfig, provider_type: str) -> str:
     # Of a provider that says so itself; the platform's own come another way.
     kind = f"webhook.{kind}" if kind.startswith(LIFECYCLE) else kind
     return kind[:TYPE_CHARS_MAX]
-
-
-def _is_paused(row: TriggerRow) -> bool:
-    return not row.enabled or row.paused_reason is not None
 
 
 def _paused() -> Unavailable:

@@ -1,4 +1,5 @@
-"""What failed for good goes to its function's error handler (``onFailure``), as work of its own.
+"""What failed for good goes to the error handler (``onFailure``) of its trigger, or else of its
+function, as work of its own.
 
     queued work failed, or expired ──▶ cakework.invocation.failed ──▶ the handler's function
 
@@ -17,12 +18,11 @@ from sqlalchemy.orm import Session
 from cakework.domain.errors import CakeworkError
 from cakework.domain.functions import FunctionSettings
 from cakework.domain.ids import AccountId, FunctionId, UserId
-from cakework.domain.invocations import DEAD, FAILURE, TEST, InvocationState, Reason
+from cakework.domain.invocations import DEAD, FAILURE, TEST, InvocationState
 from cakework.server.functions.functions import may_handle
-from cakework.server.functions.invocations import DEPTH_MAX, Invocations, NewInvocation
-from cakework.server.functions.waiting import WaitingLimits
+from cakework.server.functions.invocations import Invocations, NewInvocation
+from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.function_models import FunctionRow, InvocationRow
-from cakework.server.store.together import after_commit
 
 EVENT_BYTES_MAX = 256 << 10
 TYPE = "cakework.invocation.failed"
@@ -36,15 +36,11 @@ class Failures:
     def __init__(
         self,
         invocations: Invocations,
-        limits: WaitingLimits,
         shapes: Callable[[Session, Sequence[str]], dict[str, Json]],
-        hint: Callable[[], None],
     ) -> None:
-        """Show what failed as ``shapes`` do; ``hint`` says that there is more to do."""
+        """Show what failed as ``shapes`` do."""
         self._invocations = invocations
-        self._limits = limits
         self._shapes = shapes
-        self._hint = hint
 
     def hand_over(self, session: Session, ids: Sequence[str]) -> list[str]:
         """Have handlers told of those of some invocations that failed for good and have one.
@@ -54,8 +50,9 @@ class Failures:
         """
         session.flush()
         query = (
-            select(InvocationRow, FunctionRow)
+            select(InvocationRow, FunctionRow, TriggerRow.on_failure)
             .join(FunctionRow, FunctionRow.id == InvocationRow.function_id)
+            .outerjoin(TriggerRow, TriggerRow.id == InvocationRow.trigger_id)
             .where(
                 InvocationRow.id.in_(ids),
                 InvocationRow.kind == "queued",
@@ -64,8 +61,8 @@ class Failures:
             )
         )
         over: list[str] = []
-        for failed, function in session.execute(query).all():
-            handler = _handler(session, function)
+        for failed, function, of_trigger in session.execute(query).all():
+            handler = _handler(session, function, of_trigger)
             if handler is None:
                 continue
             try:
@@ -93,16 +90,8 @@ class Failures:
             depth=failed.depth + 1,
             cause_id=failed.id,
         )
-        row = self._invocations.new_row(
-            AccountId(failed.account_id), FunctionId(handler.id), new, None
-        )()
-        if row.depth > DEPTH_MAX:
-            row.state, row.reason = InvocationState.FAILED, Reason.LOOP
-            row.ended_ms = row.updated_ms
-        else:
-            self._limits.check(session, row)
-            after_commit(session, self._hint)
-        session.add(row)
+        account = AccountId(failed.account_id)
+        row = self._invocations.enter(session, account, FunctionId(handler.id), new)
         session.flush()
         return row
 
@@ -128,11 +117,14 @@ class Failures:
         return without
 
 
-def _handler(session: Session, function: FunctionRow) -> FunctionRow | None:
-    settings = FunctionSettings.model_validate_json(function.settings)
-    if settings.on_failure is None:
+def _handler(session: Session, function: FunctionRow, of_trigger: str | None) -> FunctionRow | None:
+    handler_id = of_trigger
+    if handler_id is None:
+        settings = FunctionSettings.model_validate_json(function.settings)
+        handler_id = None if settings.on_failure is None else settings.on_failure.function_id
+    if handler_id is None:
         return None
-    handler = session.get(FunctionRow, settings.on_failure.function_id)
+    handler = session.get(FunctionRow, handler_id)
     return handler if may_handle(handler, function.account_id, function.user_id) else None
 
 

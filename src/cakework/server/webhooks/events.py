@@ -20,6 +20,7 @@ class EventType(StrEnum):
     FUNCTION_FAILED = "function.failed"
     INVOCATION_SUCCEEDED = "invocation.succeeded"
     INVOCATION_FAILED = "invocation.failed"
+    TRIGGER_PAUSED = "trigger.paused"
     TEST = "webhook.test"
 
 

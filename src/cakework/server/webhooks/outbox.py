@@ -19,6 +19,7 @@ from cakework.domain.functions import VersionState
 from cakework.domain.invocations import TEST, InvocationState
 from cakework.domain.vms import Ending, VmRole
 from cakework.server.clock import Clock
+from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.function_models import FunctionRow, InvocationRow, VersionRow
 from cakework.server.store.models import BuildRow, VmRow
 from cakework.server.store.together import after_commit
@@ -48,12 +49,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """How the API shows a build, a VM, a version, and invocations by their ids, without events and
-    results."""
+    """How the API shows a build, a VM, a version, a trigger, and invocations by their ids, without
+    events and results."""
 
     build: Callable[[BuildRow], Json]
     vm: Callable[[VmRow], Json]
     version: Callable[[VersionRow], Json]
+    trigger: Callable[[TriggerRow], Json]
     invocations: Callable[[Session, Sequence[str]], dict[str, Json]]
     time: Callable[[int], str]
 
@@ -135,6 +137,12 @@ class Outbox:
                 .execution_options(synchronize_session=False)
             )
 
+    def trigger_paused(self, session: Session, row: TriggerRow) -> None:
+        """Tell that a trigger has paused itself."""
+        self._tell_now(
+            session, row.account_id, EventType.TRIGGER_PAUSED, lambda: self._shapes.trigger(row)
+        )
+
     async def test(
         self, session: AsyncSession, endpoint_id: str, token: str | None
     ) -> WebhookDeliveryRow:
@@ -162,18 +170,21 @@ class Outbox:
     async def _tell(
         self, session: AsyncSession, account: str, kind: EventType, data: Callable[[], Json]
     ) -> None:
+        await session.run_sync(lambda session: self._tell_now(session, account, kind, data))
+
+    def _tell_now(
+        self, session: Session, account: str, kind: EventType, data: Callable[[], Json]
+    ) -> None:
         query = select(WebhookEndpointRow.id, WebhookEndpointRow.events).where(
             WebhookEndpointRow.account_id == account,
             WebhookEndpointRow.disabled_reason.is_(None),
         )
         query = query.with_for_update(read=True, key_share=True)
         wanted = [
-            endpoint_id
-            for endpoint_id, events in await session.execute(query)
-            if _wants(events, kind)
+            endpoint_id for endpoint_id, events in session.execute(query) if _wants(events, kind)
         ]
         if wanted:
-            await session.run_sync(lambda session: self._write(session, kind, data(), wanted))
+            self._write(session, kind, data(), wanted)
 
     def _write(
         self, session: Session, kind: EventType, data: Json, endpoints: Sequence[str]
