@@ -60,6 +60,8 @@ KEPT_HEADER_CHARS_MAX = 1_024
 RECEIVED = "received"
 """What an event's type says where the provider does not say a type."""
 _NewRow = Callable[[], InvocationRow]
+_UNSIGNED = "What comes to this webhook has to be signed with its secret, and to come in time."
+_OTHER_SCHEME = "the secret is none of this scheme; rotate it"
 _NOBODY = "There is no webhook at this address."
 
 
@@ -168,11 +170,10 @@ class Inbound:
                 await asyncio.to_thread(verify, *arguments)
             else:
                 verify(*arguments)
-        except Refused as refused:
-            self._refusals.count(webhook.id, refused.why)
-            raise SignatureInvalid(
-                "This webhook takes what is signed with its secret, now."
-            ) from refused
+        except (Refused, ValueError) as error:
+            why = error.why if isinstance(error, Refused) else _OTHER_SCHEME
+            self._refusals.count(webhook.id, why)
+            raise SignatureInvalid(_UNSIGNED) from error
 
     def told(self, webhook: Webhook, headers: Mapping[str, str], data: Data) -> Arrived:
         """Return what the provider says of a delivery beside its body."""
