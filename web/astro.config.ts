@@ -31,6 +31,7 @@ export default defineConfig({
             { label: "Invocations and retries", slug: "docs/functions/invocations" },
             { label: "URLs", slug: "docs/functions/urls" },
             { label: "Secrets", slug: "docs/functions/secrets" },
+            { label: "Webhooks that come in", slug: "docs/functions/webhooks-in" },
           ],
         },
         {

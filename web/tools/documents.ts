@@ -9,6 +9,7 @@ const PAGES: Record<string, string> = {
   "handlers.md": "/docs/functions/handlers/",
   "invocations.md": "/docs/functions/invocations/",
   "secrets.md": "/docs/functions/secrets/",
+  "webhooks-in.md": "/docs/functions/webhooks-in/",
   "errors.md": "/docs/reference/errors/",
   "settings.md": "/docs/reference/settings/",
   "webhooks.md": "/docs/webhooks/",

@@ -18,6 +18,7 @@ const DOCUMENTS = [
   ["docs/invocations.md", "functions/invocations", "Invocations and retries", "What becomes of work."],
   ["docs/function-urls.md", "functions/urls", "URLs of functions", "Requests to a function's own URL."],
   ["docs/secrets.md", "functions/secrets", "Secrets", "What functions are given and nobody else sees."],
+  ["docs/webhooks-in.md", "functions/webhooks-in", "Webhooks that come in", "What providers send, done by a function."],
   ["docs/cli.md", "reference/cli", "CLI", "The command line: commands, options, exit codes."],
   ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],
   ["docs/settings.md", "reference/settings", "Settings", "Every setting, with its default."],

@@ -125,7 +125,9 @@ class Verify(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Verify":
-        given = {name for name, value in self if value is not None} - {"scheme"}
+        # Those of a model that is made of this one are its own concern.
+        fields = Verify.model_fields.keys() - {"scheme"}
+        given = {name for name in fields if getattr(self, name) is not None}
         if others := given - _OWN.get(self.scheme, frozenset()):
             raise ValueError(f"{min(others)} does not belong to scheme {self.scheme}; leave it out")
         if self.header is not None and self.header.lower() in KEPT_HEADERS:

@@ -27,7 +27,7 @@ from .test_functions import Functions, served
 pytestmark = pytest.mark.anyio
 GITHUB = {"X-GitHub-Event": "issues", "X-GitHub-Delivery": "d-1"}
 SHOPIFY = {"X-Shopify-Topic": "orders/create", "X-Shopify-Webhook-Id": "s-1"}
-DELIVERIES = [
+DELIVERIES: list[tuple[str, dict[str, str], bytes, str, str | None]] = [
     ("standard", {"webhook-id": "m-1"}, told(type="user.created"), "user.created", "m-1"),
     ("stripe", {}, told(id="evt_1", type="invoice.paid"), "invoice.paid", "evt_1"),
     ("github", GITHUB, told(action="opened"), "issues.opened", "d-1"),
@@ -279,16 +279,11 @@ async def test_slack_asks_whose_url_it_is(functions: Functions) -> None:
 
 
 async def test_unknown_doors(functions: Functions) -> None:
-    """What leads nowhere is 404 at once, before any of the body has come; and only POST is taken."""
+    """What leads nowhere is 404 at once, before its body has come; and only POST is taken."""
     made = await hook(functions, "hmac")
-
-    async def never() -> AsyncGenerator[bytes]:
-        yield b"{"
-        await asyncio.Event().wait()
-
     for path in ("/in/" + "a" * 32, "/in/short", f"{made.path}a", made.path.swapcase()):
         sending = Hook(functions, "", "", path, "none", "")
-        assert as_problem(await sending.post(never(), JSON))["code"] == "not_found"
+        assert (await sending.unfinished())["code"] == "not_found"
     for method in ("GET", "PUT", "DELETE", "PATCH", "HEAD"):
         answer = await functions.rig.client.request(method, made.path)
         assert answer.status_code == 405
@@ -305,18 +300,9 @@ async def test_a_slow_body_is_not_waited_for(
         await hook(functions, "hmac", await functions.made(ECHO, name="g")),
     )
     monkeypatch.setattr("cakework.server.api.bodies.FIRST_S", 0.5)
-    monkeypatch.setattr("cakework.server.automations.inbound.TURN_S", 0.01)
-    begun = asyncio.Event()
-
-    async def never() -> AsyncGenerator[bytes]:
-        yield b"{"
-        begun.set()
-        await asyncio.Event().wait()
-
-    sending = asyncio.create_task(slow.post(never(), JSON))
-    await begun.wait()
+    sending = asyncio.create_task(slow.unfinished())
     assert (await other.send(told(n=1))).status_code == 202
-    assert as_problem(await sending)["code"] == "request_timeout"
+    assert (await sending)["code"] == "request_timeout"
     assert await slow.made() == 0
 
 
@@ -411,7 +397,7 @@ async def test_a_paused_webhook_asks_for_later(functions: Functions) -> None:
 async def test_a_full_queue_is_told(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     """429, and nothing is remembered: so it is taken when it comes again."""
     made = await hook(functions, "hmac")
-    monkeypatch.setattr(waiting.WaitingLimits, "_has_room", lambda *_: False)
+    monkeypatch.setattr(waiting.WaitingLimits, "_has_room", _nothing)
     problem = as_problem(await made.send(told(n=1)))
     assert (problem["status"], problem["code"]) == (429, "queue_full")
     assert (await made.made(), await made.arrivals()) == (0, 0)
@@ -422,7 +408,7 @@ async def test_a_full_queue_is_told(functions: Functions, monkeypatch: pytest.Mo
 async def test_a_full_disk_is_told(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     """503 before anything is read."""
     made = await hook(functions, "hmac")
-    monkeypatch.setattr("cakework.server.store.free_space.free_mb", lambda _: 0)
+    monkeypatch.setattr("cakework.server.store.free_space.free_mb", _nothing)
     problem = as_problem(await made.send(told(n=1)))
     assert (problem["status"], problem["code"]) == (503, "no_room")
     monkeypatch.undo()
@@ -485,7 +471,8 @@ async def test_hostile_requests(functions: Functions) -> None:
 
     async def one(made: Hook, body: bytes, headers: dict[str, str]) -> httpx2.Response:
         async with turns:
-            return await made.post(body, headers)
+            # HTTP carries any bytes but line breaks.
+            return await made.post(body, {n.encode(): v.encode() for n, v in headers.items()})
 
     answers = await asyncio.gather(*(one(*each) for each in sent))
     for (made, body, headers), answer in zip(sent, answers, strict=True):
@@ -498,6 +485,10 @@ async def test_hostile_requests(functions: Functions) -> None:
         assert (await made.send(told(fine=True))).status_code == 202
 
 
+def _nothing(*_: object) -> int:
+    return 0
+
+
 def hostile(scheme: str, secret: str) -> list[tuple[bytes, dict[str, str]]]:
     """Return deliveries that are not signed, not quite, or signed and no good."""
     body = told(n=1)
@@ -505,21 +496,20 @@ def hostile(scheme: str, secret: str) -> list[tuple[bytes, dict[str, str]]]:
     made: list[tuple[bytes, dict[str, str]]] = []
     for name, value in right.items():
         for other in (
-            *("", " ", "x", "v1,", "v1=", "sha256=", "v0=", "t=1", "t=,v1=", "Basic", "Basic !"),
-            *(value[:-1], value[1:], value[:-1] + "Z", f"{value}{value}", f" {value[::-1]}"),
-            *("a" * 5000, "v1," * 1000, "t=1," * 1000, "v1=0," * 900, "é", "\t", "0" * 64),
+            *("", "x", "v1,", "v1=", "sha256=", "v0=", "t=1", "t=,v1=", "Basic", "Basic !"),
+            *(value[:-1], value[1:], value[:-1] + "Z", f"{value}{value[:4]}", value[::-1]),
+            *("a" * 5000, "v1," * 1000, "t=1," * 1000, "v1=0," * 900, "é", "0" * 64),
             *("-1", "1e9", "9" * 400, "NaN", "0", "v1a,AAAA", "null", "{}", "=", ",", ":", "..."),
         ):
-            if other.strip() != value:
-                # As they come: HTTP carries any bytes but line breaks.
-                made.append((body, {**JSON, **right, name: other.encode().decode("latin-1")}))
+            if other != value and other == other.strip():
+                made.append((body, {**JSON, **right, name: other}))
         made.append((body, {**JSON, **{n: v for n, v in right.items() if n != name}}))
     if scheme not in ("header", "basic"):
         made += [(other, {**JSON, **right}) for other in (b"", body + b" ", body[:-1], b"\0" * 999)]
     for bad in (
         *(b"{", b"nul", b"\xff\xfe", b"[" * 100_000, b"9" * 5_000, b'{"a":NaN', b"'a'"),
         b'{"a": ' + b"[" * 2_000 + b"]" * 2_000 + b"}",
-        b"[" + b"[]," * 200_000 + b"[]]",
+        b"[" + b"[]," * 260_000 + b"[]]",
     ):
         given = {**JSON, "webhook-id": "msg_1"}
         if scheme != "standard" or bad.isascii():
