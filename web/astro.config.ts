@@ -31,7 +31,17 @@ export default defineConfig({
             { label: "Invocations and retries", slug: "docs/functions/invocations" },
             { label: "URLs", slug: "docs/functions/urls" },
             { label: "Secrets", slug: "docs/functions/secrets" },
-            { label: "Webhooks that come in", slug: "docs/functions/webhooks-in" },
+          ],
+        },
+        {
+          label: "Automations",
+          items: [
+            { label: "Triggers", slug: "docs/automations" },
+            { label: "Schedules", slug: "docs/automations/schedules" },
+            { label: "Events", slug: "docs/automations/events" },
+            { label: "Webhooks in", slug: "docs/automations/webhooks-in" },
+            { label: "Flow control", slug: "docs/automations/flow-control" },
+            { label: "Transforms", slug: "docs/automations/transforms" },
           ],
         },
         {

@@ -48,7 +48,8 @@ def value_at(event: Mapping[str, Any], path: str) -> object:
 def key_of(event: Mapping[str, Any], path: str) -> str:
     """Return what stands for the value at a path: at most 64 printable characters of ASCII.
 
-    Equal values have one key, ``1`` and ``1.0`` too, and others another; so has what is absent.
+    Equal values have one key, and others another; so has what is absent. ``1.0`` is ``1``, but in
+    lists and objects numbers go by how they are written.
     """
     value = value_at(event, path)
     if value is ABSENT:
@@ -72,14 +73,28 @@ def _is_index(part: str) -> bool:
     return part.isascii() and part.isdigit() and len(part) <= _INDEX_CHARS_MAX
 
 
+def _canonical(value: object) -> str:
+    """Return a value as JSON of ASCII, names in order."""
+    if isinstance(value, float) and value.is_integer():
+        return json.dumps(int(value))
+    try:
+        return _written(value)
+    except RecursionError:
+        return _written_deep(value)
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 class _Sign(str):
     """Text that is written as it is, among values that are written as JSON."""
 
     __slots__ = ()
 
 
-def _canonical(value: object) -> str:
-    """Return a value as JSON of ASCII, names in order; without recursion, as it may be deep."""
+def _written_deep(value: object) -> str:
+    """Return what :func:`_written` would, without recursion, and slower."""
     written: list[str] = []
     left: list[object] = [value]
     while left:
@@ -91,7 +106,7 @@ def _canonical(value: object) -> str:
         elif isinstance(each, list):
             left.extend(reversed(_of_list(cast(list[object], each))))
         else:
-            written.append(json.dumps(_one_number(each)))
+            written.append(_written(each))
     return "".join(written)
 
 
@@ -112,10 +127,3 @@ def _of_list(given: list[object]) -> list[object]:
 def _ended(parts: list[object], end: str) -> list[object]:
     """Put an end in the place of the last comma, if there is one."""
     return [*(parts[:-1] if len(parts) > 1 else parts), _Sign(end)]
-
-
-def _one_number(value: object) -> object:
-    """Return the whole number that a number with a fraction of nothing is."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value

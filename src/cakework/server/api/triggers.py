@@ -43,6 +43,7 @@ from cakework.domain.triggers import (
     LifecycleConfig,
     TriggerConfig,
     TriggerType,
+    WebhookAnswers,
     WebhookConfig,
 )
 from cakework.server.api.account_route import Account, Door, Token
@@ -80,7 +81,7 @@ class VerifyGiven(Verify):
     )
 
 
-class WebhookConfigGiven(WebhookConfig):
+class WebhookConfigGiven(WebhookAnswers):
     """What a webhook is told, with its secret."""
 
     verify: VerifyGiven = Field(description="How what comes in is checked.")
@@ -455,7 +456,7 @@ def trigger_answer(
     """Return a trigger as the API shows it: with what it made ``last``, and a webhook's ``url``."""
     config, times = config_of(row), None
     if isinstance(config, CronConfig):
-        times = [rfc3339(at) for at in next_times(row.id, config, now_ms, NEXT)]
+        times = [rfc3339(at) for at in next_times(row.id, config, count=NEXT, after_ms=now_ms)]
     return Trigger(
         id=row.id,
         function_id=row.function_id,

@@ -260,7 +260,9 @@ class Inbound:
         self._check_still(session, webhook)
         if digest is not None and (before := self._arrivals.find(session, webhook.id, digest)):
             return _again(before.invocation_id)
-        row = None if new_row is None else self._invocations.enter_row(session, new_row())
+        row = None if new_row is None else new_row()
+        if row is not None:
+            self._invocations.enter_all(session, webhook.account, [row])
         made = None if row is None else row.id
         if digest is None or self._arrivals.note(session, webhook.id, digest, made):
             return Taken(None if made is None else InvocationId(made))
