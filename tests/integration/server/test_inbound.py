@@ -163,7 +163,8 @@ async def test_types_users_and_policies(functions: Functions) -> None:
         retry={"maxAttempts": 7},
     )
     answer = await made.send(told(action="opened"), GITHUB)
-    assert (await made.event(answer))["type"] == "code.issues.opened"
+    event = await made.event(answer)
+    assert (event["type"], event["cakeworkuserid"]) == ("code.issues.opened", "cust_1")
     found = await functions.settled(answer.json()["invocationId"])
     assert (found["userId"], found["maxAttempts"]) == ("cust_1", 7)
     assert found["result"]["by"] == "cust_1"

@@ -19,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from ulid import ULID
 
-from cakework.domain.cloudevents import TYPE_CHARS_MAX
+from cakework.domain.cloudevents import TYPE_CHARS_MAX, USER_ID
 from cakework.domain.errors import NotFound, QuotaExceeded, SignatureInvalid, Unavailable
 from cakework.domain.functions import RetryPolicy
 from cakework.domain.ids import AccountId, FunctionId, InvocationId, UserId
@@ -297,6 +297,7 @@ def event_of(
         "type": _type(webhook.config, said.provider_type or RECEIVED),
         "time": datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds"),
         **data.fields,
+        **({USER_ID: webhook.user_id} if webhook.user_id else {}),
         "cakeworktrigger": webhook.id,
         "cakeworkheaders": {
             name: headers[name] for name in kept if len(headers[name]) <= KEPT_HEADER_CHARS_MAX
