@@ -441,7 +441,8 @@ async def test_what_is_old_is_forgotten(functions: Functions) -> None:
     await arrivals.one_pass()
     async with database.reading() as session:
         oldest = await session.scalar(select(func.min(ArrivalRow.created_ms)))
-    assert (await made.arrivals(), oldest) == (0, None) or oldest == now
+    # Those of one moment go or stay together.
+    assert (await made.arrivals(), oldest) == (1_000, now)
 
 
 async def test_the_door_is_in_no_log(

@@ -73,7 +73,10 @@ class InboundRoutes:
             if isinstance(answer, Response):
                 return answer
             found = await self.inbound.result(webhook, answer)
-        return _accepted(answer) if found is None else _result(found)
+        if found is None:
+            return _accepted(answer)
+        is_large = len(found.result or b"") > LARGE_BYTES
+        return await asyncio.to_thread(_result, found) if is_large else _result(found)
 
     async def _taken(self, request: Request, webhook: Webhook) -> Response | InvocationId:
         """Return the answer, or the invocation that it is to be the result of."""

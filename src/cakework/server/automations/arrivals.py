@@ -93,7 +93,7 @@ class Arrivals:
         last = await self._database.look(lambda session: session.scalar(beyond))
         if last is None:
             return
-        over = of & (ArrivalRow.created_ms <= last)
+        over = of & (ArrivalRow.created_ms < last)
         while await self._database.together(lambda session: _remove(session, over)) == BATCH:
             pass
 
