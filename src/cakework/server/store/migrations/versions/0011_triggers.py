@@ -55,6 +55,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("trigger_id", "digest", name=op.f("pk_webhook_arrivals")),
     )
     op.create_index("ix_webhook_arrivals_created_ms", "webhook_arrivals", ["created_ms"])
+    op.create_index(
+        "ix_webhook_arrivals_trigger_id_created_ms",
+        "webhook_arrivals",
+        ["trigger_id", "created_ms"],
+    )
 
 
 def downgrade() -> None:
