@@ -5,7 +5,7 @@ settings of cakework.toml ──▶ code sent ──▶ dependencies built ─�
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -111,10 +111,16 @@ def sent(client: CakeworkClient, function: Function, project: Project, asked: As
     )
 
 
-def made(client: CakeworkClient, function: Function, version: Version, output: Output) -> Version:
+def made(
+    client: CakeworkClient,
+    function: Function,
+    version: Version,
+    output: Output,
+    is_shown: Callable[[str], bool] = lambda _: False,
+) -> Version:
     """Return a version once it is ready, having shown how its dependencies are installed.
 
-    ``function`` is as it was before the deploy.
+    ``function`` is as it was before the deploy. A traceback that ``is_shown`` anyway is not shown.
 
     Raises:
         CommandFailed: It cannot be made; with the traceback.
@@ -134,10 +140,10 @@ def made(client: CakeworkClient, function: Function, version: Version, output: O
     if version.state != "ready":
         live = function.live_version
         stays = f"Version {live} is live as before." if live else "Nothing is live."
-        raise CommandFailed(
-            f"Version {number} could not be made. {stays}\n{told_lines(version.error)}",
-            code="deploy_failed",
-        )
+        told = f"Version {number} could not be made. {stays}"
+        if not version.error or not is_shown(version.error.strip()):
+            told = f"{told}\n{told_lines(version.error)}"
+        raise CommandFailed(told, code="deploy_failed")
     return version
 
 

@@ -197,10 +197,13 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     errors = process.stderr
     assert errors
 
+    lines: list[str] = []
+
     async def told(words: str) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while words not in (line := (await errors.readline()).decode()):
-                assert line, f"it ended before it said {words}"
+            while not lines or words not in lines[-1]:
+                lines.append((await errors.readline()).decode())
+                assert lines[-1], f"it ended before it said {words}"
 
     async with asyncio.timeout(PATIENCE_S):
         assert await process.stdout.readline() == b'{"said": 1}\n'
@@ -220,3 +223,7 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     await told("deleted orders-dev")
     assert await process.wait() == 130
     assert [each["name"] for each in await commands.json("functions")] == ["theirs"]
+    assert await commands.json("dead") == [], "nor of what it failed at"
+    said = "".join([*lines, (await errors.read()).decode()])
+    assert said.count("raise KeyError(event['data'])") == 1, said
+    assert said.count("import nothing_there") == 1, said
