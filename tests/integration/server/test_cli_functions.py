@@ -227,3 +227,26 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     said = "".join([*lines, (await errors.read()).decode()])
     assert said.count("raise KeyError(event['data'])") == 1, said
     assert said.count("import nothing_there") == 1, said
+
+
+async def test_dead_letters_of_a_function_that_is_gone(commands: Commands, tmp_path: Path) -> None:
+    """Nobody is told that they are replayed; those of another function are."""
+    kept = project(tmp_path / "kept", more="retry.maxAttempts = 1\n")
+    gone = project(tmp_path / "gone", more="retry.maxAttempts = 1\n")
+    for folder in (kept, gone):
+        await commands.ok("deploy", folder, "--name", folder.name)
+        status, _, _ = await commands.run("invoke", folder.name, "-d", '"fail"')
+        assert status == 1
+    (dead,) = [each["id"] for each in await commands.json("dead", "--function", "gone")]
+    await commands.ok("functions", "delete", "gone")
+    status, output, errors = await commands.run("dead", "replay", dead)
+    assert (status, output) == (1, "0 to be replayed\n")
+    assert "1 of 1 cannot be replayed" in errors
+    assert "its function is deleted" in errors
+    status, output, errors = await commands.run("dead", "replay", "--all")
+    assert (status, output) == (0, "1 to be replayed\n")
+    assert "cakework dead" in errors
+    assert "(deleted)" in errors
+    assert await commands.ok("dead", "discard", dead) == "1 discarded\n"
+    status, output, errors = await commands.run("dead", "replay", "--all")
+    assert (status, errors) == (0, "")
