@@ -15,7 +15,7 @@ from cakework.cli.function_folders import read_code
 from cakework.cli.manifest import FILE, Manifest, read_manifest
 from cakework.cli.output import Output, files, shown_on_stderr
 from cakework.domain.functions import NEWEST, FunctionSettings
-from cakework_client import CakeworkClient, Function, NotFound, Version
+from cakework_client import CakeworkClient, Function, NotFound, Secret, Version
 from cakework_client.folders import File, Source
 from cakework_client.models import FunctionKind, Settings
 
@@ -72,6 +72,11 @@ def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: 
     output.progress(_end(function, version, took))
     answer = {"function": function.to_dict(), "version": version.to_dict()}
     output.result(answer, function.url)
+    for name in _missing_secrets(client, function):
+        output.progress(
+            f"warning: there is no secret {name}, which the settings name; work fails until "
+            f"`cakework secrets set {name}{_of_user(function)}`"
+        )
     if following := _next(function, version):
         output.progress(f"now: {following}")
     return ExitCode.OK
@@ -209,6 +214,31 @@ def _end(function: Function, version: Version, took: str) -> str:
     handlers = ", ".join(version.handlers or ())
     state = "live" if is_live else "ready, not live,"
     return f"version {version.version} is {state} {took}; it handles {handlers}"
+
+
+def _missing_secrets(client: CakeworkClient, function: Function) -> list[str]:
+    """Return the secrets that settings name and that nothing the function may see has.
+
+    Secrets are listed until all are found; the account's own come first.
+    """
+    missing = set(function.settings.secrets or ())
+    if missing:
+        for secret in client.iter_secrets():
+            if _may_see(function, secret):
+                missing.discard(secret.name)
+            if not missing:
+                break
+    return sorted(missing)
+
+
+def _may_see(function: Function, secret: Secret) -> bool:
+    """Say whether a function sees a secret; one of the account's own may see end users', for whom
+    it is invoked."""
+    if secret.function_id is not None:
+        return secret.function_id == function.id
+    if secret.user_id is not None:
+        return function.user_id in (None, secret.user_id)
+    return function.user_id is None or bool(secret.shared)
 
 
 def _next(function: Function, version: Version) -> str | None:

@@ -250,3 +250,28 @@ async def test_dead_letters_of_a_function_that_is_gone(commands: Commands, tmp_p
     assert await commands.ok("dead", "discard", dead) == "1 discarded\n"
     status, output, errors = await commands.run("dead", "replay", "--all")
     assert (status, errors) == (0, "")
+
+
+async def test_secrets_that_are_not_there_are_warned_of(commands: Commands, tmp_path: Path) -> None:
+    """After the deploy, with what sets them; what the function does see is not named."""
+    more = 'secrets = ["OWN", "OF_ACCOUNT", "NOWHERE"]\n'
+    folder = project(tmp_path / "orders", more=more)
+    await commands.ok("secrets", "set", "OF_ACCOUNT", given="1")
+    status, _, errors = await commands.run("deploy", folder)
+    assert status == 0
+    warnings = [line for line in errors.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "`cakework secrets set NOWHERE`" in warnings[0]
+    assert "`cakework secrets set OWN`" in warnings[1]
+    await commands.ok("secrets", "set", "OWN", "--function", "orders", given="1")
+    _, _, errors = await commands.run("deploy", folder)
+    assert errors.count("warning: ") == 1
+    _, _, errors = await commands.run("deploy", folder, "--user", "ada")
+    assert errors.count("warning: ") == 3, "the account's is not shared, and OWN another's"
+    assert "`cakework secrets set OF_ACCOUNT --user ada`" in errors
+    await commands.ok("secrets", "set", "OF_ACCOUNT", "--shared", given="1")
+    await commands.ok("secrets", "set", "NOWHERE", "--user", "ada", given="1")
+    _, _, errors = await commands.run("deploy", folder, "--user", "ada")
+    assert errors.count("warning: ") == 1
+    _, _, errors = await commands.run("deploy", folder)
+    assert errors.count("warning: ") == 0, "it has it for that end user"
