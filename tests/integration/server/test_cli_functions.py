@@ -136,6 +136,10 @@ async def test_a_functions_road(commands: Commands, tmp_path: Path) -> None:
     ]
     status, _, errors = await commands.run("functions", "delete", "order")
     assert (status, "Did you mean orders?" in errors) == (1, True)
+    for other in ("nothing-like-it", "fn_00000000000000000000000000"):
+        status, _, errors = await commands.run("invoke", other)
+        told = f"There is no function {other}. `cakework functions list` shows them."
+        assert (status, told in errors) == (1, True), errors
     await commands.ok("functions", "delete", "orders")
     assert await commands.json("functions") == []
 
@@ -275,3 +279,13 @@ async def test_secrets_that_are_not_there_are_warned_of(commands: Commands, tmp_
     assert errors.count("warning: ") == 1
     _, _, errors = await commands.run("deploy", folder)
     assert errors.count("warning: ") == 0, "it has it for that end user"
+
+
+async def test_what_took_too_long_says_how_long_that_is(commands: Commands, tmp_path: Path) -> None:
+    """In seconds, as the settings have it."""
+    code = "import time\n\ndef handler(event):\n    time.sleep(900)\n"
+    folder = project(tmp_path / "orders", code, "timeout = 2\n")
+    await commands.ok("deploy", folder)
+    status, output, errors = await commands.run("invoke", "orders")
+    assert (status, output) == (1, "")
+    assert "error: TimedOut: The handler took longer than its timeout of 2 s.\n" in errors
