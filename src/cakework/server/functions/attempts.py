@@ -332,8 +332,8 @@ class Attempts:
                 answer = await running.read()
                 step(Step.SERVER_ATTEMPT_ANSWERED)
                 if answer.outcome == "ok":
-                    deadline.reschedule(loop.time() + later_s)
-                    await self._answered(job, answer, running)
+                    until_s = loop.time() + later_s
+                    await self._answered(job, answer, running, lambda: deadline.reschedule(until_s))
         except TimeoutError:
             outcome, answer = Outcome(Reason.TIMEOUT), _too_long(job.settings)
         except NoAnswer as error:
@@ -350,9 +350,14 @@ class Attempts:
             step(Step.SERVER_ATTEMPT_NOTED)
         await self._finish(job, outcome, answer, why)
 
-    async def _answered(self, job: Job, answer: Answer, running: Running) -> None:
+    async def _answered(
+        self, job: Job, answer: Answer, running: Running, limit: Callable[[], None]
+    ) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more
-        and its lines are marked: with one transaction, if that is soon after the answer."""
+        and its lines are marked: with one transaction, if that is soon after the answer.
+
+        ``limit`` bounds what may go on after it: once it is settled, as it was answered in time.
+        """
         loop = asyncio.get_running_loop()
         over = asyncio.ensure_future(self._over(job, running))
         if not job.alone:
@@ -364,6 +369,7 @@ class Attempts:
                 await self._settle(job, Outcome(), answer, over=over.result())
                 return
             settled = await self._settle(job, Outcome(), answer)
+            limit()
             lines = await over
             if settled:
                 await self._free(job, lines)
