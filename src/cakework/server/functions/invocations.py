@@ -33,7 +33,14 @@ from cakework.domain.ids import (
     UserId,
     new_invocation_id,
 )
-from cakework.domain.invocations import DEAD, FINAL, STARTABLE, InvocationState, Reason
+from cakework.domain.invocations import (
+    DEAD,
+    FINAL,
+    STARTABLE,
+    InvocationState,
+    Reason,
+    handler_of,
+)
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
@@ -70,7 +77,8 @@ class NewInvocation:
 
     ``replay_of`` is settled with it, if that is a dead letter; ``if_dead``: only if it is one.
     ``trigger_id`` makes it, for the occurrence at ``scheduled_ms`` or the event ``event_id``, with
-    ``retry`` in the place of the function's policy.
+    ``retry`` in the place of the function's policy. It goes to the ``handler`` that is given, or to
+    that of its trigger.
     """
 
     event: dict[str, Any]
@@ -88,6 +96,7 @@ class NewInvocation:
     scheduled_ms: int | None = None
     event_id: str | None = None
     retry: RetryPolicy | None = None
+    handler: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,18 +279,52 @@ class Invocations:
             TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
         """
         row = self.new_row(account, function_id, new, None)()
-        function = session.get(FunctionRow, function_id)
-        if function is None or function.account_id != account:
-            raise NotFound(f"There is no function {function_id}.")
-        if row.depth > DEPTH_MAX:
-            row.state, row.reason = InvocationState.FAILED, Reason.LOOP
-            row.ended_ms = row.updated_ms
-            self._limits.check_bytes(session, row)
-        else:
-            self._limits.check(session, row)
-            after_commit(session, self._hint)
+        self.enter_all(session, account, [row])
+        return row
+
+    def pass_over(
+        self,
+        session: Session,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        why: Reason,
+    ) -> InvocationRow:
+        """Record, within a transaction, an invocation that is not to be done (``skipped``).
+
+        Raises:
+            TooLarge: the event.
+            QueueFull: the account's records take as much as they may. Nothing is written then.
+        """
+        row = self.new_row(account, function_id, new, None)()
+        row.state, row.reason = InvocationState.SKIPPED, why
+        row.ended_ms = row.updated_ms
+        self._limits.check_bytes(session, row)
         session.add(row)
         return row
+
+    def enter_all(
+        self, session: Session, account: AccountId, rows: Sequence[InvocationRow]
+    ) -> None:
+        """Take invocations within a transaction, all of them or none, as :meth:`enter` does; their
+        records are of :meth:`new_row`."""
+        wanted = {row.function_id for row in rows}
+        there = select(FunctionRow.id)
+        there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
+        for function_id in wanted.difference(session.scalars(there)):
+            raise NotFound(f"There is no function {function_id}.")
+        waiting: list[InvocationRow] = []
+        for row in rows:
+            if row.depth > DEPTH_MAX:
+                row.state, row.reason = InvocationState.FAILED, Reason.LOOP
+                row.ended_ms = row.updated_ms
+                self._limits.check_bytes(session, row)
+            else:
+                waiting.append(row)
+        self._limits.check_all(session, waiting)
+        if waiting:
+            after_commit(session, self._hint)
+        session.add_all(rows)
 
     async def call(
         self,
@@ -336,10 +379,15 @@ class Invocations:
         function_id: FunctionId,
         new: NewInvocation,
         token: str | None,
+        event: bytes | None = None,
     ) -> Callable[[], InvocationRow]:
-        """Return what makes the row of an invocation: a new object of the same each time."""
+        """Return what makes the row of an invocation: a new object of the same each time.
+
+        ``event`` is a whole event as JSON, where that is known already.
+        """
         invocation_id, now = new_invocation_id(), self._clock()
-        event = _told(whole_event(new.event, invocation_id, function_id, now))
+        if event is None:
+            event = _told(whole_event(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
@@ -370,6 +418,7 @@ class Invocations:
             scheduled_ms=new.scheduled_ms,
             event_id=new.event_id,
             retry=None if new.retry is None else new.retry.model_dump_json(by_alias=True),
+            handler=new.handler,
             request_token=token,
             created_ms=now,
             updated_ms=now,
@@ -530,6 +579,7 @@ class Invocations:
             depth=row.depth,
             replay_of=row.id,
             retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
+            handler=handler_of(row.trigger, row.handler),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
 
