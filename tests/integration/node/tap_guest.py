@@ -64,6 +64,10 @@ class TapGuest:
             self._send(BROADCAST, ARP, _arp(1, MAC, GUEST_ADDRESS, b"\0" * 6, asked))
         return self._receive(ARP)[14:18] == socket.inet_aton(address)
 
+    def ask_as(self, address: str) -> None:
+        """Ask for the gateway's link address as if one had ``address`` oneself."""
+        self._send(BROADCAST, ARP, _arp(1, MAC, address, b"\0" * 6, GATEWAY))
+
     def refusals(self) -> int:
         """Return how many errors of ICMP are there by now."""
         count = 0

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -361,6 +362,21 @@ def test_a_guest_reaches_nothing_in_its_own_namespace(world: int) -> None:
         assert gateway.recv(100) == b"answer"
 
 
+@pytest.mark.parametrize(
+    "make", [partial(make_vm_namespace, TERRITORY, egress=ALL), make_secluded_namespace]
+)
+def test_a_guest_is_one_neighbour_however_many_it_says_it_is(
+    make: Callable[[int], Namespace],
+) -> None:
+    """The kernel's table of neighbours is one for the host and all guests."""
+    with closing(make(SLOT)) as namespace:
+        guest = guest_of(namespace)
+        for number in range(200):
+            guest.ask_as(f"11.0.0.{number}")
+        assert not guest.is_answered(PUBLIC)
+        assert run_inside(namespace.fd, _neighbours) == {GUEST_ADDRESS}
+
+
 @pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
 def test_thousands_of_connections_leave_room_for_a_neighbour(world: int, down: str) -> None:
     """Of what a guest opens, the host's table takes no more than it may have, with either wall; its
@@ -485,6 +501,11 @@ def test_one_that_cannot_be_made_leaves_nothing(
 
 def _ip(words: str) -> None:
     subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def _neighbours() -> set[str]:
+    listed = subprocess.run(["ip", "neigh"], check=True, capture_output=True, text=True)
+    return {line.split()[0] for line in listed.stdout.splitlines()}
 
 
 def _forwards() -> str:

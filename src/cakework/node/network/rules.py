@@ -72,6 +72,7 @@ table ip6 cakework {{
   chain incoming {{ type filter hook input priority 0; policy drop; }}
   chain passing {{ type filter hook forward priority 0; policy drop; }}
 }}
+{_neighbours(guest, tap)}
 """
 
 
@@ -93,6 +94,7 @@ table ip6 cakework {{
   chain arriving {{ type filter hook prerouting priority 0; policy drop; }}
   chain passing {{ type filter hook forward priority 0; policy drop; }}
 }}
+{_neighbours(guest, tap)}
 """
 
 
@@ -187,6 +189,18 @@ def fetching_element(verb: Literal["add", "delete"], territory: Territory, slot:
 def no_rules(territory: Territory) -> str:
     """Return what takes the host's rules away again."""
     return f"table ip {territory.name}\ndelete table ip {territory.name}\n"
+
+
+def _neighbours(guest: str, tap: str) -> str:
+    """Return what keeps a guest from being many: the kernel's table of neighbours is one for all
+    its namespaces, the host's too, and has room for a thousand (net.ipv4.neigh.default.gc_thresh3).
+    """
+    return f"""table arp cakework {{
+  chain asking {{
+    type filter hook input priority 0;
+    iifname "{tap}" arp saddr ip != {guest} drop
+  }}
+}}"""
 
 
 def _opening(egress: Egress) -> str:
