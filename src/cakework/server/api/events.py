@@ -16,7 +16,6 @@ from cakework.domain.cloudevents import (
     BATCH_MAX,
     EVENT_BYTES_MAX,
     NOT_JSON,
-    SUBJECT_CHARS_MAX,
     TYPE_CHARS_MAX,
     BadEvent,
     is_json_type,
@@ -34,6 +33,7 @@ from cakework.domain.errors import (
     TooLarge,
     Unauthenticated,
 )
+from cakework.domain.event_attributes import SUBJECT_CHARS_MAX
 from cakework.domain.functions import USER_ID_PATTERN
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
