@@ -19,6 +19,7 @@ from tests.integration.node.vm_site import Site, Yard, filling, machine_of, site
 pytestmark = pytest.mark.anyio
 
 SHUT, OPEN = {"lo", TAP}, {"lo", TAP, UPLINK}
+EGRESSES: dict[VmEgress, set[str]] = {"none": SHUT, "internet": OPEN}
 TRIED = "tried all"
 BESIDE = 9999
 ROOTS_TRIES = f"""
@@ -112,7 +113,7 @@ async def test_each_way_of_a_start_without_egress_has_no_way_out(
         ready = await s.order(COUNTER, port=PORT, egress="none", snapshot="ready")
         await made(s, ready)
         for number in (1, 2):
-            for egress, links in (("none", SHUT), ("internet", OPEN)):
+            for egress, links in EGRESSES.items():
                 order = fork_of(ready, egress, number)
                 report = await s.vms.start(order)
                 assert way in report.phases_ms, report
