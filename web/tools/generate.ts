@@ -17,6 +17,7 @@ const DOCUMENTS = [
   ["docs/handlers.md", "functions/handlers", "Handlers", "What the code of a function looks like."],
   ["docs/invocations.md", "functions/invocations", "Invocations and retries", "What becomes of work."],
   ["docs/function-urls.md", "functions/urls", "URLs of functions", "Requests to a function's own URL."],
+  ["docs/transforms.md", "functions/transforms", "Transforms", "Data through a function while its caller waits."],
   ["docs/secrets.md", "functions/secrets", "Secrets", "What functions are given and nobody else sees."],
   ["docs/cli.md", "reference/cli", "CLI", "The command line: commands, options, exit codes."],
   ["docs/errors.md", "reference/errors", "Errors", "Every error code of the API and what to do."],

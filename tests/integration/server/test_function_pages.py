@@ -1,4 +1,4 @@
-"""The examples of docs/functions.md and docs/invocations.md do what the pages say."""
+"""The examples of docs/functions.md, invocations.md and transforms.md do what the pages say."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ RUN["ts"] = "cat >block.ts <<'EOF'\n{}EOF\nnode block.ts"
 def blocks() -> list[tuple[str, str | None]]:
     """Return what the pages have run, in order, as commands, and what they say that it prints."""
     found: list[tuple[str, str | None]] = []
-    for page in ("functions.md", "invocations.md"):
+    for page in ("functions.md", "invocations.md", "transforms.md"):
         told = [match.groups() for match in BLOCK.finditer((DOCS / page).read_text())]
         for (kind, text), (after, printed) in zip(told, [*told[1:], ("", "")], strict=True):
             if kind in RUN:

@@ -112,9 +112,9 @@ class Group:
 
 
 def _result(part: Any) -> Any:
-    told = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+    told: Any = part if isinstance(part, dict) else {}
     if isinstance(out := told.get("out"), list):
-        return cast("list[Any]", out)
+        return out  # type: ignore[return-value]
     with contextlib.suppress(ValidationError):
         return HandlerError.model_validate(told.get("error"))
     raise _bad()
