@@ -112,9 +112,9 @@ class Group:
 
 
 def _result(part: Any) -> Any:
-    told: Any = part if isinstance(part, dict) else {}
+    told = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
     if isinstance(out := told.get("out"), list):
-        return out  # type: ignore[return-value]
+        return cast("list[Any]", out)
     with contextlib.suppress(ValidationError):
         return HandlerError.model_validate(told.get("error"))
     raise _bad()
