@@ -34,6 +34,17 @@ export default defineConfig({
           ],
         },
         {
+          label: "Automations",
+          items: [
+            { label: "Triggers", slug: "docs/automations" },
+            { label: "Schedules", slug: "docs/automations/schedules" },
+            { label: "Events", slug: "docs/automations/events" },
+            { label: "Webhooks in", slug: "docs/automations/webhooks-in" },
+            { label: "Flow control", slug: "docs/automations/flow-control" },
+            { label: "Transforms", slug: "docs/automations/transforms" },
+          ],
+        },
+        {
           label: "Reference",
           items: [
             { label: "REST", slug: "docs/reference/rest" },

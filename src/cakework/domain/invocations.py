@@ -38,6 +38,15 @@ FAILURE = "failure"
 """What invocations are triggered by that handle what other work failed at."""
 
 
+_HANDLERS = {"cron": "scheduled", FAILURE: "failure"}
+
+
+def handler_of(trigger: str, given: str | None = None) -> str:
+    """Return what kind of handler an invocation goes to: by its trigger, unless it is ``given``, as
+    for what repeats another."""
+    return given or _HANDLERS.get(trigger, "event")
+
+
 class InvocationState(StrEnum):
     """Where an invocation is in its life."""
 

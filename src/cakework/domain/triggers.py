@@ -158,10 +158,9 @@ class EventConfig(_Config):
     )
 
 
-class WebhookConfig(_Config):
-    """What a provider sends, and how that is known to be from it."""
+class WebhookAnswers(_Config):
+    """What becomes of what a provider sends."""
 
-    verify: Verify = Field(description="How what comes in is checked.")
     event_type: Annotated[str, StringConstraints(max_length=TYPE_CHARS_MAX)] | None = Field(
         default=None,
         description="The type of its events; `{type}` in it is the provider's word for the type. "
@@ -178,7 +177,7 @@ class WebhookConfig(_Config):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "WebhookConfig":
+    def _check(self) -> "WebhookAnswers":
         kind = self.event_type
         if kind is not None:
             plain = kind.replace("{type}", "type")
@@ -187,6 +186,12 @@ class WebhookConfig(_Config):
             if kind.startswith(LIFECYCLE):
                 raise ValueError(f"types that begin with {LIFECYCLE} are the platform's")
         return self
+
+
+class WebhookConfig(WebhookAnswers):
+    """What a provider sends, and how that is known to be from it."""
+
+    verify: Verify = Field(description="How what comes in is checked.")
 
 
 def _check_lifecycle(kind: str) -> str:

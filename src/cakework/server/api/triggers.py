@@ -43,6 +43,7 @@ from cakework.domain.triggers import (
     LifecycleConfig,
     TriggerConfig,
     TriggerType,
+    WebhookAnswers,
     WebhookConfig,
 )
 from cakework.server.api.account_route import Account, Door, Token
@@ -80,7 +81,7 @@ class VerifyGiven(Verify):
     )
 
 
-class WebhookConfigGiven(WebhookConfig):
+class WebhookConfigGiven(WebhookAnswers):
     """What a webhook is told, with its secret."""
 
     verify: VerifyGiven = Field(description="How what comes in is checked.")

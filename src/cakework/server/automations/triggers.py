@@ -337,8 +337,8 @@ class Triggers:
         made = select(
             InvocationRow.trigger_id, InvocationRow.created_ms, InvocationRow.state
         ).where(InvocationRow.id.in_(of))
-        found = await session.execute(made)
-        return {each[0]: Fired(each[1], each[2]) for each in found if each[0] is not None}
+        found = (await session.execute(made)).all()
+        return {of or "": Fired(at_ms, state) for of, at_ms, state in found}
 
 
 async def _check_handler(

@@ -32,6 +32,7 @@ from cakework.domain.invocations import (
     Reason,
     Work,
     after,
+    handler_of,
     reason_of,
 )
 from cakework.domain.steps import Step
@@ -80,7 +81,6 @@ started: about as long as a start takes, so that it waits twice as long at most.
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
 SUCCEEDED = "succeeded"
-_KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -315,7 +315,7 @@ class Attempts:
         why: str | None = None
         await self._mark_begin(job)
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
-        kind = _KINDS.get(row.trigger, "event")
+        kind = handler_of(row.trigger, row.handler)
         loop = asyncio.get_running_loop()
         due_s = loop.time() + left_s
         try:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cakework.domain.errors import CakeworkError, Conflict, QueueFull
 from cakework.domain.functions import RetryPolicy, policy_of
 from cakework.domain.ids import AccountId, FunctionId, InvocationId, UserId
+from cakework.domain.invocations import handler_of
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import (
     WITHOUT_BYTES,
@@ -115,6 +116,7 @@ class DeadLetters:
             replay_of=row.id,
             if_dead=True,
             retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
+            handler=handler_of(row.trigger, row.handler),
         )
         try:
             await self._invocations.take(

@@ -33,7 +33,14 @@ from cakework.domain.ids import (
     UserId,
     new_invocation_id,
 )
-from cakework.domain.invocations import DEAD, FINAL, STARTABLE, InvocationState, Reason
+from cakework.domain.invocations import (
+    DEAD,
+    FINAL,
+    STARTABLE,
+    InvocationState,
+    Reason,
+    handler_of,
+)
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
@@ -70,7 +77,8 @@ class NewInvocation:
 
     ``replay_of`` is settled with it, if that is a dead letter; ``if_dead``: only if it is one.
     ``trigger_id`` makes it, for the occurrence at ``scheduled_ms`` or the event ``event_id``, with
-    ``retry`` in the place of the function's policy.
+    ``retry`` in the place of the function's policy. It goes to the ``handler`` that is given, or to
+    that of its trigger.
     """
 
     event: dict[str, Any]
@@ -88,6 +96,7 @@ class NewInvocation:
     scheduled_ms: int | None = None
     event_id: str | None = None
     retry: RetryPolicy | None = None
+    handler: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +379,7 @@ class Invocations:
             scheduled_ms=new.scheduled_ms,
             event_id=new.event_id,
             retry=None if new.retry is None else new.retry.model_dump_json(by_alias=True),
+            handler=new.handler,
             request_token=token,
             created_ms=now,
             updated_ms=now,
@@ -530,6 +540,7 @@ class Invocations:
             depth=row.depth,
             replay_of=row.id,
             retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
+            handler=handler_of(row.trigger, row.handler),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
 

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("scheduled_ms", sa.BigInteger(), nullable=True),
         sa.Column("event_id", sa.String(length=30), nullable=True),
         sa.Column("retry", sa.Text(), nullable=True),
+        sa.Column("handler", sa.String(length=12), nullable=True),
     ):
         op.add_column("invocations", column)
     op.create_index(
@@ -55,7 +56,7 @@ def downgrade() -> None:
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
-        for column in ("retry", "event_id", "scheduled_ms", "trigger_id"):
+        for column in ("handler", "retry", "event_id", "scheduled_ms", "trigger_id"):
             table.drop_column(column)
 
 
