@@ -41,6 +41,8 @@ SECRETS_MAX = 100
 LABELS_MAX = 32
 DIRECT_TIMEOUT_S = 60
 """What requests to its URL may take at most unless a function says otherwise."""
+TRANSFORM_TIMEOUT_MS = 1_000
+TRANSFORM_BATCH = 500
 
 
 class FunctionKind(StrEnum):
@@ -61,6 +63,19 @@ class Runtime(StrEnum):
 
 NEWEST = {"python": Runtime.PYTHON_313, "node": Runtime.NODE_24}
 """Names that mean the newest of a language, as of the deploy."""
+
+
+OnError = Literal["fail", "pass", "drop"]
+"""What becomes of a record that a transform fails at: an error; the record as it came; nothing."""
+Unit = Literal["record", "batch"]
+"""What a transform's handler is called with."""
+TRANSFORM_FIELDS = {
+    "on_error": "onError",
+    "unit": "unit",
+    "max_batch": "maxBatch",
+    "timeout_ms": "timeoutMs",
+}
+"""Settings that transforms alone have, with their names on the wire."""
 
 
 class VersionState(StrEnum):
@@ -258,6 +273,29 @@ class FunctionSettings(_Settings):
     labels: Annotated[dict[Label, LabelValue], Field(max_length=LABELS_MAX)] = Field(
         default_factory=dict[str, str], description="Words of yours for it, and their values."
     )
+    on_error: OnError | None = Field(
+        default=None,
+        description="Transforms: what becomes of a record that fails. `fail` (if absent): an "
+        "error; `pass`: it is answered as it came; `drop`: it is left out.",
+    )
+    unit: Unit | None = Field(
+        default=None,
+        description="Transforms: whether the handler is called with each `record` (if absent), or "
+        "with a `batch` of them.",
+    )
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        description="Transforms: records that are handed over at once, at most; 500 if absent.",
+    )
+    timeout_ms: int | None = Field(
+        default=None,
+        ge=50,
+        le=30_000,
+        description="Transforms: milliseconds that a call may take, in streams what is handed over "
+        "at once; 1000 if absent.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "FunctionSettings":
@@ -281,6 +319,16 @@ class FunctionSettings(_Settings):
         return DIRECT_TIMEOUT_S if self.timeout is None else self.timeout
 
     @property
+    def records_at_once(self) -> int:
+        """How many records a transform is handed at once, at most."""
+        return TRANSFORM_BATCH if self.max_batch is None else self.max_batch
+
+    @property
+    def transform_timeout_s(self) -> float:
+        """How long a transform may take for what it is handed at once."""
+        return (TRANSFORM_TIMEOUT_MS if self.timeout_ms is None else self.timeout_ms) / 1000
+
+    @property
     def has_snapshot(self) -> bool:
         """Whether instances begin from a snapshot of their version."""
         return self.snapshot == "ready" and not self.secrets_at_init
@@ -291,6 +339,19 @@ class FunctionSettings(_Settings):
         told = [self.cpu, self.memory, self.concurrency, sorted(self.env_vars.items())]
         told.append(self.secrets_at_init)
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def shown(self, kind: FunctionKind) -> "FunctionSettings":
+        """Return these settings with the defaults of those that only a kind has."""
+        if kind is not FunctionKind.TRANSFORM:
+            return self
+        return self.model_copy(
+            update={
+                "on_error": self.on_error or "fail",
+                "unit": self.unit or "record",
+                "max_batch": self.records_at_once,
+                "timeout_ms": round(self.transform_timeout_s * 1000),
+            }
+        )
 
     def changed(self, patch: "FunctionSettings") -> "FunctionSettings":
         """Return these settings with those that ``patch`` was given, whole fields at a time."""

@@ -19,7 +19,8 @@ from cakework.server.functions.due import (
     Place,
     due_work,
 )
-from cakework.server.functions.waiting import COUNTED_MS, FULL_MS, WaitingLimits
+from cakework.server.functions.waiting import WaitingLimits
+from cakework.server.services.rooms import COUNTED_MS, FULL_MS
 from cakework.server.store.database import Database
 from cakework.server.store.database import database_url as url_of
 from cakework.server.store.function_models import InvocationRow

@@ -18,6 +18,8 @@ from cakework.domain.errors import (
     CakeworkError,
     Conflict,
     FieldError,
+    HandlerFailed,
+    HandlerTimeout,
     InvalidRequest,
     NoRoom,
     NotFound,
@@ -46,6 +48,8 @@ STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     QuotaExceeded: (429, "Over the quota"),
     NoRoom: (503, "The host has no room"),
     Unavailable: (503, "Not available now"),
+    HandlerFailed: (502, "The function failed"),
+    HandlerTimeout: (504, "The function took too long"),
     CakeworkError: (500, "Something went wrong on our side"),
 }
 

@@ -279,18 +279,52 @@ class Invocations:
             TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
         """
         row = self.new_row(account, function_id, new, None)()
-        function = session.get(FunctionRow, function_id)
-        if function is None or function.account_id != account:
-            raise NotFound(f"There is no function {function_id}.")
-        if row.depth > DEPTH_MAX:
-            row.state, row.reason = InvocationState.FAILED, Reason.LOOP
-            row.ended_ms = row.updated_ms
-            self._limits.check_bytes(session, row)
-        else:
-            self._limits.check(session, row)
-            after_commit(session, self._hint)
+        self.enter_all(session, account, [row])
+        return row
+
+    def pass_over(
+        self,
+        session: Session,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        why: Reason,
+    ) -> InvocationRow:
+        """Record, within a transaction, an invocation that is not to be done (``skipped``).
+
+        Raises:
+            TooLarge: the event.
+            QueueFull: the account's records take as much as they may. Nothing is written then.
+        """
+        row = self.new_row(account, function_id, new, None)()
+        row.state, row.reason = InvocationState.SKIPPED, why
+        row.ended_ms = row.updated_ms
+        self._limits.check_bytes(session, row)
         session.add(row)
         return row
+
+    def enter_all(
+        self, session: Session, account: AccountId, rows: Sequence[InvocationRow]
+    ) -> None:
+        """Take invocations within a transaction, all of them or none, as :meth:`enter` does; their
+        records are of :meth:`new_row`."""
+        wanted = {row.function_id for row in rows}
+        there = select(FunctionRow.id)
+        there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
+        for function_id in wanted.difference(session.scalars(there)):
+            raise NotFound(f"There is no function {function_id}.")
+        waiting: list[InvocationRow] = []
+        for row in rows:
+            if row.depth > DEPTH_MAX:
+                row.state, row.reason = InvocationState.FAILED, Reason.LOOP
+                row.ended_ms = row.updated_ms
+                self._limits.check_bytes(session, row)
+            else:
+                waiting.append(row)
+        self._limits.check_all(session, waiting)
+        if waiting:
+            after_commit(session, self._hint)
+        session.add_all(rows)
 
     async def call(
         self,
@@ -345,10 +379,15 @@ class Invocations:
         function_id: FunctionId,
         new: NewInvocation,
         token: str | None,
+        event: bytes | None = None,
     ) -> Callable[[], InvocationRow]:
-        """Return what makes the row of an invocation: a new object of the same each time."""
+        """Return what makes the row of an invocation: a new object of the same each time.
+
+        ``event`` is a whole event as JSON, where that is known already.
+        """
         invocation_id, now = new_invocation_id(), self._clock()
-        event = _told(whole_event(new.event, invocation_id, function_id, now))
+        if event is None:
+            event = _told(whole_event(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")

@@ -35,7 +35,7 @@ async def called(function: Callable[..., Any], *given: Any, threads: Executor | 
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     work = loop.run_in_executor(threads, lambda: context.run(_outcome, function, taken))
-    failed, answer = await _to_its_end(work)
+    failed, answer = await to_its_end(work)
     if failed is not None:
         raise failed
     return await answer if inspect.isawaitable(answer) else answer
@@ -89,7 +89,7 @@ def _check_size(size: int) -> None:
         raise ResultTooLarge(f"the answer has {size} bytes, of 1 MiB that it may have")
 
 
-async def _to_its_end(work: asyncio.Future[Any]) -> Any:
+async def to_its_end(work: asyncio.Future[Any]) -> Any:
     """Wait for a thread, which cannot be stopped, also when the task is cancelled."""
     while True:
         try:

@@ -8,6 +8,8 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+_OPEN = sa.text("state IN ('queued', 'running', 'waiting') AND trigger_id IS NOT NULL")
+_UNFINISHED = "after IS NOT NULL"
 _TYPE = "type IN ('cron', 'event', 'lifecycle', 'webhook')"
 
 
@@ -27,6 +29,13 @@ def upgrade() -> None:
     )
     op.create_index(
         "ix_invocations_occurrence", "invocations", ["trigger_id", "scheduled_ms"], unique=True
+    )
+    op.create_index(
+        "ix_invocations_open_trigger_id",
+        "invocations",
+        ["trigger_id"],
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
     _make_triggers()
@@ -53,6 +62,7 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("triggers")
     op.drop_index("ix_invocations_event_id", "invocations")
+    op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
@@ -123,6 +133,13 @@ def _make_triggers() -> None:
         ("external_id", ["function_id", "external_id"], True),
     ):
         op.create_index(f"ix_triggers_{name}", "triggers", columns, unique=unique)
+    op.create_index(
+        "ix_triggers_active",
+        "triggers",
+        ["account_id", "type", "updated_ms", "id"],
+        sqlite_where=sa.text("enabled = 1 AND paused_reason IS NULL"),
+        postgresql_where=sa.text("enabled AND paused_reason IS NULL"),
+    )
 
 
 def _make_events() -> None:
@@ -140,6 +157,7 @@ def _make_events() -> None:
         sa.Column("after", sa.String(length=30), nullable=True),
         sa.Column("depth", sa.Integer(), nullable=False),
         sa.Column("cause_id", sa.String(length=30), nullable=True),
+        sa.Column("request_token", sa.String(length=32), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["account_id"], ["accounts.id"], name=op.f("fk_events_account_id_accounts")
@@ -148,9 +166,15 @@ def _make_events() -> None:
     )
     for name, columns, unique in (
         ("digest", ["account_id", "digest"], True),
-        ("account_id_created_ms_id", ["account_id", "created_ms", "id"], False),
+        ("account_id_created_ms_id", ["account_id", "created_ms", "id", "bytes"], False),
         ("account_id_type", ["account_id", "type", "created_ms", "id"], False),
-        ("after", ["after"], False),
         ("created_ms", ["created_ms"], False),
     ):
         op.create_index(f"ix_events_{name}", "events", columns, unique=unique)
+    op.create_index(
+        "ix_events_unfinished",
+        "events",
+        ["account_id", "created_ms", "id"],
+        sqlite_where=sa.text(_UNFINISHED),
+        postgresql_where=sa.text(_UNFINISHED),
+    )
