@@ -19,7 +19,7 @@ from cakework.domain.schedules import (
     remarks,
 )
 from cakework.domain.times import parse_time
-from cakework.server.api.account_route import Door
+from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody
@@ -90,7 +90,9 @@ class ScheduleRoutes:
         )
         return router
 
-    async def preview(self, body: PreviewSchedule) -> SchedulePreview:
+    async def preview(
+        self, _account: Account, _token: Token, body: PreviewSchedule
+    ) -> SchedulePreview:
         """Return the next times of a schedule, and what becomes of it where the clock of its zone
         is changed. A trigger with `spread` comes as much later as its `next` says."""
         after_ms = self.clock() if body.from_ is None else _time("from", body.from_)
