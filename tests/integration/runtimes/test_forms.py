@@ -407,6 +407,17 @@ def test_transforms(language: str, tmp_path: Path) -> None:
         assert bad["reason"] == "handler_error"
 
 
+@pytest.mark.parametrize("language", TRANSFORMS)
+def test_long_results_of_transforms_come_in_parts(language: str, tmp_path: Path) -> None:
+    """After 512 KiB of results no further record is begun; one that is too long fails alone."""
+    entry, by_record, _ = TRANSFORMS[language]
+    long, too_long = "\u20ac" * 70_000, "\u20ac" * 400_000
+    with adapter(language, entry, folder=made(tmp_path, {entry: by_record})) as running:
+        told = running.result({"records": [long, too_long, *([long] * 8)]}, kind="transform")
+        assert [list(part) for part in told["records"]] == [["out"], ["error"], ["out"], ["out"]]
+        assert told["records"][1]["error"]["type"] == "ResultTooLarge"
+
+
 @pytest.mark.parametrize(("entry", "source"), [("main.py", REST_PY), ("main.js", REST_JS)])
 def test_the_old_form(entry: str, source: str, tmp_path: Path) -> None:
     """A request as an object, an answer with statusCode."""
