@@ -429,7 +429,7 @@ async def test_what_is_old_is_forgotten(functions: Functions) -> None:
     async with database.writing() as session:
         session.add_all(
             ArrivalRow(trigger_id=made.id, digest=f"{n:064}", created_ms=now - n * 1000)
-            for n in range(1_200)
+            for n in range(1, 1_201)
         )
         session.add_all(
             ArrivalRow(trigger_id=made.id, digest=f"old{n:061}", created_ms=now - KEPT_MS)
