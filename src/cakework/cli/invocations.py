@@ -35,6 +35,16 @@ COLUMNS = {
 }
 NEWEST = 50
 IDS_AT_ONCE = 1_000
+LOOKED_AT = 100
+ORPHANS = (
+    "Some stay, whose functions are deleted: `cakework dead` lists them as (deleted), "
+    "`cakework dead discard ID` takes one off."
+)
+NOT_REPLAYED = (
+    "cannot be replayed: such a one is no dead letter, or its function is deleted; `cakework dead` "
+    "lists them."
+)
+NOT_DISCARDED = "were no dead letters."
 Limit = Annotated[int, Parameter(validator=Number(gte=1))]
 
 app = App(name="invocations", help="List invocations, show, cancel or replay some.")
@@ -202,7 +212,10 @@ def replay_dead(
             client.replay_dead_letters(**which, per_second=per_second).matched
             for which in _which(client, ids, function, all_=all_)
         )
-    return _settled(matched, ids, "to be replayed", Output(as_json=as_json))
+        output = Output(as_json=as_json)
+        if all_ and not function and _some_are_orphans(client):
+            output.progress(ORPHANS)
+    return _settled(matched, ids, "to be replayed", NOT_REPLAYED, output)
 
 
 @dead.command(name="discard")
@@ -226,7 +239,7 @@ def discard_dead(
             client.discard_dead_letters(**which).matched
             for which in _which(client, ids, function, all_=all_)
         )
-    return _settled(matched, ids, "discarded", Output(as_json=as_json))
+    return _settled(matched, ids, "discarded", NOT_DISCARDED, Output(as_json=as_json))
 
 
 class Which(TypedDict, total=False):
@@ -253,11 +266,19 @@ def _which(
         yield Which(ids=(ids or [])[start : start + IDS_AT_ONCE])
 
 
-def _settled(matched: int, ids: list[str] | None, done: str, output: Output) -> int:
+def _some_are_orphans(client: CakeworkClient) -> bool:
+    """Say whether functions are gone of dead letters, as far as the newest tell."""
+    there = names(client)
+    return any(
+        each.function_id not in there for each in islice(client.iter_dead_letters(), LOOKED_AT)
+    )
+
+
+def _settled(matched: int, ids: list[str] | None, done: str, not_done: str, output: Output) -> int:
     output.result({"matched": matched}, f"{matched} {done}")
     if ids and matched < len(set(ids)):
         raise CommandFailed(
-            f"{len(set(ids)) - matched} of {len(set(ids))} were no dead letters.", code="not_found"
+            f"{len(set(ids)) - matched} of {len(set(ids))} {not_done}", code="not_found"
         )
     return ExitCode.OK
 

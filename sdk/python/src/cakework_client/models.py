@@ -293,6 +293,7 @@ class Settings(TypedDict, total=False):
     isolation: Isolation | None
     idleTimeout: int
     snapshot: Literal["ready", "none"]
+    egress: Literal["internet", "none"]
     envVars: dict[str, str]
     secrets: list[str]
     secretsAtInit: bool
@@ -414,6 +415,7 @@ class FunctionSettings(Answer):
     env_vars: dict[str, str] | None = None
     secrets: list[str]
     secrets_at_init: bool = False
+    egress: Literal["internet", "none"] = "internet"
     http: HttpSettings = HttpSettings(auth="none")
     retry: RetryPolicy
     on_failure: FailureHandler | None = None

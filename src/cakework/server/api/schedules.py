@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 from pydantic import Field
 
-from cakework.domain.errors import CakeworkError, FieldError, InvalidRequest, Unauthenticated
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from cakework.domain.occurrences import Occurrences
 from cakework.domain.schedules import (
     EVERY_S_MAX,
@@ -86,7 +93,10 @@ class ScheduleRoutes:
             operation_id="previewSchedule",
             summary="Tell when a schedule would come round",
             response_model_exclude_none=True,
-            responses=responses(Unauthenticated, InvalidRequest, CakeworkError, *BODY_ERRORS),
+            responses=responses(
+                *(Unauthenticated, InvalidRequest, Conflict, QuotaExceeded, CakeworkError),
+                *BODY_ERRORS,
+            ),
         )
         return router
 
