@@ -14,7 +14,7 @@ from cakework.cli.manifest_faults import names_of
 from cakework.cli.manifest_triggers import FILE_ID, DeclaredTrigger
 from cakework.cli.output import Output, shown_on_stderr
 from cakework.cli.trigger_secrets import advice, with_placeholder
-from cakework.cli.trigger_texts import moment, what
+from cakework.cli.trigger_texts import config_of, moment, what
 from cakework.domain.functions import RetryPolicy
 from cakework.domain.triggers import CONFIGS, TriggerType
 from cakework_client import ApiError, CakeworkClient, Function, Trigger, TriggerSettings
@@ -138,7 +138,7 @@ def _changes(one: DeclaredTrigger, trigger: Trigger) -> dict[str, Any]:
 def _whole(trigger: Trigger) -> dict[str, Any]:
     """Return a configuration with all defaults, in a form that can be compared."""
     model = CONFIGS[TriggerType(trigger.type)]
-    told, known = trigger.config.to_dict(), names_of(model)
+    told, known = config_of(trigger), names_of(model)
     config = {name: value for name, value in told.items() if name in known}
     return model.model_validate(config).model_dump(mode="json", by_alias=True)
 
@@ -148,7 +148,7 @@ def _policy(retry: dict[str, Any] | None) -> RetryPolicy | None:
 
 
 def _scheme(trigger: Trigger) -> object:
-    return trigger.config.to_dict().get("verify", {}).get("scheme")
+    return config_of(trigger).get("verify", {}).get("scheme")
 
 
 def _called(trigger: Trigger) -> str:

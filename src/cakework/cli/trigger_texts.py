@@ -54,7 +54,7 @@ def described(trigger: Trigger, function: str | None) -> str:
         "state": ": ".join(filter(None, (trigger.state, trigger.paused_reason))),
         "user": trigger.user_id,
         "url": trigger.url,
-        **{name: _value(each) for name, each in trigger.config.to_dict().items()},
+        **{name: _value(each) for name, each in config_of(trigger).items()},
         "filter": _value(trigger.filter),
         "retry": _value(trigger.retry and trigger.retry.to_dict()),
         "on failure": trigger.on_failure and trigger.on_failure.function_id,
@@ -69,6 +69,11 @@ def described(trigger: Trigger, function: str | None) -> str:
     }
     told = facts(lines).splitlines()
     return "\n".join(shown(line, sys.stdout) for line in (what(trigger), *told))
+
+
+def config_of(trigger: Trigger) -> dict[str, Any]:
+    """Return what a trigger is told, as the API has it."""
+    return trigger.config if isinstance(trigger.config, dict) else trigger.config.to_dict()
 
 
 def moment(time: datetime) -> str:

@@ -718,9 +718,11 @@ class TriggerRefused(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger(Answer):
-    """A trigger: what makes invocations of a function. Its ``type`` says which ``config`` it has.
+    """A trigger: what makes invocations of a function.
 
-    ``next`` are the next times of a schedule, ``url`` is where the provider of a webhook sends to.
+    Its ``type`` says which ``config`` it has: of one that this version does not know, a plain
+    dictionary. ``next`` are the next times of a schedule, ``url`` is where the provider of a
+    webhook sends to.
     """
 
     CHOICES: ClassVar[Mapping[str, tuple[str, Mapping[str, type[Answer]]]]] = {
@@ -745,7 +747,7 @@ class Trigger(Answer):
     enabled: bool
     state: Literal["active", "paused"]
     paused_reason: str | None = None
-    config: TriggerConfig
+    config: TriggerConfig | dict[str, Any]
     filter: dict[str, Any] | None = None
     retry: RetryPolicy | None = None
     on_failure: FailureHandler | None = None
