@@ -29,6 +29,7 @@ from cakework.domain.vms import (
     MEMORY_MB_DEFAULT,
     MEMORY_MB_MAX,
     MEMORY_MB_MIN,
+    VmEgress,
 )
 
 NAME_PATTERN = r"^[a-z0-9-]{1,63}$"
@@ -212,7 +213,8 @@ class FunctionSettings(_Settings):
 
     ``memory`` is in MB. ``timeout`` and ``idle_timeout`` are in seconds. ``isolation`` None: as
     follows from whose the function is (:func:`isolation_of`). With ``secrets_at_init`` code that
-    runs at import has the secrets, and there is no snapshot, which would hold them.
+    runs at import has the secrets, and there is no snapshot, which would hold them. ``egress`` is
+    another for a transform that was made without one (:func:`settings_for`).
     """
 
     memory: int = Field(
@@ -248,6 +250,11 @@ class FunctionSettings(_Settings):
     )
     snapshot: Literal["ready", "none"] = Field(
         default="ready", description="`ready`: instances begin where the code is imported."
+    )
+    egress: VmEgress = Field(
+        default="internet",
+        description="`none`: the code reaches nothing outside its VM, at import too; a transform "
+        "that is made without it has `none`.",
     )
     env_vars: dict[str, str] = Field(
         default_factory=dict[str, str],
@@ -336,8 +343,12 @@ class FunctionSettings(_Settings):
     @property
     def made_with(self) -> str:
         """What tells instances apart that were made with other settings than these."""
-        told = [self.cpu, self.memory, self.concurrency, sorted(self.env_vars.items())]
+        variables = sorted(self.env_vars.items())
+        told: list[object] = [self.cpu, self.memory, self.concurrency, variables]
         told.append(self.secrets_at_init)
+        if self.egress != "internet":
+            # What was made by a version without this setting had that.
+            told.append(self.egress)
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def shown(self, kind: FunctionKind) -> "FunctionSettings":
@@ -363,6 +374,14 @@ class FunctionSettings(_Settings):
 
     def _env(self) -> list[tuple[str, str]]:
         return list(self.env_vars.items())
+
+
+def settings_for(kind: FunctionKind, given: FunctionSettings) -> FunctionSettings:
+    """Return the settings that a function of ``kind`` is made with, of those that were ``given``:
+    transforms reach nothing unless they are to."""
+    if kind is FunctionKind.TRANSFORM and "egress" not in given.model_fields_set:
+        return given.changed(FunctionSettings(egress="none"))
+    return given
 
 
 def isolation_of(settings: FunctionSettings, owner: str, user_id: str) -> Isolation:

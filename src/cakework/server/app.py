@@ -32,6 +32,8 @@ from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
+from cakework.server.api.inbound import BODIES_BYTES_MAX, InboundRoutes
+from cakework.server.api.inbound import BODY_BYTES_MAX as INBOUND_BYTES_MAX
 from cakework.server.api.invocations import InvocationRoutes, invocation_answer
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
@@ -43,13 +45,17 @@ from cakework.server.api.transforms import STREAMS, WHOLES, TransformRoutes
 from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.arrivals import Arrivals
 from cakework.server.automations.doors import Doors
 from cakework.server.automations.event_records import EventRecords
 from cakework.server.automations.event_room import EventRoom
 from cakework.server.automations.events import Events
 from cakework.server.automations.fan_out import FanOut
+from cakework.server.automations.inbound import Inbound
 from cakework.server.automations.lifecycle import Lifecycle
 from cakework.server.automations.plans import Planner
+from cakework.server.automations.refusals import PERIOD_S as REFUSAL_PERIOD_S
+from cakework.server.automations.refusals import Refusals
 from cakework.server.automations.schedules import Schedules
 from cakework.server.automations.triggers import Triggers
 from cakework.server.automations.wishes import Wishes
@@ -160,6 +166,7 @@ KEEPING_PERIOD_S = 30.0
 SCHEDULE_PERIOD_S = 30.0
 FAN_OUT_PERIOD_S = 1.0
 EVENTS_KEPT_PERIOD_S = 10.0
+ARRIVAL_PERIOD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +209,7 @@ class AutomationParts:
     """The parts that automations are made of."""
 
     triggers: Triggers
+    inbound: Inbound
     schedules: Schedules
     events: Events
     event_records: EventRecords
@@ -265,6 +273,7 @@ class Server:
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
+            stack.push_async_callback(self.automations.inbound.close)
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
@@ -487,6 +496,13 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         TransformRoutes(parts.functions.transforms, Turns(STREAMS), Turns(WHOLES)).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
+        InboundRoutes(
+            parts.automations.inbound,
+            parts.space,
+            Bodies(BODIES_BYTES_MAX, INBOUND_BYTES_MAX),
+            parser,
+            costs,
+        ).router(),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -700,6 +716,7 @@ def _automations(
     schedule_hint, fan_out_hint = asyncio.Event(), asyncio.Event()
     doors = Doors(sealer, clock)
     triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
+    refusals, arrivals = Refusals(database, clock), Arrivals(database, clock)
     schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
     wishes = Wishes(database)
     planner = Planner(wishes, invocations)
@@ -710,6 +727,7 @@ def _automations(
     events = Events(database, sealer, wishes, planner, invocations, room, clock, fan_out_hint.set)
     return AutomationParts(
         triggers=triggers,
+        inbound=Inbound(database, doors, invocations, refusals, arrivals, clock),
         schedules=schedules,
         events=events,
         event_records=EventRecords(database, sealer),
@@ -718,6 +736,11 @@ def _automations(
         loops=(
             Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),
             Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, fan_out_hint),
+            Loop("refusals", refusals.one_pass, REFUSAL_PERIOD_S),
+            Loop(
+                *("arrivals", arrivals.one_pass, ARRIVAL_PERIOD_S),
+                first_after_s=ARRIVAL_PERIOD_S,
+            ),
             Loop(
                 *("events", room.one_pass, EVENTS_KEPT_PERIOD_S),
                 first_after_s=EVENTS_KEPT_PERIOD_S,

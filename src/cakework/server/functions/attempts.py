@@ -332,10 +332,10 @@ class Attempts:
                 answer = await running.read()
                 step(Step.SERVER_ATTEMPT_ANSWERED)
                 if answer.outcome == "ok":
-                    deadline.reschedule(loop.time() + later_s)
-                    await self._answered(job, answer, running)
+                    until_s = loop.time() + later_s
+                    await self._answered(job, answer, running, lambda: deadline.reschedule(until_s))
         except TimeoutError:
-            outcome = Outcome(Reason.TIMEOUT)
+            outcome, answer = Outcome(Reason.TIMEOUT), _too_long(job.settings)
         except NoAnswer as error:
             outcome = Outcome(error.reason, reached=error.reached or job.begun)
             why = error.detail
@@ -350,9 +350,14 @@ class Attempts:
             step(Step.SERVER_ATTEMPT_NOTED)
         await self._finish(job, outcome, answer, why)
 
-    async def _answered(self, job: Job, answer: Answer, running: Running) -> None:
+    async def _answered(
+        self, job: Job, answer: Answer, running: Running, limit: Callable[[], None]
+    ) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more
-        and its lines are marked: with one transaction, if that is soon after the answer."""
+        and its lines are marked: with one transaction, if that is soon after the answer.
+
+        ``limit`` bounds what may go on after it: once it is settled, as it was answered in time.
+        """
         loop = asyncio.get_running_loop()
         over = asyncio.ensure_future(self._over(job, running))
         if not job.alone:
@@ -364,6 +369,7 @@ class Attempts:
                 await self._settle(job, Outcome(), answer, over=over.result())
                 return
             settled = await self._settle(job, Outcome(), answer)
+            limit()
             lines = await over
             if settled:
                 await self._free(job, lines)
@@ -475,7 +481,7 @@ class Attempts:
         elif attempt is not None and attempt.outcome is None:
             attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
             attempt.first_line = first.get("first_line", attempt.first_line)
-            attempt.duration_ms = None if answer is None else round(answer.duration_ms)
+            attempt.duration_ms = _took_ms(answer)
         if isinstance(follows, Ended):
             self._on_end(session, [row.id])
         attempts = [attempt] if attempt is not None else []
@@ -573,7 +579,7 @@ def _end_of(job: Job, outcome: Outcome, answer: Answer | None, now: int) -> Upda
         .values(
             outcome=outcome.reason or SUCCEEDED,
             ended_ms=now,
-            duration_ms=None if answer is None else round(answer.duration_ms),
+            duration_ms=_took_ms(answer),
         )
     )
 
@@ -589,6 +595,17 @@ def _failed_start(row: InvocationRow, instance: InstanceRow, now: int) -> Attemp
         started_ms=now,
         ended_ms=now,
     )
+
+
+def _took_ms(answer: Answer | None) -> int | None:
+    """Return how long a handler took, where it answered."""
+    return round(answer.duration_ms) if answer is not None and answer.duration_ms else None
+
+
+def _too_long(settings: FunctionSettings) -> Answer:
+    """Return what is told of an attempt that was not answered in time."""
+    message = f"The handler took longer than its timeout of {settings.queued_timeout_s} s."
+    return Answer(outcome="error", error=HandlerError(type="TimedOut", message=message))
 
 
 def _broken_off(why: str | None) -> Answer:

@@ -28,6 +28,7 @@ from cakework.domain.functions import (
     FunctionSettings,
     Runtime,
     VersionState,
+    settings_for,
 )
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
@@ -141,6 +142,7 @@ class Functions:
         """
         _check_kind(new.kind, new.settings)
         function_id, now = new_function_id(), self._clock()
+        settings = settings_for(new.kind, new.settings)
         async with self._database.writing() as session:
             if token is not None and (made := await _made_by(session, token)) is not None:
                 return made
@@ -155,9 +157,9 @@ class Functions:
                 kind=new.kind,
                 runtime=new.runtime,
                 hostname=f"{new_host_label()}.{self._base_domain}",
-                settings=_told(new.settings),
-                min_instances=new.settings.min_instances,
-                env_sealed=self._sealed(function_id, new.settings),
+                settings=_told(settings),
+                min_instances=settings.min_instances,
+                env_sealed=self._sealed(function_id, settings),
                 last_version=0,
                 asked_seq=0,
                 live_seq=0,

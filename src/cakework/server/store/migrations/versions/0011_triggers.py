@@ -1,4 +1,5 @@
-"""Automations: triggers, events, what came in at webhooks; what made an invocation."""
+"""Automations: triggers, events, what came in at webhooks; what made an invocation; and what VMs
+reach."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,9 +12,17 @@ depends_on = None
 _OPEN = sa.text("state IN ('queued', 'running', 'waiting') AND trigger_id IS NOT NULL")
 _UNFINISHED = "after IS NOT NULL"
 _TYPE = "type IN ('cron', 'event', 'lifecycle', 'webhook')"
+_EGRESS = "egress IN ('internet', 'none')"
 
 
 def upgrade() -> None:
+    with op.batch_alter_table("vms") as table:
+        table.add_column(
+            sa.Column("egress", sa.String(length=8), nullable=False, server_default="internet")
+        )
+    with op.batch_alter_table("vms") as table:
+        table.create_check_constraint(op.f("ck_vms_egress"), _EGRESS)
+        table.alter_column("egress", server_default=None)
     for column in (
         sa.Column("trigger_id", sa.String(length=30), nullable=True),
         sa.Column("scheduled_ms", sa.BigInteger(), nullable=True),
@@ -38,6 +47,7 @@ def upgrade() -> None:
         postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
+    _count_masks()
     _make_triggers()
     _make_events()
     op.create_table(
@@ -55,12 +65,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("trigger_id", "digest", name=op.f("pk_webhook_arrivals")),
     )
     op.create_index("ix_webhook_arrivals_created_ms", "webhook_arrivals", ["created_ms"])
+    op.create_index(
+        "ix_webhook_arrivals_trigger_id_created_ms",
+        "webhook_arrivals",
+        ["trigger_id", "created_ms"],
+    )
 
 
 def downgrade() -> None:
     op.drop_table("webhook_arrivals")
     op.drop_table("events")
     op.drop_table("triggers")
+    op.drop_index("ix_function_masks_account_id_bytes", "function_masks")
+    with op.batch_alter_table("function_masks") as table:
+        table.drop_column("bytes")
+        table.drop_column("account_id")
     op.drop_index("ix_invocations_event_id", "invocations")
     op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
@@ -68,6 +87,21 @@ def downgrade() -> None:
     with op.batch_alter_table("invocations") as table:
         for column in ("handler", "retry", "event_id", "scheduled_ms", "trigger_id"):
             table.drop_column(column)
+    with op.batch_alter_table("vms") as table:
+        table.drop_constraint(op.f("ck_vms_egress"), type_="check")
+        table.drop_column("egress")
+
+
+def _count_masks() -> None:
+    op.add_column("function_masks", sa.Column("account_id", sa.String(length=64), nullable=True))
+    op.add_column(
+        "function_masks", sa.Column("bytes", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.execute(
+        "UPDATE function_masks SET bytes = length(sealed), account_id = "
+        "(SELECT account_id FROM vms WHERE vms.id = function_masks.vm_id)"
+    )
+    op.create_index("ix_function_masks_account_id_bytes", "function_masks", ["account_id", "bytes"])
 
 
 def _make_triggers() -> None:
