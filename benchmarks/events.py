@@ -42,7 +42,7 @@ from cakework.settings import Settings
 
 TRIGGERS, TYPES = 50, 10
 CLIENTS = 4
-REPEATED_EVERY = 10
+REPEATED_EVERY = 5
 START_S = 60.0
 Json = dict[str, object]
 
@@ -216,7 +216,7 @@ def _prepare(api: Api, kept: Settings) -> None:
 
 
 def _emit(api: Api, sent: Sent, size: int, until_s: float) -> None:
-    """Emit as fast as may be; one request in ten is said again."""
+    """Emit as fast as may be; one request in five is said again."""
     address = urlsplit(api.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     headers = {"X-Api-Key": api.key, "Content-Type": "application/cloudevents-batch+json"}

@@ -450,7 +450,7 @@ async def test_the_oldest_go_where_there_are_too_many(
         large = "x" * (250 << 10)
         ids: list[str] = []
         while refused is None and len(ids) < 100:
-            events = [{"type": "t", "data": large} for _ in range(4)]
+            events = [{"type": "t", "id": f"{len(ids) + n}", "data": large} for n in range(4)]
             response = await rig.client.post("/v1/events", json={"events": events})
             if response.status_code == 429:
                 refused = response.json()
@@ -458,18 +458,20 @@ async def test_the_oldest_go_where_there_are_too_many(
                 ids += [each["id"] for each in response.json()["events"]]
         assert refused is not None and refused["code"] == "queue_full"
         assert "16 MiB" in refused["detail"]
+        (again,) = (await emit(rig, {"type": "t", "id": f"{len(ids) - 1}"}))["events"]
+        assert again == {"id": ids[-1], "duplicate": True, "invocations": 0}
         await rig.server.automations.event_room.one_pass()
         left = [row.id for row in await kept(rig)]
         assert 12 << 20 > sum(row.bytes for row in await kept(rig)) > 11 << 20
         gone = len(ids) - len(left)
         assert set(left).isdisjoint(ids[: max(0, gone - 4)])
 
-        async def again() -> Json | None:
+        async def taken() -> Json | None:
             events = {"events": [{"type": "t"}]}
             response = await rig.client.post("/v1/events", json=events)
             return response.json() if response.status_code == 202 else None
 
-        await eventually(again, "there is room again")
+        await eventually(taken, "there is room again")
 
 
 async def test_hostile_bodies_store_nothing(rig: Rig) -> None:

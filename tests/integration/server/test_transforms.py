@@ -168,6 +168,7 @@ async def transforms(folder: Path, hosting: FunctionNode) -> AsyncGenerator[Tran
         yield Transforms(functions)
 
 
+@pytest.mark.contract("applyTransform")
 async def test_one_record_is_answered_and_on_record(on_both: Transforms) -> None:
     """A record is answered with what came of it; the call is one invocation, which has ended."""
     function_id = await on_both.made()

@@ -9,13 +9,13 @@ answered as taken is on record, with what it is known by when it comes again.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 from ulid import ULID
 
@@ -35,7 +35,7 @@ from cakework.server.automations.doors import Doors, is_door
 from cakework.server.automations.refusals import Refusals
 from cakework.server.automations.rows import filter_of, is_active, retry_of
 from cakework.server.clock import Clock
-from cakework.server.functions.invocations import Found, Invocations, NewInvocation
+from cakework.server.functions.invocations import Entry, Found, Invocations, NewInvocation
 from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import InvocationRow
@@ -59,7 +59,6 @@ KEPT_HEADER_CHARS_MAX = 1_024
 """Longer headers are not told of."""
 RECEIVED = "received"
 """What an event's type says where the provider does not say a type."""
-_NewRow = Callable[[], InvocationRow]
 _UNSIGNED = "What comes to this webhook has to be signed with its secret, and to come in time."
 _OTHER_SCHEME = "the secret is none of this scheme; rotate it"
 _NOBODY = "There is no webhook at this address."
@@ -191,11 +190,11 @@ class Inbound:
         """
         arguments = webhook, said, headers, data, body
         if len(body) > LARGE_BYTES:
-            digest, new_row = await asyncio.to_thread(self._prepare, *arguments)
+            digest, entry = await asyncio.to_thread(self._prepare, *arguments)
         else:
-            digest, new_row = self._prepare(*arguments)
+            digest, entry = self._prepare(*arguments)
         taken = await self._database.together(
-            lambda session: self._enter(session, webhook, digest, new_row)
+            lambda session: self._enter(session, webhook, digest, entry)
         )
         step(Step.SERVER_INVOCATION_ACCEPTED)
         return taken
@@ -234,9 +233,9 @@ class Inbound:
         headers: Mapping[str, str],
         data: Data,
         body: bytes,
-    ) -> tuple[str | None, _NewRow | None]:
-        """Return by what a delivery is known again, and what makes the row of its invocation;
-        None for either if there is to be none."""
+    ) -> tuple[str | None, Entry | None]:
+        """Return by what a delivery is known again, and the invocation that it is to be; None for
+        either if there is to be none."""
         event = event_of(webhook, said, headers, data, self._clock())
         digest = None
         if said.delivery_id is not None:
@@ -252,23 +251,22 @@ class Inbound:
             trigger_id=webhook.id,
             retry=webhook.retry,
         )
-        return digest, self._invocations.new_row(webhook.account, webhook.function_id, new, None)
+        return digest, self._invocations.entry(webhook.account, webhook.function_id, new)
 
     def _enter(
-        self, session: Session, webhook: Webhook, digest: str | None, new_row: _NewRow | None
+        self, session: Session, webhook: Webhook, digest: str | None, entry: Entry | None
     ) -> Taken:
         self._check_still(session, webhook)
         if digest is not None and (before := self._arrivals.find(session, webhook.id, digest)):
             return _again(before.invocation_id)
-        row = None if new_row is None else new_row()
-        if row is not None:
-            self._invocations.enter_all(session, webhook.account, [row])
-        made = None if row is None else row.id
+        made = None
+        if entry is not None:
+            made = InvocationId(entry.values["id"])
+            self._invocations.enter_all(session, webhook.account, [entry])
         if digest is None or self._arrivals.note(session, webhook.id, digest, made):
-            return Taken(None if made is None else InvocationId(made))
+            return Taken(made)
         # Another server was first.
-        if row is not None:
-            session.expunge(row)
+        session.execute(delete(InvocationRow).where(InvocationRow.id == made))
         first = self._arrivals.find(session, webhook.id, digest)
         return _again(None if first is None else first.invocation_id)
 

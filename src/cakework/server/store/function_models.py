@@ -450,9 +450,13 @@ class SecretRow(Base):
 
 
 class MaskRow(Base):
-    """Values of secrets that were given to a VM, which what it prints is not to show."""
+    """Values of secrets that were given to a VM, which what it prints is not to show. ``bytes`` is
+    what they count in its account."""
 
     __tablename__ = "function_masks"
+    __table_args__ = (Index("ix_function_masks_account_id_bytes", "account_id", "bytes"),)
 
     vm_id: Mapped[str] = mapped_column(String(14), primary_key=True)
+    account_id: Mapped[str | None] = mapped_column(String(64))
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -47,6 +47,7 @@ def upgrade() -> None:
         postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
+    _count_masks()
     _make_triggers()
     _make_events()
     op.create_table(
@@ -75,6 +76,10 @@ def downgrade() -> None:
     op.drop_table("webhook_arrivals")
     op.drop_table("events")
     op.drop_table("triggers")
+    op.drop_index("ix_function_masks_account_id_bytes", "function_masks")
+    with op.batch_alter_table("function_masks") as table:
+        table.drop_column("bytes")
+        table.drop_column("account_id")
     op.drop_index("ix_invocations_event_id", "invocations")
     op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
@@ -85,6 +90,18 @@ def downgrade() -> None:
     with op.batch_alter_table("vms") as table:
         table.drop_constraint(op.f("ck_vms_egress"), type_="check")
         table.drop_column("egress")
+
+
+def _count_masks() -> None:
+    op.add_column("function_masks", sa.Column("account_id", sa.String(length=64), nullable=True))
+    op.add_column(
+        "function_masks", sa.Column("bytes", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.execute(
+        "UPDATE function_masks SET bytes = length(sealed), account_id = "
+        "(SELECT account_id FROM vms WHERE vms.id = function_masks.vm_id)"
+    )
+    op.create_index("ix_function_masks_account_id_bytes", "function_masks", ["account_id", "bytes"])
 
 
 def _make_triggers() -> None:
