@@ -21,6 +21,7 @@ from cakework.domain.errors import (
     QuotaExceeded,
     Unauthenticated,
 )
+from cakework.domain.flow import HELD_MS
 from cakework.domain.functions import USER_ID_PATTERN
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
@@ -283,7 +284,7 @@ class Invocation(AnswerBody):
     )
     next_attempt_at: str | SkipJsonSchema[None] = Field(
         default=None,
-        description="When the next attempt is due.",
+        description="When the next attempt is due; absent while flow control holds it.",
         json_schema_extra={"format": "date-time"},
     )
     event: dict[str, Any] | SkipJsonSchema[None] = Field(
@@ -665,7 +666,7 @@ def invocation_answer(found: Found) -> Invocation:
     """Return an invocation as the API shows it."""
     row, attempts = found.row, found.attempts
     kept: dict[str, Any] = json.loads(found.result) if found.result is not None else {}
-    due = row.state in (InvocationState.QUEUED, InvocationState.WAITING)
+    due = row.state in (InvocationState.QUEUED, InvocationState.WAITING) and row.next_ms < HELD_MS
     took = [each.duration_ms for each in attempts if each.duration_ms is not None]
     return Invocation(
         id=row.id,

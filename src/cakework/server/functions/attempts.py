@@ -46,6 +46,7 @@ from cakework.server.functions.adapter import (
     NoAnswer,
     Running,
 )
+from cakework.server.functions.flow import Flow, lock
 from cakework.server.functions.functions import Functions
 from cakework.server.functions.instances import CRASH_TOLD_S, Instances
 from cakework.server.functions.invocations import (
@@ -109,6 +110,7 @@ class Attempts:
         marks: Marks,
         endings: Endings,
         masks: Masks,
+        flow: Flow,
         on_end: OnEnd,
         clock: Clock,
         hint: Callable[[], None],
@@ -126,6 +128,7 @@ class Attempts:
         self._marks = marks
         self._endings = endings
         self._masks = masks
+        self._flow = flow
         self._on_end = on_end
         self._clock = clock
         self._hint = hint
@@ -232,6 +235,8 @@ class Attempts:
             query = query.where(InvocationRow.user_id == instance.user_id)
         now = self._clock()
         async with self._database.writing() as session:
+            # Before the row is locked: who has the flow may want to change that.
+            await session.run_sync(lock)
             function = await session.get(FunctionRow, instance.function_id)
             row = await session.scalar(query)
             if row is None or function is None:
@@ -251,6 +256,8 @@ class Attempts:
             _apply(row, follows, now)
             if isinstance(follows, Ended):
                 await session.run_sync(lambda session: self._on_end(session, [row.id]))
+            else:
+                await session.run_sync(lambda session: self._flow.again(session, row))
         if isinstance(follows, Ended):
             self._endings.tell(row.id)
 
@@ -451,12 +458,13 @@ class Attempts:
         first: dict[str, int],
     ) -> Found | None:
         now = self._clock()
+        if job.row.limited:
+            lock(session)
         row = session.scalar(_running(job).with_for_update())
         if row is None:
             return None
         if row.cancel and outcome.reason is not None:
-            there = session.get(FunctionRow, row.function_id)
-            why = Reason.FUNCTION_DELETED if there is None else Reason.CANCELED_BY_CALLER
+            why = _why_canceled(row, session.get(FunctionRow, row.function_id))
             outcome, answer, result, row.error = Outcome(why), None, None, None
             follows = Ended(InvocationState.CANCELED, why)
         else:
@@ -477,6 +485,8 @@ class Attempts:
             attempt.duration_ms = None if answer is None else round(answer.duration_ms)
         if isinstance(follows, Ended):
             self._on_end(session, [row.id])
+        elif follows.counted:
+            self._flow.again(session, row)
         attempts = [attempt] if attempt is not None else []
         most = most_attempts(row, job.settings.retry)
         return Found(row, attempts, self._invocations.event(row), result, most)
@@ -547,6 +557,12 @@ def _apply(row: InvocationRow, follows: Ended | Again, now: int) -> None:
         return
     row.attempt, row.unreached = row.attempt - 1, row.unreached + 1
     row.state = InvocationState.WAITING if row.attempt else InvocationState.QUEUED
+
+
+def _why_canceled(row: InvocationRow, function: FunctionRow | None) -> Reason:
+    if function is None:
+        return Reason.FUNCTION_DELETED
+    return Reason.SUPERSEDED if row.reason == Reason.SUPERSEDED else Reason.CANCELED_BY_CALLER
 
 
 def _is_short(row: InvocationRow, now: int) -> bool:

@@ -37,6 +37,7 @@ from cakework.domain.invocations import DEAD, FINAL, STARTABLE, InvocationState,
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
+from cakework.server.functions.flow import Flow, lock
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
@@ -153,6 +154,15 @@ class Found:
         return replace(self, event=event, result=result)
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is taken: its event, whole, and what makes its row: a new object of the same each
+    time."""
+
+    event: dict[str, Any]
+    row: Callable[[], InvocationRow]
+
+
 OnEnd = Callable[[Session, Sequence[str]], None]
 """Told, within the transaction that writes it, which invocations have come to their ends."""
 
@@ -205,6 +215,7 @@ class Invocations:
         sealer: Sealer,
         starts: Starts,
         limits: WaitingLimits,
+        flow: Flow,
         endings: Endings,
         clock: Clock,
         hint: Callable[[], None],
@@ -216,6 +227,7 @@ class Invocations:
         self._sealer = sealer
         self._starts = starts
         self._limits = limits
+        self._flow = flow
         self._begin = begin
         self._endings = endings
         self._clock = clock
@@ -238,19 +250,20 @@ class Invocations:
             QueueFull: as many wait as may.
             Conflict: what was to be replayed if it is a dead letter is none (any more).
         """
-        new_row = self.new_row(account, function_id, new, token)
+        entry = self._entry(account, function_id, new, token)
 
         def work(session: Session) -> InvocationRow:
             made = _made_by(session, token)
-            if made is None:
-                made = new_row()
-                self._check(session, made)
-                if new.replay_of is not None:
-                    ids = [InvocationId(new.replay_of)]
-                    if not settle(session, account, ids, made.created_ms) and new.if_dead:
-                        raise Conflict(f"{new.replay_of} is no dead letter.")
-                session.add(made)
-            return made
+            if made is not None:
+                return made
+            made = entry.row()
+            function = self._function(session, made)
+            self._limits.check(session, made)
+            if new.replay_of is not None:
+                ids = [InvocationId(new.replay_of)]
+                if not settle(session, account, ids, made.created_ms) and new.if_dead:
+                    raise Conflict(f"{new.replay_of} is no dead letter.")
+            return self._recorded(session, function, made, entry.event)
 
         row = await self._database.together(work)
         step(Step.SERVER_INVOCATION_ACCEPTED)
@@ -263,13 +276,15 @@ class Invocations:
         """Take an invocation within a transaction: it is durable when that commits.
 
         What leads too deep is taken as failed (``loop``). Where nothing of the function is live by
-        the time it would begin, it fails (``version_failed``); both are dead letters then.
+        the time it would begin, it fails (``version_failed``); both are dead letters then. By rules
+        of flow control it may be skipped at once, or another be returned that has its event now.
 
         Raises:
             NotFound: the account has no such function.
             TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
         """
-        row = self.new_row(account, function_id, new, None)()
+        entry = self._entry(account, function_id, new, None)
+        row = entry.row()
         function = session.get(FunctionRow, function_id)
         if function is None or function.account_id != account:
             raise NotFound(f"There is no function {function_id}.")
@@ -277,11 +292,11 @@ class Invocations:
             row.state, row.reason = InvocationState.FAILED, Reason.LOOP
             row.ended_ms = row.updated_ms
             self._limits.check_bytes(session, row)
-        else:
-            self._limits.check(session, row)
-            after_commit(session, self._hint)
-        session.add(row)
-        return row
+            session.add(row)
+            return row
+        self._limits.check(session, row)
+        after_commit(session, self._hint)
+        return self._recorded(session, function, row, entry.event)
 
     async def call(
         self,
@@ -296,18 +311,27 @@ class Invocations:
         Where an instance is free for it, and nothing waits before it, it is begun with the
         transaction that records it. Raises what :meth:`take` does.
         """
-        new_row = self.new_row(account, function_id, new, token)
+        entry = self._entry(account, function_id, new, token)
 
         def work(session: Session) -> tuple[InvocationRow, Job | None]:
             made = _made_by(session, token)
             if made is not None:
                 return made, None
-            made = new_row()
+            made = entry.row()
             function = self._function(session, made)
             self._limits.check_bytes(session, made)
-            job = self._starts.of_new(session, function, made)
-            if job is None:
+            limited = self._flow.has_rules(session, function, made)
+            if limited:
                 self._limits.check_waiting(session, made)
+                told = self._flow.admit(session, function, made, entry.event)
+                if told is not made:
+                    return told, None
+            job = None
+            if made.ended_ms is None:
+                job = self._starts.of_new(session, function, made)
+            if job is None:
+                if not limited:
+                    self._limits.check_waiting(session, made)
                 session.add(made)
             return made, job
 
@@ -319,32 +343,38 @@ class Invocations:
                 self._begin(job)
             else:
                 self._hint()
-            try:
-                async with asyncio.timeout(min(wait_s, LOOK_S)):
-                    await ending.told.wait()
-            except TimeoutError:
-                pass
+            if row.state not in FINAL:
+                await _within(ending.told, min(wait_s, LOOK_S))
         if ending.found is not None and ending.found.row.attempt == 1:
             return ending.found
         ended = await self.wait(account, InvocationId(row.id), max(0.0, wait_s - LOOK_S))
         (found,) = await self.found([ended])
         return found
 
-    def new_row(
+    def _recorded(
+        self, session: Session, function: FunctionRow, row: InvocationRow, event: dict[str, Any]
+    ) -> InvocationRow:
+        """Record an invocation as its rules have it; return it, or the one it is part of."""
+        told = self._flow.admit(session, function, row, event)
+        if told is row:
+            session.add(row)
+        return told
+
+    def _entry(
         self,
         account: AccountId,
         function_id: FunctionId,
         new: NewInvocation,
         token: str | None,
-    ) -> Callable[[], InvocationRow]:
-        """Return what makes the row of an invocation: a new object of the same each time."""
+    ) -> Entry:
         invocation_id, now = new_invocation_id(), self._clock()
-        event = _told(whole_event(new.event, invocation_id, function_id, now))
+        whole = whole_event(new.event, invocation_id, function_id, now)
+        event = _told(whole)
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
         weight = ROW_BYTES + len(sealed)
-        return lambda: InvocationRow(
+        row = lambda: InvocationRow(  # noqa: E731
             id=invocation_id,
             account_id=account,
             function_id=function_id,
@@ -374,6 +404,7 @@ class Invocations:
             created_ms=now,
             updated_ms=now,
         )
+        return Entry(whole, row)
 
     async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Return an invocation of the account, without its bytes. Raises NotFound."""
@@ -476,11 +507,13 @@ class Invocations:
 
     async def cancel(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Have an invocation given up; one that has ended stays as it is. Raises NotFound."""
-        await self.get(account, invocation_id)
+        limited = (await self.get(account, invocation_id)).limited
         now = self._clock()
         changed = not_before(InvocationRow.updated_ms, now)
         which = InvocationRow.id == invocation_id
         async with self._database.writing() as session:
+            if limited:
+                await session.run_sync(lock)
             gone = await session.execute(
                 update(InvocationRow)
                 .where(which, InvocationRow.state.in_(STARTABLE))
@@ -498,6 +531,8 @@ class Invocations:
                     .where(which, InvocationRow.state == InvocationState.RUNNING)
                     .values(cancel=True, updated_ms=changed)
                 )
+            elif limited:
+                await session.run_sync(lambda session: self._flow.ended(session, [invocation_id]))
         self._endings.tell(invocation_id)
         self._hint()
         return await self.get(account, invocation_id)
@@ -532,10 +567,6 @@ class Invocations:
             retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
-
-    def _check(self, session: Session, row: InvocationRow) -> None:
-        self._function(session, row)
-        self._limits.check(session, row)
 
     def _function(self, session: Session, row: InvocationRow) -> FunctionRow:
         """Return the function of an invocation that is to be recorded."""
@@ -607,6 +638,14 @@ def settle(session: Session, account: AccountId, ids: Sequence[InvocationId], no
         .returning(InvocationRow.id)
     )
     return len(settled.all())
+
+
+async def _within(told: asyncio.Event, wait_s: float) -> None:
+    try:
+        async with asyncio.timeout(wait_s):
+            await told.wait()
+    except TimeoutError:
+        return
 
 
 def _short(

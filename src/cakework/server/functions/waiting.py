@@ -38,6 +38,32 @@ class _Room:
     full: bool
 
 
+class Rooms:
+    """Gives out of what was counted, by names of what that is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: OrderedDict[str, _Room] = OrderedDict()
+
+    def has(self, key: str, count: Callable[[], int], amount: int = 1) -> bool:
+        """Take ``amount`` of what ``count`` finds to be left, if that is there."""
+        now = self._clock()
+        room = self._known.get(key)
+        if room is None or room.until_ms <= now or not (room.left >= amount or room.full):
+            left = count()
+            share = max(left // SERVERS_MOST, min(left, amount))
+            full = share < amount
+            room = _Room(share, now + (FULL_MS if full else COUNTED_MS), full)
+            self._known[key] = room
+            self._known.move_to_end(key)
+            if len(self._known) > KNOWN_MOST:
+                self._known.popitem(last=False)
+        if room.full:
+            return False
+        room.left -= amount
+        return True
+
+
 class WaitingLimits:
     """Refuses work when as much waits as may."""
 
@@ -48,11 +74,10 @@ class WaitingLimits:
         per_account: int = PER_ACCOUNT,
         mb_per_account: int = MB_PER_ACCOUNT,
     ) -> None:
-        self._clock = clock
+        self._rooms = Rooms(clock)
         self._per_function = per_function
         self._per_account = per_account
         self._bytes_per_account = mb_per_account << 20
-        self._known: OrderedDict[str, _Room] = OrderedDict()
 
     def check(self, session: Session, row: InvocationRow) -> None:
         """Count an invocation that is about to wait, and what is kept of it. Raises QueueFull."""
@@ -85,21 +110,7 @@ class WaitingLimits:
             )
 
     def _has_room(self, key: str, count: Callable[[], int], amount: int = 1) -> bool:
-        now = self._clock()
-        room = self._known.get(key)
-        if room is None or room.until_ms <= now or not (room.left >= amount or room.full):
-            left = count()
-            share = max(left // SERVERS_MOST, min(left, amount))
-            full = share < amount
-            room = _Room(share, now + (FULL_MS if full else COUNTED_MS), full)
-            self._known[key] = room
-            self._known.move_to_end(key)
-            if len(self._known) > KNOWN_MOST:
-                self._known.popitem(last=False)
-        if room.full:
-            return False
-        room.left -= amount
-        return True
+        return self._rooms.has(key, count, amount)
 
 
 def _left(session: Session, which: ColumnElement[bool], index: str, most: int) -> int:

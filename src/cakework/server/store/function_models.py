@@ -306,7 +306,8 @@ class InvocationRow(Base):
     ``replay_ms``: when it is to be replayed, where somebody asked for that. ``kept_bytes`` is what
     it counts in its account (:meth:`weight`). ``trigger_id`` made it, for its occurrence at
     ``scheduled_ms`` or for the event ``event_id``; ``retry`` is that trigger's policy as JSON, in
-    the place of the function's.
+    the place of the function's. ``limited``: it has, or had, tickets of flow control
+    (``flow_models.py``). ``events`` is how many were gathered in it, None where none could be.
     """
 
     __tablename__ = "invocations"
@@ -368,6 +369,8 @@ class InvocationRow(Base):
     scheduled_ms: Mapped[int | None] = mapped_column(BigInteger)
     event_id: Mapped[str | None] = mapped_column(String(30))
     retry: Mapped[str | None] = mapped_column(Text)
+    limited: Mapped[bool | None] = mapped_column()
+    events: Mapped[int | None] = mapped_column()
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
     claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)
