@@ -595,6 +595,7 @@ def _functions(
         endings,
         masks,
         flow,
+        gatherings,
         on_end,
         clock,
         dispatch_hint.set,

@@ -29,6 +29,7 @@ from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.flow_models import MemberRow, MeterRow, TicketRow
 from cakework.server.store.function_models import AttemptRow, FunctionRow, InvocationRow
 from cakework.server.store.models import AccountRow, Base
+from cakework.settings import Settings
 
 from .rig import lay_tables, settings_for
 
@@ -43,9 +44,17 @@ class Bench:
 
     server: Server
     clock: "SetClock"
+    settings: Settings
     passes: int = 0
     names: dict[str, str] = field(default_factory=dict[str, str])
     """Accounts of functions."""
+
+    @contextlib.asynccontextmanager
+    async def another(self) -> AsyncGenerator["Bench"]:
+        """Open the same store once more, as another server."""
+        async with _opened(self.settings, self.clock) as made:
+            made.names = self.names
+            yield made
 
     async def function(self, limits: Sequence[Json], account: str = "default", **more: Any) -> str:
         """Make a function of which something is live."""
@@ -246,12 +255,17 @@ async def bench_of(folder: Path, database_url: str | None) -> AsyncGenerator[Ben
     """Open the stores of a server."""
     settings = settings_for(folder, database_url)
     await lay_tables(settings)
-    clock = SetClock()
+    async with _opened(settings, SetClock()) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings, clock: SetClock) -> AsyncGenerator[Bench]:
     server = build_server(settings, clock)
     server.sealer.open_key()
     await server.database.open()
     try:
-        yield Bench(server, clock)
+        yield Bench(server, clock, settings)
     finally:
         await server.database.close()
 

@@ -497,6 +497,33 @@ async def test_rules_that_change_hold_what_they_hold_otherwise(bench: Bench) -> 
     await bench.is_clean()
 
 
+async def test_a_rule_that_is_gone_leaves_those_that_hold(bench: Bench) -> None:
+    """Not what is done with one rule, nor what is to come, has what another holds go on."""
+    limits = [{"type": "debounce", "period": 10}, ONE, {"type": "concurrency", "limit": 1}]
+    function_id = await bench.function(limits)
+    first = (await bench.take(function_id, of("a"))).id
+    await bench.set_limits(function_id, [limits[0], limits[2]])
+    assert await bench.begin_due() == []
+    await bench.flow(after_ms=10_000)
+    assert await bench.begin_due() == [first]
+    second = (await bench.take(function_id, of("a"))).id
+    await bench.flow(after_ms=10_000)
+    assert await bench.begin_due() == []
+    await bench.set_limits(function_id, [])
+    assert await bench.begin_due() == [second]
+    assert (await bench.row(first)).state == "running"
+    gathers = await bench.function([{"type": "batch", "maxSize": 9, "maxWait": 300}])
+    three, four = [(await bench.take(gathers, n)).id for n in range(2)]
+    await bench.set_limits(gathers, [])
+    await bench.flow()
+    assert three == four
+    assert await bench.begin_due() == [three]
+    assert [each["data"] for each in (await bench.event(three))["data"]] == [0, 1]
+    for each in (first, second, three):
+        await bench.end(each)
+    await bench.is_clean()
+
+
 async def test_keys_of_strangers_cost_little(bench: Bench) -> None:
     """However large a value is, its key is short; and 1 is 1.0, but not text or nothing."""
     function_id = await bench.function([ONE])
@@ -519,8 +546,8 @@ async def test_there_are_only_so_many_keys_of_an_account(bench: Bench) -> None:
 
     async def admit(account: str, number: int) -> bool:
         key = Key(account, f"{account}:{number}", f"{account}:others")
-        work = lambda session: meters.admit(session, key, meter, bench.clock.now)  # noqa: E731
-        return await bench.server.database.together(work)
+        now = bench.clock.now
+        return await bench.server.database.together(lambda s: meters.admit(s, key, meter, now))
 
     # Of the room that was counted a part is given out at a time, and then no more for a moment.
     admitted = 0
@@ -568,6 +595,30 @@ async def test_a_user_s_backlog_delays_nobody_else(bench: Bench, rule: Json) -> 
             ended += 1
     assert ended <= 5
     assert bench.passes <= 16
+
+
+async def test_servers_of_one_store_never_give_a_place_twice(bench: Bench) -> None:
+    """Three of them take, begin, end, cancel and sweep at once."""
+    function_id = await bench.function([{**ONE, "limit": 2}, {"type": "concurrency", "limit": 3}])
+    async with bench.another() as second, bench.another() as third:
+        servers = (bench, second, third)
+        taken = await asyncio.gather(
+            *(servers[n % 3].take(function_id, of("abc"[n % 7 % 3])) for n in range(90))
+        )
+        key_of = {row.id: "abc"[n % 7 % 3] for n, row in enumerate(taken)}
+        canceled = {row.id for n, row in enumerate(taken) if n % 10 == 9}
+        gives_up = [servers[n % 3].cancel(function_id, each) for n, each in enumerate(canceled)]
+        await asyncio.gather(*gives_up, *(each.sweep() for each in servers))
+        done: set[str] = set()
+        while len(done) < 90 - len(canceled):
+            running = await bench.begin_due()
+            assert len(running) <= 3
+            assert max(Counter(key_of[each] for each in running).values()) <= 2
+            ends = [servers[n % 3].end(each) for n, each in enumerate(running)]
+            await asyncio.gather(*ends, *(each.sweep() for each in servers))
+            done.update(running)
+    assert done == key_of.keys() - canceled
+    await bench.is_clean()
 
 
 async def test_what_has_no_rules_asks_nothing_of_flow(bench: Bench) -> None:

@@ -190,6 +190,38 @@ async def test_what_is_gathered_comes_as_one(functions: Functions) -> None:
     assert len(found["invocations"]) == 1
 
 
+async def test_of_what_is_gathered_only_what_failed_comes_again(
+    functions: Functions, tmp_path: Path
+) -> None:
+    """Also when it is replayed; what names no event of it is a result like any other."""
+    code = "\n".join(
+        (
+            "from pathlib import Path",
+            f"told, gate = Path({str(tmp_path / 'told')!r}), Path({str(tmp_path / 'gate')!r})",
+            "def handler(event, context):",
+            "    found = event['data']",
+            "    with told.open('a') as file:",
+            "        file.write(' '.join(str(each['data']) for each in found) + '\\n')",
+            "    if gate.exists():",
+            "        return {'failed': ['none of these']}",
+            "    return {'failed': [each['id'] for each in found if each['data'] % 2]}",
+        )
+    )
+    limits = [{"type": "batch", "maxSize": 4, "maxWait": 300}]
+    retry = {"maxAttempts": 2, "minDelay": 1, "maxDelay": 1}
+    function_id = await functions.made(code, settings={"limits": limits, "retry": retry})
+    queued = [await functions.queue(function_id, n) for n in range(4)]
+    ended = await functions.settled(queued[0]["id"])
+    assert (ended["state"], ended["reason"]) == ("failed", "handler_error")
+    assert ended["error"]["type"] == "PartlyFailed"
+    assert [each["data"] for each in ended["event"]["data"]] == [1, 3]
+    (tmp_path / "gate").touch()
+    again = await functions.rig.ok("POST", f"/v1/invocations/{ended['id']}/replay", json={})
+    done = await functions.settled(again["id"])
+    assert (done["state"], done["result"]) == ("succeeded", {"failed": ["none of these"]})
+    assert (tmp_path / "told").read_text().splitlines() == ["0 1 2 3", "1 3", "1 3"]
+
+
 async def test_rules_are_settings_of_functions_and_triggers(functions: Functions) -> None:
     rig = functions.rig
     body: Json = {"name": "f", "runtime": "python3.11", "settings": {"limits": [ONE]}}
@@ -200,7 +232,8 @@ async def test_rules_are_settings_of_functions_and_triggers(functions: Functions
     rate = {"type": "rate", "limit": 1, "period": 1}
     changed = await rig.ok("PATCH", path, json={"settings": {"limits": [rate]}})
     assert [each["type"] for each in changed["settings"]["limits"]] == ["rate"]
-    for bad in ([rate, rate], [{**rate, "other": 1}], [{**rate, "period": 0}], {}):
+    wrong: list[object] = [[rate, rate], [{**rate, "other": 1}], [{**rate, "period": 0}], "rate"]
+    for bad in wrong:
         await rig.refused(400, "PATCH", path, json={"settings": {"limits": bad}})
     asked: dict[str, Any] = {"functionId": made["id"], "type": "event", "config": {"types": ["a"]}}
     await rig.refused(400, "POST", "/v1/triggers", json={**asked, "limits": [rate, rate]})

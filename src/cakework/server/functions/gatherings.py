@@ -5,8 +5,9 @@ start they are put together; so they are where it has ended before that, and not
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import cast
 
 from sqlalchemy import delete, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,7 +34,6 @@ class Gathered:
     def put(self, session: Session, row: InvocationRow) -> None:
         """Make it the event of its invocation."""
         row.event_sealed, row.event_bytes = self.event_sealed, self.event_bytes
-        row.events = self.count
         row.kept_bytes = ROW_BYTES + len(self.event_sealed)
         session.execute(delete(MemberRow).where(MemberRow.invocation_id == row.id))
 
@@ -71,9 +71,22 @@ class Gatherings:
                 event_sealed=again,
             )
         )
-        into.events = number + 1
         into.kept_bytes += len(again)
         into.depth = max(into.depth, row.depth)
+
+    def rest(self, row: InvocationRow, ids: Set[str]) -> bytes | None:
+        """Return the event of an invocation with those alone that have ``ids``, sealed; None: it is
+        none in which any were gathered, or these are none of them."""
+        event = json.loads(self._sealer.unseal(row.event_sealed, f"event:{row.id}"))
+        data = event.get("data")
+        if event.get("type") != TYPE or not isinstance(data, list):
+            return None
+        gathered = cast("list[object]", data)
+        rest = [each for each in gathered if _id(each) in ids]
+        if not rest:
+            return None
+        whole = json.dumps({**event, "data": rest}).encode()
+        return self._sealer.seal(whole, f"event:{row.id}")
 
     async def parts(self, session: AsyncSession, invocation_id: str) -> Parts | None:
         """Return what is to be put together for an invocation; None: there is no such."""
@@ -103,6 +116,22 @@ class Gatherings:
         whole = json.dumps(event).encode()
         sealed = self._sealer.seal(whole, f"event:{parts.invocation_id}")
         return Gathered(parts.invocation_id, len(told), sealed, len(whole))
+
+
+def failed_of(told: object) -> set[str]:
+    """Return the ids of events that a handler says have failed: ``{"failed": [ids]}``."""
+    if not isinstance(told, dict):
+        return set()
+    fields = cast("dict[str, object]", told)
+    ids = fields.get("failed") if len(fields) == 1 else None
+    if not isinstance(ids, list):
+        return set()
+    return {each for each in cast("list[object]", ids) if isinstance(each, str)}
+
+
+def _id(event: object) -> str | None:
+    found = cast("dict[str, object]", event).get("id") if isinstance(event, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _name(invocation_id: str, number: int) -> str:

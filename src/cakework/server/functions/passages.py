@@ -87,7 +87,14 @@ class Passage:
 
     def pass_by(self, ticket: TicketRow) -> None:
         """Have an invocation go on for which a rule is none any more."""
-        self._go_on(ticket, ticket.stage + 1)
+        if ticket.state in (TicketState.LATER, TicketState.HELD):
+            self._session.delete(ticket)
+        elif ticket.size:
+            # What was gathered is to be put together first.
+            ticket.ready_ms = min(ticket.ready_ms, self._now)
+            self._effects.soon(self._session)
+        else:
+            self._go_on(ticket, ticket.stage + 1)
 
     def leave(self, ids: Sequence[str]) -> None:
         """Take back the tickets of invocations; whoever is next gets their places."""
@@ -214,7 +221,7 @@ class Passage:
                     self._end(row, Reason.SUPERSEDED)
                 return into
             self._close(opened)
-        ticket.size, ticket.bytes, row.events = 1, row.event_bytes, 1
+        ticket.size, ticket.bytes = 1, row.event_bytes
         self._until(ticket, self._now + rule.max_wait * 1000, self._now)
         return None
 

@@ -307,7 +307,7 @@ class InvocationRow(Base):
     it counts in its account (:meth:`weight`). ``trigger_id`` made it, for its occurrence at
     ``scheduled_ms`` or for the event ``event_id``; ``retry`` is that trigger's policy as JSON, in
     the place of the function's. ``limited``: it has, or had, tickets of flow control
-    (``flow_models.py``). ``events`` is how many were gathered in it, None where none could be.
+    (``flow_models.py``).
     """
 
     __tablename__ = "invocations"
@@ -370,7 +370,6 @@ class InvocationRow(Base):
     event_id: Mapped[str | None] = mapped_column(String(30))
     retry: Mapped[str | None] = mapped_column(Text)
     limited: Mapped[bool | None] = mapped_column()
-    events: Mapped[int | None] = mapped_column()
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
     claimed_until_ms: Mapped[int | None] = mapped_column(BigInteger)

@@ -18,7 +18,6 @@ def upgrade() -> None:
         sa.Column("event_id", sa.String(length=30), nullable=True),
         sa.Column("retry", sa.Text(), nullable=True),
         sa.Column("limited", sa.Boolean(), nullable=True),
-        sa.Column("events", sa.Integer(), nullable=True),
     ):
         op.add_column("invocations", column)
     op.create_index(
@@ -60,7 +59,7 @@ def downgrade() -> None:
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
-        for column in ("limited", "events", "retry", "event_id", "scheduled_ms", "trigger_id"):
+        for column in ("limited", "retry", "event_id", "scheduled_ms", "trigger_id"):
             table.drop_column(column)
 
 
