@@ -14,6 +14,7 @@ from sqlalchemy import delete
 from cakework.domain.flow import HELD_MS, Meter
 from cakework.domain.ids import AccountId, FunctionId, InvocationId
 from cakework.domain.invocations import Reason
+from cakework.server.functions import flow_loop
 from cakework.server.functions.gatherings import BYTES_MAX
 from cakework.server.functions.meters import Key, Meters
 from cakework.server.store.automation_models import TriggerRow
@@ -522,6 +523,38 @@ async def test_a_rule_that_is_gone_leaves_those_that_hold(bench: Bench) -> None:
     for each in (first, second, three):
         await bench.end(each)
     await bench.is_clean()
+
+
+async def test_accounts_take_turns_where_much_is_to_go_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow_loop, "AT_ONCE", 10)
+    rule = {"type": "debounce", "period": 10, "key": "data.customer"}
+    one, other = [await bench.function([rule], account=each) for each in ("default", "other")]
+    for n in range(30):
+        await bench.take(one, of(n))
+    bench.clock.now += 1
+    theirs = (await bench.take(other, of("a"))).id
+    await bench.flow(after_ms=20_000)
+    begun = await bench.begin_due()
+    assert theirs in begun
+    assert len(begun) == 6
+
+
+async def test_what_cannot_be_put_together_holds_up_nobody(bench: Bench) -> None:
+    function_id = await bench.function(
+        [{"type": "batch", "maxSize": 2, "maxWait": 10, "key": "data.customer"}]
+    )
+    broken = (await bench.take(function_id, of("a"))).id
+    bench.clock.now += 1
+    whole = (await bench.take(function_id, of("b"))).id
+    sealed = (await bench.row(broken)).event_sealed
+    await bench.set(broken, event_sealed=b"x" * len(sealed))
+    await bench.flow(after_ms=10_000)
+    assert await bench.begin_due() == [whole]
+    await bench.set(broken, event_sealed=sealed)
+    await bench.flow(after_ms=flow_loop.PUT_OFF_MS)
+    assert await bench.begin_due() == [broken]
 
 
 async def test_keys_of_strangers_cost_little(bench: Bench) -> None:

@@ -13,6 +13,7 @@ is gone, or of a fault of ours, is found here within half a minute.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +63,15 @@ class _Held:
     """Whether its invocation is there and has not ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A ticket whose time is over; ``size`` events are gathered."""
+
+    seq: int
+    invocation_id: str
+    size: int
+
+
 class FlowLoop:
     """Has what is held go on."""
 
@@ -96,18 +106,39 @@ class FlowLoop:
             await self._sweep()
 
     async def _go_on(self) -> None:
-        query = select(TicketRow.seq, TicketRow.invocation_id, TicketRow.size)
-        query = query.where(*_is_due(self._clock())).limit(AT_ONCE)
-        async with self._database.reading() as session:
-            by = TicketRow.ready_ms, TicketRow.seq
-            found = (await session.execute(query.order_by(*by))).all()
-        for some in _chunks([each.seq for each in found if not each.size], TOGETHER):
+        due, are_more = await self._found()
+        plain = [each.seq for each in due if not each.size]
+        for some in _chunks(plain, TOGETHER):
             await self._each(some, self._pass)
-        gathered = [each for each in found if each.size]
+        gathered = [each for each in due if each.size]
         for each in gathered[:GATHERED_AT_ONCE]:
-            await self._each([each.seq], await self._gathered(each.invocation_id))
-        if len(found) == AT_ONCE or len(gathered) > GATHERED_AT_ONCE:
+            try:
+                work = await self._gathered(each.invocation_id)
+            except Exception:
+                _log.exception("flow.not_put_together", invocation_id=each.invocation_id)
+                await self._put_off(each.seq)
+            else:
+                await self._each([each.seq], work)
+        if are_more or len(gathered) > GATHERED_AT_ONCE:
             self._hint()
+
+    async def _found(self) -> tuple[list[_Due], bool]:
+        """Return what is to go on, of each account as much, and what waits longest first; and
+        whether there may be more."""
+        is_due, by = _is_due(self._clock()), (TicketRow.ready_ms, TicketRow.seq)
+        query = select(TicketRow.seq, TicketRow.invocation_id, TicketRow.size)
+        found, are_more = list[_Due](), False
+        async with self._database.reading() as session:
+            of = select(TicketRow.account_id).where(*is_due).distinct()
+            accounts = list(await session.scalars(of))
+            random.shuffle(accounts)
+            share = max(1, AT_ONCE // max(1, len(accounts)))
+            for account in accounts[:AT_ONCE]:
+                theirs = query.where(*is_due, TicketRow.account_id == account)
+                rows = (await session.execute(theirs.order_by(*by).limit(share))).all()
+                found += [_Due(*row) for row in rows]
+                are_more = are_more or len(rows) == share
+        return found, are_more
 
     def _pass(self, session: Session, seqs: Sequence[int]) -> None:
         passage = self._flow.passage(session)
@@ -274,7 +305,11 @@ class FlowLoop:
         async with self._database.reading() as session:
             ids = list(await session.scalars(query))
         for each in ids:
-            gathered = await self._put_together(each)
+            try:
+                gathered = await self._put_together(each)
+            except Exception:
+                _log.exception("flow.not_put_back", invocation_id=each)
+                continue
 
             def work(session: Session, gathered: Gathered | None = gathered) -> None:
                 row = session.get(InvocationRow, gathered.invocation_id) if gathered else None

@@ -55,7 +55,7 @@ class TicketRow(Base):
         Index("ix_flow_tickets_invocation_id", "invocation_id", "stage", unique=True),
         Index("ix_flow_tickets_key_turn", "key", "state", "turn", "ready_ms", "seq"),
         Index("ix_flow_tickets_key_user_id", "key", "state", "user_id", "turn"),
-        Index("ix_flow_tickets_state_ready_ms", "state", "ready_ms"),
+        Index("ix_flow_tickets_state_account_id", "state", "account_id", "ready_ms", "seq"),
         Index("ix_flow_tickets_scope_id", "scope_id"),
     )
 

@@ -194,7 +194,7 @@ def _make_flow() -> None:
         ("invocation_id", ["invocation_id", "stage"], True),
         ("key_turn", ["key", "state", "turn", "ready_ms", "seq"], False),
         ("key_user_id", ["key", "state", "user_id", "turn"], False),
-        ("state_ready_ms", ["state", "ready_ms"], False),
+        ("state_account_id", ["state", "account_id", "ready_ms", "seq"], False),
         ("scope_id", ["scope_id"], False),
     ):
         op.create_index(f"ix_flow_tickets_{name}", "flow_tickets", columns, unique=unique)
