@@ -31,7 +31,19 @@ export default defineConfig({
             { label: "Invocations and retries", slug: "docs/functions/invocations" },
             { label: "Flow control", slug: "docs/functions/flow-control" },
             { label: "URLs", slug: "docs/functions/urls" },
+            { label: "Transforms", slug: "docs/functions/transforms" },
             { label: "Secrets", slug: "docs/functions/secrets" },
+          ],
+        },
+        {
+          label: "Automations",
+          items: [
+            { label: "Triggers", slug: "docs/automations" },
+            { label: "Schedules", slug: "docs/automations/schedules" },
+            { label: "Events", slug: "docs/automations/events" },
+            { label: "Webhooks in", slug: "docs/automations/webhooks-in" },
+            { label: "Flow control", slug: "docs/automations/flow-control" },
+            { label: "Transforms", slug: "docs/automations/transforms" },
           ],
         },
         {

@@ -36,7 +36,8 @@ LIMIT_MAX = 10_000
 BATCH_MAX = 1_000
 BATCH_WAIT_S_MAX = 300
 HELD_MS = 253_402_300_799_000
-"""When what is held is due: in the year 9999, which is never. It is let go by somebody's word."""
+"""When what is held is due: at the end of the year 9999, which is never. It is another time than
+that of what a schedule holds (``invocations.HELD_MS``), so that each lets go its own."""
 USER_ID = "userId"
 _PER_S = 1_000_000
 Path = Annotated[str, StringConstraints(max_length=PATH_CHARS_MAX, pattern=PATH_PATTERN)]

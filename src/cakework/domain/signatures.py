@@ -36,6 +36,7 @@ STANDARD_BYTES_MAX = 64
 HEADER_CHARACTERS_MAX = 4096
 """A longer header is refused before anything of it is looked at."""
 SIGNATURES_MAX = 16
+TIME_DIGITS_MAX = 12
 ID_CHARACTERS_MAX = 255
 TYPE_CHARACTERS_MAX = 128
 CHALLENGE_CHARACTERS_MAX = 255
@@ -66,6 +67,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
 _OWN = {scheme: frozenset(fields) for scheme, fields in _DEFAULTS.items()} | {
     "hmac": frozenset({"header", "encoding", "algorithm", "prefix"})
 }
+_OWNED = frozenset[str]().union(*_OWN.values())
 _HEX = frozenset({"stripe", "github", "slack"})
 _STANDARD_PREFIX = "whsec_"
 
@@ -125,7 +127,8 @@ class Verify(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Verify":
-        given = {name for name, value in self if value is not None} - {"scheme"}
+        # Only of these: a request's form of this has a secret beside them.
+        given = {name for name in _OWNED if getattr(self, name) is not None}
         if others := given - _OWN.get(self.scheme, frozenset()):
             raise ValueError(f"{min(others)} does not belong to scheme {self.scheme}; leave it out")
         if self.header is not None and self.header.lower() in KEPT_HEADERS:
@@ -378,8 +381,8 @@ def _lower(given: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def _checked_time(verify: Verify, text: str, now_s: float) -> str:
-    """Return ``text`` if it is a time, in whole seconds since 1970, not too far from now."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+    """Return ``text``, which is ASCII, if it is whole seconds since 1970 and not far from now."""
+    if not (text.isdigit() and len(text) <= TIME_DIGITS_MAX):
         raise Refused("the timestamp is no number of seconds")
     age_s = now_s - int(text)
     if abs(age_s) > (verify.tolerance or 0):

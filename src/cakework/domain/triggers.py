@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     model_validator,
 )
@@ -112,6 +113,7 @@ class CronConfig(_Config):
     data: Any = Field(default=None, description="The data of its events.")
     start_at: Instant | None = Field(default=None, description="Nothing comes before this time.")
     end_at: Instant | None = Field(default=None, description="Nothing comes from this time on.")
+    _schedule: Schedule = PrivateAttr()
 
     @model_validator(mode="after")
     def _check(self) -> "CronConfig":
@@ -123,13 +125,16 @@ class CronConfig(_Config):
         if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
             raise ValueError("endAt is not after startAt")
         try:
-            self.schedule()
+            self._schedule = self._parsed()
         except BadSchedule as error:
             raise ValueError(f"{error.field}: {error}") from error
         return self
 
     def schedule(self) -> Schedule:
-        """Return the times. Raises BadSchedule."""
+        """Return the times."""
+        return self._schedule
+
+    def _parsed(self) -> Schedule:
         if self.every is not None:
             return Every(self.every)
         if self.at is not None:
@@ -158,10 +163,9 @@ class EventConfig(_Config):
     )
 
 
-class WebhookConfig(_Config):
-    """What a provider sends, and how that is known to be from it."""
+class WebhookAnswers(_Config):
+    """What becomes of what a provider sends."""
 
-    verify: Verify = Field(description="How what comes in is checked.")
     event_type: Annotated[str, StringConstraints(max_length=TYPE_CHARS_MAX)] | None = Field(
         default=None,
         description="The type of its events; `{type}` in it is the provider's word for the type. "
@@ -178,7 +182,7 @@ class WebhookConfig(_Config):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "WebhookConfig":
+    def _check(self) -> "WebhookAnswers":
         kind = self.event_type
         if kind is not None:
             plain = kind.replace("{type}", "type")
@@ -187,6 +191,12 @@ class WebhookConfig(_Config):
             if kind.startswith(LIFECYCLE):
                 raise ValueError(f"types that begin with {LIFECYCLE} are the platform's")
         return self
+
+
+class WebhookConfig(WebhookAnswers):
+    """What a provider sends, and how that is known to be from it."""
+
+    verify: Verify = Field(description="How what comes in is checked.")
 
 
 def _check_lifecycle(kind: str) -> str:

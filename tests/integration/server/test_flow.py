@@ -16,6 +16,7 @@ from cakework.domain.ids import AccountId, FunctionId, InvocationId
 from cakework.domain.invocations import Reason
 from cakework.server.functions import flow_loop
 from cakework.server.functions.gatherings import BYTES_MAX
+from cakework.server.functions.invocations import Entry
 from cakework.server.functions.meters import Key, Meters
 from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.flow_models import MemberRow, MeterRow, TicketRow
@@ -473,6 +474,30 @@ async def test_a_trigger_s_rules_come_before_its_function_s(bench: Bench) -> Non
     assert await bench.state(first) == "skipped: superseded"
     assert await bench.begin_due() == [second]
     assert (await bench.take(function_id, trigger="event", trigger_id=plain)).state == "skipped"
+
+
+async def test_what_comes_in_bulk_passes_rules_too(bench: Bench) -> None:
+    """As events come to triggers: some with rules, some without, some gathered."""
+    plain, ruled = await bench.function([]), await bench.function([ONE])
+    gathers = await bench.trigger(plain, [{"type": "batch", "maxSize": 9, "maxWait": 10}])
+    quiet = await bench.trigger(plain, None)
+    invocations, account = bench.server.functions.invocations, AccountId("default")
+
+    def entry(function_id: str, **more: Any) -> Entry:
+        return invocations.entry(account, FunctionId(function_id), bench.new(of("a"), **more))
+
+    entries = [entry(plain), entry(ruled), entry(ruled), entry(plain, trigger_id=quiet)]
+    entries += [entry(plain, trigger_id=gathers) for _ in range(3)]
+    await bench.server.database.together(
+        lambda session: invocations.enter_all(session, account, entries)
+    )
+    assert await bench.count(InvocationRow) == 5
+    assert await bench.count(TicketRow) == 3
+    begun = await bench.begin_due()
+    assert set(begun) == {entries[n].values["id"] for n in (0, 1, 3)}
+    await bench.flow(after_ms=10_000)
+    assert await bench.begin_due() == [entries[4].values["id"]]
+    assert len((await bench.event(entries[4].values["id"]))["data"]) == 3
 
 
 async def test_rules_that_change_hold_what_they_hold_otherwise(bench: Bench) -> None:

@@ -169,3 +169,16 @@ async def test_only_functions_that_may_be_told_are_taken(functions: Functions) -
     failed = await functions.invoke(function_id, FAILS)
     assert failed["state"] == "failed"
     assert await of(functions, handler, "failure") == []
+
+
+async def test_what_a_handler_failed_at_goes_to_it_again(functions: Functions) -> None:
+    """A replay goes to the handler that the first went to, by itself and with others."""
+    handler = await functions.made(CODE, name="handler")
+    failed = await functions.invoke(await handled_by(functions, handler), FAILS)
+    handled = await handling(functions, handler, failed)
+    path = f"/v1/invocations/{handled['id']}/replay"
+    again = await functions.rig.ok("POST", path)
+    ended = await functions.settled(again["id"])
+    assert ended["result"][:2] == ["cakework.invocation.failed", failed["id"]]
+    twice = await functions.rig.ok("POST", f"/v1/invocations/{again['id']}/replay")
+    assert (await functions.settled(twice["id"]))["result"] == ended["result"]

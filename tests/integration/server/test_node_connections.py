@@ -12,7 +12,7 @@ import pytest
 
 from cakework.domain.errors import Unavailable
 from cakework.server.node.client import NodeClient
-from cakework.server.node.connections import UnixSocketTransport
+from cakework.server.node.connections import StreamConnection, UnixSocketTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -127,3 +127,19 @@ async def test_a_node_that_does_not_answer(listener: socket.socket) -> None:
     async with httpx2.AsyncClient(transport=transport, timeout=0.05) as client:
         with pytest.raises(httpx2.ReadTimeout):
             await client.get("http://node/v1/health")
+
+
+async def test_what_has_come_to_its_end_is_closed(listener: socket.socket) -> None:
+    """Whether or not the client gets to close it: somebody may cancel that just then."""
+    reader, writer = await asyncio.open_unix_connection(listener.getsockname())
+    connection = StreamConnection(reader, writer)
+    accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+    accepted.send(b"all there is")
+    accepted.close()
+    assert await connection.read(4) == b"all "
+    assert not writer.is_closing()
+    assert await connection.read(100) == b"there is"
+    assert await connection.read(100) == b""
+    assert writer.is_closing()
+    assert connection.get_extra_info("is_readable")
+    await connection.aclose()

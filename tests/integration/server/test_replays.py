@@ -47,6 +47,7 @@ BODIES: dict[str, Json] = {
     "replayInvocation": {},
     "replayDeadLetters": {"filter": {}},
     "discardDeadLetters": {"filter": {}},
+    "previewSchedule": {"every": 60},
 }
 BOUNDARY = "parts"
 MOVING = {

@@ -309,6 +309,23 @@ def test_signatures_of_another_version_are_none() -> None:
     assert "no signature" in good.with_header("stripe-signature", other).why()
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "value"),
+    [
+        ("standard crlf", "webhook-signature", "v1,"),
+        ("stripe crlf", "stripe-signature", f"t={NOW},v1="),
+        ("github crlf", "x-hub-signature-256", "sha256="),
+        ("slack crlf", "x-slack-signature", "v0="),
+        ("hmac sha512", "x-acme-signature", "HMAC "),
+        ("header", "x-gitlab-token", " "),
+        ("basic", "authorization", "Basic "),
+        ("basic", "authorization", "Basic"),
+    ],
+)
+def test_an_empty_proof_proves_nothing(name: str, header: str, value: str) -> None:
+    assert VECTORS[name].with_header(header, value).why().endswith("does not match")
+
+
 def test_a_stripe_header_has_one_time() -> None:
     """Else it could be read as another one than what was signed."""
     good = VECTORS["stripe crlf"]
@@ -493,6 +510,19 @@ def test_settings_are_the_same_after_they_were_kept(name: str) -> None:
 def test_settings_that_are_none_are_refused(fields: dict[str, object], fault: str) -> None:
     with pytest.raises(ValidationError, match=fault):
         Verify.model_validate(fields)
+
+
+class WithSecret(Verify):
+    """As a request has it."""
+
+    secret: str | None = None
+
+
+def test_what_a_request_has_beside_them_is_no_field_of_another_scheme() -> None:
+    told = WithSecret.model_validate({"scheme": "stripe", "secret": STRIPE})
+    assert told.secret == STRIPE and told.tolerance == 300
+    with pytest.raises(ValidationError, match="prefix does not belong"):
+        WithSecret.model_validate({"scheme": "stripe", "secret": STRIPE, "prefix": "a"})
 
 
 def whsec(size: int) -> str:

@@ -44,6 +44,7 @@ from cakework.domain.triggers import (
     LifecycleConfig,
     TriggerConfig,
     TriggerType,
+    WebhookAnswers,
     WebhookConfig,
 )
 from cakework.server.api.account_route import Account, Door, Token
@@ -83,7 +84,7 @@ class VerifyGiven(Verify):
     )
 
 
-class WebhookConfigGiven(WebhookConfig):
+class WebhookConfigGiven(WebhookAnswers):
     """What a webhook is told, with its secret."""
 
     verify: VerifyGiven = Field(description="How what comes in is checked.")
@@ -270,7 +271,9 @@ class Trigger(AnswerBody):
         description="Of a webhook: where the provider sends to, behind this API's address.",
     )
     next: list[str] | SkipJsonSchema[None] = Field(
-        default=None, description="Of a schedule: the next five times."
+        default=None,
+        description="Of a schedule: the next five times.",
+        json_schema_extra={"items": {"type": "string", "format": "date-time"}},
     )
     last_fired_at: str | SkipJsonSchema[None] = Field(
         default=None,
@@ -464,7 +467,7 @@ def trigger_answer(
     """Return a trigger as the API shows it: with what it made ``last``, and a webhook's ``url``."""
     config, times = config_of(row), None
     if isinstance(config, CronConfig):
-        times = [rfc3339(at) for at in next_times(row.id, config, now_ms, NEXT)]
+        times = [rfc3339(at) for at in next_times(row.id, config, count=NEXT, after_ms=now_ms)]
     return Trigger(
         id=row.id,
         function_id=row.function_id,

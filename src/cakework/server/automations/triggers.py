@@ -166,7 +166,8 @@ class Triggers:
             if {"enabled", "config"} & changes.keys():
                 self._schedule(row, config)
             row.digest = None
-            row.updated_ms = max(row.updated_ms, self._clock())
+            # Never the same again: by that it is known to have changed (wishes.py).
+            row.updated_ms = max(row.updated_ms + 1, self._clock())
             fired = (await self._fired(session, [row])).get(row.id)
         self._hint()
         return Shown(row, fired)
@@ -337,8 +338,8 @@ class Triggers:
         made = select(
             InvocationRow.trigger_id, InvocationRow.created_ms, InvocationRow.state
         ).where(InvocationRow.id.in_(of))
-        found = await session.execute(made)
-        return {each[0]: Fired(each[1], each[2]) for each in found if each[0] is not None}
+        found = (await session.execute(made)).all()
+        return {of or "": Fired(at_ms, state) for of, at_ms, state in found}
 
 
 async def _check_handler(

@@ -32,6 +32,7 @@ from cakework.domain.invocations import (
     Reason,
     Work,
     after,
+    handler_of,
     reason_of,
 )
 from cakework.domain.steps import Step
@@ -86,7 +87,6 @@ _PARTLY = Answer(
     outcome="error",
     error=HandlerError(type="PartlyFailed", message="The handler names events that failed."),
 )
-_KINDS = {"cron": "scheduled", "failure": "failure"}
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -330,7 +330,7 @@ class Attempts:
         why: str | None = None
         await self._mark_begin(job)
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
-        kind = _KINDS.get(row.trigger, "event")
+        kind = handler_of(row.trigger, row.handler)
         loop = asyncio.get_running_loop()
         due_s = loop.time() + left_s
         try:
@@ -349,10 +349,10 @@ class Attempts:
                 if (rest := await self._rest(row, answer)) is not None:
                     answer = _PARTLY
                 if answer.outcome == "ok":
-                    deadline.reschedule(loop.time() + later_s)
-                    await self._answered(job, answer, running)
+                    until_s = loop.time() + later_s
+                    await self._answered(job, answer, running, lambda: deadline.reschedule(until_s))
         except TimeoutError:
-            outcome = Outcome(Reason.TIMEOUT)
+            outcome, answer = Outcome(Reason.TIMEOUT), _too_long(job.settings)
         except NoAnswer as error:
             outcome = Outcome(error.reason, reached=error.reached or job.begun)
             why = error.detail
@@ -374,9 +374,14 @@ class Attempts:
             return None
         return await asyncio.to_thread(self._gatherings.rest, row, failed)
 
-    async def _answered(self, job: Job, answer: Answer, running: Running) -> None:
+    async def _answered(
+        self, job: Job, answer: Answer, running: Running, limit: Callable[[], None]
+    ) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more
-        and its lines are marked: with one transaction, if that is soon after the answer."""
+        and its lines are marked: with one transaction, if that is soon after the answer.
+
+        ``limit`` bounds what may go on after it: once it is settled, as it was answered in time.
+        """
         loop = asyncio.get_running_loop()
         over = asyncio.ensure_future(self._over(job, running))
         if not job.alone:
@@ -388,6 +393,7 @@ class Attempts:
                 await self._settle(job, Outcome(), answer, over=over.result())
                 return
             settled = await self._settle(job, Outcome(), answer)
+            limit()
             lines = await over
             if settled:
                 await self._free(job, lines)
@@ -486,7 +492,9 @@ class Attempts:
         if row is None:
             return None
         if row.cancel and outcome.reason is not None:
-            why = _why_canceled(row, session.get(FunctionRow, row.function_id))
+            there = session.get(FunctionRow, row.function_id)
+            why = Reason(row.reason or Reason.CANCELED_BY_CALLER)
+            why = Reason.FUNCTION_DELETED if there is None else why
             outcome, answer, result, row.error = Outcome(why), None, None, None
             follows = Ended(InvocationState.CANCELED, why)
         else:
@@ -504,7 +512,7 @@ class Attempts:
         elif attempt is not None and attempt.outcome is None:
             attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
             attempt.first_line = first.get("first_line", attempt.first_line)
-            attempt.duration_ms = None if answer is None else round(answer.duration_ms)
+            attempt.duration_ms = _took_ms(answer)
         if isinstance(follows, Ended):
             self._on_end(session, [row.id])
         elif follows.counted:
@@ -581,12 +589,6 @@ def _apply(row: InvocationRow, follows: Ended | Again, now: int) -> None:
     row.state = InvocationState.WAITING if row.attempt else InvocationState.QUEUED
 
 
-def _why_canceled(row: InvocationRow, function: FunctionRow | None) -> Reason:
-    if function is None:
-        return Reason.FUNCTION_DELETED
-    return Reason.SUPERSEDED if row.reason == Reason.SUPERSEDED else Reason.CANCELED_BY_CALLER
-
-
 def _is_short(row: InvocationRow, now: int) -> bool:
     return (row.claimed_until_ms or 0) < now + CLAIM_MS - RENEW_S * 1000
 
@@ -610,7 +612,7 @@ def _end_of(job: Job, outcome: Outcome, answer: Answer | None, now: int) -> Upda
         .values(
             outcome=outcome.reason or SUCCEEDED,
             ended_ms=now,
-            duration_ms=None if answer is None else round(answer.duration_ms),
+            duration_ms=_took_ms(answer),
         )
     )
 
@@ -626,6 +628,17 @@ def _failed_start(row: InvocationRow, instance: InstanceRow, now: int) -> Attemp
         started_ms=now,
         ended_ms=now,
     )
+
+
+def _took_ms(answer: Answer | None) -> int | None:
+    """Return how long a handler took, where it answered."""
+    return round(answer.duration_ms) if answer is not None and answer.duration_ms else None
+
+
+def _too_long(settings: FunctionSettings) -> Answer:
+    """Return what is told of an attempt that was not answered in time."""
+    message = f"The handler took longer than its timeout of {settings.queued_timeout_s} s."
+    return Answer(outcome="error", error=HandlerError(type="TimedOut", message=message))
 
 
 def _broken_off(why: str | None) -> Answer:

@@ -7,7 +7,7 @@ find the same place free.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import Session
 
 from cakework.domain.flow import (
+    USER_ID,
     Batch,
     Concurrency,
     Rule,
@@ -70,9 +71,26 @@ class Flow:
         """Say whether an invocation that is to be recorded has rules to pass."""
         return bool(self._scoped(session, function, row))
 
-    def admit(
-        self, session: Session, function: FunctionRow, row: InvocationRow, event: dict[str, Any]
-    ) -> InvocationRow:
+    def limited(
+        self,
+        session: Session,
+        functions: Mapping[str, FunctionRow],
+        entries: Sequence[Mapping[str, Any]],
+    ) -> set[str]:
+        """Return the ids of those of some invocations, as columns, that have rules to pass."""
+        rules = {each: bool(self._settings(row).limits) for each, row in functions.items()}
+        ids = {each["trigger_id"] for each in entries if each["trigger_id"]}
+        triggers = set[str]()
+        if ids:
+            having = select(TriggerRow.id).where(TriggerRow.limits.is_not(None))
+            triggers.update(session.scalars(having.where(TriggerRow.id.in_(ids))))
+        return {
+            each["id"]
+            for each in entries
+            if rules[each["function_id"]] or each["trigger_id"] in triggers
+        }
+
+    def admit(self, session: Session, function: FunctionRow, row: InvocationRow) -> InvocationRow:
         """Have an invocation pass the rules that there are for it, before it is recorded.
 
         Returns what is to be answered: ``row``, which may be due later now, held, or have ended; or
@@ -82,6 +100,7 @@ class Flow:
         if not scoped:
             return row
         passage = self.passage(session)
+        event = self._event(row, scoped)
         way = [self._ticket(row, scope, rule, event) for scope, rule in scoped]
         if row.next_ms > self._clock():
             way.insert(0, self._ticket(row, function.id, None, event))
@@ -130,6 +149,12 @@ class Flow:
             for scope, rule in scoped
             if isinstance(rule, Concurrency | Throttle)
         ]
+
+    def _event(self, row: InvocationRow, scoped: Scoped) -> dict[str, Any]:
+        """Return the event of an invocation, if any rule looks into it."""
+        if all(rule.key in (None, USER_ID) for _, rule in scoped):
+            return {}
+        return json.loads(self._sealer.unseal(row.event_sealed, f"event:{row.id}"))
 
     def _ticket(
         self, row: InvocationRow, scope: str, rule: Rule | None, event: dict[str, Any]

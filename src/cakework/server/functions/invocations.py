@@ -7,14 +7,15 @@ an invocation has ended, by this process at once, of another's work within a sec
 import asyncio
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic_core import from_json
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, Table, case, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from cakework.domain.errors import Conflict, InvalidRequest, NoLiveVersion, NotFound, TooLarge
@@ -33,7 +34,14 @@ from cakework.domain.ids import (
     UserId,
     new_invocation_id,
 )
-from cakework.domain.invocations import DEAD, FINAL, STARTABLE, InvocationState, Reason
+from cakework.domain.invocations import (
+    DEAD,
+    FINAL,
+    STARTABLE,
+    InvocationState,
+    Reason,
+    handler_of,
+)
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
@@ -57,6 +65,7 @@ EVENT_BYTES_MAX = 1 << 20
 DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
 LOOK_S = 1.0
+_TABLE = cast("Table", InvocationRow.__table__)
 LOOKED_AT_ONCE = 500
 WITHOUT_BYTES = (
     defer(InvocationRow.event_sealed, raiseload=True),
@@ -71,7 +80,8 @@ class NewInvocation:
 
     ``replay_of`` is settled with it, if that is a dead letter; ``if_dead``: only if it is one.
     ``trigger_id`` makes it, for the occurrence at ``scheduled_ms`` or the event ``event_id``, with
-    ``retry`` in the place of the function's policy.
+    ``retry`` in the place of the function's policy. It goes to the ``handler`` that is given, or to
+    that of its trigger.
     """
 
     event: dict[str, Any]
@@ -89,6 +99,7 @@ class NewInvocation:
     scheduled_ms: int | None = None
     event_id: str | None = None
     retry: RetryPolicy | None = None
+    handler: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +167,18 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is taken: its event, whole, and what makes its row: a new object of the same each
-    time."""
+    """An invocation that is to be taken: the columns of its record."""
 
-    event: dict[str, Any]
-    row: Callable[[], InvocationRow]
+    values: dict[str, Any] = field(repr=False)
+
+    def row(self) -> InvocationRow:
+        """Return its record, a new object each time."""
+        return InvocationRow(**self.values)
+
+    def as_loop(self) -> dict[str, Any]:
+        """Return the columns of one that leads too deep."""
+        ended = {"ended_ms": self.values["updated_ms"]}
+        return {**self.values, "state": InvocationState.FAILED, "reason": Reason.LOOP, **ended}
 
 
 OnEnd = Callable[[Session, Sequence[str]], None]
@@ -250,20 +268,20 @@ class Invocations:
             QueueFull: as many wait as may.
             Conflict: what was to be replayed if it is a dead letter is none (any more).
         """
-        entry = self._entry(account, function_id, new, token)
+        new_row = self.new_row(account, function_id, new, token)
 
         def work(session: Session) -> InvocationRow:
             made = _made_by(session, token)
             if made is not None:
                 return made
-            made = entry.row()
+            made = new_row()
             function = self._function(session, made)
             self._limits.check(session, made)
             if new.replay_of is not None:
                 ids = [InvocationId(new.replay_of)]
                 if not settle(session, account, ids, made.created_ms) and new.if_dead:
                     raise Conflict(f"{new.replay_of} is no dead letter.")
-            return self._recorded(session, function, made, entry.event)
+            return self._recorded(session, function, made)
 
         row = await self._database.together(work)
         step(Step.SERVER_INVOCATION_ACCEPTED)
@@ -283,8 +301,7 @@ class Invocations:
             NotFound: the account has no such function.
             TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
         """
-        entry = self._entry(account, function_id, new, None)
-        row = entry.row()
+        row = self.new_row(account, function_id, new, None)()
         function = session.get(FunctionRow, function_id)
         if function is None or function.account_id != account:
             raise NotFound(f"There is no function {function_id}.")
@@ -296,7 +313,59 @@ class Invocations:
             return row
         self._limits.check(session, row)
         after_commit(session, self._hint)
-        return self._recorded(session, function, row, entry.event)
+        return self._recorded(session, function, row)
+
+    def pass_over(
+        self,
+        session: Session,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        why: Reason,
+    ) -> InvocationRow:
+        """Record, within a transaction, an invocation that is not to be done (``skipped``).
+
+        Raises:
+            TooLarge: the event.
+            QueueFull: the account's records take as much as they may. Nothing is written then.
+        """
+        row = self.new_row(account, function_id, new, None)()
+        row.state, row.reason = InvocationState.SKIPPED, why
+        row.ended_ms = row.updated_ms
+        self._limits.check_bytes(session, row)
+        session.add(row)
+        return row
+
+    def enter_all(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> None:
+        """Take invocations within a transaction as :meth:`enter` does, all of them or none: these
+        are written when this returns, so whoever raises after it has to take them back."""
+        wanted = {each.values["function_id"] for each in entries}
+        there = select(FunctionRow)
+        there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
+        functions = {row.id: row for row in session.scalars(there)}
+        for function_id in wanted - functions.keys():
+            raise NotFound(f"There is no function {function_id}.")
+        deep = [each for each in entries if each.values["depth"] > DEPTH_MAX]
+        waiting = [each.values for each in entries if each.values["depth"] <= DEPTH_MAX]
+        for each in deep:
+            self._limits.check_bytes(session, each.row())
+        counts = Counter[str](values["function_id"] for values in waiting)
+        size = sum(values["kept_bytes"] for values in waiting)
+        self._limits.check_all(session, account, counts, size)
+        if entries:
+            limited = self._flow.limited(session, functions, waiting)
+            # Not as objects, of which each costs as much as several rows.
+            plain = [values for values in waiting if values["id"] not in limited]
+            written = [*plain, *(each.as_loop() for each in deep)]
+            if written:
+                session.execute(insert(_TABLE), written)
+            for values in waiting:
+                if values["id"] in limited:
+                    function = functions[values["function_id"]]
+                    self._recorded(session, function, InvocationRow(**values))
+            session.flush()
+        if waiting:
+            after_commit(session, self._hint)
 
     async def call(
         self,
@@ -311,19 +380,19 @@ class Invocations:
         Where an instance is free for it, and nothing waits before it, it is begun with the
         transaction that records it. Raises what :meth:`take` does.
         """
-        entry = self._entry(account, function_id, new, token)
+        new_row = self.new_row(account, function_id, new, token)
 
         def work(session: Session) -> tuple[InvocationRow, Job | None]:
             made = _made_by(session, token)
             if made is not None:
                 return made, None
-            made = entry.row()
+            made = new_row()
             function = self._function(session, made)
             self._limits.check_bytes(session, made)
             limited = self._flow.has_rules(session, function, made)
             if limited:
                 self._limits.check_waiting(session, made)
-                told = self._flow.admit(session, function, made, entry.event)
+                told = self._flow.admit(session, function, made)
                 if told is not made:
                     return told, None
             job = None
@@ -352,59 +421,77 @@ class Invocations:
         return found
 
     def _recorded(
-        self, session: Session, function: FunctionRow, row: InvocationRow, event: dict[str, Any]
+        self, session: Session, function: FunctionRow, row: InvocationRow
     ) -> InvocationRow:
         """Record an invocation as its rules have it; return it, or the one it is part of."""
-        told = self._flow.admit(session, function, row, event)
+        told = self._flow.admit(session, function, row)
         if told is row:
             session.add(row)
         return told
 
-    def _entry(
+    def new_row(
         self,
         account: AccountId,
         function_id: FunctionId,
         new: NewInvocation,
         token: str | None,
+    ) -> Callable[[], InvocationRow]:
+        """Return what makes the row of an invocation: a new object of the same each time."""
+        return self.entry(account, function_id, new, token).row
+
+    def entry(
+        self,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        token: str | None = None,
+        event: bytes | None = None,
     ) -> Entry:
+        """Return an invocation that is to be taken. ``event`` is its event as JSON, where that is
+        whole already.
+
+        Raises:
+            InvalidRequest, TooLarge: the event.
+        """
         invocation_id, now = new_invocation_id(), self._clock()
-        whole = whole_event(new.event, invocation_id, function_id, now)
-        event = _told(whole)
+        if event is None:
+            event = _told(whole_event(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
         weight = ROW_BYTES + len(sealed)
-        row = lambda: InvocationRow(  # noqa: E731
-            id=invocation_id,
-            account_id=account,
-            function_id=function_id,
-            user_id=new.user_id,
-            trigger=new.trigger,
-            kind="queued",
-            state=InvocationState.QUEUED,
-            version=new.version,
-            pinned=new.version is not None,
-            attempt=0,
-            unreached=0,
-            max_attempts=new.max_attempts,
-            event_sealed=sealed,
-            event_bytes=len(event),
-            kept_bytes=weight,
-            cancel=False,
-            next_ms=now + round(new.delay_s * 1000),
-            ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),
-            depth=new.depth,
-            replay_of=new.replay_of,
-            cause_id=new.cause_id,
-            trigger_id=new.trigger_id,
-            scheduled_ms=new.scheduled_ms,
-            event_id=new.event_id,
-            retry=None if new.retry is None else new.retry.model_dump_json(by_alias=True),
-            request_token=token,
-            created_ms=now,
-            updated_ms=now,
-        )
-        return Entry(whole, row)
+        values: dict[str, Any] = {
+            "id": invocation_id,
+            "account_id": account,
+            "function_id": function_id,
+            "user_id": new.user_id,
+            "trigger": new.trigger,
+            "kind": "queued",
+            "state": InvocationState.QUEUED,
+            "version": new.version,
+            "pinned": new.version is not None,
+            "attempt": 0,
+            "unreached": 0,
+            "max_attempts": new.max_attempts,
+            "event_sealed": sealed,
+            "event_bytes": len(event),
+            "kept_bytes": weight,
+            "cancel": False,
+            "next_ms": now + round(new.delay_s * 1000),
+            "ttl_ms": None if new.ttl_s is None else now + round(new.ttl_s * 1000),
+            "depth": new.depth,
+            "replay_of": new.replay_of,
+            "cause_id": new.cause_id,
+            "trigger_id": new.trigger_id,
+            "scheduled_ms": new.scheduled_ms,
+            "event_id": new.event_id,
+            "retry": None if new.retry is None else new.retry.model_dump_json(by_alias=True),
+            "handler": new.handler,
+            "request_token": token,
+            "created_ms": now,
+            "updated_ms": now,
+        }
+        return Entry(values)
 
     async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Return an invocation of the account, without its bytes. Raises NotFound."""
@@ -565,6 +652,7 @@ class Invocations:
             depth=row.depth,
             replay_of=row.id,
             retry=None if row.retry is None else policy_of(row.retry, RetryPolicy()),
+            handler=handler_of(row.trigger, row.handler),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
 

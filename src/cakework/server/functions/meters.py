@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from cakework.domain.flow import Meter
 from cakework.server.clock import Clock
-from cakework.server.functions.waiting import Rooms
+from cakework.server.services.rooms import Rooms
 from cakework.server.store.flow_models import MeterRow
 
 KEYS_PER_ACCOUNT = 100_000
@@ -56,7 +56,7 @@ class Meters:
         if (row := session.get(MeterRow, key.own)) is not None:
             return row
         name = key.own
-        if not self._rooms.has(key.account_id, lambda: self._left(session, key.account_id)):
+        if not self._rooms.take(key.account_id, lambda: self._left(session, key.account_id)):
             name = key.others
             if (row := session.get(MeterRow, name)) is not None:
                 return row

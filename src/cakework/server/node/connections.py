@@ -50,10 +50,16 @@ class StreamConnection(httpcore2.AsyncNetworkStream):
         self._writer = writer
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """Return what has come, at most ``max_bytes``; nothing at the end."""
+        """Return what has come, at most ``max_bytes``; nothing at the end, and it is closed then.
+
+        The client closes what has come to its end only where nobody cancels it just then.
+        """
         with told_as(httpcore2.ReadTimeout, httpcore2.ReadError):
             async with asyncio.timeout(timeout):
-                return await self._reader.read(max_bytes)
+                read = await self._reader.read(max_bytes)
+        if not read and self._reader.at_eof():
+            self._writer.transport.abort()
+        return read
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Send ``buffer``."""
