@@ -68,7 +68,10 @@ from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.drafts import Drafts
 from cakework.server.functions.failures import Failures
+from cakework.server.functions.flow import Flow
+from cakework.server.functions.flow_loop import FlowLoop
 from cakework.server.functions.functions import Functions
+from cakework.server.functions.gatherings import Gatherings
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.intake import Intake
 from cakework.server.functions.invocations import Endings, Invocations, without_bytes
@@ -80,6 +83,7 @@ from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
+from cakework.server.functions.meters import Meters
 from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
@@ -157,6 +161,7 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 REPLAY_PERIOD_S = 1.0
+FLOW_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 MASK_PERIOD_S = 300.0
 LENDING_PERIOD_S = 1.0
@@ -197,6 +202,7 @@ class FunctionParts:
     dead_letters: DeadLetters
     adapter: Adapter
     dispatch: DispatchLoop
+    flow: FlowLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     lendings: Lendings
     holds: Holds
@@ -599,13 +605,20 @@ def _functions(
     starts = Starts(server_id, functions, instances, clock)
     begun: list[Callable[[Job], None]] = []
     limits = WaitingLimits(clock, mb_per_account=settings.max_invocations_mb_per_account)
+    flow_hint, gatherings = asyncio.Event(), Gatherings(sealer)
+    flow = Flow(
+        *(sealer, functions.settings, Meters(clock), gatherings, endings.tell, clock),
+        *(dispatch_hint.set, flow_hint.set),
+    )
+    flow_loop = FlowLoop(database, flow, gatherings, clock, flow_hint.set)
     invocations = Invocations(
-        *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
+        *(database, sealer, starts, limits, flow, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
     failures = Failures(invocations, invocations_shown)
 
     def on_end(session: Session, ids: Sequence[str]) -> None:
+        flow.ended(session, ids)
         over = failures.hand_over(session, ids)
         announcements.invocations_ended(session, [*ids, *over])
 
@@ -624,6 +637,8 @@ def _functions(
         marks,
         endings,
         masks,
+        flow,
+        gatherings,
         on_end,
         clock,
         dispatch_hint.set,
@@ -641,7 +656,12 @@ def _functions(
         clock,
         dispatch_hint.set,
     )
-    functions.changed = lendings.changed
+
+    def changed(function_id: str) -> None:
+        lendings.changed(function_id)
+        flow_loop.changed(function_id)
+
+    functions.changed = changed
     holds = Holds(lendings, server_id)
     drafts = Drafts(database, sources, clock)
     trials = Trials(
@@ -687,6 +707,7 @@ def _functions(
         dead_letters,
         adapter,
         dispatch,
+        flow_loop,
         instances.make_room,
         lendings,
         holds,
@@ -695,6 +716,7 @@ def _functions(
             Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
+            Loop("flow", flow_loop.one_pass, FLOW_PERIOD_S, flow_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
             Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
