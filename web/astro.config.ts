@@ -30,6 +30,7 @@ export default defineConfig({
             { label: "Handlers", slug: "docs/functions/handlers" },
             { label: "Invocations and retries", slug: "docs/functions/invocations" },
             { label: "URLs", slug: "docs/functions/urls" },
+            { label: "Transforms", slug: "docs/functions/transforms" },
             { label: "Secrets", slug: "docs/functions/secrets" },
           ],
         },

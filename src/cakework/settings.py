@@ -212,6 +212,12 @@ class Settings(BaseSettings):
         "from which on no more are taken. From three quarters of it on, the oldest that have ended "
         "go.",
     )
+    max_events_mb_per_account: int = Field(
+        default=256,
+        ge=16,
+        description="Events kept for an account, in MiB. From three quarters of it on, the oldest "
+        "go before their time.",
+    )
     max_function_versions: int = Field(
         default=50,
         ge=5,
@@ -256,6 +262,12 @@ class Settings(BaseSettings):
     )
     retain_invocations_days: int = Field(
         default=14, ge=1, description="Days that records of ended invocations are kept."
+    )
+    retain_events_hours: int = Field(
+        default=24,
+        ge=24,
+        le=24 * 365,
+        description="Hours that events are kept, and known when they come again.",
     )
     retain_dead_letters_days: int = Field(
         default=30,

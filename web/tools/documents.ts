@@ -8,6 +8,7 @@ const PAGES: Record<string, string> = {
   "functions.md": "/docs/functions/",
   "handlers.md": "/docs/functions/handlers/",
   "invocations.md": "/docs/functions/invocations/",
+  "transforms.md": "/docs/functions/transforms/",
   "secrets.md": "/docs/functions/secrets/",
   "triggers.md": "/docs/automations/",
   "schedules.md": "/docs/automations/schedules/",

@@ -17,6 +17,7 @@ const DOCUMENTS = [
   ["docs/handlers.md", "functions/handlers", "Handlers", "What the code of a function looks like."],
   ["docs/invocations.md", "functions/invocations", "Invocations and retries", "What becomes of work."],
   ["docs/function-urls.md", "functions/urls", "URLs of functions", "Requests to a function's own URL."],
+  ["docs/transforms.md", "functions/transforms", "Transforms", "Data through a function while its caller waits."],
   ["docs/secrets.md", "functions/secrets", "Secrets", "What functions are given and nobody else sees."],
   ["docs/triggers.md", "automations/index", "Triggers", "What makes invocations of a function."],
   ["docs/schedules.md", "automations/schedules", "Schedules", "Every morning, every minute, once."],

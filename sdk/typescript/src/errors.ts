@@ -72,6 +72,10 @@ export class ConflictError extends ApiError {
 export class NoLiveVersionError extends ConflictError {
   override name = "NoLiveVersionError";
 }
+/** An event comes of work that comes of an event, and so on, too deep. */
+export class LoopDetectedError extends ConflictError {
+  override name = "LoopDetectedError";
+}
 /** It was changed since you looked at it: look again, and send your change with its `etag`. */
 export class PreconditionFailedError extends ApiError {
   override name = "PreconditionFailedError";
@@ -181,6 +185,7 @@ const BY_CODE: Record<string, typeof ApiError> = {
   image_not_in_registry: ImageNotInRegistryError,
   conflict: ConflictError,
   no_live_version: NoLiveVersionError,
+  loop_detected: LoopDetectedError,
   precondition_failed: PreconditionFailedError,
   too_large: TooLargeError,
   request_timeout: TooSlowError,

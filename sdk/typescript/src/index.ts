@@ -1,5 +1,6 @@
 /** The client of Cakework. */
 export { CakeworkClient } from "./client.js";
+export type { CloudEvent, EmitOptions } from "./emitting.js";
 export {
   ApiError,
   BuildFailedError,
@@ -10,6 +11,7 @@ export {
   ImageNotInRegistryError,
   InternalError,
   InvalidRequestError,
+  LoopDetectedError,
   NoLiveVersionError,
   NoRoomError,
   NotFoundError,
@@ -44,6 +46,7 @@ export {
   type BuildEvent,
   type FunctionEvent,
   type InvocationEvent,
+  type TriggerEvent,
   type VerifyOptions,
   type VmEvent,
   verifyWebhook,

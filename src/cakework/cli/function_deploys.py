@@ -1,6 +1,6 @@
 """A folder's function: made if it is not there, its settings, and a version of its code.
 
-settings of cakework.toml ──▶ code sent ──▶ dependencies built ──▶ imported ──▶ live
+settings of cakework.toml ──▶ code sent ──▶ dependencies built ──▶ imported ──▶ live ──▶ triggers
                                                   └──────────────────┴─ fails: what was live stays
 """
 
@@ -14,6 +14,7 @@ from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_folders import read_code
 from cakework.cli.manifest import FILE, Manifest, read_manifest
 from cakework.cli.output import Output, files, shown_on_stderr
+from cakework.cli.trigger_deploys import Settled, TriggerDeploy
 from cakework.domain.functions import NEWEST, FunctionSettings
 from cakework_client import CakeworkClient, Function, NotFound, Secret, Version
 from cakework_client.folders import File, Source
@@ -70,7 +71,12 @@ def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: 
         took = f"after {time.monotonic() - began:.1f} s"
     function = client.get_function(function.id)
     output.progress(_end(function, version, took))
-    answer = {"function": function.to_dict(), "version": version.to_dict()}
+    settled = _triggers(TriggerDeploy(client, function, output), project.manifest, asked)
+    answer = {
+        "function": function.to_dict(),
+        "version": version.to_dict(),
+        "triggers": settled.to_dict(),
+    }
     output.result(answer, function.url)
     for name in _missing_secrets(client, function):
         output.progress(
@@ -80,6 +86,15 @@ def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: 
     if following := _next(function, version):
         output.progress(f"now: {following}")
     return ExitCode.OK
+
+
+def _triggers(deploy: TriggerDeploy, manifest: Manifest, asked: Asked) -> Settled:
+    """Have the triggers be as the file says, unless what is live is to stay as it is."""
+    if asked.promote:
+        return deploy.settle(manifest.triggers)
+    if manifest.triggers:
+        deploy.output.progress("its triggers are left as they are, as what is live is")
+    return Settled()
 
 
 def with_settings(client: CakeworkClient, manifest: Manifest, output: Output) -> Function:

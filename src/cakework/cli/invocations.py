@@ -17,6 +17,7 @@ from cakework.cli.function_names import found, names
 from cakework.cli.functions import User
 from cakework.cli.invoke import show_end
 from cakework.cli.output import Json, Output, ago, facts, shown
+from cakework.cli.trigger_names import found_trigger
 from cakework.cli.values import Time, WhyEnded
 from cakework.cli.vms import Ids, for_each
 from cakework.domain.ids import INVOCATION_ID_PATTERN
@@ -59,6 +60,8 @@ def invocations(
     reason: WhyEnded = None,
     from_: Annotated[Time, Parameter(name="--from")] = None,
     to: Time = None,
+    trigger: str | None = None,
+    event: str | None = None,
     limit: Limit = NEWEST,
     as_json: Json = False,
 ) -> int:
@@ -71,6 +74,8 @@ def invocations(
         reason: Only those that ended for this reason, such as handler_error.
         from_: Only those taken since this time, such as 2026-07-19T13:32:56+0000.
         to: Only those taken before this time.
+        trigger: Only those that this trigger made, by id or name.
+        event: Only those that the event with this id made.
         limit: How many at most.
     """
     with open_client() as client:
@@ -78,6 +83,8 @@ def invocations(
         listed = client.iter_invocations(
             function_id=function_id,
             user_id=user,
+            trigger_id=found_trigger(client, trigger, function).id if trigger else None,
+            event_id=event,
             state=cast("State | None", state),
             reason=cast("Why | None", reason),
             from_=from_,
@@ -146,6 +153,8 @@ def dead_letters(
     reason: WhyEnded = None,
     from_: Annotated[Time, Parameter(name="--from")] = None,
     to: Time = None,
+    trigger: str | None = None,
+    event: str | None = None,
     limit: Limit = NEWEST,
     as_json: Json = False,
 ) -> int:
@@ -156,12 +165,19 @@ def dead_letters(
         reason: Only those that ended for this reason, such as handler_error.
         from_: Only those taken since this time, such as 2026-07-19T13:32:56+0000.
         to: Only those taken before this time.
+        trigger: Only those that this trigger made, by id or name.
+        event: Only those that the event with this id made.
         limit: How many at most.
     """
     with open_client() as client:
         function_id = found(client, function).id if function else None
         listed = client.iter_dead_letters(
-            function_id=function_id, reason=cast("Why | None", reason), from_=from_, to=to
+            function_id=function_id,
+            trigger_id=found_trigger(client, trigger, function).id if trigger else None,
+            event_id=event,
+            reason=cast("Why | None", reason),
+            from_=from_,
+            to=to,
         )
         return _listed(client, listed, limit, Output(as_json=as_json), "No dead letters.")
 
@@ -299,7 +315,9 @@ def described(client: CakeworkClient, invocation: Invocation) -> str:
         {
             "function": function,
             "state": f"{invocation.state}{reason}",
-            "trigger": invocation.trigger,
+            "trigger": " ".join(filter(None, (invocation.trigger, invocation.trigger_id))),
+            "scheduled": _time(invocation.scheduled_at),
+            "cause": _cause(invocation),
             "user": invocation.user_id,
             "replay of": invocation.replay_of,
             "taken": _time(invocation.created_at),
@@ -314,6 +332,11 @@ def described(client: CakeworkClient, invocation: Invocation) -> str:
         stack = error.stack or f"{error.type}: {error.message}"
         lines += [f"  {line}" for line in stack.splitlines()]
     return "\n".join(shown(line, sys.stdout) for text in lines for line in text.splitlines())
+
+
+def _cause(invocation: Invocation) -> str | None:
+    cause = invocation.cause
+    return cause and (cause.event_id or cause.invocation_id)
 
 
 def _attempt(attempt: Attempt) -> str:

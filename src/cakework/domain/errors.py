@@ -6,17 +6,24 @@
     │   ├── RegistryUnreachable  the registry cannot, or must not, be reached
     │   └── WrongPlatform        the image is not for linux/amd64
     ├── Unauthenticated   no key, or a wrong one
+    │   └── SignatureInvalid     what came in at a webhook is not signed as it has to be
     ├── NotFound          not there, or not the caller's
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
-    │   └── NoLiveVersion        nothing of the function is live yet
+    │   ├── NoLiveVersion        nothing of the function is live yet
+    │   ├── LoopDetected         what caused it leads too deep
+    │   └── NoHandler            what is live has no handler for this
     ├── PreconditionFailed  it was changed since it was looked at
     ├── TooLarge          more bytes than are taken
     ├── TooSlow           the request did not come to its end in time
     ├── QuotaExceeded     more than the account may have
-    │   └── QueueFull            as much work waits as may
+    │   ├── QueueFull            as much work waits as may
+    │   └── ConcurrencyExceeded  no instance came free for who waited
     ├── NoRoom            the host cannot fit it now
-    └── Unavailable       a part that is needed does not answer
+    ├── Unavailable       a part that is needed does not answer
+    ├── HandlerFailed     the user's code failed for a caller who waited
+    │   └── ResultTooLarge       it answered more than may be
+    └── HandlerTimeout    the user's code took too long for a caller who waited
 
 Every error has a stable ``code`` for programs and a sentence for the person. Which HTTP
 status an error gets is decided where HTTP is, not here.
@@ -59,6 +66,12 @@ class Unauthenticated(CakeworkError):
     """No API key came with the request, or it is not a valid one."""
 
     code = "unauthenticated"
+
+
+class SignatureInvalid(Unauthenticated):
+    """What came in at a webhook was not sent now by who knows its secret."""
+
+    code = "signature_invalid"
 
 
 class NotFound(CakeworkError):
@@ -113,6 +126,18 @@ class NoLiveVersion(Conflict):
     code = "no_live_version"
 
 
+class LoopDetected(Conflict):
+    """An event comes of work that comes of an event, and so on, too often."""
+
+    code = "loop_detected"
+
+
+class NoHandler(Conflict):
+    """What is live of the function has no handler for what is asked."""
+
+    code = "no_handler"
+
+
 class TooLarge(CakeworkError):
     """The request has more bytes than are taken."""
 
@@ -137,6 +162,12 @@ class QueueFull(QuotaExceeded):
     code = "queue_full"
 
 
+class ConcurrencyExceeded(QuotaExceeded):
+    """As many instances of the function as may be are busy, and none came free in time."""
+
+    code = "concurrency_exceeded"
+
+
 class NoRoom(CakeworkError):
     """The host cannot fit what is asked now."""
 
@@ -149,12 +180,31 @@ class Unavailable(CakeworkError):
     code = "unavailable"
 
 
+class HandlerFailed(CakeworkError):
+    """A function failed while its caller waited: the user's code, and no fault of the platform."""
+
+    code = "handler_failed"
+
+
+class ResultTooLarge(HandlerFailed):
+    """A function answered more than may be."""
+
+    code = "result_too_large"
+
+
+class HandlerTimeout(CakeworkError):
+    """A function took longer than it may while its caller waited."""
+
+    code = "timeout"
+
+
 ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
     error.code: error
     for error in (
         CakeworkError,
         InvalidRequest,
         Unauthenticated,
+        SignatureInvalid,
         RegistryDenied,
         RegistryUnreachable,
         WrongPlatform,
@@ -163,11 +213,17 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         Conflict,
         PreconditionFailed,
         NoLiveVersion,
+        LoopDetected,
+        NoHandler,
         TooLarge,
         TooSlow,
         QuotaExceeded,
         QueueFull,
+        ConcurrencyExceeded,
         NoRoom,
         Unavailable,
+        HandlerFailed,
+        ResultTooLarge,
+        HandlerTimeout,
     )
 }

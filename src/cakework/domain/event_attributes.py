@@ -51,6 +51,10 @@ class BadEvent(ValueError):
         self.path = path
 
 
+class EventTooLarge(BadEvent):
+    """An event has more bytes than are taken, or all together have."""
+
+
 def check_attribute(name: str, value: object, path: str) -> None:
     """Check an attribute of the event at ``path``.
 

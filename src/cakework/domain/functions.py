@@ -29,6 +29,7 @@ from cakework.domain.vms import (
     MEMORY_MB_DEFAULT,
     MEMORY_MB_MAX,
     MEMORY_MB_MIN,
+    VmEgress,
 )
 
 NAME_PATTERN = r"^[a-z0-9-]{1,63}$"
@@ -41,6 +42,8 @@ SECRETS_MAX = 100
 LABELS_MAX = 32
 DIRECT_TIMEOUT_S = 60
 """What requests to its URL may take at most unless a function says otherwise."""
+TRANSFORM_TIMEOUT_MS = 1_000
+TRANSFORM_BATCH = 500
 
 
 class FunctionKind(StrEnum):
@@ -61,6 +64,19 @@ class Runtime(StrEnum):
 
 NEWEST = {"python": Runtime.PYTHON_313, "node": Runtime.NODE_24}
 """Names that mean the newest of a language, as of the deploy."""
+
+
+OnError = Literal["fail", "pass", "drop"]
+"""What becomes of a record that a transform fails at: an error; the record as it came; nothing."""
+Unit = Literal["record", "batch"]
+"""What a transform's handler is called with."""
+TRANSFORM_FIELDS = {
+    "on_error": "onError",
+    "unit": "unit",
+    "max_batch": "maxBatch",
+    "timeout_ms": "timeoutMs",
+}
+"""Settings that transforms alone have, with their names on the wire."""
 
 
 class VersionState(StrEnum):
@@ -197,7 +213,8 @@ class FunctionSettings(_Settings):
 
     ``memory`` is in MB. ``timeout`` and ``idle_timeout`` are in seconds. ``isolation`` None: as
     follows from whose the function is (:func:`isolation_of`). With ``secrets_at_init`` code that
-    runs at import has the secrets, and there is no snapshot, which would hold them.
+    runs at import has the secrets, and there is no snapshot, which would hold them. ``egress`` is
+    another for a transform that was made without one (:func:`settings_for`).
     """
 
     memory: int = Field(
@@ -234,6 +251,11 @@ class FunctionSettings(_Settings):
     snapshot: Literal["ready", "none"] = Field(
         default="ready", description="`ready`: instances begin where the code is imported."
     )
+    egress: VmEgress = Field(
+        default="internet",
+        description="`none`: the code reaches nothing outside its VM, at import too; a transform "
+        "that is made without it has `none`.",
+    )
     env_vars: dict[str, str] = Field(
         default_factory=dict[str, str],
         repr=False,
@@ -258,6 +280,29 @@ class FunctionSettings(_Settings):
     labels: Annotated[dict[Label, LabelValue], Field(max_length=LABELS_MAX)] = Field(
         default_factory=dict[str, str], description="Words of yours for it, and their values."
     )
+    on_error: OnError | None = Field(
+        default=None,
+        description="Transforms: what becomes of a record that fails. `fail` (if absent): an "
+        "error; `pass`: it is answered as it came; `drop`: it is left out.",
+    )
+    unit: Unit | None = Field(
+        default=None,
+        description="Transforms: whether the handler is called with each `record` (if absent), or "
+        "with a `batch` of them.",
+    )
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        description="Transforms: records that are handed over at once, at most; 500 if absent.",
+    )
+    timeout_ms: int | None = Field(
+        default=None,
+        ge=50,
+        le=30_000,
+        description="Transforms: milliseconds that a call may take, in streams what is handed over "
+        "at once; 1000 if absent.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "FunctionSettings":
@@ -281,6 +326,16 @@ class FunctionSettings(_Settings):
         return DIRECT_TIMEOUT_S if self.timeout is None else self.timeout
 
     @property
+    def records_at_once(self) -> int:
+        """How many records a transform is handed at once, at most."""
+        return TRANSFORM_BATCH if self.max_batch is None else self.max_batch
+
+    @property
+    def transform_timeout_s(self) -> float:
+        """How long a transform may take for what it is handed at once."""
+        return (TRANSFORM_TIMEOUT_MS if self.timeout_ms is None else self.timeout_ms) / 1000
+
+    @property
     def has_snapshot(self) -> bool:
         """Whether instances begin from a snapshot of their version."""
         return self.snapshot == "ready" and not self.secrets_at_init
@@ -288,9 +343,26 @@ class FunctionSettings(_Settings):
     @property
     def made_with(self) -> str:
         """What tells instances apart that were made with other settings than these."""
-        told = [self.cpu, self.memory, self.concurrency, sorted(self.env_vars.items())]
+        variables = sorted(self.env_vars.items())
+        told: list[object] = [self.cpu, self.memory, self.concurrency, variables]
         told.append(self.secrets_at_init)
+        if self.egress != "internet":
+            # What was made by a version without this setting had that.
+            told.append(self.egress)
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def shown(self, kind: FunctionKind) -> "FunctionSettings":
+        """Return these settings with the defaults of those that only a kind has."""
+        if kind is not FunctionKind.TRANSFORM:
+            return self
+        return self.model_copy(
+            update={
+                "on_error": self.on_error or "fail",
+                "unit": self.unit or "record",
+                "max_batch": self.records_at_once,
+                "timeout_ms": round(self.transform_timeout_s * 1000),
+            }
+        )
 
     def changed(self, patch: "FunctionSettings") -> "FunctionSettings":
         """Return these settings with those that ``patch`` was given, whole fields at a time."""
@@ -302,6 +374,14 @@ class FunctionSettings(_Settings):
 
     def _env(self) -> list[tuple[str, str]]:
         return list(self.env_vars.items())
+
+
+def settings_for(kind: FunctionKind, given: FunctionSettings) -> FunctionSettings:
+    """Return the settings that a function of ``kind`` is made with, of those that were ``given``:
+    transforms reach nothing unless they are to."""
+    if kind is FunctionKind.TRANSFORM and "egress" not in given.model_fields_set:
+        return given.changed(FunctionSettings(egress="none"))
+    return given
 
 
 def isolation_of(settings: FunctionSettings, owner: str, user_id: str) -> Isolation:

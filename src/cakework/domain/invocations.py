@@ -36,6 +36,8 @@ TEST = "test"
 """What invocations of trials are triggered by; their code is no version's."""
 FAILURE = "failure"
 """What invocations are triggered by that handle what other work failed at."""
+HELD_MS = 253_370_764_800_000
+"""When an attempt is due of what waits for something else than a time: in the year 9999."""
 
 
 _HANDLERS = {"cron": "scheduled", FAILURE: "failure"}

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cakework.domain.repositories import checked_branch, checked_repository, checked_token
-from cakework.domain.vms import EndCause, Shape
+from cakework.domain.vms import EndCause, Shape, VmEgress
 
 
 class Order(BaseModel):
@@ -189,6 +189,10 @@ class VmOrder(Order):
     ``forkable``: a snapshot is likely to be taken of it as it runs, which ends it (see
     :class:`SnapshotOrder`); where guests are emulated its machine may then be what others are
     forked from. It takes no machine that waits, and is not forked itself as long as it runs.
+
+    ``egress`` ``none``: from before anything runs in it, it reaches nothing outside itself; its
+    ports are reached through the dial socket all the same. What it was forked from may have had
+    another.
     """
 
     vm_id: str
@@ -206,6 +210,7 @@ class VmOrder(Order):
     hooks: Hooks = Hooks()
     fork_of: str | None = None
     forkable: bool = False
+    egress: VmEgress = "internet"
 
     @property
     def owner(self) -> str:

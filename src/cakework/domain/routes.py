@@ -222,7 +222,11 @@ class Cut(Message):
 
 
 class Visit(BaseModel):
-    """A request to a function, as it is by now. Without ``state`` it is under way."""
+    """A request to a function, as it is by now. Without ``state`` it is under way.
+
+    Data that goes through a transform is one, too: ``trigger`` says so, and ``result`` how many
+    records there were.
+    """
 
     id: str
     account_id: str
@@ -238,6 +242,8 @@ class Visit(BaseModel):
     state: str | None = None
     reason: str | None = None
     error: dict[str, Any] | None = None
+    trigger: Literal["http", "transform"] = "http"
+    result: dict[str, Any] | None = None
 
 
 class Returned(BaseModel):

@@ -26,6 +26,11 @@ class Step(StrEnum):
     SERVER_INSTANCE_ENDED = "server.instance.ended"
     SERVER_INVOCATION_SETTLED = "server.invocation.settled"
 
+    SERVER_SCHEDULE_WRITTEN = "server.schedule.written"
+    SERVER_SCHEDULE_FIRED = "server.schedule.fired"
+    SERVER_EVENT_ACCEPTED = "server.event.accepted"
+    SERVER_EVENT_FANNED = "server.event.fanned"
+
     BUILD_SPOOLED = "server.build.spooled"
     BUILD_RECORDED = "server.build.recorded"
     BUILD_ORDERED = "server.build.ordered"

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     model_validator,
 )
@@ -112,6 +113,7 @@ class CronConfig(_Config):
     data: Any = Field(default=None, description="The data of its events.")
     start_at: Instant | None = Field(default=None, description="Nothing comes before this time.")
     end_at: Instant | None = Field(default=None, description="Nothing comes from this time on.")
+    _schedule: Schedule = PrivateAttr()
 
     @model_validator(mode="after")
     def _check(self) -> "CronConfig":
@@ -123,13 +125,16 @@ class CronConfig(_Config):
         if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
             raise ValueError("endAt is not after startAt")
         try:
-            self.schedule()
+            self._schedule = self._parsed()
         except BadSchedule as error:
             raise ValueError(f"{error.field}: {error}") from error
         return self
 
     def schedule(self) -> Schedule:
-        """Return the times. Raises BadSchedule."""
+        """Return the times."""
+        return self._schedule
+
+    def _parsed(self) -> Schedule:
         if self.every is not None:
             return Every(self.every)
         if self.at is not None:

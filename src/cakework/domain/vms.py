@@ -25,6 +25,7 @@ snapshot of a cached one.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from cakework.domain.snapshots import SnapshotState
 
@@ -73,6 +74,10 @@ class VmRole(StrEnum):
     VERSION = "version"
     INSTANCE = "instance"
 
+
+VmEgress = Literal["internet", "none"]
+"""What a VM reaches: the public internet, as far as its node lets VMs; or nothing outside itself.
+Either way it is reached at its ports, by its server and its router."""
 
 TRANSITIONS: dict[VmState, frozenset[VmState]] = {
     VmState.CREATED: frozenset({VmState.STARTED, VmState.STOPPED, VmState.DESTROYED}),

@@ -23,6 +23,7 @@ from cakework.server.api.cached_vms import CachedVmRoutes
 from cakework.server.api.costs import Costs
 from cakework.server.api.document import describe
 from cakework.server.api.drafts import DraftRoutes
+from cakework.server.api.events import EventRoutes
 from cakework.server.api.forks import ForkRoutes
 from cakework.server.api.function_archives import FunctionArchiveRoutes
 from cakework.server.api.function_logs import FunctionLogRoutes
@@ -31,18 +32,33 @@ from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
+from cakework.server.api.inbound import BODIES_BYTES_MAX, InboundRoutes
+from cakework.server.api.inbound import BODY_BYTES_MAX as INBOUND_BYTES_MAX
 from cakework.server.api.invocations import InvocationRoutes, invocation_answer
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
 from cakework.server.api.request_scope import RequestScope
+from cakework.server.api.schedules import ScheduleRoutes
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
+from cakework.server.api.transforms import STREAMS, WHOLES, TransformRoutes
 from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.arrivals import Arrivals
 from cakework.server.automations.doors import Doors
+from cakework.server.automations.event_records import EventRecords
+from cakework.server.automations.event_room import EventRoom
+from cakework.server.automations.events import Events
+from cakework.server.automations.fan_out import FanOut
+from cakework.server.automations.inbound import Inbound
 from cakework.server.automations.lifecycle import Lifecycle
+from cakework.server.automations.plans import Planner
+from cakework.server.automations.refusals import PERIOD_S as REFUSAL_PERIOD_S
+from cakework.server.automations.refusals import Refusals
+from cakework.server.automations.schedules import Schedules
 from cakework.server.automations.triggers import Triggers
+from cakework.server.automations.wishes import Wishes
 from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.adapter import Adapter
 from cakework.server.functions.attempts import Attempts
@@ -115,6 +131,8 @@ from cakework.server.store.database import Database, database_url
 from cakework.server.store.free_space import FreeSpace
 from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
+from cakework.server.transforms.apply import Transforms
+from cakework.server.transforms.holds import HOLD_PERIOD_S, Holds
 from cakework.server.web.site import Site
 from cakework.server.web.waitlist import WaitlistForm
 from cakework.server.webhooks.addresses import Guard, parse_allowed
@@ -145,6 +163,10 @@ LENDING_PERIOD_S = 1.0
 LENDING_FIRST_S = 3.0
 """After a start routers come back first to what they hold."""
 KEEPING_PERIOD_S = 30.0
+SCHEDULE_PERIOD_S = 30.0
+FAN_OUT_PERIOD_S = 1.0
+EVENTS_KEPT_PERIOD_S = 10.0
+ARRIVAL_PERIOD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +199,8 @@ class FunctionParts:
     dispatch: DispatchLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     lendings: Lendings
+    holds: Holds
+    transforms: Transforms
     loops: tuple[Loop, ...]
 
 
@@ -185,6 +209,12 @@ class AutomationParts:
     """The parts that automations are made of."""
 
     triggers: Triggers
+    inbound: Inbound
+    schedules: Schedules
+    events: Events
+    event_records: EventRecords
+    event_room: EventRoom
+    fan_out: FanOut
     loops: tuple[Loop, ...]
 
 
@@ -243,11 +273,14 @@ class Server:
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
+            stack.push_async_callback(self.automations.inbound.close)
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
+            stack.push_async_callback(self.functions.holds.close)
             stack.push_async_callback(self.functions.trials.close)
             stack.push_async_callback(self.functions.deploys.close)
+            stack.callback(self.automations.schedules.close)
             for run in (self.journal.run, self.lines.run, *(loop.run for loop in self.loops)):
                 stack.push_async_callback(_end, asyncio.create_task(run()))
             stack.push_async_callback(self.wakes.close)
@@ -342,7 +375,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     )
     invocations = functions.invocations
     announcements.others.append(Lifecycle(invocations, shapes, webhooks.outbox, clock))
-    automations = _automations(database, sealer, invocations, clock)
+    automations = _automations(settings, database, sealer, invocations, clock, dispatch_hint)
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
@@ -458,8 +491,18 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         ).router(door),
         invocations.router(door),
         TriggerRoutes(parts.automations.triggers, invocations).router(door),
+        ScheduleRoutes(parts.automations.triggers.now_ms).router(door),
+        EventRoutes(parts.automations.events, parts.automations.event_records).router(door),
+        TransformRoutes(parts.functions.transforms, Turns(STREAMS), Turns(WHOLES)).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
+        InboundRoutes(
+            parts.automations.inbound,
+            parts.space,
+            Bodies(BODIES_BYTES_MAX, INBOUND_BYTES_MAX),
+            parser,
+            costs,
+        ).router(),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -599,6 +642,7 @@ def _functions(
         dispatch_hint.set,
     )
     functions.changed = lendings.changed
+    holds = Holds(lendings, server_id)
     drafts = Drafts(database, sources, clock)
     trials = Trials(
         database,
@@ -645,6 +689,8 @@ def _functions(
         dispatch,
         instances.make_room,
         lendings,
+        holds,
+        Transforms(functions, holds, adapter, masks, clock),
         (
             Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
@@ -653,18 +699,54 @@ def _functions(
             Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
             Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
+            Loop("holds", holds.one_pass, HOLD_PERIOD_S),
             Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
         ),
     )
 
 
 def _automations(
-    database: Database, sealer: Sealer, invocations: Invocations, clock: Clock
+    settings: Settings,
+    database: Database,
+    sealer: Sealer,
+    invocations: Invocations,
+    clock: Clock,
+    dispatch_hint: asyncio.Event,
 ) -> AutomationParts:
-    schedule_hint = asyncio.Event()
+    schedule_hint, fan_out_hint = asyncio.Event(), asyncio.Event()
     doors = Doors(sealer, clock)
     triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
-    return AutomationParts(triggers, ())
+    refusals, arrivals = Refusals(database, clock), Arrivals(database, clock)
+    schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
+    wishes = Wishes(database)
+    planner = Planner(wishes, invocations)
+    room = EventRoom(
+        database, settings.max_events_mb_per_account, settings.retain_events_hours, clock
+    )
+    fan_out = FanOut(database, sealer, wishes, planner, invocations, fan_out_hint.set)
+    events = Events(database, sealer, wishes, planner, invocations, room, clock, fan_out_hint.set)
+    return AutomationParts(
+        triggers=triggers,
+        inbound=Inbound(database, doors, invocations, refusals, arrivals, clock),
+        schedules=schedules,
+        events=events,
+        event_records=EventRecords(database, sealer),
+        event_room=room,
+        fan_out=fan_out,
+        loops=(
+            Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),
+            Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, fan_out_hint),
+            Loop("refusals", refusals.one_pass, REFUSAL_PERIOD_S),
+            Loop(
+                *("arrivals", arrivals.one_pass, ARRIVAL_PERIOD_S),
+                first_after_s=ARRIVAL_PERIOD_S,
+            ),
+            Loop(
+                *("events", room.one_pass, EVENTS_KEPT_PERIOD_S),
+                first_after_s=EVENTS_KEPT_PERIOD_S,
+            ),
+        ),
+    )
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -6,9 +6,11 @@ import json
 import os
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,65 @@ def exits(world: World, during: Callable[[], None]) -> None:
     ]
 
 
+def fires(world: World, during: Callable[[], None]) -> None:
+    """What is due once is done once."""
+    before = len(world.parts.rows("invocations"))
+    trigger_id, at_ms = _due_in(world, 500)
+    during()
+    (made,) = until(lambda: _made_by(world, trigger_id), SETTLED_S, world.parts.tail)
+    assert world.ended(made["id"])["state"] == "succeeded"
+    assert made["scheduled_ms"] == at_ms
+    assert len(world.parts.rows("invocations")) == before + 1
+
+
+def emits(world: World, during: Callable[[], None]) -> None:
+    """What was emitted once is there once, and makes what it makes once."""
+    _emitted(world, during, 1)
+
+
+def fans_out(world: World, during: Callable[[], None]) -> None:
+    """Each trigger gets an event once, also those to which the loop gives it."""
+    _emitted(world, during, 130)
+
+
+def _emitted(world: World, during: Callable[[], None], triggers: int) -> None:
+    kind = f"t{len(world.parts.rows('events'))}"
+    body = {"functionId": world.function_id, "type": "event", "config": {"types": [kind]}}
+    ids = {answered(world.parts, "/v1/triggers", body)["id"] for _ in range(triggers)}
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(answered, world.parts, "/v1/events", {"events": [{"type": kind}]})
+        during()
+        (event,) = asked.result()["events"]
+    assert event["duplicate"] is False
+
+    def made() -> list[Json]:
+        return [row for row in world.parts.rows("invocations") if row["event_id"] == event["id"]]
+
+    until(lambda: len(made()) >= triggers, SETTLED_S, world.parts.tail)
+    for row in made():
+        assert world.ended(row["id"])["state"] == "succeeded"
+    assert sorted(row["trigger_id"] for row in made()) == sorted(ids)
+    (kept,) = (row for row in world.parts.rows("events") if row["type"] == kind)
+    assert (kept["id"], kept["made"], kept["after"]) == (event["id"], triggers, None)
+
+
+def _due_in(world: World, wait_ms: int) -> tuple[str, int]:
+    """Make a trigger that is due once, soon; return its id, and when it is."""
+    while True:
+        at_ms = time.time_ns() // 1_000_000 + wait_ms
+        at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        body = {"functionId": world.function_id, "type": "cron", "config": {"at": at}}
+        made = answered(world.parts, "/v1/triggers", body)
+        if made["state"] == "active":
+            return made["id"], at_ms
+        # It took longer than that to make it.
+        wait_ms *= 2
+
+
+def _made_by(world: World, trigger_id: str) -> list[Json]:
+    return [row for row in world.parts.rows("invocations") if row["trigger_id"] == trigger_id]
+
+
 def _queued(world: World, during: Callable[[], None], data: Json) -> Json:
     before = len(world.parts.rows("invocations"))
     path = f"/v1/functions/{world.function_id}/invoke"
@@ -216,6 +277,10 @@ PASSED_BY = {
     Step.SERVER_ATTEMPT_NOTED: (fails,),
     Step.SERVER_INSTANCE_ENDED: (fails, exits),
     Step.SERVER_INVOCATION_SETTLED: (succeeds, fails, exits),
+    Step.SERVER_SCHEDULE_WRITTEN: (fires,),
+    Step.SERVER_SCHEDULE_FIRED: (fires,),
+    Step.SERVER_EVENT_ACCEPTED: (emits,),
+    Step.SERVER_EVENT_FANNED: (fans_out,),
 }
 LOAD = min(100, examples(8))
 STEPS = set(PASSED_BY)
@@ -286,6 +351,28 @@ def test_kill_under_load(world: World) -> None:
         assert each["result"] == each["attempt"] == len(each["attempts"])
         assert {one["outcome"] for one in each["attempts"][:-1]} <= {"crash", "handler_error"}
     world.parts.settle()
+    world.is_undoubled()
+    _is_conserved(world)
+
+
+def test_kill_while_schedules_come_round(world: World) -> None:
+    """At moments that nobody chose: each of what is due meanwhile is made once, for its time."""
+    chance = random.Random(5)
+    due: dict[str, int] = {}
+    for _ in range(examples(20)):
+        due |= dict(_due_in(world, chance.randrange(200, 1_000)) for _ in range(5))
+        until_s = time.monotonic() + chance.uniform(0.1, 1.0)
+        until(lambda until_s=until_s: time.monotonic() > until_s, SETTLED_S, "it is time")
+        world.parts.kill(ready=False)
+
+    def all_made() -> bool:
+        return due.keys() <= {row["trigger_id"] for row in world.parts.rows("invocations")}
+
+    until(all_made, SETTLED_S, lambda: f"all are made: {world.parts.tail()}")
+    world.parts.settle()
+    made = [row for row in world.parts.rows("invocations") if row["trigger_id"] in due]
+    assert {row["trigger_id"]: row["scheduled_ms"] for row in made} == due
+    assert len(made) == len(due)
     world.is_undoubled()
     _is_conserved(world)
 

@@ -5,11 +5,11 @@ import socket
 import struct
 import time
 
-from cakework.node.network.namespaces import GUEST_ADDRESS, VNET_HDR_SIZE
+from cakework.node.network.namespaces import GATEWAY, GUEST_ADDRESS, VNET_HDR_SIZE
 
 MAC = b"\x02\x63\x77\0\0\x01"
 BROADCAST = b"\xff" * 6
-IPV4, ARP = 0x0800, 0x0806
+IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 PORT = 40_000
 
 
@@ -34,8 +34,10 @@ class TapGuest:
         port: int,
         source: str = GUEST_ADDRESS,
         from_port: int = PORT,
+        to: bytes | None = None,
     ) -> None:
-        """Send a datagram from ``source``, whether that is ours or not."""
+        """Send a datagram from ``source``, whether that is ours or not; ``to`` is another link
+        address than the gateway's."""
         udp = struct.pack("!HHHH", from_port, port, 8 + len(text), 0) + text
         head = struct.pack(
             "!BBHHHBBH4s4s",
@@ -43,7 +45,38 @@ class TapGuest:
             *(socket.inet_aton(source), socket.inet_aton(target)),
         )
         head = head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
-        self._send(self._gateway, IPV4, head + udp)
+        self._send(to or self._gateway, IPV4, head + udp)
+
+    def say_by_ipv6(self, text: bytes, target: str, port: int, source: str) -> None:
+        """Send a datagram by IPv6, to whoever takes it."""
+        udp = struct.pack("!HHHH", PORT, port, 8 + len(text), 0) + text
+        head = struct.pack("!IHBB", 6 << 28, len(udp), socket.IPPROTO_UDP, 64)
+        head += socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(
+            socket.AF_INET6, target
+        )
+        for to in (self._gateway, BROADCAST):
+            self._send(to, IPV6, head + udp)
+
+    def is_answered(self, address: str) -> bool:
+        """Ask who has an address, and then the gateway; say whether the first answer is to the
+        first question."""
+        for asked in (address, GATEWAY):
+            self._send(BROADCAST, ARP, _arp(1, MAC, GUEST_ADDRESS, b"\0" * 6, asked))
+        return self._receive(ARP)[14:18] == socket.inet_aton(address)
+
+    def ask_as(self, address: str) -> None:
+        """Ask for the gateway's link address as if one had ``address`` oneself."""
+        self._send(BROADCAST, ARP, _arp(1, MAC, address, b"\0" * 6, GATEWAY))
+
+    def refusals(self) -> int:
+        """Return how many errors of ICMP are there by now."""
+        count = 0
+        while True:
+            try:
+                frame = os.read(self._tap, 65_536)[VNET_HDR_SIZE:]
+            except BlockingIOError:
+                return count
+            count += frame[12:14] == b"\x08\0" and frame[23] == socket.IPPROTO_ICMP
 
     def hear(self) -> tuple[str, bytes]:
         """Return the next datagram that comes: from where, and its text."""

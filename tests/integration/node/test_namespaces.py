@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,23 @@ import pytest
 from cakework.node.network.namespaces import (
     CLONE_NEWNET,
     GATEWAY,
+    GUEST_ADDRESS,
+    TAP,
     Namespace,
     adopt_namespace,
     enable_forwarding,
     host_end_name,
     make_build_namespace,
+    make_secluded_namespace,
     make_vm_namespace,
     run_inside,
     set_host_rules,
     unplug,
     unplug_left,
 )
-from cakework.node.network.rules import Egress, no_rules, outer_rules
+from cakework.node.network.rules import Egress, no_rules, outer_rules, secluded_rules
 from cakework.node.territory import Territory
-from tests.integration.node.tap_guest import TapGuest
+from tests.integration.node.tap_guest import BROADCAST, TapGuest
 from tests.integration.open_files import count_open_files
 
 TERRITORY = Territory(60)
@@ -40,7 +44,8 @@ PUBLIC = "11.22.33.44"
 PRIVATE, METADATA, LAN = "10.99.0.2", "169.254.169.254", "192.168.77.2"
 WIRESERVER = "168.63.129.16"
 """Azure's: a public address, answered by the host's neighbour."""
-HOST, OTHER = TERRITORY.addresses(SLOT)[0], TERRITORY.addresses(NEIGHBOUR)[1]
+HOST, (NEIGHBOURS_HOST, OTHER) = TERRITORY.addresses(SLOT)[0], TERRITORY.addresses(NEIGHBOUR)
+WORLDS_HOST = "203.0.113.1"
 PORT = 7777
 ONLY_NAT = """
 flush ruleset
@@ -106,10 +111,10 @@ def vm_namespace(egress: Egress = ALL, slot: int = SLOT) -> Generator[Namespace]
 
 
 @contextmanager
-def listener(namespace: int, address: str) -> Generator[socket.socket]:
+def listener(namespace: int, address: str, port: int = PORT) -> Generator[socket.socket]:
     made = run_inside(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with made:
-        made.bind((address, PORT))
+        made.bind((address, port))
         made.settimeout(60)
         yield made
 
@@ -217,6 +222,95 @@ def test_a_guest_cannot_be_another(world: int, down: str) -> None:
         assert (b"forged" in received) == (down == "both")
 
 
+@contextmanager
+def secluded(links: str) -> Generator[Namespace]:
+    """A namespace without egress: as it is made, with its ``rules`` alone between it and the world,
+    with its want of a ``link`` alone, or with ``neither``."""
+    if links in ("made", "link"):
+        namespace = make_secluded_namespace(SLOT)
+    else:
+        namespace = make_vm_namespace(TERRITORY, SLOT, ALL)
+    rules = secluded_rules(GUEST_ADDRESS, GATEWAY, TAP) if links == "rules" else ""
+    try:
+        if links != "made":
+            run_inside(namespace.fd, lambda: set_host_rules("flush ruleset\n" + rules))
+            run_inside(namespace.fd, enable_forwarding)
+        if links == "neither":
+            run_inside(namespace.fd, lambda: set_host_rules(ONLY_NAT))
+        yield namespace
+    finally:
+        namespace.close()
+
+
+@pytest.mark.parametrize("by", ["made", "rules", "link", "neither"])
+def test_without_egress_of_its_own_a_guest_reaches_nobody(world: int, by: str) -> None:
+    """Whatever its kernel sends: no address of the world, the host or a neighbour hears of it. That
+    there is no link is enough, and so are the rules; where both are missing it is heard, though
+    the host's own rules are not there in any case."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    with ExitStack() as stack:
+        stack.callback(os.close, own)
+        namespace = stack.enter_context(secluded(by))
+        other = stack.enter_context(vm_namespace(slot=NEIGHBOUR))
+        run_inside(other.fd, lambda: set_host_rules("flush ruleset"))
+        world_has = (PUBLIC, PRIVATE, METADATA, LAN, WIRESERVER)
+        places = [(world, address) for address in world_has]
+        places += [(own, WORLDS_HOST), (own, NEIGHBOURS_HOST), (other.fd, OTHER)]
+        heard = [stack.enter_context(listener(*place)) for place in places]
+        guest = guest_of(namespace)
+        for _, target in places:
+            guest.say(b"said", target, PORT)
+            guest.say(b"said", target, PORT, source=TERRITORY.addresses(SLOT)[1])
+            guest.say(b"said", target, PORT, source=GATEWAY)
+            guest.say(b"said", target, PORT, to=BROADCAST)
+        for text in ("255.255.255.255", "224.0.0.1", "127.0.0.1"):
+            guest.say(b"said", text, PORT)
+        guest.say_by_ipv6(b"said", "ff02::1", PORT, "fe80::1")
+        guest.say_by_ipv6(b"said", "2001:db8::1", PORT, "2001:db8::2")
+        with vm_namespace(slot=NEIGHBOUR + 1) as whole:
+            guest_of(whole).say(b"allowed", PUBLIC, PORT)
+            assert heard[0].recv(100) == (b"said" if by == "neither" else b"allowed")
+        found = {place: arrived(each) for place, each in zip(places, heard, strict=True)}
+        assert any(found.values()) == (by == "neither"), found
+
+
+def test_without_egress_a_guest_is_reached_and_answers(world: int) -> None:
+    """The node's question comes, and its answer goes; what else the guest tells its gateway, at any
+    port, does not come. Nor does it learn whether others are there."""
+    namespace = make_secluded_namespace(SLOT)
+    with (
+        closing(namespace),
+        listener(namespace.fd, GATEWAY) as gateway,
+        listener(namespace.fd, GATEWAY, PORT + 1) as asked,
+    ):
+        guest = guest_of(namespace)
+        for address in (HOST, OTHER, TERRITORY.addresses(SLOT)[1], PUBLIC, "127.0.0.1"):
+            assert not guest.is_answered(address)
+        guest = guest_of(namespace)
+        guest.say(b"uninvited", GATEWAY, PORT)
+        asked.sendto(b"from the node", (GUEST_ADDRESS, 40_000))
+        assert guest.hear() == (GATEWAY, b"from the node")
+        guest.say(b"uninvited", GATEWAY, PORT)
+        guest.say(b"answer", GATEWAY, PORT + 1)
+        assert asked.recv(100) == b"answer"
+        assert arrived(gateway) == arrived(asked) == []
+        assert run_inside(namespace.fd, _links) == {"lo", TAP}
+        assert run_inside(namespace.fd, _forwards) == "0"
+
+
+def test_without_egress_a_guest_is_told_so_now_and_then() -> None:
+    """Its programs do not wait for nothing; and a flood does not have the kernel answer for ever,
+    which answers so many a second for all its namespaces."""
+    namespace = make_secluded_namespace(SLOT)
+    with closing(namespace):
+        guest = guest_of(namespace)
+        guest.say(b"out", PUBLIC, PORT)
+        assert guest.refusals() == 1
+        for number in range(FLOOD):
+            guest.say(b"flood", PUBLIC, 20_000, from_port=1024 + number)
+        assert guest.refusals() < FLOOD / 2
+
+
 def test_answers_come_back_and_nothing_else(world: int) -> None:
     """What a guest asked is answered, through two translations; uninvited packets do not enter."""
     set_host_rules(outer_rules(Egress(), TERRITORY))
@@ -266,6 +360,21 @@ def test_a_guest_reaches_nothing_in_its_own_namespace(world: int) -> None:
         assert guest.hear() == (GATEWAY, b"from the node")
         guest.say(b"answer", GATEWAY, PORT)
         assert gateway.recv(100) == b"answer"
+
+
+@pytest.mark.parametrize(
+    "make", [partial(make_vm_namespace, TERRITORY, egress=ALL), make_secluded_namespace]
+)
+def test_a_guest_is_one_neighbour_however_many_it_says_it_is(
+    make: Callable[[int], Namespace],
+) -> None:
+    """The kernel's table of neighbours is one for the host and all guests."""
+    with closing(make(SLOT)) as namespace:
+        guest = guest_of(namespace)
+        for number in range(200):
+            guest.ask_as(f"11.0.0.{number}")
+        assert not guest.is_answered(PUBLIC)
+        assert run_inside(namespace.fd, _neighbours) == {GUEST_ADDRESS}
 
 
 @pytest.mark.parametrize("down", ["none", "inner", "outer", "both"])
@@ -392,6 +501,15 @@ def test_one_that_cannot_be_made_leaves_nothing(
 
 def _ip(words: str) -> None:
     subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def _neighbours() -> set[str]:
+    listed = subprocess.run(["ip", "neigh"], check=True, capture_output=True, text=True)
+    return {line.split()[0] for line in listed.stdout.splitlines()}
+
+
+def _forwards() -> str:
+    return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
 
 
 def _links() -> set[str]:

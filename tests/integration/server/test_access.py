@@ -92,6 +92,7 @@ def test_every_call_of_the_contract_is_there() -> None:
     """Names, methods and paths of this stage are in the document, each in every spelling."""
     assert {(method, path) for _, method, path in CALLS} == {
         ("POST", "/v1/image/import"),
+        ("POST", "/v1/transforms/{functionId}/apply"),
         ("GET", "/v1/images"),
         ("GET", "/v1/image/{imageId}"),
         ("DELETE", "/v1/image/{imageId}"),

@@ -1,4 +1,4 @@
-"""The examples of docs on functions, invocations and handlers do what the pages say."""
+"""The examples of docs on functions, invocations, handlers and transforms do what they say."""
 
 import asyncio
 import os
@@ -23,6 +23,7 @@ MARK = "--- end of block"
 RUN = {"sh": "{}", "py": f"cat >block.py <<'EOF'\n{{}}EOF\n{sys.executable} block.py"}
 RUN["ts"] = "cat >block.ts <<'EOF'\n{}EOF\nnode block.ts"
 PAGES = {"functions.md": {*RUN}, "invocations.md": {*RUN}, "handlers.md": {"sh"}}
+PAGES["transforms.md"] = {*RUN}
 """Which of their blocks are run here: handlers have tests of their own."""
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import event, select, update
 from sqlalchemy.engine import Engine
 
 from cakework.domain.ids import VmId
+from cakework.server.clock import Clock, now_ms
 from cakework.server.functions.machines import FAILED_MS
 from cakework.server.store.function_models import (
     FunctionRow,
@@ -98,10 +99,10 @@ class Functions:
 
 @contextlib.asynccontextmanager
 async def served(
-    folder: Path, node: FunctionNode, database_url: str | None
+    folder: Path, node: FunctionNode, database_url: str | None, clock: Clock = now_ms
 ) -> AsyncGenerator[Functions]:
     """Serve once more, on what is there."""
-    async with running(settings_for(folder, database_url), node) as rig:
+    async with running(settings_for(folder, database_url), node, clock) as rig:
 
         async def loaded(vm_id: str) -> Loaded:
             async with rig.server.database.reading() as session:

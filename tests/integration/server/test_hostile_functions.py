@@ -3,7 +3,7 @@
 What takes long is held here by the test, where a hostile account would have code that does."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,10 +174,12 @@ async def test_an_answer_that_waits_to_be_read_came_in_time(
     turn, waits = asyncio.Event(), asyncio.Event()
     read = Adapter._read  # pyright: ignore[reportPrivateUsage]
 
-    async def in_turn(self: Adapter, line: bytes, account: str) -> Answer:
+    async def in_turn(
+        self: Adapter, line: bytes, account: str, checked: Callable[[Answer], Answer]
+    ) -> Answer:
         waits.set()
         await turn.wait()
-        return await read(self, line, account)
+        return await read(self, line, account, checked)
 
     code = "def handler(event, context):\n    return 'in time'\n"
     function_id = await functions.made(code, settings={"timeout": 3})

@@ -182,6 +182,7 @@ class Lives(RuleBasedStateMachine):
             build=lambda _: {},
             vm=lambda _: {},
             version=lambda _: {},
+            trigger=lambda _: {},
             invocations=lambda _, ids: {each: {} for each in ids},
             time=str,
         )

@@ -1,7 +1,15 @@
+import hashlib
+
 import pytest
 from pydantic import ValidationError
 
-from cakework.domain.functions import FunctionSettings, Isolation, isolation_of
+from cakework.domain.functions import (
+    FunctionKind,
+    FunctionSettings,
+    Isolation,
+    isolation_of,
+    settings_for,
+)
 
 
 def parsed(**fields: object) -> FunctionSettings:
@@ -30,6 +38,8 @@ def test_settings_have_the_names_and_defaults_of_the_contract() -> None:
         {"retry": {"on": ["luck"]}},
         {"retry": {"max": 3}},
         {"labels": {"": "x"}},
+        {"egress": "some"},
+        {"egress": None},
     ],
 )
 def test_settings_that_are_none_are_refused(fields: dict[str, object]) -> None:
@@ -63,3 +73,29 @@ def test_end_users_of_one_function_are_kept_apart(
     chosen: Isolation | None, owner: str, user: str, isolation: Isolation
 ) -> None:
     assert isolation_of(FunctionSettings(isolation=chosen), owner, user) is isolation
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "egress"),
+    [
+        (FunctionKind.FUNCTION, {}, "internet"),
+        (FunctionKind.FUNCTION, {"egress": "none"}, "none"),
+        (FunctionKind.TRANSFORM, {"memory": 512}, "none"),
+        (FunctionKind.TRANSFORM, {"egress": "internet"}, "internet"),
+    ],
+)
+def test_transforms_reach_nothing_unless_they_are_to(
+    kind: FunctionKind, given: dict[str, object], egress: str
+) -> None:
+    """Nothing else of what was given changes, and a later change of something else keeps it."""
+    made = settings_for(kind, parsed(**given))
+    assert made == parsed(**given, **({} if "egress" in given else {"egress": egress}))
+    assert made.changed(parsed(cpu=2)).egress == egress
+
+
+def test_what_was_made_with_egress_is_not_what_is_made_without() -> None:
+    """And what was made before there was the setting goes on as it is."""
+    told = "[1, 256, 1, [], false]"
+    assert FunctionSettings().made_with == hashlib.sha256(told.encode()).hexdigest()
+    assert parsed(egress="internet").made_with == FunctionSettings().made_with
+    assert parsed(egress="none").made_with != FunctionSettings().made_with

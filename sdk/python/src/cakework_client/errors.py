@@ -10,7 +10,8 @@
     │   ├── NotFound            not_found
     │   │   └── ImageNotInRegistry   image_not_in_registry
     │   ├── Conflict            conflict
-    │   │   └── NoLiveVersion        no_live_version
+    │   │   ├── NoLiveVersion        no_live_version
+    │   │   └── LoopDetected         loop_detected
     │   ├── PreconditionFailed  precondition_failed
     │   ├── TooLarge            too_large
     │   ├── TooSlow             request_timeout
@@ -132,6 +133,12 @@ class NoLiveVersion(Conflict):
     """Nothing of the function is live yet."""
 
     code = "no_live_version"
+
+
+class LoopDetected(Conflict):
+    """An event comes of work that comes of an event, and so on, too deep."""
+
+    code = "loop_detected"
 
 
 class PreconditionFailed(ApiError):
@@ -270,6 +277,7 @@ ERRORS_BY_CODE: dict[str, type[ApiError]] = {
         ImageNotInRegistry,
         Conflict,
         NoLiveVersion,
+        LoopDetected,
         PreconditionFailed,
         TooLarge,
         TooSlow,

@@ -6,6 +6,8 @@ kernel takes the namespace, its devices and its rules.
     host ── cw<t>x<slot> ═══ uplink │ namespace │ tap0 ── guest 172.31.255.2
             10.201.a.b      10.201.a.b+1          172.31.255.1
 
+That of a VM without egress has no uplink: no link leads out of it, and its kernel forwards nothing.
+
 A namespace is made by a thread of its own that moves there and ends there; work inside one
 (sockets, ``nft``) is done likewise.
 """
@@ -29,7 +31,13 @@ import pyroute2  # pyright: ignore[reportMissingTypeStubs]
 from cakework.node.cleanup import cleanup
 from cakework.node.listing import entries, if_there
 from cakework.node.network.connections import forget_connections
-from cakework.node.network.rules import Egress, inner_rules, local_rules, names_rule
+from cakework.node.network.rules import (
+    Egress,
+    inner_rules,
+    local_rules,
+    names_rule,
+    secluded_rules,
+)
 from cakework.node.territory import Territory
 
 GUEST_ADDRESS = "172.31.255.2"
@@ -108,6 +116,32 @@ def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namesp
         return made
 
     return _with_host_end(territory, slot, inside)
+
+
+def make_secluded_namespace(slot: int) -> Namespace:
+    """Make the namespace of a VM that reaches nothing: a tap to dial the guest through, no more.
+
+    Blocks for about 8 ms. Raises OSError.
+    """
+
+    def inside() -> Namespace:
+        made = Namespace(slot, _own_namespace())
+        try:
+            # Before the tap is up, so that the guest never sees it otherwise.
+            _write("net/ipv4/ip_forward", "0")
+            _write("net/ipv6/conf/all/disable_ipv6", "1")
+            made.tap = _open_tap(TAP)
+            _nft(secluded_rules(GUEST_ADDRESS, GATEWAY, TAP))
+            _up(TAP, GATEWAY, GUEST_PREFIX)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    try:
+        return _in_thread(inside)
+    except NetlinkError as error:
+        raise OSError(f"the kernel refused a network: {error}") from error
 
 
 def make_bare_namespace(slot: int) -> Namespace:

@@ -20,6 +20,10 @@ CONNECTIONS_PER_S = 100
 BURST_S = 5
 """So many seconds' worth of new connections may be opened at once."""
 
+REFUSALS_PER_S = 10
+"""Of a thousand that the kernel sends in a second, for all its namespaces together
+(net.ipv4.icmp_msgs_per_sec)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Egress:
@@ -68,6 +72,29 @@ table ip6 cakework {{
   chain incoming {{ type filter hook input priority 0; policy drop; }}
   chain passing {{ type filter hook forward priority 0; policy drop; }}
 }}
+{_neighbours(guest, tap)}
+"""
+
+
+def secluded_rules(guest: str, gateway: str, tap: str) -> str:
+    """Return the rules of a namespace whose guest answers the node, and says nothing else.
+
+    It is told that what it sends is refused, a few times a second, so that programs do not wait.
+    """
+    return f"""
+table ip cakework {{
+  chain arriving {{
+    type filter hook prerouting priority 0; policy drop;
+    iifname "{tap}" ip saddr {guest} ip daddr {gateway} ct state established accept
+    ip saddr {guest} limit rate {REFUSALS_PER_S}/second reject with icmp type admin-prohibited
+  }}
+  chain passing {{ type filter hook forward priority 0; policy drop; }}
+}}
+table ip6 cakework {{
+  chain arriving {{ type filter hook prerouting priority 0; policy drop; }}
+  chain passing {{ type filter hook forward priority 0; policy drop; }}
+}}
+{_neighbours(guest, tap)}
 """
 
 
@@ -162,6 +189,18 @@ def fetching_element(verb: Literal["add", "delete"], territory: Territory, slot:
 def no_rules(territory: Territory) -> str:
     """Return what takes the host's rules away again."""
     return f"table ip {territory.name}\ndelete table ip {territory.name}\n"
+
+
+def _neighbours(guest: str, tap: str) -> str:
+    """Return what keeps a guest from being many: the kernel's table of neighbours is one for all
+    its namespaces, the host's too, and has room for a thousand (net.ipv4.neigh.default.gc_thresh3).
+    """
+    return f"""table arp cakework {{
+  chain asking {{
+    type filter hook input priority 0;
+    iifname "{tap}" arp saddr ip != {guest} drop
+  }}
+}}"""
 
 
 def _opening(egress: Egress) -> str:

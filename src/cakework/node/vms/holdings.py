@@ -33,15 +33,10 @@ from cakework.node.cleanup import clean_up
 from cakework.node.guest.channel import GuestChannel
 from cakework.node.guest.protocol import GuestError
 from cakework.node.listing import if_there
-from cakework.node.network.namespaces import (
-    Namespace,
-    adopt_namespace,
-    make_bare_namespace,
-    unplug,
-)
+from cakework.node.network.namespaces import Namespace, adopt_namespace, unplug
 from cakework.node.sockets import listen
 from cakework.node.vms.forking import Forkable, ForkSocket
-from cakework.node.vms.host import Host
+from cakework.node.vms.host import Host, Network
 from cakework.node.vms.monitor import Monitor
 from cakework.node.vms.processes import Jail, Process, reap_strays
 from cakework.node.vms.qemu import Descriptors
@@ -169,12 +164,9 @@ class Holdings:
         await clean_up("machine", self._held.aclose, machine=self.machine_id)
 
     @classmethod
-    def _new(
-        cls, host: Host, shape: Shape, user_slot: int | None = None, *, bare: bool = False
-    ) -> Self:
-        """Take a slot for a new machine, with a network that was made ahead, unless it is ``bare``
-        and will reach none."""
-        spare = None if bare else host.spares.take()
+    def _new(cls, host: Host, shape: Shape, network: Network, user_slot: int | None = None) -> Self:
+        """Take a slot for a new machine, with such a network if one was made ahead."""
+        spare = host.spare(network)
         slot = host.slots.take() if spare is None else spare.slot
         record = MachineRecord(slot=slot, shape=shape, user_slot=user_slot)
         return cls(host, secrets.token_hex(6), record, spare)
@@ -198,8 +190,9 @@ class Holdings:
                 raise kind(f"a machine could not be made: {error}") from error
             raise
 
-    async def _prepare(self, *, bare: bool = False) -> None:
-        """Make folder, record, cgroup and namespace; a ``bare`` one reaches nothing."""
+    async def _prepare(self, network: Network) -> None:
+        """Make folder, record, cgroup and namespace: before its QEMU, so that nothing runs in it
+        that reaches more than it may."""
         self.folder.mkdir(mode=0o711)
         step(Step.NODE_MACHINE_FOLDER_MADE)
         self._hold_leftovers()
@@ -208,15 +201,15 @@ class Holdings:
             (self.folder / name).mkdir(mode=0o711)
         self._write_record()
         step(Step.NODE_MACHINE_RECORDED)
-        await unbroken(self._make_namespace(bare=bare))
+        await unbroken(self._make_namespace(network))
         step(Step.NODE_MACHINE_WIRED)
 
-    async def _make_namespace(self, *, bare: bool) -> None:
+    async def _make_namespace(self, network: Network) -> None:
         slot = self.record.slot
         if self._spare is not None:
             self._hold_namespace(self._spare)
         else:
-            make = make_bare_namespace if bare else self._host.spares.make
+            make = self._host.make_network(network)
             self._hold_namespace(await asyncio.to_thread(make, slot))
 
     async def _let_go(self) -> None:

@@ -79,7 +79,8 @@ class Launcher:
     async def _boot(
         self, order: VmOrder, image: Image, recorded: Callable[[], int], clock: "Phases"
     ) -> Machine:
-        machine = None if order.forkable else self._pool.take(order.shape)
+        waits = not order.forkable and order.egress == "internet"
+        machine = self._pool.take(order.shape) if waits else None
         if machine is not None:
             try:
                 await self._dress(machine, order, image, recorded(), pooled=True)
@@ -93,12 +94,14 @@ class Launcher:
         template = await self._workshop.template(order.shape)
         async with self._restores:
             clock.lap("queue")
-            machine = await self._pool.fork(template, image.rootfs, forkable=order.forkable)
+            machine = await self._pool.fork(
+                template, image.rootfs, forkable=order.forkable, egress=order.egress
+            )
             clock.lap("fork")
             if machine is None:
                 forkable = _forkable(order, template)
                 machine = await Machine.restore(
-                    self._host, template, image.rootfs, forkable=forkable
+                    self._host, template, image.rootfs, forkable=forkable, network=order.egress
                 )
                 clock.lap("restore")
         await self._dress(machine, order, image, recorded(), pooled=False)
@@ -127,7 +130,7 @@ class Launcher:
     async def _restored(self, snapshot: Snapshot, order: VmOrder, clock: "Phases") -> Machine:
         """Return a machine of ``snapshot``; where one is forked there are likely to be more."""
         forks = order.fork_of is not None
-        machine = None if order.forkable else self._pool.take(snapshot)
+        machine = None if order.forkable else self._pool.take(snapshot, order.egress)
         if machine is not None:
             try:
                 await machine.go_on()
@@ -142,12 +145,16 @@ class Launcher:
         try:
             async with self._restores:
                 clock.lap("queue")
-                machine = await self._pool.fork(snapshot, make=forks, forkable=order.forkable)
+                machine = await self._pool.fork(
+                    snapshot, make=forks, forkable=order.forkable, egress=order.egress
+                )
                 clock.lap("fork")
                 if machine is not None:
                     return machine
                 forkable = _forkable(order, snapshot)
-                machine = await Machine.restore(self._host, snapshot, forkable=forkable)
+                machine = await Machine.restore(
+                    self._host, snapshot, forkable=forkable, network=order.egress
+                )
         except NoRoom:
             # It is the host that is short, and the snapshot may be as good as ever.
             raise
@@ -186,7 +193,9 @@ class Launcher:
             volume = self._volumes.path(order.vm_id) if order.volume_gb else None
             async with self._restores:
                 clock.lap("queue")
-                machine = await Machine.restore(self._host, kept, volume=volume)
+                machine = await Machine.restore(
+                    self._host, kept, volume=volume, network=order.egress
+                )
                 clock.lap("restore")
         except CakeworkError as error:
             log.warning(

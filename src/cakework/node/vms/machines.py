@@ -27,7 +27,7 @@ from cakework.node.guest.protocol import GuestError, GuestFrame, HostFrame, Rehe
 from cakework.node.vms.disks import clone_sparse
 from cakework.node.vms.forking import Forkable, NotForked, Places, find_places
 from cakework.node.vms.holdings import OUTPUT, Began, Ending, Holdings, MachineRecord
-from cakework.node.vms.host import Host
+from cakework.node.vms.host import Host, Network
 from cakework.node.vms.memory import save_memory
 from cakework.node.vms.processes import Process
 from cakework.node.vms.qemu import Descriptors, boot_command, restore_command
@@ -59,9 +59,9 @@ class Machine(Holdings):
 
         Raises GuestError if the guest said nothing for ``timeout_s`` though its QEMU ran on.
         """
-        machine = cls._new(host, making.spec.shape)
+        machine = cls._new(host, making.spec.shape, "internet")
         async with machine._making():
-            await machine._prepare()
+            await machine._prepare("internet")
             await machine._copy_scratch(making.scratch)
             with machine._sockets() as (qmp, guest):
                 fds = Descriptors(qmp, guest, machine._tap())
@@ -80,20 +80,19 @@ class Machine(Holdings):
         image: Path | None = None,
         volume: Path | None = None,
         forkable: Forkable = "no",
+        network: Network = "internet",
     ) -> "Machine":
-        """Restore a machine from ``saved``.
+        """Restore a machine from ``saved``, with such a network.
 
         Behind its image disk is the image of its program; if it has none yet, ``image``, or the
         rehearsal's. ``volume`` is what lay behind its volume disk when it was saved, if the guest
-        used it. When it returns the guest has answered: it waits, or its program is frozen. One
-        whose forks are ``as others`` reaches no network, so that it may be nobody's. Raises
+        used it. When it returns the guest has answered: it waits, or its program is frozen. Raises
         CakeworkError, and holds nothing then.
         """
-        bare = forkable == "as others"
-        machine = cls._new(host, saved.spec.shape, bare=bare)
+        machine = cls._new(host, saved.spec.shape, network)
         image = saved.image or image
         async with machine._making():
-            await machine._prepare(bare=bare)
+            await machine._prepare(network)
             await machine._copy_scratch(saved.scratch)
             if image is not None:
                 machine._link(image)
@@ -125,9 +124,15 @@ class Machine(Holdings):
 
     @classmethod
     async def fork(
-        cls, host: Host, resting: "Resting", image: Path | None = None, *, forkable: bool = False
+        cls,
+        host: Host,
+        resting: "Resting",
+        image: Path | None = None,
+        *,
+        forkable: bool = False,
+        network: Network = "internet",
     ) -> "Machine":
-        """Make a machine that is what ``resting`` is, of its QEMU as it is.
+        """Make a machine that is what ``resting`` is, of its QEMU as it is, with such a network.
 
         ``image`` is put behind its image disk, if it waits for a program. When it returns the guest
         has answered, as after a restore.
@@ -138,10 +143,10 @@ class Machine(Holdings):
         """
         source = resting.machine
         user = None if resting.as_others else source.user_slot
-        machine = cls._new(host, source.record.shape, user)
+        machine = cls._new(host, source.record.shape, network, user)
         machine.forks = "itself" if forkable else "no"
         async with machine._making():
-            await machine._prepare()
+            await machine._prepare(network)
             await machine._copy_scratch(source.disk("scratch"), owner=0)
             with machine._sockets() as (qmp, guest):
                 await unbroken(machine._fork_of(resting, qmp, guest, forkable=forkable))

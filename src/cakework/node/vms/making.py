@@ -85,11 +85,14 @@ class Making:
 
     async def _machine(self, template: Saved) -> Machine:
         rootfs = self._image.rootfs
-        forked = await self._pool.fork(template, rootfs, forkable=True)
+        egress = self._order.egress
+        forked = await self._pool.fork(template, rootfs, forkable=True, egress=egress)
         if forked is not None:
             return forked
         forkable = "itself" if template.spec.accelerator == "tcg" else "no"
-        return await Machine.restore(self._host, template, rootfs, forkable=forkable)
+        return await Machine.restore(
+            self._host, template, rootfs, forkable=forkable, network=egress
+        )
 
     async def _save(
         self, machine: Machine, template: Saved, shelf: Shelf, needs: Needs

@@ -3,7 +3,8 @@
 Those of templates have rehearsed: QEMU is up, the kernel's state is loaded, and under emulation
 the code that a start runs through is translated. Those of snapshots have a frozen program. Some
 shapes always have machines that wait; snapshots, and other shapes, have one if they are among those
-that were started most lately, and more than once. Where guests are emulated, they are
+that were started most lately, and more than once; of a snapshot those with egress apart from those
+without. Those of templates have egress. Where guests are emulated, they are
 forked from a zygote of their source (:mod:`.zygotes`), which also serves starts beyond what waits.
 The pool is refilled while no start is under way, so that refilling costs no start.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from cakework.domain.errors import CakeworkError
-from cakework.domain.vms import Shape
+from cakework.domain.vms import Shape, VmEgress
 from cakework.node.vms.host import Host
 from cakework.node.vms.machines import Machine
 from cakework.node.vms.releases import Releases
@@ -38,12 +39,14 @@ log = structlog.get_logger("cakework.node.pool")
 @dataclass(slots=True, eq=False)
 class Stock:
     """The machines of one source that wait. ``snapshot`` is None for those of a template, which
-    lies in ``template`` when it was made."""
+    lies in ``template`` when it was made. A machine that waits has run: so it is known before
+    what it is to reach."""
 
     shape: Shape
     size: int
     snapshot: Saved | None = None
     template: Path | None = None
+    egress: VmEgress = "internet"
     ready: list[Machine] = field(default_factory=list[Machine])
     starts: deque[float] = field(default_factory=lambda: deque(maxlen=BUSY_STARTS))
 
@@ -58,7 +61,7 @@ class Pool:
         self._host = host
         self._workshop = workshop
         self._always = {shape: Stock(shape, size) for shape, size in sizes.items()}
-        self._asked: OrderedDict[Shape | Path, Stock] = OrderedDict()
+        self._asked: OrderedDict[Shape | tuple[Path, VmEgress], Stock] = OrderedDict()
         self._most_busy = busy
         self._zygotes = Zygotes(host, busy)
         self._allowed_mb = 0
@@ -95,19 +98,26 @@ class Pool:
                 self._releases.begin(stock.ready.pop())
         self._wanted.set()
 
-    def take(self, source: Shape | Saved) -> Machine | None:
-        """Take a ready machine of a shape's template, or of a snapshot; None if there is none.
+    def take(self, source: Shape | Saved, egress: VmEgress = "internet") -> Machine | None:
+        """Take a ready machine of a shape's template, which has egress, or of a snapshot; None if
+        there is none.
 
         Its processors are paused; what is asked for often is kept ready from then on.
         """
-        stock = self._stock_of(source)
+        stock = self._stock_of(source, egress)
         if not stock.ready:
             return None
         self._wanted.set()
         return stock.ready.pop()
 
     async def fork(
-        self, saved: Saved, image: Path | None = None, *, make: bool = False, forkable: bool = False
+        self,
+        saved: Saved,
+        image: Path | None = None,
+        *,
+        make: bool = False,
+        forkable: bool = False,
+        egress: VmEgress = "internet",
     ) -> Machine | None:
         """Return a machine forked from the zygote of ``saved``, running; None if there is none.
 
@@ -118,7 +128,7 @@ class Pool:
         """
         if make and not self._zygotes.has(saved) and self._has_room(self._zygote_mb(saved)):
             await self._zygotes.make(saved)
-        return await self._zygotes.fork(saved, image, forkable=forkable)
+        return await self._zygotes.fork(saved, image, forkable=forkable, network=egress)
 
     async def offer(self, saved: Saved, machine: Machine) -> None:
         """Take a machine that is just what ``saved`` is as its zygote, or release it."""
@@ -131,7 +141,8 @@ class Pool:
     def forget(self, folder: Path) -> None:
         """Release the machines of a snapshot that is gone from ``folder``."""
         self._zygotes.forget(folder)
-        self._drop(folder)
+        self._drop((folder, "internet"))
+        self._drop((folder, "none"))
 
     async def close(self) -> None:
         """Release every waiting machine."""
@@ -167,12 +178,13 @@ class Pool:
         yield from self._always.values()
         yield from self._asked.values()
 
-    def _stock_of(self, source: Shape | Saved) -> Stock:
+    def _stock_of(self, source: Shape | Saved, egress: VmEgress) -> Stock:
         if isinstance(source, Saved):
-            return self._asked_for(source.folder, Stock(source.spec.shape, 1, source))
+            new = Stock(source.spec.shape, 1, source, egress=egress)
+            return self._asked_for((source.folder, egress), new)
         return self._always.get(source) or self._asked_for(source, Stock(source, 1))
 
-    def _asked_for(self, key: Shape | Path, new: Stock) -> Stock:
+    def _asked_for(self, key: Shape | tuple[Path, VmEgress], new: Stock) -> Stock:
         """Note a start; let go of what is beyond the bound and was asked for longest ago."""
         stock = self._asked.setdefault(key, new)
         self._asked.move_to_end(key)
@@ -184,7 +196,7 @@ class Pool:
         self._wanted.set()
         return stock
 
-    def _drop(self, key: Shape | Path) -> None:
+    def _drop(self, key: Shape | tuple[Path, VmEgress]) -> None:
         stock = self._asked.pop(key, None)
         if stock is not None:
             self._release(stock)
@@ -225,9 +237,9 @@ class Pool:
         saved = stock.snapshot or await self._workshop.template(stock.shape)
         stock.template = saved.folder if stock.snapshot is None else None
         roomy = self._has_room(self._zygote_mb(saved) + WAITING_MB)
-        machine = await self.fork(saved, make=roomy)
+        machine = await self.fork(saved, make=roomy, egress=stock.egress)
         rehearsed = machine is not None or stock.snapshot is not None
-        machine = machine or await Machine.restore(self._host, saved)
+        machine = machine or await Machine.restore(self._host, saved, network=stock.egress)
         try:
             if not rehearsed:
                 await machine.rehearse()

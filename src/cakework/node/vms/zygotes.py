@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from cakework.domain.errors import CakeworkError, NoRoom
-from cakework.node.vms.host import Host
+from cakework.node.vms.host import Host, Network
 from cakework.node.vms.machines import Machine, Resting
 from cakework.node.vms.releases import Releases
 from cakework.node.vms.saved import Saved
@@ -52,7 +52,12 @@ class Zygotes:
         return saved.folder in self._resting
 
     async def fork(
-        self, saved: Saved, image: Path | None = None, *, forkable: bool = False
+        self,
+        saved: Saved,
+        image: Path | None = None,
+        *,
+        forkable: bool = False,
+        network: Network = "internet",
     ) -> Machine | None:
         """Return a machine forked from the zygote of ``saved``; None if there is none that can be.
 
@@ -67,7 +72,7 @@ class Zygotes:
             return None
         self._resting[saved.folder] = self._resting.pop(saved.folder)
         try:
-            return await Machine.fork(self._host, zygote, image, forkable=forkable)
+            return await Machine.fork(self._host, zygote, image, forkable=forkable, network=network)
         except NoRoom:
             raise
         except CakeworkError as error:
@@ -133,7 +138,8 @@ class Zygotes:
     async def _made(self, saved: Saved) -> Resting:
         of_template = saved.image is None
         forkable = "as others" if of_template else "itself"
-        machine = await Machine.restore(self._host, saved, forkable=forkable)
+        # It runs for a moment, and what is in it may be a stranger's: it reaches nothing.
+        machine = await Machine.restore(self._host, saved, forkable=forkable, network="bare")
         try:
             if of_template:
                 await machine.rehearse()

@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from cakework.domain.errors import CakeworkError, InvalidRequest, QuotaExceeded
 from cakework.domain.ids import AccountId
@@ -47,7 +47,7 @@ BODIED = ("POST", "PATCH", "PUT")
 MAKING = frozenset({"POST", "PUT"})
 GOES_ON = frozenset(
     {"getBuildByPost", "cancelBuild", "stopVM", "stopCachedVM", "destroyVM", "destroyCachedVM"}
-    | {"cancelInvocation", "discardDeadLetters", "promoteVersion"}
+    | {"cancelInvocation", "discardDeadLetters", "promoteVersion", "previewSchedule"}
 )
 """Calls by POST that go on when the disk is nearly full: they make nothing, or, as a rollback may,
 what has been there before."""
@@ -67,15 +67,22 @@ class Door:
     files_bytes_max: int
 
     def route_class(
-        self, *, with_files: bool = False, form_flags: Collection[str] | None = None
+        self,
+        *,
+        with_files: bool = False,
+        form_flags: Collection[str] | None = None,
+        raw_bytes_max: int | None = None,
     ) -> type[APIRoute]:
         """Return a route class whose routes are entered through this door.
 
         With ``form_flags`` their bodies may be forms, too; these fields of them are true or false.
+        With ``raw_bytes_max`` they are of any type and up to so large, and the call reads them
+        itself: ``request.body()`` is there, and ``request.json()`` reads it with bounds.
         """
         door = self
         bytes_max = self.files_bytes_max if with_files else BODY_BYTES_MAX
-        bytes_max = min(bytes_max, self.files_bytes_max)
+        raw = raw_bytes_max is not None
+        bytes_max = min(raw_bytes_max if raw else bytes_max, self.files_bytes_max)
 
         class AccountRoute(APIRoute):
             def get_route_handler(self) -> _Handler:
@@ -84,12 +91,53 @@ class Door:
 
                 async def enter(request: Request) -> Response:
                     return await door.enter(
-                        request, inner, known, bytes_max, makes=makes, form_flags=form_flags
+                        *(request, inner, known, bytes_max),
+                        makes=makes,
+                        form_flags=form_flags,
+                        raw=raw,
                     )
 
                 return enter
 
         return AccountRoute
+
+    def streamed_route_class(self) -> type[APIRoute]:
+        """Return a route class whose routes read their bodies themselves, while they answer.
+
+        Their requests are under way until the answer is given. An Idempotency-Key is not looked at.
+        """
+        door = self
+
+        class StreamedRoute(APIRoute):
+            def get_route_handler(self) -> _Handler:
+                inner, known = super().get_route_handler(), Known.of(self)
+
+                async def enter(request: Request) -> Response:
+                    return await door.enter_streamed(request, inner, known)
+
+                return enter
+
+        return StreamedRoute
+
+    async def enter_streamed(self, request: Request, inner: _Handler, known: Known) -> Response:
+        """Serve one request of an account whose body is not read yet.
+
+        Raises:
+            Unauthenticated, NoRoom, QuotaExceeded, InvalidRequest: it is refused at the door.
+        """
+        account = await self.keys.verify(request.headers.get(_KEY_HEADER))
+        request.state.account = account
+        request.state.token = request.state.archive = None
+        if not self.under_way.take(account):
+            raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
+        try:
+            known.check_query(request)
+            self.space.check()
+            response = await inner(request)
+        except BaseException:
+            self.under_way.give_back(account)
+            raise
+        return _UnderWay(response, lambda: self.under_way.give_back(account))
 
     async def enter(
         self,
@@ -100,6 +148,7 @@ class Door:
         *,
         makes: bool,
         form_flags: Collection[str] | None = None,
+        raw: bool = False,
     ) -> Response:
         """Serve one request of an account, with a body of at most ``bytes_max`` bytes; one that
         ``makes`` something only while there is room on the disk.
@@ -115,7 +164,7 @@ class Door:
             raise QuotaExceeded("The account has too many requests under way.", retry_after_s=1)
         try:
             return await self._take(
-                request, inner, known, bytes_max, makes=makes, form_flags=form_flags
+                *(request, inner, known, bytes_max), makes=makes, form_flags=form_flags, raw=raw
             )
         finally:
             self.under_way.give_back(account)
@@ -129,6 +178,7 @@ class Door:
         *,
         makes: bool,
         form_flags: Collection[str] | None,
+        raw: bool,
     ) -> Response:
         account: AccountId = request.state.account
         _check_names(request, known)
@@ -153,6 +203,9 @@ class Door:
                     cost = room.reckoning.cost(VALUES_MAX)
                     await stack.enter_async_context(self.costs.hold(account, cost))
                 whole = _Read(request, body, self.parser)
+                if raw:
+                    # Its headers say what it is.
+                    return await self._serve(account, whole, _headed(request) + body, inner)
                 await known.check_body(whole, body)
                 return await self._serve(account, whole, body, inner)
 
@@ -165,6 +218,21 @@ class Door:
         attempt = Attempt(account, key, await asyncio.to_thread(_fingerprint, request, body))
         answer = await self.idempotency.once(attempt, _work(request, inner))
         return Response(answer.body, answer.status, media_type=answer.content_type)
+
+
+class _UnderWay(Response):
+    """An answer; ``over`` is called when it has been given."""
+
+    def __init__(self, response: Response, over: Callable[[], None]) -> None:
+        super().__init__()
+        self._response = response
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._over()
 
 
 def _check_names(request: Request, known: Known) -> None:
@@ -208,6 +276,16 @@ def _work(request: Request, inner: _Handler) -> Callable[[str], Awaitable[Answer
         return Answer(response.status_code, response.headers["content-type"], bytes(response.body))
 
     return work
+
+
+def _headed(request: Request) -> bytes:
+    """Return what of a request's headers is a part of what it says."""
+    said = (
+        name + b":" + value + b"\n"
+        for name, value in sorted(request.headers.raw)
+        if name == b"content-type" or name.startswith(b"ce-")
+    )
+    return b"".join(said) + b"\0"
 
 
 def _replay(

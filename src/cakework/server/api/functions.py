@@ -463,7 +463,7 @@ class FunctionRoutes:
             user_id=row.user_id or None,
             kind=FunctionKind(row.kind),
             runtime=Runtime(row.runtime),
-            settings=self.functions.settings(row),
+            settings=self.functions.settings(row).shown(FunctionKind(row.kind)),
             state=state,
             live_version=row.live_version,
             url=f"http://{row.hostname}:{self.proxy_port}/",

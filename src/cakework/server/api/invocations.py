@@ -34,7 +34,7 @@ from cakework.domain.ids import (
     TriggerId,
     UserId,
 )
-from cakework.domain.invocations import InvocationState, Reason
+from cakework.domain.invocations import HELD_MS, InvocationState, Reason
 from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.functions import FunctionIdPath
 from cakework.server.api.log_parameters import Time, Truth
@@ -665,7 +665,8 @@ def invocation_answer(found: Found) -> Invocation:
     """Return an invocation as the API shows it."""
     row, attempts = found.row, found.attempts
     kept: dict[str, Any] = json.loads(found.result) if found.result is not None else {}
-    due = row.state in (InvocationState.QUEUED, InvocationState.WAITING)
+    waits = row.state in (InvocationState.QUEUED, InvocationState.WAITING)
+    due = waits and row.next_ms < HELD_MS
     took = [each.duration_ms for each in attempts if each.duration_ms is not None]
     return Invocation(
         id=row.id,

@@ -18,11 +18,14 @@ from cakework.domain.errors import (
     CakeworkError,
     Conflict,
     FieldError,
+    HandlerFailed,
+    HandlerTimeout,
     InvalidRequest,
     NoRoom,
     NotFound,
     PreconditionFailed,
     QuotaExceeded,
+    SignatureInvalid,
     TooLarge,
     TooSlow,
     Unauthenticated,
@@ -38,6 +41,7 @@ WHAT_SHOULD = re.compile(r"^[A-Z]\w+ (?=should )")
 STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     InvalidRequest: (400, "The request is not valid"),
     Unauthenticated: (401, "A valid API key is needed"),
+    SignatureInvalid: (401, "The signature is not valid"),
     NotFound: (404, "Not found"),
     Conflict: (409, "The state does not allow it"),
     PreconditionFailed: (412, "It was changed since"),
@@ -46,6 +50,8 @@ STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     QuotaExceeded: (429, "Over the quota"),
     NoRoom: (503, "The host has no room"),
     Unavailable: (503, "Not available now"),
+    HandlerFailed: (502, "The function failed"),
+    HandlerTimeout: (504, "The function took too long"),
     CakeworkError: (500, "Something went wrong on our side"),
 }
 

@@ -262,7 +262,9 @@ class Trigger(AnswerBody):
         description="Of a webhook: where the provider sends to, behind this API's address.",
     )
     next: list[str] | SkipJsonSchema[None] = Field(
-        default=None, description="Of a schedule: the next five times."
+        default=None,
+        description="Of a schedule: the next five times.",
+        json_schema_extra={"items": {"type": "string", "format": "date-time"}},
     )
     last_fired_at: str | SkipJsonSchema[None] = Field(
         default=None,

@@ -20,6 +20,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -270,6 +271,30 @@ class Adapter:
         """
         head = json.dumps({"kind": kind, "context": context.told()})
         body = head[:-1].encode() + b', "event": ' + event + b"}"
+        async with self._invoked(vm_id, body, account, _checked) as running:
+            yield running
+
+    @asynccontextmanager
+    async def transform(
+        self,
+        vm_id: VmId,
+        records: Sequence[bytes],
+        unit: str,
+        context: Context,
+        account: str = "",
+    ) -> AsyncGenerator[Running]:
+        """The same for records, each of them JSON. Of the answer the size of the line alone is
+        bounded: what is in it is to be looked at. Raises NoAnswer.
+        """
+        head = json.dumps({"kind": "transform", "unit": unit, "context": context.told()})
+        body = head[:-1].encode() + b', "event": {"records": [' + b",".join(records) + b"]}}"
+        async with self._invoked(vm_id, body, account, _as_it_is) as running:
+            yield running
+
+    @asynccontextmanager
+    async def _invoked(
+        self, vm_id: VmId, body: bytes, account: str, checked: Callable[[Answer], Answer]
+    ) -> AsyncGenerator[Running]:
         with _answering():
             async with self._client.stream(
                 "POST",
@@ -286,19 +311,19 @@ class Adapter:
                 first = await anext(lines, b"")
                 if not first:
                     raise NoAnswer("The instance went before it answered.", reached=True)
-                yield Running(partial(self._read, first, account), lines)
+                yield Running(partial(self._read, first, account, checked), lines)
 
-    async def _read(self, line: bytes, account: str) -> Answer:
+    async def _read(self, line: bytes, account: str, checked: Callable[[Answer], Answer]) -> Answer:
         """Return what a line says, in its account's turn if that takes long. Raises NoAnswer."""
         if len(line) <= LARGE_BYTES:
-            return _checked(_parsed(line, Answer))
+            return checked(_parsed(line, Answer))
         loop = asyncio.get_running_loop()
         # Others that wait may be before this one, which puts it off.
         while (rest_s := self._rests.get(account, 0.0) - loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(rest_s)
         began = loop.time()
         try:
-            return _checked(_parsed(line, Answer))
+            return checked(_parsed(line, Answer))
         finally:
             ended = loop.time()
             self._rests[account] = ended + REST * (ended - began)
@@ -447,6 +472,10 @@ def _check(response: httpx2.Response) -> None:
         # Each chunk is work for the client, however small it is.
         why = "The instance answers in chunks."
         raise NoAnswer(why, reached=True, reason=Reason.BAD_ANSWER)
+
+
+def _as_it_is(answer: Answer) -> Answer:
+    return answer
 
 
 def _checked(answer: Answer) -> Answer:

@@ -462,7 +462,8 @@ class Attempts:
             return None
         if row.cancel and outcome.reason is not None:
             there = session.get(FunctionRow, row.function_id)
-            why = Reason.FUNCTION_DELETED if there is None else Reason.CANCELED_BY_CALLER
+            why = Reason(row.reason or Reason.CANCELED_BY_CALLER)
+            why = Reason.FUNCTION_DELETED if there is None else why
             outcome, answer, result, row.error = Outcome(why), None, None, None
             follows = Ended(InvocationState.CANCELED, why)
         else:

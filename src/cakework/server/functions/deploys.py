@@ -353,7 +353,7 @@ class DeployLoop:
             note_vm(session, vm_id, row.function_id, row.number, self._clock())
         code = await self.code_of(account, row, settings)
         try:
-            await self._machines.fork(runtime, vm_id, VmRole.VERSION)
+            await self._machines.fork(runtime, vm_id, VmRole.VERSION, settings.egress)
         except ParentLost as error:
             raise Waits from error
         try:

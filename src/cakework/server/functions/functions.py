@@ -23,10 +23,12 @@ from cakework.domain.errors import (
     QuotaExceeded,
 )
 from cakework.domain.functions import (
+    TRANSFORM_FIELDS,
     FunctionKind,
     FunctionSettings,
     Runtime,
     VersionState,
+    settings_for,
 )
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
@@ -136,8 +138,11 @@ class Functions:
         Raises:
             Conflict: its owner has one of that name.
             QuotaExceeded: the account has as many as it may.
+            InvalidRequest: settings are not for its kind.
         """
+        _check_kind(new.kind, new.settings)
         function_id, now = new_function_id(), self._clock()
+        settings = settings_for(new.kind, new.settings)
         async with self._database.writing() as session:
             if token is not None and (made := await _made_by(session, token)) is not None:
                 return made
@@ -152,9 +157,9 @@ class Functions:
                 kind=new.kind,
                 runtime=new.runtime,
                 hostname=f"{new_host_label()}.{self._base_domain}",
-                settings=_told(new.settings),
-                min_instances=new.settings.min_instances,
-                env_sealed=self._sealed(function_id, new.settings),
+                settings=_told(settings),
+                min_instances=settings.min_instances,
+                env_sealed=self._sealed(function_id, settings),
                 last_version=0,
                 asked_seq=0,
                 live_seq=0,
@@ -209,6 +214,7 @@ class Functions:
         """Change those settings that ``patch`` was given. Raises NotFound, InvalidRequest."""
         async with self._database.writing() as session:
             row = await owned(session, account, function_id)
+            _check_kind(FunctionKind(row.kind), patch)
             try:
                 changed = self.settings(row).changed(patch)
             except ValueError as error:
@@ -501,6 +507,20 @@ def may_handle(handler: FunctionRow | None, account: str, owner: str) -> bool:
     """Say whether a function may be told of what fails of another, whose that is. An end user's is
     told of that user's alone."""
     return handler is not None and handler.account_id == account and handler.user_id in ("", owner)
+
+
+def _check_kind(kind: FunctionKind, settings: FunctionSettings) -> None:
+    """Check that a function of a kind may have these settings. Raises InvalidRequest."""
+    if kind is FunctionKind.TRANSFORM:
+        return
+    told = "is for functions of kind transform"
+    faults = [
+        FieldError(f"settings.{shown}", told)
+        for name, shown in TRANSFORM_FIELDS.items()
+        if getattr(settings, name) is not None
+    ]
+    if faults:
+        raise InvalidRequest(f"The settings are not valid: {faults[0].field} {told}.", faults)
 
 
 async def _made_by(session: AsyncSession, token: str) -> FunctionRow | None:

@@ -453,7 +453,7 @@ class Instances:
         if runtime.snapshot_state != SnapshotState.MADE:
             raise Unavailable("The runtime's snapshot is being made.")
         try:
-            await self._machines.fork(runtime, vm_id, VmRole.INSTANCE)
+            await self._machines.fork(runtime, vm_id, VmRole.INSTANCE, settings.egress)
         except ParentLost as error:
             raise Unavailable(error.detail) from error
         code = await self._deploys.code_of(AccountId(function.account_id), version, settings)
@@ -477,7 +477,7 @@ class Instances:
         if parent is None or parent.snapshot_state != SnapshotState.MADE:
             return False
         try:
-            await self._machines.fork(parent, vm_id, VmRole.INSTANCE)
+            await self._machines.fork(parent, vm_id, VmRole.INSTANCE, settings.egress)
         except ParentLost:
             _log.warning(
                 "version.snapshot_lost", function_id=version.function_id, version=version.number

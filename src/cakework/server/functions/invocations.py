@@ -7,14 +7,15 @@ an invocation has ended, by this process at once, of another's work within a sec
 import asyncio
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic_core import from_json
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, Table, case, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from cakework.domain.errors import Conflict, InvalidRequest, NoLiveVersion, NotFound, TooLarge
@@ -63,6 +64,7 @@ EVENT_BYTES_MAX = 1 << 20
 DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
 LOOK_S = 1.0
+_TABLE = cast("Table", InvocationRow.__table__)
 LOOKED_AT_ONCE = 500
 WITHOUT_BYTES = (
     defer(InvocationRow.event_sealed, raiseload=True),
@@ -160,6 +162,22 @@ class Found:
             for each in (self.event, self.result)
         )
         return replace(self, event=event, result=result)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An invocation that is to be taken: the columns of its record."""
+
+    values: dict[str, Any] = field(repr=False)
+
+    def row(self) -> InvocationRow:
+        """Return its record, a new object each time."""
+        return InvocationRow(**self.values)
+
+    def as_loop(self) -> dict[str, Any]:
+        """Return the columns of one that leads too deep."""
+        ended = {"ended_ms": self.values["updated_ms"]}
+        return {**self.values, "state": InvocationState.FAILED, "reason": Reason.LOOP, **ended}
 
 
 OnEnd = Callable[[Session, Sequence[str]], None]
@@ -292,6 +310,49 @@ class Invocations:
         session.add(row)
         return row
 
+    def pass_over(
+        self,
+        session: Session,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        why: Reason,
+    ) -> InvocationRow:
+        """Record, within a transaction, an invocation that is not to be done (``skipped``).
+
+        Raises:
+            TooLarge: the event.
+            QueueFull: the account's records take as much as they may. Nothing is written then.
+        """
+        row = self.new_row(account, function_id, new, None)()
+        row.state, row.reason = InvocationState.SKIPPED, why
+        row.ended_ms = row.updated_ms
+        self._limits.check_bytes(session, row)
+        session.add(row)
+        return row
+
+    def enter_all(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> None:
+        """Take invocations within a transaction as :meth:`enter` does, all of them or none: these
+        are written when this returns, so whoever raises after it has to take them back."""
+        wanted = {each.values["function_id"] for each in entries}
+        there = select(FunctionRow.id)
+        there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
+        for function_id in wanted.difference(session.scalars(there)):
+            raise NotFound(f"There is no function {function_id}.")
+        deep = [each for each in entries if each.values["depth"] > DEPTH_MAX]
+        waiting = [each.values for each in entries if each.values["depth"] <= DEPTH_MAX]
+        for each in deep:
+            self._limits.check_bytes(session, each.row())
+        counts = Counter[str](values["function_id"] for values in waiting)
+        size = sum(values["kept_bytes"] for values in waiting)
+        self._limits.check_all(session, account, counts, size)
+        if entries:
+            # Not as objects, of which each costs as much as several rows.
+            written = [*waiting, *(each.as_loop() for each in deep)]
+            session.execute(insert(_TABLE), written)
+        if waiting:
+            after_commit(session, self._hint)
+
     async def call(
         self,
         account: AccountId,
@@ -347,43 +408,61 @@ class Invocations:
         token: str | None,
     ) -> Callable[[], InvocationRow]:
         """Return what makes the row of an invocation: a new object of the same each time."""
+        return self.entry(account, function_id, new, token).row
+
+    def entry(
+        self,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        token: str | None = None,
+        event: bytes | None = None,
+    ) -> Entry:
+        """Return an invocation that is to be taken. ``event`` is its event as JSON, where that is
+        whole already.
+
+        Raises:
+            InvalidRequest, TooLarge: the event.
+        """
         invocation_id, now = new_invocation_id(), self._clock()
-        event = _told(whole_event(new.event, invocation_id, function_id, now))
+        if event is None:
+            event = _told(whole_event(new.event, invocation_id, function_id, now))
         if len(event) > EVENT_BYTES_MAX:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
         weight = ROW_BYTES + len(sealed)
-        return lambda: InvocationRow(
-            id=invocation_id,
-            account_id=account,
-            function_id=function_id,
-            user_id=new.user_id,
-            trigger=new.trigger,
-            kind="queued",
-            state=InvocationState.QUEUED,
-            version=new.version,
-            pinned=new.version is not None,
-            attempt=0,
-            unreached=0,
-            max_attempts=new.max_attempts,
-            event_sealed=sealed,
-            event_bytes=len(event),
-            kept_bytes=weight,
-            cancel=False,
-            next_ms=now + round(new.delay_s * 1000),
-            ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),
-            depth=new.depth,
-            replay_of=new.replay_of,
-            cause_id=new.cause_id,
-            trigger_id=new.trigger_id,
-            scheduled_ms=new.scheduled_ms,
-            event_id=new.event_id,
-            retry=None if new.retry is None else new.retry.model_dump_json(by_alias=True),
-            handler=new.handler,
-            request_token=token,
-            created_ms=now,
-            updated_ms=now,
-        )
+        values: dict[str, Any] = {
+            "id": invocation_id,
+            "account_id": account,
+            "function_id": function_id,
+            "user_id": new.user_id,
+            "trigger": new.trigger,
+            "kind": "queued",
+            "state": InvocationState.QUEUED,
+            "version": new.version,
+            "pinned": new.version is not None,
+            "attempt": 0,
+            "unreached": 0,
+            "max_attempts": new.max_attempts,
+            "event_sealed": sealed,
+            "event_bytes": len(event),
+            "kept_bytes": weight,
+            "cancel": False,
+            "next_ms": now + round(new.delay_s * 1000),
+            "ttl_ms": None if new.ttl_s is None else now + round(new.ttl_s * 1000),
+            "depth": new.depth,
+            "replay_of": new.replay_of,
+            "cause_id": new.cause_id,
+            "trigger_id": new.trigger_id,
+            "scheduled_ms": new.scheduled_ms,
+            "event_id": new.event_id,
+            "retry": None if new.retry is None else new.retry.model_dump_json(by_alias=True),
+            "handler": new.handler,
+            "request_token": token,
+            "created_ms": now,
+            "updated_ms": now,
+        }
+        return Entry(values)
 
     async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Return an invocation of the account, without its bytes. Raises NotFound."""

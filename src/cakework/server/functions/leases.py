@@ -21,8 +21,13 @@ RENEW_S = 5.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
+OF_SERVER = "server-"
+"""How the names of those begin to whom instances are lent within a server, as to a router."""
+
+
 async def take_back(database: Database) -> None:
-    """Free what a server that ran before had claimed, where no other can be at work."""
+    """Free what a server that ran before had claimed, where no other can be at work; what it had
+    lent to itself is at its end, and is ended by the next pass."""
     if database.engine.dialect.name != "sqlite":
         return
     async with database.writing() as session:
@@ -32,6 +37,11 @@ async def take_back(database: Database) -> None:
                 .where(table.claimed_by.is_not(None))
                 .values(claimed_by=None, claimed_until_ms=None)
             )
+        await session.execute(
+            update(InstanceRow)
+            .where(InstanceRow.leased_by.startswith(OF_SERVER))
+            .values(leased_until_ms=0)
+        )
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ See docs/decisions/0016.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -74,6 +74,7 @@ LOOK_S = 0.1
 NOT_NOW_S = 0.25
 """Until an instance is tried again whose snapshot is not there yet."""
 CLOSE_S = 5.0
+HTTP = ("http",)
 ROUTERS_MAX = 100
 """Of which it is remembered what they told last."""
 _PREVIEW = re.compile(r"([0-9a-z]{1,60})-v([1-9][0-9]{0,8})")
@@ -202,9 +203,15 @@ class Lendings:
         return await asyncio.shield(found)
 
     async def lend(
-        self, borrower: "Borrower", function_id: str, version: int | None = None
+        self,
+        borrower: "Borrower",
+        function_id: str,
+        version: int | None = None,
+        handlers: Sequence[str] = HTTP,
     ) -> wire.Lent:
         """Lend an instance of what is live, or of a version, started if there is none and may be.
+
+        It has one of ``handlers``.
 
         Raises:
             Refusal: there is none to be had, within ``WAIT_S`` at most.
@@ -217,7 +224,8 @@ class Lendings:
             async with asyncio.timeout(WAIT_S):
                 while not (self._closing or borrower.closed):
                     waits.maybe.clear()
-                    lent = await self._try(borrower.router, function_id, version, waits)
+                    wished = function_id, version, handlers
+                    lent = await self._try(borrower.router, wished, waits)
                     if lent is not None:
                         return lent
                     await waits.maybe.wait()
@@ -361,11 +369,12 @@ class Lendings:
             waits.maybe.set()
 
     async def _try(
-        self, router: str, function_id: str, version: int | None, waits: _Waiters
+        self, router: str, wished: tuple[str, int | None, Sequence[str]], waits: _Waiters
     ) -> wire.Lent | None:
         """Lend what is there, or start one; None: there is none, and there may be no more."""
+        function_id = wished[0]
         async with waits.look, self._database.writing() as session:
-            wish = await self._wish(session, function_id, version)
+            wish = await self._wish(session, *wished)
             row = await self._take(session, router, wish)
             started = row is None
             if row is None:
@@ -432,7 +441,13 @@ class Lendings:
             self._may_be(row.function_id)
             self._hint()
 
-    async def _wish(self, session: AsyncSession, function_id: str, number: int | None) -> _Wish:
+    async def _wish(
+        self,
+        session: AsyncSession,
+        function_id: str,
+        number: int | None,
+        handlers: Sequence[str],
+    ) -> _Wish:
         function = await session.get(FunctionRow, function_id)
         if function is None:
             raise Refusal("not_found", "There is no such function any more.")
@@ -442,10 +457,9 @@ class Lendings:
         version = await session.get(VersionRow, (function_id, number))
         if version is None or version.state != VersionState.READY:
             raise Refusal("not_found", f"There is no version {number} that is ready.")
-        if "http" not in (version.handlers or "").split():
-            raise Refusal(
-                "no_handler", "What is live of this function has no handler for requests."
-            )
+        if not set(handlers) & set((version.handlers or "").split()):
+            what = "requests" if handlers == HTTP else handlers[0]
+            raise Refusal("no_handler", f"What is live of this function has no handler for {what}.")
         settings = self._functions.settings(function)
         sees = sees_for(function, "", settings)
         view = await session.run_sync(lambda session: view_of(session, sees))

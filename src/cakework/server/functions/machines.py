@@ -6,6 +6,9 @@
 
 A runtime and a version are cached VMs that rest as "ready" snapshots. Where a version has none (it
 is being made, or is lost), its instances are forked from the runtime and given the code themselves.
+
+A runtime reaches nothing: it needs nothing, and what its dependencies do as it starts is part of
+functions that are to reach nothing. What is forked reaches what its function's settings say.
 """
 
 import secrets
@@ -18,7 +21,7 @@ from cakework.domain.errors import CakeworkError, Conflict, NotFound, Unavailabl
 from cakework.domain.ids import AccountId, ImageId, VmId, new_vm_id
 from cakework.domain.orders import Hooks, HttpHook, SnapshotOrder
 from cakework.domain.snapshots import SnapshotKind, SnapshotState
-from cakework.domain.vms import Shape, VmRole, VmState
+from cakework.domain.vms import Shape, VmEgress, VmRole, VmState
 from cakework.server.functions.adapter import CONTROL_PORT
 from cakework.server.node.client import NodeClient
 from cakework.server.services.new_vms import NewVm, VmRules, Warm
@@ -82,7 +85,7 @@ class Machines:
             )
             if found is not None:
                 row = await session.get(VmRow, found.vm_id)
-                if row is not None and row.state != VmState.DESTROYED and not _is_over(row, now):
+                if row is not None and _is_usable(row, now):
                     found.used_ms = now
                     return row
                 await session.delete(found)
@@ -94,7 +97,7 @@ class Machines:
                 warm=Warm(SnapshotKind.READY, HOOKS),
             )
             row = self._rules.new_cached_row(account, new_vm_id(), new)
-            row.role = VmRole.RUNTIME
+            row.role, row.egress = VmRole.RUNTIME, "none"
             session.add(row)
             session.add(
                 RuntimeVmRow(
@@ -110,8 +113,10 @@ class Machines:
         self._hint()
         return row
 
-    async def fork(self, parent: VmRow, vm_id: VmId, role: VmRole) -> VmRow:
+    async def fork(self, parent: VmRow, vm_id: VmId, role: VmRole, egress: VmEgress) -> VmRow:
         """Start a VM from the snapshot of another; returns its record, started.
+
+        It reaches what ``egress`` says, whatever the other one did.
 
         Raises:
             ParentLost: that snapshot is not there.
@@ -120,7 +125,7 @@ class Machines:
         """
         async with self._vms.claims.hold(vm_id):
             row = self._rules.fork_row(parent, vm_id, secrets.token_hex(16))
-            row.role = role
+            row.role, row.egress = role, egress
             if role is VmRole.VERSION:
                 # It is to rest as a snapshot, and to be forked from in its turn.
                 row.cached, row.snapshot = True, SnapshotKind.READY
@@ -180,6 +185,11 @@ class Machines:
         self._states.tell([row])
         _log.warning("function.snapshot_lost", vm_id=parent)
         self._hint()
+
+
+def _is_usable(row: VmRow, now: int) -> bool:
+    """One of an earlier version's, which had egress, is not."""
+    return row.state != VmState.DESTROYED and row.egress == "none" and not _is_over(row, now)
 
 
 def _is_over(row: VmRow, now: int) -> bool:

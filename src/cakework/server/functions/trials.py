@@ -295,7 +295,7 @@ class Trials:
             )
         vm_id = VmId(instance.vm_id)
         try:
-            await self._machines.fork(runtime, vm_id, VmRole.INSTANCE)
+            await self._machines.fork(runtime, vm_id, VmRole.INSTANCE, settings.egress)
             if settings.secrets_at_init:
                 await self._secrets.give(vm_id, who, settings, made_with)
             loaded = await self._adapter.load(vm_id, code)

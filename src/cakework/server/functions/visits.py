@@ -73,6 +73,8 @@ class Visits:
                         "state": told.state,
                         "reason": told.reason,
                         "error": told.error,
+                        "result_sealed": told.result_sealed,
+                        "result_type": told.result_type,
                         "kept_bytes": told.kept_bytes,
                         "vm_id": None,
                         "deadline_ms": None,
@@ -165,19 +167,23 @@ class Visits:
             "specversion": "1.0",
             "id": visit.id,
             "source": f"/functions/{visit.function_id}",
-            "type": "cakework.http",
+            "type": f"cakework.{visit.trigger}",
             "data": {"method": visit.method, "path": visit.path},
         }
         told = json.dumps(event).encode()
         error = storable(json.dumps(visit.error)) if visit.error else None
         over = state in FINAL
         sealed = self._sealer.seal(told, f"event:{visit.id}")
+        result = None
+        if visit.result is not None:
+            kept = json.dumps({"json": visit.result}).encode()
+            result = self._sealer.seal(kept, f"result:{visit.id}")
         return {
             "id": visit.id,
             "account_id": visit.account_id,
             "function_id": visit.function_id,
             "user_id": "",
-            "trigger": "http",
+            "trigger": visit.trigger,
             "kind": "direct",
             "state": state,
             "reason": visit.reason,
@@ -188,7 +194,9 @@ class Visits:
             "max_attempts": 1,
             "event_sealed": sealed,
             "event_bytes": len(told),
-            "kept_bytes": ROW_BYTES + len(sealed) + len(error or ""),
+            "kept_bytes": ROW_BYTES + len(sealed) + len(result or b"") + len(error or ""),
+            "result_sealed": result,
+            "result_type": None if result is None else "application/json",
             "error": error,
             "vm_id": None if over else visit.vm_id,
             "deadline_ms": None if over else visit.deadline_ms,

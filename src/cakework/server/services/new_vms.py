@@ -66,6 +66,7 @@ class VmRules:
             snapshot=SnapshotKind.BOOT,
             auto_start=False,
             memory_kept=False,
+            egress="internet",
             created_ms=now,
             updated_ms=now,
         )

@@ -15,7 +15,7 @@ from cakework.domain.errors import (
 from cakework.domain.ids import VmId
 from cakework.domain.orders import Hooks, VmOrder
 from cakework.domain.snapshots import SnapshotState
-from cakework.domain.vms import Shape, VmRole
+from cakework.domain.vms import Shape, VmEgress, VmRole
 from cakework.server.logs.lines import Source, vm_source
 from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
@@ -57,6 +57,7 @@ class VmOrders:
             hooks=Hooks.model_validate_json(row.hooks) if row.hooks else Hooks(),
             fork_of=row.fork_of,
             forkable=row.role == VmRole.VERSION,
+            egress=_egress(row),
         )
 
     async def snapshot_order_of(self, row: VmRow) -> VmOrder:
@@ -96,6 +97,10 @@ def refusal(error: CakeworkError) -> CakeworkError:
             return Conflict("The image is not on the host any more; build it again.")
         case _:
             return CakeworkError(f"The node could not start the VM: {error.detail}")
+
+
+def _egress(row: VmRow) -> VmEgress:
+    return "internet" if row.egress == "internet" else "none"
 
 
 def _begins_with(row: VmRow) -> Literal["boot", "ready"]:

@@ -6,11 +6,22 @@ itself. What is sealed is bound to its row's id.
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cakework.domain.triggers import TriggerType
 from cakework.server.store.models import Base
+
+_UNFINISHED = "after IS NOT NULL"
 
 
 def _one_of(column: str, words: type[StrEnum]) -> str:
@@ -39,6 +50,11 @@ class TriggerRow(Base):
         Index("ix_triggers_account_id_created_ms_id", "account_id", "created_ms", "id"),
         Index("ix_triggers_function_id", "function_id"),
         Index("ix_triggers_account_id_type", "account_id", "type"),
+        Index(
+            *("ix_triggers_active", "account_id", "type", "updated_ms", "id"),
+            sqlite_where=text("enabled = 1 AND paused_reason IS NULL"),
+            postgresql_where=text("enabled AND paused_reason IS NULL"),
+        ),
         Index("ix_triggers_next_ms", "next_ms"),
         Index("ix_triggers_external_id", "function_id", "external_id", unique=True),
     )
@@ -81,14 +97,20 @@ class EventRow(Base):
 
     It has led to ``made`` invocations. While ``after`` is not None, triggers whose ids are above it
     are still to be looked at, and the loop does that. ``depth`` is that of the work it makes.
+    ``bytes`` is what it counts in its account. ``request_token`` names the idempotent request that
+    it came with.
     """
 
     __tablename__ = "events"
     __table_args__ = (
         Index("ix_events_digest", "account_id", "digest", unique=True),
-        Index("ix_events_account_id_created_ms_id", "account_id", "created_ms", "id"),
+        Index("ix_events_account_id_created_ms_id", "account_id", "created_ms", "id", "bytes"),
         Index("ix_events_account_id_type", "account_id", "type", "created_ms", "id"),
-        Index("ix_events_after", "after"),
+        Index(
+            *("ix_events_unfinished", "account_id", "created_ms", "id"),
+            sqlite_where=text(_UNFINISHED),
+            postgresql_where=text(_UNFINISHED),
+        ),
         Index("ix_events_created_ms", "created_ms"),
     )
 
@@ -104,6 +126,7 @@ class EventRow(Base):
     after: Mapped[str | None] = mapped_column(String(30))
     depth: Mapped[int] = mapped_column(default=0)
     cause_id: Mapped[str | None] = mapped_column(String(30))
+    request_token: Mapped[str | None] = mapped_column(String(32))
     created_ms: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -112,7 +135,10 @@ class ArrivalRow(Base):
     It led to ``invocation_id``, if a filter did not pass it over."""
 
     __tablename__ = "webhook_arrivals"
-    __table_args__ = (Index("ix_webhook_arrivals_created_ms", "created_ms"),)
+    __table_args__ = (
+        Index("ix_webhook_arrivals_created_ms", "created_ms"),
+        Index("ix_webhook_arrivals_trigger_id_created_ms", "trigger_id", "created_ms"),
+    )
 
     trigger_id: Mapped[str] = mapped_column(
         ForeignKey("triggers.id", ondelete="CASCADE"), primary_key=True

@@ -35,13 +35,17 @@ LEASE = "(leased_by IS NULL) = (leased_until_ms IS NULL)"
 _FINAL = _one_of("state", FINAL)
 WAITS = text("invocations.state IN ('queued', 'waiting')")
 """What waits to be started: said in the words of the indexes that hold nothing else."""
+OPEN = text("invocations.state IN ('queued', 'running', 'waiting')")
+"""What a trigger made that has not ended, in the words of the index of that."""
 BY_TURN = "INDEXED BY ix_invocations_waiting_turn"
 BY_ACCOUNT = "INDEXED BY ix_invocations_waiting_account_id"
+BY_TRIGGER = "INDEXED BY ix_invocations_open_trigger_id"
 BY_REPLAY = "INDEXED BY ix_invocations_replay_ms"
 """Hints for SQLite, which would take the index that says more of states."""
 ROW_BYTES = 1_024
 """What an invocation counts besides its event, result and error: its attempts, and indexes."""
 _IN_INDEX = text("state IN ('queued', 'waiting')")
+_OPEN_IN_INDEX = text("state IN ('queued', 'running', 'waiting') AND trigger_id IS NOT NULL")
 
 
 def _of_waiting(name: str, *columns: str) -> Index:
@@ -332,6 +336,11 @@ class InvocationRow(Base):
         Index("ix_invocations_ended_ms", "ended_ms"),
         Index("ix_invocations_trigger_id_created_ms_id", "trigger_id", "created_ms", "id"),
         Index("ix_invocations_occurrence", "trigger_id", "scheduled_ms", unique=True),
+        Index(
+            *("ix_invocations_open_trigger_id", "trigger_id"),
+            sqlite_where=_OPEN_IN_INDEX,
+            postgresql_where=_OPEN_IN_INDEX,
+        ),
         Index("ix_invocations_event_id", "event_id"),
         Index(
             *("ix_invocations_account_id_ended_ms_kept_bytes", "account_id"),

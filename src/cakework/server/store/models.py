@@ -184,7 +184,8 @@ class VmRow(Base):
     ``snapshot`` is the kind, with ``ready`` and its state and error; ``hooks`` are the
     :class:`~cakework.domain.orders.Hooks` as JSON. ``memory_kept``: its next start goes on where
     it was stopped, for the reason ``rest_reason``. Of forks, ``fork_of`` is the VM they began
-    from and ``fork_batch`` names those started together.
+    from and ``fork_batch`` names those started together. ``egress`` is what it reaches
+    (:data:`~cakework.domain.vms.VmEgress`).
     """
 
     __tablename__ = "vms"
@@ -224,6 +225,7 @@ class VmRow(Base):
             "NOT memory_kept OR cached AND state IN ('stopped', 'created')", name="memory_kept"
         ),
         CheckConstraint("(fork_of IS NULL) = (fork_batch IS NULL)", name="fork"),
+        CheckConstraint("egress IN ('internet', 'none')", name="egress"),
         Index("ix_vms_account_id_created_ms_id", "account_id", "created_ms", "id"),
         Index("ix_vms_state", "state"),
         Index("ix_vms_fork_batch", "fork_batch"),
@@ -260,6 +262,7 @@ class VmRow(Base):
     rest_reason: Mapped[str | None] = mapped_column(Text)
     fork_of: Mapped[str | None] = mapped_column(String(14))
     fork_batch: Mapped[str | None] = mapped_column(String(32))
+    egress: Mapped[str] = mapped_column(String(8), default="internet")
     created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 

@@ -14,6 +14,7 @@ from cakework.node.network.rules import (
     local_rules,
     no_rules,
     outer_rules,
+    secluded_rules,
 )
 from cakework.node.territory import Territory
 
@@ -34,6 +35,7 @@ def test_nft_takes_every_script(egress: Egress) -> None:
         local_rules(egress, "uplink"),
         outer_rules(egress, territory),
         no_rules(territory),
+        secluded_rules("172.31.255.2", "172.31.255.1", "tap0"),
     ]
     for script in scripts:
         nft = ["/usr/sbin/nft", "--check", "-f", "-"]

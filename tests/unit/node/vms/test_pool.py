@@ -1,6 +1,7 @@
 """How many machines wait, and what becomes of them when VMs need the memory; no QEMU runs."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Made:
     restored: int = 0
     forked: int = 0
     released: int = 0
+    networks: Counter[object] = field(default_factory=Counter[object])
 
     def machine(self) -> Any:
         async def release() -> None:
@@ -58,12 +60,14 @@ class Made:
         machine.rest = rest
         return machine
 
-    async def restore(self, *_: object, **__: object) -> Any:
+    async def restore(self, *_: object, network: str, **__: object) -> Any:
         self.restored += 1
+        self.networks[network] += 1
         return self.machine()
 
-    async def fork(self, *_: object, **__: object) -> Any:
+    async def fork(self, *_: object, network: str, **__: object) -> Any:
         self.forked += 1
+        self.networks[network] += 1
         return self.machine()
 
 
@@ -192,3 +196,25 @@ async def test_a_burst_takes_all_that_wait(bench: Callable[[int], Bench]) -> Non
         await settled()
         assert host.made.released == 0
         assert host.pool.ready == 5
+
+
+async def test_what_waits_of_a_snapshot_is_told_apart_by_what_it_reaches(
+    bench: Callable[[int], Bench], tmp_path: Path
+) -> None:
+    """A start without egress never gets a machine that had it, nor the other way round; and what
+    they are forked from has none. Once the snapshot is gone none of either waits."""
+    large = bench(100 * FOOTPRINT_MB)
+    spec = MachineSpec("tcg", SHAPE, 1)
+    snapshot = Saved(tmp_path / "snapshot", spec, 0, tmp_path / "image")
+    for _ in range(2):
+        assert large.pool.take(snapshot, "none") is None
+    async with filling(large):
+        assert large.made.networks == {"bare": 2, "internet": 64, "none": 1}
+        assert large.pool.take(snapshot, "internet") is None
+        assert large.pool.take(snapshot, "none") is not None
+        assert large.pool.take(snapshot, "internet") is None
+        await settled()
+        assert large.made.networks == {"bare": 2, "internet": 65, "none": 2}
+        assert large.pool.ready == 66
+        large.pool.forget(snapshot.folder)
+        assert large.pool.ready == 64

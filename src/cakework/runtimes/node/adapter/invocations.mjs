@@ -7,6 +7,9 @@ import { eventRequest, RESPONSE_NEEDED } from "./web.mjs";
 
 /** Of answers that have been given; the oldest go, and only their ids are kept. */
 const KEPT_MAX_BYTES = 16 * 1024 * 1024;
+/** Of what came of records, after which no other is begun: with one more of 1 MiB it is a line. */
+const PART_BYTES = 512 * 1024;
+const RESULT = `{"result":`.length;
 const ORDER = {
   event: ["event"],
   scheduled: ["scheduled", "event"],
@@ -150,8 +153,7 @@ export class Invocations {
 
   async #result(attempt, { kind, event, unit }) {
     if (attempt.ctx.signal.aborted) throw attempt.ctx.signal.reason;
-    if (kind === "transform")
-      return encoded(await this.#transform(attempt.ctx, event.records, unit));
+    if (kind === "transform") return this.#transform(attempt.ctx, event.records, unit);
     const handler = this.#first(ORDER[kind]);
     if (handler) return encoded(await handler(event, attempt.ctx));
     if (this.#handlers.http && !this.#handlers.rest) return this.#byHttp(attempt.ctx, event);
@@ -182,16 +184,21 @@ export class Invocations {
   async #transform(ctx, records, unit = "record") {
     const { transform: one, transformBatch: many } = this.#handlers.functions;
     if (!one && !many) throw new Failure("NoHandler", "this version has no handler for transform");
-    if (unit === "batch" && many) return { out: outputs(await many(records, ctx)) };
+    if (unit === "batch" && many) return encoded({ out: outputs(await many(records, ctx)) });
     const each = one ?? ((record) => many([record], ctx));
     if (unit === "batch") {
       const out = [];
       for (const record of records) out.push(...outputs(await each(record, ctx)));
-      return { out };
+      return encoded({ out });
     }
     const told = [];
-    for (const record of records) told.push(await toldOf(each, record, ctx));
-    return { records: told };
+    let size = 0;
+    for (const record of records) {
+      told.push(await toldOf(each, record, ctx));
+      size += Buffer.byteLength(told.at(-1));
+      if (size >= PART_BYTES) break;
+    }
+    return `{"result":{"records":[${told.join(",")}]}}`;
   }
 
   async #turn(attempt, work) {
@@ -257,14 +264,15 @@ async function settle(attempt) {
   }
 }
 
+/** Returns as JSON what came of a record. */
 async function toldOf(transform, record, ctx) {
+  if (ctx.signal.aborted) throw ctx.signal.reason;
   try {
-    const out = outputs(await transform(record, ctx));
-    await encoded(out);
-    return { out };
+    const told = await encoded(outputs(await transform(record, ctx)));
+    return `{"out":${told.slice(RESULT, -1)}}`;
   } catch (error) {
     show(error);
-    return { error: describe(error) };
+    return JSON.stringify({ error: describe(error) });
   }
 }
 

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import Any, cast
 
 RESULT_MAX_BYTES = 1024 * 1024
+_json = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 
 
 class BadAnswer(Exception):
@@ -35,7 +36,7 @@ async def called(function: Callable[..., Any], *given: Any, threads: Executor | 
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     work = loop.run_in_executor(threads, lambda: context.run(_outcome, function, taken))
-    failed, answer = await _to_its_end(work)
+    failed, answer = await to_its_end(work)
     if failed is not None:
         raise failed
     return await answer if inspect.isawaitable(answer) else answer
@@ -69,8 +70,7 @@ def encoded(answer: object) -> bytes:
     if isinstance(answer, bytes | bytearray | memoryview):
         return encoded_bytes(bytes(cast("bytes", answer)), "application/octet-stream")
     try:
-        text = json.dumps(answer, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        result = text.encode()
+        result = _json(answer).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BadAnswer(f"the answer is no JSON: {error}") from error
     _check_size(len(result))
@@ -89,7 +89,7 @@ def _check_size(size: int) -> None:
         raise ResultTooLarge(f"the answer has {size} bytes, of 1 MiB that it may have")
 
 
-async def _to_its_end(work: asyncio.Future[Any]) -> Any:
+async def to_its_end(work: asyncio.Future[Any]) -> Any:
     """Wait for a thread, which cannot be stopped, also when the task is cancelled."""
     while True:
         try:

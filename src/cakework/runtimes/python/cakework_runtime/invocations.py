@@ -21,6 +21,7 @@ from cakework_runtime.binary_events import BinaryEvent
 from cakework_runtime.failure import Failure, describe, show
 from cakework_runtime.handlers import Handlers
 from cakework_runtime.http1 import Exchange
+from cakework_runtime.records import outputs, transformed
 
 KEPT_MAX_BYTES = 16 * 1024 * 1024
 """Of answers that have been given; the oldest go, and only their ids are kept."""
@@ -212,7 +213,7 @@ class Invocations:
 
     async def _result(self, context: Context, kind: str, event: Any, unit: str) -> bytes:
         if kind == "transform":
-            return encoded(await self._transform(context, event, unit))
+            return await self._transform(context, event, unit)
         function = self._handlers.get(*ORDER[kind])
         if function is not None:
             return _encoded(await called(function, event, context, threads=self._threads))
@@ -222,32 +223,23 @@ class Invocations:
             return exchange.result()
         raise Failure("NoHandler", f"this version has no handler for {kind}")
 
-    async def _transform(self, context: Context, event: Any, unit: str) -> Any:
+    async def _transform(self, context: Context, event: Any, unit: str) -> bytes:
         records = cast("list[Any]", event["records"])
         one, many = self._handlers.get("transform"), self._handlers.get("transformBatch")
         if one is None and many is None:
             raise Failure("NoHandler", "this version has no handler for transform")
         if unit == "batch":
             if many is not None:
-                return {
-                    "out": _outputs(await called(many, records, context, threads=self._threads))
-                }
+                answer = await called(many, records, context, threads=self._threads)
+                return encoded({"out": outputs(answer)})
             results = [await self._record(cast("Any", one), each, context) for each in records]
-            return {"out": [out for result in results for out in result]}
-        return {"records": [await self._told(one, many, each, context) for each in records]}
-
-    async def _told(self, one: Any, many: Any, record: Any, context: Context) -> dict[str, Any]:
-        try:
-            out = await self._record(one or many, record if one else [record], context)
-            encoded(out)
-            return {"out": out}
-        except Exception as error:
-            show(error)
-            return {"error": describe(error)}
+            return encoded({"out": [out for result in results for out in result]})
+        function = cast("Any", one or many)
+        return await transformed(function, records, context, self._threads, each=one is not None)
 
     async def _record(self, function: Any, record: Any, context: Context) -> list[Any]:
         answer = await called(function, record, context, threads=self._threads)
-        return _outputs(answer)
+        return outputs(answer)
 
     def _keep(self, attempt: Attempt, answer: bytes) -> None:
         attempt.answer.set_result(answer)
@@ -270,12 +262,6 @@ class Invocations:
                 if failed is not None:
                     show(failed)
                     attempt.failed_later.append(describe(failed))
-
-
-def _outputs(answer: Any) -> list[Any]:
-    if answer is None:
-        return []
-    return cast("list[Any]", answer) if isinstance(answer, list) else [answer]
 
 
 def _encoded(answer: Any) -> bytes:

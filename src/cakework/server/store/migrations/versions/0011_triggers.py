@@ -1,4 +1,5 @@
-"""Automations: triggers, events, what came in at webhooks; what made an invocation."""
+"""Automations: triggers, events, what came in at webhooks; what made an invocation; and what VMs
+reach."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,10 +9,20 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+_OPEN = sa.text("state IN ('queued', 'running', 'waiting') AND trigger_id IS NOT NULL")
+_UNFINISHED = "after IS NOT NULL"
 _TYPE = "type IN ('cron', 'event', 'lifecycle', 'webhook')"
+_EGRESS = "egress IN ('internet', 'none')"
 
 
 def upgrade() -> None:
+    with op.batch_alter_table("vms") as table:
+        table.add_column(
+            sa.Column("egress", sa.String(length=8), nullable=False, server_default="internet")
+        )
+    with op.batch_alter_table("vms") as table:
+        table.create_check_constraint(op.f("ck_vms_egress"), _EGRESS)
+        table.alter_column("egress", server_default=None)
     for column in (
         sa.Column("trigger_id", sa.String(length=30), nullable=True),
         sa.Column("scheduled_ms", sa.BigInteger(), nullable=True),
@@ -27,6 +38,13 @@ def upgrade() -> None:
     )
     op.create_index(
         "ix_invocations_occurrence", "invocations", ["trigger_id", "scheduled_ms"], unique=True
+    )
+    op.create_index(
+        "ix_invocations_open_trigger_id",
+        "invocations",
+        ["trigger_id"],
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
     # What changed of functions is looked for each second.
@@ -50,6 +68,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("trigger_id", "digest", name=op.f("pk_webhook_arrivals")),
     )
     op.create_index("ix_webhook_arrivals_created_ms", "webhook_arrivals", ["created_ms"])
+    op.create_index(
+        "ix_webhook_arrivals_trigger_id_created_ms",
+        "webhook_arrivals",
+        ["trigger_id", "created_ms"],
+    )
 
 
 def downgrade() -> None:
@@ -63,11 +86,15 @@ def downgrade() -> None:
         table.drop_column("bytes")
         table.drop_column("account_id")
     op.drop_index("ix_invocations_event_id", "invocations")
+    op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
         for column in ("handler", "retry", "event_id", "scheduled_ms", "trigger_id"):
             table.drop_column(column)
+    with op.batch_alter_table("vms") as table:
+        table.drop_constraint(op.f("ck_vms_egress"), type_="check")
+        table.drop_column("egress")
 
 
 def _count_masks() -> None:
@@ -145,6 +172,13 @@ def _make_triggers() -> None:
         ("external_id", ["function_id", "external_id"], True),
     ):
         op.create_index(f"ix_triggers_{name}", "triggers", columns, unique=unique)
+    op.create_index(
+        "ix_triggers_active",
+        "triggers",
+        ["account_id", "type", "updated_ms", "id"],
+        sqlite_where=sa.text("enabled = 1 AND paused_reason IS NULL"),
+        postgresql_where=sa.text("enabled AND paused_reason IS NULL"),
+    )
 
 
 def _make_events() -> None:
@@ -162,6 +196,7 @@ def _make_events() -> None:
         sa.Column("after", sa.String(length=30), nullable=True),
         sa.Column("depth", sa.Integer(), nullable=False),
         sa.Column("cause_id", sa.String(length=30), nullable=True),
+        sa.Column("request_token", sa.String(length=32), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["account_id"], ["accounts.id"], name=op.f("fk_events_account_id_accounts")
@@ -170,9 +205,15 @@ def _make_events() -> None:
     )
     for name, columns, unique in (
         ("digest", ["account_id", "digest"], True),
-        ("account_id_created_ms_id", ["account_id", "created_ms", "id"], False),
+        ("account_id_created_ms_id", ["account_id", "created_ms", "id", "bytes"], False),
         ("account_id_type", ["account_id", "type", "created_ms", "id"], False),
-        ("after", ["after"], False),
         ("created_ms", ["created_ms"], False),
     ):
         op.create_index(f"ix_events_{name}", "events", columns, unique=unique)
+    op.create_index(
+        "ix_events_unfinished",
+        "events",
+        ["account_id", "created_ms", "id"],
+        sqlite_where=sa.text(_UNFINISHED),
+        postgresql_where=sa.text(_UNFINISHED),
+    )
