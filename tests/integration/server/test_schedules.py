@@ -276,6 +276,7 @@ def crowded(on: Bench, **limits: int) -> Schedules:
         cast("Starts", None),
         WaitingLimits(lambda: on.now, **limits),
         cast("Any", None),
+        cast("Any", None),
         lambda: on.now,
         lambda: None,
         lambda _: None,
