@@ -127,7 +127,8 @@ def with_default(schema: dict[str, Any]) -> set[str]:
 def assert_type(schema: dict[str, Any], type_: Any) -> None:
     """Check that a type is the one of a schema."""
     if get_origin(type_) is types.UnionType:
-        kinds = {kind["$ref"].rpartition("/")[2] for kind in schema["anyOf"]}
+        several = schema.get("anyOf") or schema["oneOf"]
+        kinds = {kind["$ref"].rpartition("/")[2] for kind in several}
         known = [kind for kind in get_args(type_) if get_origin(kind) is not dict]
         assert {kind.__name__ for kind in known} == kinds
         return

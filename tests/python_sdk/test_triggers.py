@@ -103,6 +103,10 @@ def test_a_configuration_is_of_its_type(kind: str, config: Any, shape: type) -> 
 
 def test_a_type_that_is_new_is_handed_on() -> None:
     """As the words and the objects of the API that a later server has."""
+    limits = [{"type": "rate", "limit": 3, "period": 60}, {"type": "newer", "n": 1}]
+    limited = read(Trigger, trigger(limits=limits))
+    assert [type(each).__name__ for each in limited.limits or ()] == ["Rate", "dict"]
+    assert limited.to_dict()["limits"] == limits
     found = read(Trigger, trigger("queue", {"name": "q", "perSecond": 3}))
     assert (found.type, found.config) == ("queue", {"name": "q", "perSecond": 3})
     with pytest.raises(ValueError, match="types is missing"):

@@ -11,6 +11,7 @@ interface Schema {
   enum?: string[];
   const?: string;
   anyOf?: Schema[];
+  oneOf?: Schema[];
   items?: Schema;
   properties?: Record<string, Schema>;
   required?: string[];
@@ -106,6 +107,7 @@ function reached(from: (Schema | undefined)[], found = new Set<string>()): Set<s
     const inner = [
       ...Object.values(schema.properties ?? {}),
       ...(schema.anyOf ?? []),
+      ...(schema.oneOf ?? []),
       schema.items,
     ];
     if (name && !found.has(name)) inner.push(schemas[name]);
@@ -203,7 +205,8 @@ function typeOf(schema: Schema): string {
   if (name) return name;
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
-  if (schema.anyOf) return schema.anyOf.map(typeOf).join(" | ");
+  const several = schema.anyOf ?? schema.oneOf;
+  if (several) return several.map(typeOf).join(" | ");
   switch (schema.type) {
     case "string":
     case "boolean":

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from cakework.cli.manifest_faults import Fault, Place, check_known, fault_of, names_of
+from cakework.domain.flow import Limits
 from cakework.domain.functions import FailureHandler, RetryPolicy
 from cakework.domain.patterns import BadPattern, Pattern
 from cakework.domain.signatures import Verify
@@ -35,6 +36,7 @@ class _Common(BaseModel):
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")] | None = None
     filter: dict[str, Any] | None = None
     retry: RetryPolicy | None = None
+    limits: Limits = ()
     on_failure: FailureHandler | None = None
     pause_after: Annotated[int, Field(ge=1, le=10_000)] | None = None
     enabled: Annotated[bool, Field(strict=True)] | None = None
@@ -53,6 +55,7 @@ class DeclaredTrigger:
     name: str | None = None
     filter: dict[str, Any] | None = None
     retry: dict[str, Any] | None = None
+    limits: tuple[dict[str, Any], ...] = ()
     on_failure: str | None = None
     pause_after: int | None = None
     enabled: bool | None = None
@@ -110,6 +113,7 @@ def _declared(
         name=common.name,
         filter=common.filter,
         retry=None if retry is None else retry.model_dump(by_alias=True, exclude_unset=True),
+        limits=tuple(each.model_dump(by_alias=True, exclude_none=True) for each in common.limits),
         on_failure=None if common.on_failure is None else common.on_failure.function_id,
         pause_after=common.pause_after,
         enabled=common.enabled,

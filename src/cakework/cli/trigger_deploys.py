@@ -18,7 +18,7 @@ from cakework.cli.trigger_texts import config_of, moment, what
 from cakework.domain.functions import RetryPolicy
 from cakework.domain.triggers import CONFIGS, TriggerType
 from cakework_client import ApiError, CakeworkClient, Function, Trigger, TriggerSettings
-from cakework_client.models import RetrySettings, TriggerWithSecret
+from cakework_client.models import LimitRule, RetrySettings, TriggerWithSecret
 
 
 @dataclass
@@ -84,6 +84,7 @@ class TriggerDeploy:
             external_id=one.external_id,
             enabled=one.enabled,
             retry=cast("RetrySettings | None", one.retry),
+            limits=cast("Sequence[LimitRule] | None", one.limits or None),
             on_failure={"functionId": one.on_failure} if one.on_failure else None,
             pause_after=one.pause_after,
             managed_by="file",
@@ -126,6 +127,8 @@ def _changes(one: DeclaredTrigger, trigger: Trigger) -> dict[str, Any]:
         changes["filter"] = one.filter
     if _policy(trigger.retry and trigger.retry.to_dict()) != _policy(one.retry):
         changes["retry"] = one.retry
+    if _rules(trigger) != list(one.limits):
+        changes["limits"] = list(one.limits) or None
     if handler != one.on_failure:
         changes["on_failure"] = {"functionId": one.on_failure} if one.on_failure else None
     if trigger.pause_after != one.pause_after:
@@ -141,6 +144,10 @@ def _whole(trigger: Trigger) -> dict[str, Any]:
     told, known = config_of(trigger), names_of(model)
     config = {name: value for name, value in told.items() if name in known}
     return model.model_validate(config).model_dump(mode="json", by_alias=True)
+
+
+def _rules(trigger: Trigger) -> list[dict[str, Any]]:
+    return [each.to_dict() for each in trigger.limits or ()]
 
 
 def _policy(retry: dict[str, Any] | None) -> RetryPolicy | None:

@@ -57,6 +57,7 @@ def described(trigger: Trigger, function: str | None) -> str:
         **{name: _value(each) for name, each in config_of(trigger).items()},
         "filter": _value(trigger.filter),
         "retry": _value(trigger.retry and trigger.retry.to_dict()),
+        "limits": _value([each.to_dict() for each in trigger.limits or ()] or None),
         "on failure": trigger.on_failure and trigger.on_failure.function_id,
         "pause after": trigger.pause_after,
         "last": _last(trigger),

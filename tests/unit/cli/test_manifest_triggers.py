@@ -101,6 +101,8 @@ def test_each_is_known_again(tmp_path: Path) -> None:
         (f"{CRON}every = 60\nfilter = {{}}", "line 6: triggers.filter is for events, webhooks"),
         (f"{CRON}every = 60\nretry.maxAtempts = 1", "line 6: triggers.retry.maxAtempts is unknown"),
         (f"{CRON}every = 60\nretry.maxAttempts = 0", "line 6: triggers.retry.maxAttempts should"),
+        (f"{CRON}every = 60\n[[triggers.limits]]\ntype = 'rate'", "triggers.limits"),
+        (f"{CRON}every = 60\nlimits = [{{ type = 'x' }}]", "line 6: triggers.limits"),
         (f"{CRON}every = 60\nonFailure = {{ id = 1 }}", "line 6: triggers.onFailure.id is unknown"),
         (f"{CRON}every = 60\ndata = [1979-05-27]", "line 6: triggers.data has something in it"),
         (f"{CRON}every = 60\ndata = nan", "line 6: triggers.data has something in it"),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Literal, NotRequired, Required, TypedDict
 
@@ -281,6 +281,20 @@ class Http(TypedDict, total=False):
     cors: Cors | None
 
 
+class LimitRule(TypedDict, total=False):
+    """A rule of flow control: times in seconds, ``key`` a path such as ``data.customerId``."""
+
+    type: Required[Literal["concurrency", "throttle", "rate", "debounce", "batch"]]
+    key: str
+    limit: int
+    strategy: Literal["queue", "skip", "replace"]
+    onRetry: Literal["keepPlace", "letOthersPass"]
+    period: int
+    burst: int
+    maxWait: int
+    maxSize: int
+
+
 class Settings(TypedDict, total=False):
     """Settings of a function: ``memory`` in MB, ``timeout`` and ``idleTimeout`` in seconds."""
 
@@ -299,6 +313,7 @@ class Settings(TypedDict, total=False):
     secretsAtInit: bool
     http: Http
     retry: RetrySettings
+    limits: Sequence[LimitRule]
     onFailure: FailureFunction | None
     labels: dict[str, str]
 
@@ -400,6 +415,61 @@ class HttpSettings(Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency(Answer):
+    """So many at once: what is beyond waits, is skipped, or takes the place of the oldest."""
+
+    type: Literal["concurrency"]
+    limit: int
+    strategy: Literal["queue", "skip", "replace"] = "queue"
+    on_retry: Literal["keepPlace", "letOthersPass"] = "keepPlace"
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttle(Answer):
+    """Starts are spread in time: ``limit`` in ``period`` seconds."""
+
+    type: Literal["throttle"]
+    limit: int
+    period: int
+    burst: int = 1
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate(Answer):
+    """What is beyond ``limit`` in ``period`` seconds is skipped."""
+
+    type: Literal["rate"]
+    limit: int
+    period: int
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debounce(Answer):
+    """Only the newest is done, when nothing came for ``period`` seconds."""
+
+    type: Literal["debounce"]
+    period: int
+    max_wait: int | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(Answer):
+    """What comes within ``max_wait`` seconds is one invocation, with a list of the events."""
+
+    type: Literal["batch"]
+    max_size: int
+    max_wait: int
+    key: str | None = None
+
+
+Rule = Concurrency | Throttle | Rate | Debounce | Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSettings(Answer):
     """All settings of a function. ``memory`` is in MB, what is a time in seconds."""
 
@@ -422,6 +492,7 @@ class FunctionSettings(Answer):
     timeout_ms: int | None = None
     http: HttpSettings = HttpSettings(auth="none")
     retry: RetryPolicy
+    limits: list[Rule] = field(default_factory=list[Rule])
     on_failure: FailureHandler | None = None
     labels: dict[str, str] | None = None
 
@@ -754,6 +825,7 @@ class Trigger(Answer):
     config: TriggerConfig | dict[str, Any]
     filter: dict[str, Any] | None = None
     retry: RetryPolicy | None = None
+    limits: list[Rule] | None = None
     on_failure: FailureHandler | None = None
     pause_after: int | None = None
     consecutive_failures: int

@@ -6,7 +6,7 @@ passed over, and a word that is new in an enumeration is handed on as it is.
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
@@ -90,9 +90,13 @@ def narrowed(kind: type[A], answer: Answer) -> A:
 def _fields(kind: type[Answer]) -> list[tuple[str, str, Any, bool]]:
     hints = get_type_hints(kind)
     return [
-        (field.name, wire_name(field.name), _bare(hints[field.name]), field.default is MISSING)
+        (field.name, wire_name(field.name), _bare(hints[field.name]), _required(field))
         for field in fields(kind)
     ]
+
+
+def _required(field: "Field[Any]") -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _chosen(kind: type[Answer], name: str, given: Mapping[str, object], type_: Any) -> Any:
@@ -115,9 +119,17 @@ def _read(type_: Any, value: object) -> object:
         return [_read(get_args(type_)[0], each) for each in cast("list[object]", value)]
     if type_ is datetime and isinstance(value, str):
         return datetime.fromisoformat(value)
+    if get_origin(type_) is UnionType:
+        type_ = next((kind for kind in get_args(type_) if _is_of(value, kind)), None)
     if isinstance(type_, type) and issubclass(type_, Answer):
         return read(type_, value)
     return value
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Say whether a value is of one of several kinds, by its type."""
+    words = get_args(get_type_hints(kind).get("type"))
+    return isinstance(value, dict) and cast("dict[str, object]", value).get("type") in words
 
 
 def _written(value: object) -> object:

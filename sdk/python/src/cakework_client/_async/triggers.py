@@ -1,6 +1,6 @@
 """Calls about triggers: what makes invocations of functions."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Unpack
 
 from cakework_client._async.logs import Moment
@@ -9,6 +9,7 @@ from cakework_client.calls import Options, PostOptions, segment
 from cakework_client.models import (
     FailureFunction,
     Invocation,
+    LimitRule,
     ManagedBy,
     RetrySettings,
     SchedulePreview,
@@ -37,6 +38,7 @@ class AsyncTriggers(AsyncTransport):
         external_id: str | None = None,
         enabled: bool | None = None,
         retry: RetrySettings | None = None,
+        limits: Sequence[LimitRule] | None = None,
         on_failure: FailureFunction | None = None,
         pause_after: int | None = None,
         managed_by: ManagedBy | None = None,
@@ -57,6 +59,7 @@ class AsyncTriggers(AsyncTransport):
             external_id: Your own id for it: made again with the same, it is the same trigger.
             enabled: False makes it paused.
             retry: When what it makes is tried again; as its function says if absent.
+            limits: Rules of flow control, before those of its function.
             on_failure: The function that is told of what failed for good.
             pause_after: Paused by itself after so many in a row that failed for good.
             managed_by: ``file`` for one that a cakework.toml declares.
@@ -72,6 +75,7 @@ class AsyncTriggers(AsyncTransport):
             external_id=external_id,
             enabled=enabled,
             retry=retry,
+            limits=limits,
             on_failure=on_failure,
             pause_after=pause_after,
             managed_by=managed_by,
@@ -137,6 +141,7 @@ class AsyncTriggers(AsyncTransport):
         config: TriggerSettings | Unset = UNSET,
         filter: dict[str, Any] | Unset | None = UNSET,  # noqa: A002
         retry: RetrySettings | Unset | None = UNSET,
+        limits: Sequence[LimitRule] | Unset | None = UNSET,
         on_failure: FailureFunction | Unset | None = UNSET,
         pause_after: int | Unset | None = UNSET,
         **options: Unpack[Options],
@@ -150,6 +155,7 @@ class AsyncTriggers(AsyncTransport):
             config: Fields of its configuration to change; one that is None goes.
             filter: A pattern that its events have to match.
             retry: When what it makes is tried again.
+            limits: Rules of flow control, in the place of those there are.
             on_failure: The function that is told of what failed for good.
             pause_after: Paused by itself after so many in a row that failed for good.
             options: ``timeout``.
@@ -160,6 +166,7 @@ class AsyncTriggers(AsyncTransport):
             config=config,
             filter=filter,
             retry=retry,
+            limits=limits,
             on_failure=on_failure,
             pause_after=pause_after,
         )

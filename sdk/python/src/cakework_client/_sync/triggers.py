@@ -2,7 +2,7 @@
 
 Calls about triggers: what makes invocations of functions."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Unpack
 
 from cakework_client._sync.logs import Moment
@@ -11,6 +11,7 @@ from cakework_client.calls import Options, PostOptions, segment
 from cakework_client.models import (
     FailureFunction,
     Invocation,
+    LimitRule,
     ManagedBy,
     RetrySettings,
     SchedulePreview,
@@ -39,6 +40,7 @@ class Triggers(Transport):
         external_id: str | None = None,
         enabled: bool | None = None,
         retry: RetrySettings | None = None,
+        limits: Sequence[LimitRule] | None = None,
         on_failure: FailureFunction | None = None,
         pause_after: int | None = None,
         managed_by: ManagedBy | None = None,
@@ -59,6 +61,7 @@ class Triggers(Transport):
             external_id: Your own id for it: made again with the same, it is the same trigger.
             enabled: False makes it paused.
             retry: When what it makes is tried again; as its function says if absent.
+            limits: Rules of flow control, before those of its function.
             on_failure: The function that is told of what failed for good.
             pause_after: Paused by itself after so many in a row that failed for good.
             managed_by: ``file`` for one that a cakework.toml declares.
@@ -74,6 +77,7 @@ class Triggers(Transport):
             external_id=external_id,
             enabled=enabled,
             retry=retry,
+            limits=limits,
             on_failure=on_failure,
             pause_after=pause_after,
             managed_by=managed_by,
@@ -138,6 +142,7 @@ class Triggers(Transport):
         config: TriggerSettings | Unset = UNSET,
         filter: dict[str, Any] | Unset | None = UNSET,  # noqa: A002
         retry: RetrySettings | Unset | None = UNSET,
+        limits: Sequence[LimitRule] | Unset | None = UNSET,
         on_failure: FailureFunction | Unset | None = UNSET,
         pause_after: int | Unset | None = UNSET,
         **options: Unpack[Options],
@@ -151,6 +156,7 @@ class Triggers(Transport):
             config: Fields of its configuration to change; one that is None goes.
             filter: A pattern that its events have to match.
             retry: When what it makes is tried again.
+            limits: Rules of flow control, in the place of those there are.
             on_failure: The function that is told of what failed for good.
             pause_after: Paused by itself after so many in a row that failed for good.
             options: ``timeout``.
@@ -161,6 +167,7 @@ class Triggers(Transport):
             config=config,
             filter=filter,
             retry=retry,
+            limits=limits,
             on_failure=on_failure,
             pause_after=pause_after,
         )
