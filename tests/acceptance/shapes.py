@@ -14,6 +14,9 @@ ID = {
     "webhook": re.compile(r"ep_[0-7][0-9A-HJKMNP-TV-Z]{25}"),
     "delivery": re.compile(r"dlv_[0-7][0-9A-HJKMNP-TV-Z]{25}"),
     "event": re.compile(r"msg_[0-7][0-9A-HJKMNP-TV-Z]{25}"),
+    "function": re.compile(r"fn_[0-7][0-9A-HJKMNP-TV-Z]{25}"),
+    "trigger": re.compile(r"trg_[0-7][0-9A-HJKMNP-TV-Z]{25}"),
+    "invocation": re.compile(r"inv_[0-7][0-9A-HJKMNP-TV-Z]{25}"),
 }
 HOSTNAME = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}\.localhost")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -169,7 +169,7 @@ def _listed(given: object) -> tuple[list[object], str]:
         raise BadEvent('must be a list of events, or {"events": []}')
     found = cast(dict[str, object], given)
     if unknown := next((name for name in found if name != "events"), None):
-        raise BadEvent("is unknown: beside events there is nothing", unknown[:NAME_CHARS_MAX])
+        raise BadEvent("is unknown; did you mean events?", unknown[:NAME_CHARS_MAX])
     events = found.get("events")
     if not isinstance(events, list):
         raise BadEvent("must be a list of events", "events")

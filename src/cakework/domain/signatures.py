@@ -184,12 +184,14 @@ def check_secret(verify: Verify, secret: str | None) -> None:
         _check_basic(secret)
 
 
-def new_secret(verify: Verify) -> str | None:
-    """Return a secret of 256 random bits; None if the provider makes it, or there is none."""
+def new_secret(verify: Verify, drawn: bytes | None = None) -> str | None:
+    """Return a secret of 256 random bits, or of those that were ``drawn``; None if the provider
+    makes it, or there is none."""
+    bits = secrets.token_bytes(32) if drawn is None else drawn
     if verify.scheme == "standard":
-        return _STANDARD_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+        return _STANDARD_PREFIX + base64.b64encode(bits).decode()
     if verify.scheme in ("github", "hmac", "header"):
-        return secrets.token_urlsafe(32)
+        return base64.urlsafe_b64encode(bits).rstrip(b"=").decode()
     return None
 
 

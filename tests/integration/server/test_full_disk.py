@@ -15,7 +15,7 @@ from cakework.server.store.free_space import free_mb
 
 from .fake_node import FakeNode
 from .rig import Rig, eventually, running, settings_for
-from .test_access import BODIES, CALLS, function_ids, ids_of, webhook_ids
+from .test_access import BODIES, CALLS, all_ids
 
 pytestmark = pytest.mark.anyio
 FULL_MB = 10**9
@@ -26,8 +26,12 @@ MAKE = {
     *("redeliverWebhook", "createFunction", "deployFunction", "deployFunctionFromArchive"),
     *("putDraft", "testFunction", "invokeFunction", "replayInvocation", "replayDeadLetters"),
     *("putSecret", "applyTransform"),
+    *("createTrigger", "runTrigger", "rotateTriggerSecret", "emitEvents"),
 }
-LISTS = ("/v1/vms", "/v1/image/builds", "/v1/functions", "/v1/invocations", "/v1/secrets")
+LISTS = (
+    *("/v1/vms", "/v1/image/builds", "/v1/functions", "/v1/invocations", "/v1/secrets"),
+    *("/v1/triggers", "/v1/events"),
+)
 
 
 class Disk:
@@ -57,7 +61,7 @@ async def test_what_makes_things_is_refused_and_all_else_goes_on(disk: Disk) -> 
     under which they are repeated; what was made before is seen, stopped and deleted."""
     async with disk.fine() as rig:
         vm, unused = await rig.vm(), await rig.image()
-        ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
+        ids = await all_ids(rig, vm)
         cache = {"imageId": vm["imageId"], "port": 80, "autoStart": True}
         cached = (await rig.ok("POST", "/v1/vm/cache", json=cache))["id"]
     async with disk.full() as rig:

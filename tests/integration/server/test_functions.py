@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
+from sqlalchemy.engine import Engine
 
 from cakework.domain.ids import VmId
 from cakework.server.clock import Clock, now_ms
@@ -355,6 +356,47 @@ async def test_a_lost_snapshot_costs_no_call(functions: Functions) -> None:
         return row is not None and row.vm_id not in (None, version.vm_id)
 
     await eventually(look, "there is another snapshot")
+
+
+async def test_what_is_live_is_read_when_it_has_changed(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at each pass; and then other settings, and a lost snapshot, have another made."""
+    monkeypatch.setattr("cakework.server.functions.deploys.WHOLE_MS", 1 << 40)
+    monkeypatch.setattr("cakework.server.functions.deploys.LATE_MS", 2_000)
+    function_id = await functions.made()
+    server, passes = functions.rig.server, list[str]()
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "snapshot_error IS NULL" in statement:
+            passes.append("read")
+        elif "UNION" in statement and "function_versions.updated_ms >=" in statement:
+            passes.append("looked")
+
+    async def version() -> VersionRow:
+        async with server.database.reading() as session:
+            return await session.get_one(VersionRow, (function_id, 1))
+
+    async def rests() -> bool:
+        return passes[-3:] == ["looked"] * 3
+
+    async def is_made() -> bool:
+        row = await version()
+        return row.vm_id not in (None, before.vm_id) and row.made_with is not None
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        await eventually(rests, "nothing is read of what has not changed")
+        before = await version()
+        body = {"settings": {"memory": 512}}
+        await functions.rig.ok("PATCH", f"/v1/functions/{function_id}", json=body)
+        await eventually(is_made, "there is one of the new settings")
+        await eventually(rests, "that is over")
+        before = await version()
+        await server.functions.deploys.make_again(before)
+        await eventually(is_made, "there is another one")
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
 
 
 async def test_a_runtime_that_could_not_be_started_is_tried_again(functions: Functions) -> None:

@@ -202,7 +202,8 @@ async def test_dead_letters_without_a_live_version_stay(functions: Functions) ->
 
     await eventually(looked_at, "it was tried")
     await rig.ok("DELETE", f"/v1/functions/{function_id}")
-    for which in ({"ids": [dead]}, {"filter": {}}):
+    asked: tuple[Json, ...] = ({"ids": [dead]}, {"filter": {}})
+    for which in asked:
         response = await rig.client.post("/v1/dead-letters/replay", json=which)
         assert response.json() == {"matched": 0}
     assert await looked_at(), "and not marked"

@@ -13,17 +13,21 @@ import pytest
 from sqlalchemy import func, select, update
 
 from cakework.domain.functions import VersionState
+from cakework.server.automations.doors import Doors
+from cakework.server.clock import now_ms
 from cakework.server.functions.dead_letters import DeadLetters
 from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.trials import Trials
+from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.function_models import FunctionRow, InvocationRow, VersionRow
 from cakework.server.store.models import Base, BuildRow, IdempotencyRow, VmRow
 from cakework.server.store.webhook_models import WebhookEndpointRow
 
 from .fake_node import FakeNode
 from .rig import DOCKERFILE, Json, Rig, as_problem, running, settings_for
-from .test_access import CALLS, DOCUMENT, function_ids
+from .test_access import BODIES as SHORTEST
+from .test_access import CALLS, DOCUMENT, function_ids, trigger_ids
 
 pytestmark = pytest.mark.anyio
 ONCE = {"applyTransform"}
@@ -49,7 +53,12 @@ BODIES: dict[str, Json] = {
     "replayInvocation": {},
     "replayDeadLetters": {"filter": {}},
     "discardDeadLetters": {"filter": {}},
-    "previewSchedule": {"every": 60},
+    "createTrigger": SHORTEST["createTrigger"],
+    "runTrigger": {"data": 1},
+    "rotateTriggerSecret": {"url": True},
+    "previewSchedule": {"cron": "0 9 1 1 *"},
+    "emitEvents": {"events": [{"type": "order.paid"}, {"type": "order.paid"}]},
+    "testFilter": SHORTEST["testFilter"],
 }
 BOUNDARY = "parts"
 MOVING = {
@@ -58,7 +67,7 @@ MOVING = {
     "matched",
 }
 """What work in the background changes of builds and of deliveries; how much was still to do."""
-CHANGE_NOTHING = {"getBuildByPost", "promoteVersion"}
+CHANGE_NOTHING = {"getBuildByPost", "promoteVersion", "previewSchedule", "testFilter"}
 """The second promotes what is live."""
 LOOPS = (DeployLoop, Trials, DispatchLoop, DeadLetters)
 """What does the work of functions, which is not this test's."""
@@ -147,6 +156,12 @@ async def a_failure(rig: Rig, image_id: str) -> Json:
     return ids
 
 
+async def a_trigger(rig: Rig, image_id: str) -> Json:
+    """A webhook of such a function, whose secret was made here."""
+    ids = await a_function(rig, image_id)
+    return await trigger_ids(rig, ids["functionId"])
+
+
 Make = Callable[[Rig, str], Awaitable[Json]]
 MADE_FOR: dict[str, Make] = {
     "startCachedVM": a_cached_vm,
@@ -164,6 +179,7 @@ NAMED_IN: dict[str, Make] = {
     "{functionId}": a_function,
     "{invocationId}": a_function,
     "dead-letters": a_function,
+    "{triggerId}": a_trigger,
 }
 """What a call is about, by its name, else by what its path names."""
 
@@ -176,12 +192,25 @@ async def address_of(rig: Rig, name: str, path: str, image_id: str) -> str:
     return path
 
 
+async def body_of(rig: Rig, name: str, image_id: str) -> Json | None:
+    """Return the body of a call, with the id of what it makes something of."""
+    match name:
+        case "startVM" | "cacheVM":
+            return {"imageId": image_id}
+        case "createTrigger":
+            made = await a_function(rig, image_id)
+            return {**BODIES[name], "functionId": made["functionId"]}
+        case _:
+            return BODIES.get(name)
+
+
 async def work_of(rig: Rig) -> Json:
-    """Return what is on record, what was asked of the node, and the secrets of webhooks.
+    """Return what is on record, what was asked of the node, and the secrets and URLs of webhooks.
 
     The node carries an order out once, however often it is given.
     """
     node, endpoints = rig.node, rig.server.webhooks.endpoints
+    doors = Doors(rig.server.sealer, now_ms)
     found: Json = {
         "runs": {(order.vm_id, order.run) for order in node.vm_orders},
         "imports": {order.image_id for order in node.import_orders},
@@ -200,6 +229,9 @@ async def work_of(rig: Rig) -> Json:
         asked = select(row.id, row.state, row.settled_ms.is_(None), row.replay_ms.is_(None))
         found["work"] = {*await session.execute(asked)}
         found["secrets"] = {row.id: endpoints.secrets_of(row) for row in rows}
+        triggers = list(await session.scalars(select(TriggerRow)))
+        found["keys"] = {row.id: doors.secrets_of(row) for row in triggers}
+        found["doors"] = {row.id: row.door for row in triggers}
     return found
 
 
@@ -235,9 +267,7 @@ async def test_every_post_does_its_work_once_for_a_key(rig: Rig) -> None:
     image_id = await rig.image()
     for name, path in POSTS:
         address = await address_of(rig, name, path, image_id)
-        body = BODIES.get(name)
-        if name in ("startVM", "cacheVM"):
-            body = {"imageId": image_id}
+        body = await body_of(rig, name, image_id)
         key = {"Idempotency-Key": name}
         kind, content = "application/json", json.dumps(body).encode() if body is not None else b""
         if name == "deployFunctionFromArchive":

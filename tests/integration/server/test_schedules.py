@@ -19,7 +19,10 @@ from cakework.domain.occurrences import LATE_MS, offset_s
 from cakework.server.automations import schedules as loop
 from cakework.server.automations.firings import AGAIN_MS, AT_ONCE, FULL_MS
 from cakework.server.automations.schedules import Schedules
+from cakework.server.functions.flow import Flow
+from cakework.server.functions.gatherings import Gatherings
 from cakework.server.functions.invocations import Invocations
+from cakework.server.functions.meters import Meters
 from cakework.server.functions.starts import Starts
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
@@ -270,11 +273,19 @@ async def test_a_schedule_that_is_none_any_more_is_paused(on: Bench) -> None:
 def crowded(on: Bench, **limits: int) -> Schedules:
     """Return schedules whose queue has little room."""
     server = on.servers[0]
+    settings, nothing = server.functions.functions.settings, lambda: None
+    meters, gatherings = Meters(lambda: on.now), Gatherings(server.sealer)
+    flow = Flow(
+        *(server.sealer, settings, meters, gatherings, cast("Any", None)),
+        *(lambda: on.now, nothing, nothing),
+    )
     limited = Invocations(
         on.database,
         server.sealer,
         cast("Starts", None),
         WaitingLimits(lambda: on.now, **limits),
+        flow,
+        cast("Any", None),
         cast("Any", None),
         lambda: on.now,
         lambda: None,

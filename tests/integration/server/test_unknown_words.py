@@ -23,7 +23,17 @@ IDS = {
     "version": 1,
     "invocationId": "inv_" + "0" * 26,
     "name": "TOKEN",
+    "triggerId": "trg_" + "0" * 26,
+    "eventId": "evt_" + "0" * 26,
 }
+OF_TYPE = {
+    "CronConfig": "cron",
+    "EventConfig": "event",
+    "WebhookConfigGiven": "webhook",
+    "VerifyGiven": "webhook",
+    "LifecycleConfig": "lifecycle",
+}
+"""What is looked at only in a body that says which of several it has."""
 JSON = {"Content-Type": "application/json"}
 SURPLUS = "surplusWord"
 Call = tuple[str, str, Json]
@@ -58,7 +68,7 @@ def objects(schema: Json, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         yield from objects(kind, place)
     if "$ref" in schema:
         yield from objects(DOCUMENT["components"]["schemas"][schema["$ref"].split("/")[-1]], place)
-    elif "properties" in schema:
+    elif "properties" in schema and schema["additionalProperties"] is not True:
         yield place, schema
         for name, field in schema["properties"].items():
             yield from objects(field, (*place, name))
@@ -93,9 +103,11 @@ async def test_an_unknown_field_is_refused_at_every_depth(rig: Rig) -> None:
             meant = next(iter(schema["properties"]))
             for name, told in ((SURPLUS, "is unknown"), (f"{meant}_X", f"did you mean {meant}?")):
                 body = at(place, {name: 1})
+                if kind := OF_TYPE.get(schema.get("title", "")):
+                    body["type"] = kind
                 faults = faults_of(await rig.refused(400, method, address, json=body))
                 assert told in faults[".".join((*place, name))], (address, faults)
-    assert {"", "files.0", "hooks", "hooks.afterResume"} <= places
+    assert {"", "files.0", "hooks", "hooks.afterResume", "config", "config.verify"} <= places
     assert (rig.node.vm_orders, rig.node.build_orders) == ([], [])
 
 

@@ -48,6 +48,7 @@ MAKING = frozenset({"POST", "PUT"})
 GOES_ON = frozenset(
     {"getBuildByPost", "cancelBuild", "stopVM", "stopCachedVM", "destroyVM", "destroyCachedVM"}
     | {"cancelInvocation", "discardDeadLetters", "promoteVersion", "previewSchedule"}
+    | {"testFilter"}
 )
 """Calls by POST that go on when the disk is nearly full: they make nothing, or, as a rollback may,
 what has been there before."""

@@ -437,7 +437,7 @@ class TriggerRoutes:
         self,
         request: Request,
         account: Account,
-        _token: Token,
+        token: Token,
         trigger_id: TriggerIdPath,
         body: RotateTrigger | None = None,
     ) -> TriggerWithSecret:
@@ -446,7 +446,7 @@ class TriggerRoutes:
         secret = asked.secret
         told = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         shown = await self.triggers.rotate(
-            account, TriggerId(trigger_id), url=asked.url, secret=told
+            account, TriggerId(trigger_id), url=asked.url, secret=told, token=token
         )
         return self._with_secret(request, shown)
 

@@ -107,10 +107,10 @@ def _check_secret(verify: Verify, secret: str | None) -> None:
         raise refused("config.verify.secret", str(error)) from error
 
 
-def other_secret(verify: Verify, secret: str | bool) -> str:
+def other_secret(verify: Verify, secret: str | bool, drawn: bytes | None = None) -> str:
     """Return the secret that a webhook gets anew: what is given, or where that is True, one that is
-    made here. Raises InvalidRequest."""
-    made = secret if isinstance(secret, str) else new_secret(verify)
+    made here, of what was ``drawn`` if anything was. Raises InvalidRequest."""
+    made = secret if isinstance(secret, str) else new_secret(verify, drawn)
     if made is None:
         raise refused("secret", f"is made by the provider for {verify.scheme}: give that")
     _check_secret(verify, made)

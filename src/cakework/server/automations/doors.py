@@ -6,6 +6,7 @@ What is sealed opens for its own trigger only. The secret before is what ``secre
 it was, and is taken for ``FORMER_MS`` more.
 """
 
+import base64
 import re
 import secrets
 
@@ -29,9 +30,18 @@ class Doors:
         self._sealer = sealer
         self._clock = clock
 
-    def new(self) -> str:
-        """Return a door that nobody can guess: 32 characters that URLs can have."""
-        return secrets.token_urlsafe(_RANDOM_BYTES)
+    def new(self, drawn: bytes | None = None) -> str:
+        """Return a door that nobody can guess: 32 characters that URLs can have; of what was
+        ``drawn``, if anything was."""
+        bits = secrets.token_bytes(_RANDOM_BYTES) if drawn is None else drawn[:_RANDOM_BYTES]
+        return base64.urlsafe_b64encode(bits).decode()
+
+    def draw(self, what: str, trigger_id: str, token: str | None) -> bytes | None:
+        """Return 32 random bytes for ``what`` an idempotent request makes, the same ones whenever
+        it is carried out; None if it has no ``token``."""
+        if token is None:
+            return None
+        return self._sealer.draw(f"webhook {what} of {trigger_id} {token}")
 
     def mark(self, door: str) -> bytes:
         """Return by what the row of a door is found (``TriggerRow.door``)."""

@@ -211,9 +211,11 @@ class Triggers:
         *,
         url: bool,
         secret: str | bool,
+        token: str | None = None,
     ) -> Shown:
         """Give a webhook another URL, another secret, or both. The URL before is nothing from then
-        on; the secret before is taken for 24 hours.
+        on; the secret before is taken for 24 hours. ``token`` names an idempotent request: what it
+        makes is the same whenever it is carried out.
 
         Raises:
             NotFound: the account has no such trigger.
@@ -226,13 +228,14 @@ class Triggers:
                 raise InvalidRequest("Only a webhook has a URL and a secret.")
             given = None
             if secret:
-                given = other_secret(config.verify, secret)
+                drawn = self._doors.draw("secret", row.id, token)
+                given = other_secret(config.verify, secret, drawn)
                 if row.secret_sealed is not None and given not in self._doors.secrets_of(row):
                     row.former_sealed = row.secret_sealed
                     row.former_until_ms = self._clock() + FORMER_MS
                 row.secret_sealed = self._doors.seal_secret(trigger_id, given)
             if url:
-                self._open_door(row)
+                self._open_door(row, token)
             row.digest = None
             row.updated_ms = max(row.updated_ms, self._clock())
             fired = (await self._fired(session, [row])).get(row.id)
@@ -281,8 +284,8 @@ class Triggers:
                 row.secret_sealed = self._doors.seal_secret(trigger_id, secret)
         return row
 
-    def _open_door(self, row: TriggerRow) -> None:
-        door = self._doors.new()
+    def _open_door(self, row: TriggerRow, token: str | None = None) -> None:
+        door = self._doors.new(self._doors.draw("door", row.id, token))
         row.door, row.door_sealed = self._doors.mark(door), self._doors.seal_door(row.id, door)
 
     def _schedule(self, row: TriggerRow, config: TriggerConfig) -> None:

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import or_, select, tuple_, update
+from sqlalchemy import or_, select, tuple_, union, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cakework.domain.builds import BuildStatus
@@ -59,7 +59,11 @@ PATIENCE_MS = 3_600_000
 ERROR_CHARS_MAX = 16_384
 SETTINGS_AT_ONCE = 20
 """Of functions that changed: variables of 64 KiB take a millisecond to read."""
-STALE_AT_ONCE = 500
+STALE_AT_ONCE = NAMED_MAX = 500
+LATE_MS = 10_000
+"""How long a change may be on its way into the store, or a server's clock behind."""
+WHOLE_MS = 60_000
+"""How often all that is live is looked at, for what changed later than that."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -106,6 +110,9 @@ class DeployLoop:
         self._under_way: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._wanted: dict[str, tuple[int, str | None]] = {}
         """What snapshots of functions are to be made with, and as of which change; None: none."""
+        self._stale_ids: set[str] = set()
+        self._looked_ms = self._whole_ms = 0
+        """When changes were looked for, and when all that is live is to be looked at again."""
 
     async def one_pass(self) -> None:
         """Have each version that is not made, and that nobody is at, looked at once. Accounts take
@@ -149,12 +156,19 @@ class DeployLoop:
             await session.execute(
                 update(VersionRow)
                 .where(_is(version), VersionRow.vm_id == version.vm_id)
-                .values(vm_id=None)
+                .values(vm_id=None, updated_ms=not_before(VersionRow.updated_ms, self._clock()))
             )
 
     async def _stale(self) -> list[tuple[VersionRow, FunctionRow]]:
         """Return live versions whose snapshot is lost, or is of other settings than those of now,
         and that nobody is at. Settings are read once after each change, a few at a time."""
+        now = self._clock()
+        ids = None if now >= self._whole_ms else await self._changed_functions()
+        self._looked_ms = now
+        if ids is None:
+            self._whole_ms = now + WHOLE_MS
+        elif not ids:
+            return []
         live = (
             select(
                 FunctionRow.id,
@@ -170,10 +184,12 @@ class DeployLoop:
                 VersionRow.snapshot_error.is_(None),
             )
         )
+        if ids is not None:
+            live = live.where(FunctionRow.id.in_(ids))
         async with self._database.reading() as session:
             rows = (await session.execute(live)).all()
         known = {row.id: told for row in rows if (told := self._wanted.get(row.id)) is not None}
-        self._wanted = known
+        self._wanted = known if ids is None else self._wanted
         new = [row.id for row in rows if known.get(row.id, (0, None))[0] != row.updated_ms]
         for start in range(0, len(new), SETTINGS_AT_ONCE):
             some = FunctionRow.id.in_(new[start : start + SETTINGS_AT_ONCE])
@@ -183,13 +199,15 @@ class DeployLoop:
                 settings = self._functions.settings(function)
                 made_with = settings.made_with if settings.has_snapshot else None
                 known[function.id] = function.updated_ms, made_with
-        stale = [
+        self._wanted |= known
+        found = [
             (row.id, row.number)
             for row in rows
             if (made_with := known.get(row.id, (0, None))[1]) is not None
             and (row.vm_id is None or row.made_with != made_with)
-            and (row.id, row.number) not in self._under_way
         ]
+        self._stale_ids = {each for each, _ in found}
+        stale = [each for each in found if each not in self._under_way]
         if not stale:
             return []
         pairs = select(VersionRow, FunctionRow).join(
@@ -197,8 +215,21 @@ class DeployLoop:
         )
         key = tuple_(VersionRow.function_id, VersionRow.number)
         async with self._database.reading() as session:
-            found = await session.execute(pairs.where(key.in_(stale[:STALE_AT_ONCE])))
-            return [(row[0], row[1]) for row in found]
+            some = await session.execute(pairs.where(key.in_(stale[:STALE_AT_ONCE])))
+            return [(row[0], row[1]) for row in some]
+
+    async def _changed_functions(self) -> set[str] | None:
+        """Return functions that changed since the last look, and what was stale then; None: too
+        many to name."""
+        since = self._looked_ms - LATE_MS
+        changed = union(
+            select(FunctionRow.id).where(FunctionRow.updated_ms >= since),
+            select(VersionRow.function_id).where(VersionRow.updated_ms >= since),
+        )
+        async with self._database.reading() as session:
+            rows = await session.execute(changed.limit(NAMED_MAX + 1))
+            ids = {row[0] for row in rows} | self._stale_ids
+        return ids if len(ids) <= NAMED_MAX else None
 
     def _ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
         self._under_way.pop(key, None)

@@ -88,6 +88,7 @@ class FunctionRow(Base):
         CheckConstraint("updated_ms >= created_ms", name="times"),
         Index("ix_functions_name", "account_id", "user_id", "name", unique=True),
         Index("ix_functions_account_id_created_ms_id", "account_id", "created_ms", "id"),
+        Index("ix_functions_updated_ms", "updated_ms"),
     )
 
     id: Mapped[str] = mapped_column(String(29), primary_key=True)
@@ -177,6 +178,7 @@ class VersionRow(Base):
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="error_if_failed"),
         CheckConstraint(CLAIM, name="claim"),
         Index("ix_function_versions_state", "state"),
+        Index("ix_function_versions_updated_ms", "updated_ms"),
     )
 
     function_id: Mapped[str] = mapped_column(

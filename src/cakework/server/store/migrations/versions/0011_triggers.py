@@ -48,6 +48,9 @@ def upgrade() -> None:
         postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
+    # What changed of functions is looked for each second.
+    op.create_index("ix_functions_updated_ms", "functions", ["updated_ms"])
+    op.create_index("ix_function_versions_updated_ms", "function_versions", ["updated_ms"])
     _count_masks()
     _make_triggers()
     _make_events()
@@ -80,6 +83,8 @@ def downgrade() -> None:
     op.drop_table("webhook_arrivals")
     op.drop_table("events")
     op.drop_table("triggers")
+    op.drop_index("ix_function_versions_updated_ms", "function_versions")
+    op.drop_index("ix_functions_updated_ms", "functions")
     op.drop_index("ix_function_masks_account_id_bytes", "function_masks")
     with op.batch_alter_table("function_masks") as table:
         table.drop_column("bytes")
