@@ -29,6 +29,7 @@ type = "event"
 types = ["order.paid"]
 filter = { data = { total = [{ numeric = [">", 100] }] } }
 retry = { maxAttempts = 2 }
+limits = [{ type = "concurrency", limit = 2, key = "data.customerId" }]
 """
 HOOK = '[[triggers]]\ntype = "webhook"\nname = "stripe"\nverify = { scheme = "stripe" }\n'
 

@@ -34,6 +34,8 @@ function isItems(made: unknown): made is AsyncGenerator {
 /** What a call takes: the ids of its path, then its query or body if it has one, then its options. */
 function given(name: Name): { ids: string[]; query: boolean } {
   const ids = [...routes[name].matchAll(/\{/g)].map(() => "x");
+  // A record has whatever names it has.
+  if (name === "applyTransform") ids.push("record");
   return { ids, query: fields[name] !== "" && name !== "stopCachedVM" };
 }
 
@@ -77,6 +79,7 @@ test("neither does any other method", async () => {
       invoke: ["x", {}],
       invokeMany: ["x", []],
       emit: ["x", {}],
+      applyTransformToAll: ["x", []],
     };
     const ids = firsts[name] ?? (/Logs|Deliveries|Versions|waitFor/.test(name) ? ["x"] : []);
     assert.match(await refusal(() => method(client, name)(...ids, surplus)), /"surplusName"/, name);
