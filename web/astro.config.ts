@@ -29,6 +29,7 @@ export default defineConfig({
             { label: "Functions", slug: "docs/functions" },
             { label: "Handlers", slug: "docs/functions/handlers" },
             { label: "Invocations and retries", slug: "docs/functions/invocations" },
+            { label: "Flow control", slug: "docs/functions/flow-control" },
             { label: "URLs", slug: "docs/functions/urls" },
             { label: "Transforms", slug: "docs/functions/transforms" },
             { label: "Secrets", slug: "docs/functions/secrets" },

@@ -167,13 +167,6 @@ def http(request):
 
 
 @pytest.fixture(scope="module")
-def api(platform: Platform) -> Iterator[Api]:
-    """The API, whatever its document says of functions."""
-    with platform.api() as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
 def world() -> Iterator[Outside]:
     """A network beyond the host, with addresses of every kind."""
     with outside() as world:
@@ -206,7 +199,7 @@ def reached(found: Json) -> set[str]:
 
 
 def test_what_a_function_reaches_is_its_setting(
-    platform: Platform, api: Api, busybox: str, world: Outside
+    platform: Platform, busybox: str, world: Outside
 ) -> None:
     """With egress the public address and what a setting of the platform's allows; without it
     nothing: by TCP, UDP, names, IPv6, frames made by hand, with addresses and routes of another, at
@@ -214,6 +207,7 @@ def test_what_a_function_reaches_is_its_setting(
     all that is made after it."""
     web = {"SCRIPT": guests.WEB, "NAME": "other"}
     with (
+        platform.api() as api,
         socket.create_server(("0.0.0.0", 0)) as listener,
         api.running(busybox, port=8000, envVars=web) as other,
     ):

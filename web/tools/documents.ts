@@ -4,6 +4,7 @@
 const PAGES: Record<string, string> = {
   "base-images.md": "/docs/reference/base-images/",
   "cli.md": "/docs/reference/cli/",
+  "flow-control.md": "/docs/functions/flow-control/",
   "function-urls.md": "/docs/functions/urls/",
   "functions.md": "/docs/functions/",
   "handlers.md": "/docs/functions/handlers/",

@@ -16,6 +16,7 @@ const DOCUMENTS = [
   ["docs/functions.md", "functions/index", "Functions", "Code in, answers out: from nothing to the first answer."],
   ["docs/handlers.md", "functions/handlers", "Handlers", "What the code of a function looks like."],
   ["docs/invocations.md", "functions/invocations", "Invocations and retries", "What becomes of work."],
+  ["docs/flow-control.md", "functions/flow-control", "Flow control", "How much runs at once, how soon, how often."],
   ["docs/function-urls.md", "functions/urls", "URLs of functions", "Requests to a function's own URL."],
   ["docs/transforms.md", "functions/transforms", "Transforms", "Data through a function while its caller waits."],
   ["docs/secrets.md", "functions/secrets", "Secrets", "What functions are given and nobody else sees."],

@@ -655,6 +655,24 @@ export class CakeworkClient {
     return this.#transport.call("getEvent", { path: { eventId } }, options);
   }
 
+  /**
+   * Returns what a function makes of a record: a value, a list of several, or null. It is not tried again
+   * once it may have been done. Streams of records, as NDJSON or CSV, are posted to the call itself.
+   */
+  applyTransform(functionId: string, record: unknown, options?: CallOptions): Promise<unknown> {
+    return this.#transport.call("applyTransform", { path: { functionId }, body: record }, options);
+  }
+
+  /** Returns what a function makes of records, in their order. */
+  async applyTransformToAll(
+    functionId: string,
+    records: readonly unknown[],
+    options?: CallOptions,
+  ): Promise<unknown[]> {
+    const told = await this.applyTransform(functionId, { records }, options);
+    return (told as { records: unknown[] }).records;
+  }
+
   /** Tries a filter on an event, without emitting it; says whether it takes it, and why. */
   testFilter(request: api.MatchEvent, options?: ChangeOptions): Promise<api.Match> {
     return this.#transport.call("testFilter", { body: request }, options);

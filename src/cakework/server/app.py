@@ -68,7 +68,10 @@ from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.drafts import Drafts
 from cakework.server.functions.failures import Failures
+from cakework.server.functions.flow import Flow
+from cakework.server.functions.flow_loop import FlowLoop
 from cakework.server.functions.functions import Functions
+from cakework.server.functions.gatherings import Gatherings
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.intake import Intake
 from cakework.server.functions.invocations import Endings, Invocations, OnEnd, without_bytes
@@ -80,6 +83,7 @@ from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
+from cakework.server.functions.meters import Meters
 from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
@@ -157,6 +161,7 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 REPLAY_PERIOD_S = 1.0
+FLOW_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 MASK_PERIOD_S = 300.0
 LENDING_PERIOD_S = 1.0
@@ -218,6 +223,8 @@ class WorkParts:
     invocations: Invocations
     attempts: Attempts
     dispatch: DispatchLoop
+    flow: FlowLoop
+    flow_hint: asyncio.Event
     dead_letters: DeadLetters
     replay_hint: asyncio.Event
     on_end: OnEnd
@@ -239,6 +246,7 @@ class FunctionParts:
     dead_letters: DeadLetters
     adapter: Adapter
     dispatch: DispatchLoop
+    flow: FlowLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     lendings: Lendings
     holds: Holds
@@ -634,7 +642,12 @@ def _functions(
     lendings = Lendings(
         *(database, code.functions, work.instances, visits, keys, clock, dispatch_hint.set)
     )
-    code.functions.changed = lendings.changed
+
+    def changed(function_id: str) -> None:
+        lendings.changed(function_id)
+        work.flow.changed(function_id)
+
+    code.functions.changed = changed
     holds = Holds(lendings, ground.server_id)
     drafts = Drafts(database, code.sources, clock)
     trials = _trials(ground, code, work)
@@ -653,6 +666,7 @@ def _functions(
         dead_letters=work.dead_letters,
         adapter=adapter,
         dispatch=work.dispatch,
+        flow=work.flow,
         make_room=work.instances.make_room,
         lendings=lendings,
         holds=holds,
@@ -695,19 +709,27 @@ def _work(ground: FunctionGround, code: CodeParts, marks: Marks) -> WorkParts:
     starts = Starts(ground.server_id, functions, instances, clock)
     begun: list[Callable[[Job], None]] = []
     limits = WaitingLimits(clock, mb_per_account=settings.max_invocations_mb_per_account)
+    flow_hint, gatherings = asyncio.Event(), Gatherings(sealer)
+    flow = Flow(
+        *(sealer, functions.settings, Meters(clock), gatherings, endings.tell, clock),
+        *(hint.set, flow_hint.set),
+    )
+    flow_loop = FlowLoop(database, flow, gatherings, clock, flow_hint.set)
     invocations = Invocations(
-        *(database, sealer, starts, limits, endings, clock, hint.set),
+        *(database, sealer, starts, limits, flow, endings, clock, hint.set),
         lambda job: begun[0](job),
     )
     failures = Failures(invocations, invocations_shown)
 
     def on_end(session: Session, ids: Sequence[str]) -> None:
+        flow.ended(session, ids)
         over = failures.hand_over(session, ids)
         ground.announcements.invocations_ended(session, [*ids, *over])
 
     attempts = Attempts(
         *(database, ground.server_id, sealer, functions, invocations, instances, starts),
-        *(machines, adapter, marks, endings, ground.masks, on_end, clock, hint.set),
+        *(machines, adapter, marks, endings, ground.masks, flow, gatherings),
+        *(on_end, clock, hint.set),
     )
     begun.append(attempts.begin)
     dispatch = DispatchLoop(
@@ -715,7 +737,10 @@ def _work(ground: FunctionGround, code: CodeParts, marks: Marks) -> WorkParts:
     )
     replay_hint = asyncio.Event()
     dead_letters = DeadLetters(database, invocations, clock, replay_hint.set)
-    return WorkParts(instances, invocations, attempts, dispatch, dead_letters, replay_hint, on_end)
+    return WorkParts(
+        *(instances, invocations, attempts, dispatch, flow_loop, flow_hint),
+        *(dead_letters, replay_hint, on_end),
+    )
 
 
 def _trials(ground: FunctionGround, code: CodeParts, work: WorkParts) -> Trials:
@@ -738,6 +763,7 @@ def _loops_of_work(
         Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, work.replay_hint),
         Loop("deploys", make, DEPLOY_PERIOD_S, ground.deploy_hint),
         Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, ground.dispatch_hint),
+        Loop("flow", work.flow.one_pass, FLOW_PERIOD_S, work.flow_hint),
         Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
         Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
     )

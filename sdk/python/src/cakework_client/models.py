@@ -416,6 +416,10 @@ class FunctionSettings(Answer):
     secrets: list[str]
     secrets_at_init: bool = False
     egress: Literal["internet", "none"] = "internet"
+    on_error: Literal["fail", "pass", "drop"] | None = None
+    unit: Literal["record", "batch"] | None = None
+    max_batch: int | None = None
+    timeout_ms: int | None = None
     http: HttpSettings = HttpSettings(auth="none")
     retry: RetryPolicy
     on_failure: FailureHandler | None = None

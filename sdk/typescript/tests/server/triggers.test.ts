@@ -97,3 +97,21 @@ test("a webhook's secret is shown once, and changed", async () => {
   assert.ok(rotated.secret !== hook.secret && rotated.url !== hook.url);
   await client.deleteFunction(functionId);
 });
+
+test("records go through a function, whatever their names", async () => {
+  const code = "def transform(record):\n    return {**record, 'cents': record['total'] * 100}\n";
+  const { id } = await client.createFunction({
+    name: `cents-${randomUUID()}`,
+    kind: "transform",
+    runtime: "python",
+    source: { files: [{ dir: ".", name: "main.py", content: code }] },
+  });
+  await client.waitForVersion(id, 1);
+  assert.deepEqual(await client.applyTransform(id, { total: 5 }), { total: 5, cents: 500 });
+  const all = await client.applyTransformToAll(id, [{ total: 1 }, { total: 2 }]);
+  assert.deepEqual(
+    all.map((each) => (each as { cents: number }).cents),
+    [100, 200],
+  );
+  await client.deleteFunction(id);
+});

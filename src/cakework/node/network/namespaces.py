@@ -121,7 +121,7 @@ def make_vm_namespace(territory: Territory, slot: int, egress: Egress) -> Namesp
 def make_secluded_namespace(slot: int) -> Namespace:
     """Make the namespace of a VM that reaches nothing: a tap to dial the guest through, no more.
 
-    Blocks for about 8 ms. Raises OSError.
+    Blocks for about 5 ms. Raises OSError.
     """
 
     def inside() -> Namespace:

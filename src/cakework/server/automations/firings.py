@@ -220,7 +220,8 @@ class _Piece:
             self._give_up(each, InvocationState.SKIPPED if _is_held(each) else None)
         unended[:] = [each for each in unended if each.state not in FINAL]
         if config.overlap != "allow":
-            made.next_ms = HELD_MS if unended else made.next_ms
+            # What has rules of flow control is held, and let go, by these alone.
+            made.next_ms = HELD_MS if unended and not made.limited else made.next_ms
             unended.append(made)
         return True
 

@@ -45,6 +45,7 @@ from cakework.domain.invocations import (
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
+from cakework.server.functions.flow import Flow, lock
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
@@ -232,6 +233,7 @@ class Invocations:
         sealer: Sealer,
         starts: Starts,
         limits: WaitingLimits,
+        flow: Flow,
         endings: Endings,
         clock: Clock,
         hint: Callable[[], None],
@@ -243,6 +245,7 @@ class Invocations:
         self._sealer = sealer
         self._starts = starts
         self._limits = limits
+        self._flow = flow
         self._begin = begin
         self._endings = endings
         self._clock = clock
@@ -269,15 +272,16 @@ class Invocations:
 
         def work(session: Session) -> InvocationRow:
             made = _made_by(session, token)
-            if made is None:
-                made = new_row()
-                self._check(session, made)
-                if new.replay_of is not None:
-                    ids = [InvocationId(new.replay_of)]
-                    if not settle(session, account, ids, made.created_ms) and new.if_dead:
-                        raise Conflict(f"{new.replay_of} is no dead letter.")
-                session.add(made)
-            return made
+            if made is not None:
+                return made
+            made = new_row()
+            function = self._function(session, made)
+            self._limits.check(session, made)
+            if new.replay_of is not None:
+                ids = [InvocationId(new.replay_of)]
+                if not settle(session, account, ids, made.created_ms) and new.if_dead:
+                    raise Conflict(f"{new.replay_of} is no dead letter.")
+            return self._recorded(session, function, made)
 
         row = await self._database.together(work)
         step(Step.SERVER_INVOCATION_ACCEPTED)
@@ -290,7 +294,8 @@ class Invocations:
         """Take an invocation within a transaction: it is durable when that commits.
 
         What leads too deep is taken as failed (``loop``). Where nothing of the function is live by
-        the time it would begin, it fails (``version_failed``); both are dead letters then.
+        the time it would begin, it fails (``version_failed``); both are dead letters then. By rules
+        of flow control it may be skipped at once, or another be returned that has its event now.
 
         Raises:
             NotFound: the account has no such function.
@@ -304,11 +309,11 @@ class Invocations:
             row.state, row.reason = InvocationState.FAILED, Reason.LOOP
             row.ended_ms = row.updated_ms
             self._limits.check_bytes(session, row)
-        else:
-            self._limits.check(session, row)
-            after_commit(session, self._hint)
-        session.add(row)
-        return row
+            session.add(row)
+            return row
+        self._limits.check(session, row)
+        after_commit(session, self._hint)
+        return self._recorded(session, function, row)
 
     def pass_over(
         self,
@@ -335,9 +340,10 @@ class Invocations:
         """Take invocations within a transaction as :meth:`enter` does, all of them or none: these
         are written when this returns, so whoever raises after it has to take them back."""
         wanted = {each.values["function_id"] for each in entries}
-        there = select(FunctionRow.id)
+        there = select(FunctionRow)
         there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
-        for function_id in wanted.difference(session.scalars(there)):
+        functions = {row.id: row for row in session.scalars(there)}
+        for function_id in wanted - functions.keys():
             raise NotFound(f"There is no function {function_id}.")
         deep = [each for each in entries if each.values["depth"] > DEPTH_MAX]
         waiting = [each.values for each in entries if each.values["depth"] <= DEPTH_MAX]
@@ -347,9 +353,17 @@ class Invocations:
         size = sum(values["kept_bytes"] for values in waiting)
         self._limits.check_all(session, account, counts, size)
         if entries:
+            limited = self._flow.limited(session, functions, waiting)
             # Not as objects, of which each costs as much as several rows.
-            written = [*waiting, *(each.as_loop() for each in deep)]
-            session.execute(insert(_TABLE), written)
+            plain = [values for values in waiting if values["id"] not in limited]
+            written = [*plain, *(each.as_loop() for each in deep)]
+            if written:
+                session.execute(insert(_TABLE), written)
+            for values in waiting:
+                if values["id"] in limited:
+                    function = functions[values["function_id"]]
+                    self._recorded(session, function, InvocationRow(**values))
+            session.flush()
         if waiting:
             after_commit(session, self._hint)
 
@@ -375,9 +389,18 @@ class Invocations:
             made = new_row()
             function = self._function(session, made)
             self._limits.check_bytes(session, made)
-            job = self._starts.of_new(session, function, made)
-            if job is None:
+            limited = self._flow.has_rules(session, function, made)
+            if limited:
                 self._limits.check_waiting(session, made)
+                told = self._flow.admit(session, function, made)
+                if told is not made:
+                    return told, None
+            job = None
+            if made.ended_ms is None:
+                job = self._starts.of_new(session, function, made)
+            if job is None:
+                if not limited:
+                    self._limits.check_waiting(session, made)
                 session.add(made)
             return made, job
 
@@ -389,16 +412,22 @@ class Invocations:
                 self._begin(job)
             else:
                 self._hint()
-            try:
-                async with asyncio.timeout(min(wait_s, LOOK_S)):
-                    await ending.told.wait()
-            except TimeoutError:
-                pass
+            if row.state not in FINAL:
+                await _within(ending.told, min(wait_s, LOOK_S))
         if ending.found is not None and ending.found.row.attempt == 1:
             return ending.found
         ended = await self.wait(account, InvocationId(row.id), max(0.0, wait_s - LOOK_S))
         (found,) = await self.found([ended])
         return found
+
+    def _recorded(
+        self, session: Session, function: FunctionRow, row: InvocationRow
+    ) -> InvocationRow:
+        """Record an invocation as its rules have it; return it, or the one it is part of."""
+        told = self._flow.admit(session, function, row)
+        if told is row:
+            session.add(row)
+        return told
 
     def new_row(
         self,
@@ -565,11 +594,13 @@ class Invocations:
 
     async def cancel(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Have an invocation given up; one that has ended stays as it is. Raises NotFound."""
-        await self.get(account, invocation_id)
+        limited = (await self.get(account, invocation_id)).limited
         now = self._clock()
         changed = not_before(InvocationRow.updated_ms, now)
         which = InvocationRow.id == invocation_id
         async with self._database.writing() as session:
+            if limited:
+                await session.run_sync(lock)
             gone = await session.execute(
                 update(InvocationRow)
                 .where(which, InvocationRow.state.in_(STARTABLE))
@@ -587,6 +618,8 @@ class Invocations:
                     .where(which, InvocationRow.state == InvocationState.RUNNING)
                     .values(cancel=True, updated_ms=changed)
                 )
+            elif limited:
+                await session.run_sync(lambda session: self._flow.ended(session, [invocation_id]))
         self._endings.tell(invocation_id)
         self._hint()
         return await self.get(account, invocation_id)
@@ -622,10 +655,6 @@ class Invocations:
             handler=handler_of(row.trigger, row.handler),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
-
-    def _check(self, session: Session, row: InvocationRow) -> None:
-        self._function(session, row)
-        self._limits.check(session, row)
 
     def _function(self, session: Session, row: InvocationRow) -> FunctionRow:
         """Return the function of an invocation that is to be recorded."""
@@ -697,6 +726,14 @@ def settle(session: Session, account: AccountId, ids: Sequence[InvocationId], no
         .returning(InvocationRow.id)
     )
     return len(settled.all())
+
+
+async def _within(told: asyncio.Event, wait_s: float) -> None:
+    try:
+        async with asyncio.timeout(wait_s):
+            await told.wait()
+    except TimeoutError:
+        return
 
 
 def _short(

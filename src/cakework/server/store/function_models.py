@@ -313,6 +313,7 @@ class InvocationRow(Base):
     it counts in its account (:meth:`weight`). ``trigger_id`` made it, for its occurrence at
     ``scheduled_ms`` or for the event ``event_id``; ``retry`` is that trigger's policy as JSON, in
     the place of the function's. ``handler`` is what a replay goes to: what the first went to.
+    ``limited``: it has, or had, tickets of flow control (``flow_models.py``).
     """
 
     __tablename__ = "invocations"
@@ -379,6 +380,7 @@ class InvocationRow(Base):
     scheduled_ms: Mapped[int | None] = mapped_column(BigInteger)
     event_id: Mapped[str | None] = mapped_column(String(30))
     retry: Mapped[str | None] = mapped_column(Text)
+    limited: Mapped[bool | None] = mapped_column()
     handler: Mapped[str | None] = mapped_column(String(12))
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))

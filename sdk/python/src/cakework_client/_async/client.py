@@ -9,6 +9,7 @@ from cakework_client._async.images import AsyncImages
 from cakework_client._async.invocations import AsyncInvocations
 from cakework_client._async.running import AsyncRunning
 from cakework_client._async.secrets import AsyncSecrets
+from cakework_client._async.transforms import AsyncTransforms
 from cakework_client._async.triggers import AsyncTriggers
 from cakework_client._async.webhooks import AsyncWebhooks
 from cakework_client.calls import Options
@@ -23,6 +24,7 @@ class AsyncCakeworkClient(
     AsyncInvocations,
     AsyncTriggers,
     AsyncEvents,
+    AsyncTransforms,
     AsyncSecrets,
     AsyncWebhooks,
 ):

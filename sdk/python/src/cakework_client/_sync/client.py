@@ -11,6 +11,7 @@ from cakework_client._sync.images import Images
 from cakework_client._sync.invocations import Invocations
 from cakework_client._sync.running import Running
 from cakework_client._sync.secrets import Secrets
+from cakework_client._sync.transforms import Transforms
 from cakework_client._sync.triggers import Triggers
 from cakework_client._sync.webhooks import Webhooks
 from cakework_client.calls import Options
@@ -25,6 +26,7 @@ class CakeworkClient(
     Invocations,
     Triggers,
     Events,
+    Transforms,
     Secrets,
     Webhooks,
 ):
