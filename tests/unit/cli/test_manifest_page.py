@@ -22,7 +22,7 @@ def test_the_table_has_every_key_with_its_default() -> None:
     told: dict[str, str] = {}
     for names, defaults, _ in rows:
         keys = re.findall(r"`(\w+)`", names)
-        values = defaults.split(", ") if len(keys) > 1 else [defaults]
+        values = defaults.split(", ") if len(keys) > 1 and defaults else [defaults] * len(keys)
         told |= dict(zip(keys, (value.strip(" `") for value in values), strict=True))
     whole = FunctionSettings().model_dump(by_alias=True)
     assert told.keys() == HEAD.keys() | whole.keys()

@@ -98,7 +98,7 @@ class Parts:
             "invocations": SimpleNamespace(event=sealed),
             "endings": SimpleNamespace(tell=nothing),
             "masks": SimpleNamespace(error=unmasked),
-            **dict.fromkeys(("functions", "starts", "machines")),
+            **dict.fromkeys(("functions", "starts", "machines", "flow", "gatherings")),
         }
         return Attempts(
             database=cast("Any", self),
