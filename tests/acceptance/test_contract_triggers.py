@@ -60,15 +60,16 @@ def test_a_schedule_says_when_it_comes(api: Api, function_id: str) -> None:
         "pauseAfter": 3,
     }
     data = {"report": "daily"}
-    trigger = made(
-        *(api, function_id, "cron", {**CRON, "data": data}), **told, retry={"maxAttempts": 2}
-    )
-    is_trigger(trigger, "cron", *told, "retry", "next")
+    rules: Json = {"retry": {"maxAttempts": 2}, "limits": [{"type": "concurrency", "limit": 2}]}
+    trigger = made(api, function_id, "cron", {**CRON, "data": data}, **told, **rules)
+    is_trigger(trigger, "cron", *told, *rules, "next")
     assert {name: trigger[name] for name in told} == told
     assert trigger["functionId"] == function_id
     assert trigger["config"] == {**CRON, **CRON_DEFAULTS, "data": data}
     assert set(trigger["retry"]) == RETRY
     assert trigger["retry"]["maxAttempts"] == 2
+    (limit,) = trigger["limits"]
+    assert limit.items() >= rules["limits"][0].items()
     assert len(trigger["next"]) == 5
     assert all(TIME.fullmatch(each) for each in trigger["next"])
     assert trigger["next"] == sorted(set(trigger["next"]))
