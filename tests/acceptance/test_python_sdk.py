@@ -76,6 +76,8 @@ def test_every_call_of_the_contract(
     function_id = about_functions(sdk, tmp_path)
     about_drafts_and_archives(sdk, function_id)
     about_secrets(sdk, function_id)
+    about_triggers(sdk, function_id)
+    about_events(sdk, function_id)
     sdk.delete_function(function_id)
     assert (sdk.healthz().status, sdk.readyz().node) == ("ok", "ok")
     operations = {snake_case(name) for name in set(OPERATIONS) - set(SECOND_NAMES)}
@@ -259,6 +261,35 @@ def about_secrets(sdk: CakeworkClient, function_id: str) -> None:
     assert (found.name, found.fingerprint) == ("KEY", kept.fingerprint)
     sdk.delete_secret("KEY", function_id=function_id)
     assert list(sdk.iter_secrets(function_id=function_id)) == []
+
+
+def about_triggers(sdk: CakeworkClient, function_id: str) -> None:
+    cron = "0 9 * * 1-5"
+    times = sdk.preview_schedule(cron, time_zone="Europe/Berlin").times
+    made = sdk.create_trigger(function_id, "cron", {"cron": cron, "timeZone": "Europe/Berlin"})
+    assert made.next == times
+    assert sdk.wait_for_invocation(sdk.run_trigger(made.id, data=3).id).result == 3
+    assert sdk.get_trigger(made.id).last_result == "succeeded"
+    assert sdk.update_trigger(made.id, enabled=False).state == "paused"
+    sdk.delete_trigger(made.id)
+    hook = sdk.create_trigger(function_id, "webhook", {"verify": {"scheme": "standard"}})
+    assert [each.id for each in sdk.list_triggers(function_id=function_id).triggers] == [hook.id]
+    assert sdk.rotate_trigger_secret(hook.id).secret not in (None, hook.secret)
+    sdk.delete_trigger(hook.id)
+    assert list(sdk.iter_triggers(function_id=function_id)) == []
+
+
+def about_events(sdk: CakeworkClient, function_id: str) -> None:
+    kind = f"order.{uuid4()}"
+    wanted = sdk.create_trigger(function_id, "event", {"types": [kind]}, filter={"data": ["a"]})
+    (one, other) = sdk.emit_events([{"type": kind, "data": "a"}, {"type": kind}]).events
+    assert (one.invocations, other.invocations) == (1, 0)
+    (led,) = sdk.get_event(one.id).invocations or []
+    assert led.trigger_id == wanted.id
+    assert sdk.wait_for_invocation(led.id).result == "a"
+    assert len(sdk.list_events(type=kind).events) == len(list(sdk.iter_events(type=kind))) == 2
+    assert sdk.test_filter({"data": ["a"]}, {"type": kind, "data": "a"}).matches
+    sdk.delete_trigger(wanted.id)
 
 
 def about_webhooks(sdk: CakeworkClient) -> None:

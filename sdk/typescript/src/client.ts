@@ -1,4 +1,5 @@
 import { readBytes } from "./answers.js";
+import { type CloudEvent, type EmitOptions, emit } from "./emitting.js";
 import {
   type FollowOptions,
   type FunctionLogSource,
@@ -548,6 +549,133 @@ export class CakeworkClient {
     options?: ChangeOptions,
   ): Promise<api.Matched> {
     return this.#transport.call("discardDeadLetters", { body: request }, options);
+  }
+
+  /** Has something make invocations of a function. A webhook's secret that was made here is shown only now. */
+  createTrigger(
+    request: api.CreateTrigger,
+    options?: ChangeOptions,
+  ): Promise<api.TriggerWithSecret> {
+    return this.#transport.call("createTrigger", { body: request }, options);
+  }
+
+  /** Returns a page of the triggers, newest first. */
+  listTriggers(query: api.ListTriggersQuery = {}, options?: CallOptions): Promise<api.TriggerPage> {
+    return this.#transport.call("listTriggers", { query }, options);
+  }
+
+  /** Yields the triggers, newest first. */
+  listAllTriggers(
+    query: All<api.ListTriggersQuery> = {},
+    options?: CallOptions,
+  ): Items<api.Trigger> {
+    const read = (pagination?: string) => this.listTriggers({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.triggers);
+  }
+
+  /** Returns a trigger: what it waits for, and what it made last. */
+  getTrigger(triggerId: string, options?: CallOptions): Promise<api.Trigger> {
+    return this.#transport.call("getTrigger", { path: { triggerId } }, options);
+  }
+
+  /** Changes a trigger: what is absent stays, null takes away. `enabled: false` pauses it, true has it go on from now. */
+  updateTrigger(
+    triggerId: string,
+    request: api.UpdateTrigger,
+    options?: CallOptions,
+  ): Promise<api.Trigger> {
+    return this.#transport.call("updateTrigger", { path: { triggerId }, body: request }, options);
+  }
+
+  /** Deletes a trigger. What it made goes on. */
+  deleteTrigger(triggerId: string, options?: CallOptions): Promise<api.TriggerDeleted> {
+    return this.#transport.call("deleteTrigger", { path: { triggerId } }, options);
+  }
+
+  /** Has a trigger make an invocation now, paused or not; its event says `test`. */
+  runTrigger(
+    triggerId: string,
+    request: api.RunTrigger = {},
+    options?: ChangeOptions,
+  ): Promise<api.Invocation> {
+    return this.#transport.call("runTrigger", { path: { triggerId }, body: request }, options);
+  }
+
+  /** Gives a webhook another secret, shown only now if it is made here; or another URL. The secret before is taken for 24 hours. */
+  rotateTriggerSecret(
+    triggerId: string,
+    request: api.RotateTrigger = {},
+    options?: ChangeOptions,
+  ): Promise<api.TriggerWithSecret> {
+    const input = { path: { triggerId }, body: request };
+    return this.#transport.call("rotateTriggerSecret", input, options);
+  }
+
+  /** Returns when a schedule would come round, and what changes of the clock do to it. Makes nothing. */
+  previewSchedule(
+    request: api.PreviewSchedule,
+    options?: ChangeOptions,
+  ): Promise<api.SchedulePreview> {
+    return this.#transport.call("previewSchedule", { body: request }, options);
+  }
+
+  /** Emits an event: each trigger that wants it makes an invocation. */
+  emit(type: string, data?: unknown, options: EmitOptions = {}): Promise<api.EmittedEvent> {
+    return emit(this.#transport, type, data, options);
+  }
+
+  /** Emits events, up to 1,000: all of them are taken, or none. */
+  emitEvents(
+    request: { events: CloudEvent[] } & api.EmitEventsQuery,
+    options?: ChangeOptions,
+  ): Promise<api.EmittedEvents> {
+    const { userId, ...body } = request;
+    return this.#transport.call("emitEvents", { query: { userId }, body }, options);
+  }
+
+  /** Returns a page of the events, newest first. */
+  listEvents(
+    query: Between<api.ListEventsQuery> = {},
+    options?: CallOptions,
+  ): Promise<api.EventPage> {
+    return this.#transport.call("listEvents", { query: wire(query) }, options);
+  }
+
+  /** Yields the events, newest first. */
+  listAllEvents(
+    query: All<Between<api.ListEventsQuery>> = {},
+    options?: CallOptions,
+  ): Items<api.Event> {
+    const read = (pagination?: string) => this.listEvents({ ...query, pagination }, options);
+    return eachOf(read, (page) => page.events);
+  }
+
+  /** Returns an event, with the first hundred invocations that it made. */
+  getEvent(eventId: string, options?: CallOptions): Promise<api.Event> {
+    return this.#transport.call("getEvent", { path: { eventId } }, options);
+  }
+
+  /**
+   * Returns what a function makes of a record: a value, a list of several, or null. It is not tried again
+   * once it may have been done. Streams of records, as NDJSON or CSV, are posted to the call itself.
+   */
+  applyTransform(functionId: string, record: unknown, options?: CallOptions): Promise<unknown> {
+    return this.#transport.call("applyTransform", { path: { functionId }, body: record }, options);
+  }
+
+  /** Returns what a function makes of records, in their order. */
+  async applyTransformToAll(
+    functionId: string,
+    records: readonly unknown[],
+    options?: CallOptions,
+  ): Promise<unknown[]> {
+    const told = await this.applyTransform(functionId, { records }, options);
+    return (told as { records: unknown[] }).records;
+  }
+
+  /** Tries a filter on an event, without emitting it; says whether it takes it, and why. */
+  testFilter(request: api.MatchEvent, options?: ChangeOptions): Promise<api.Match> {
+    return this.#transport.call("testFilter", { body: request }, options);
   }
 
   /** Keeps a secret of the account, of an end user or of a function; no call answers its value. */

@@ -72,9 +72,21 @@ export class ConflictError extends ApiError {
 export class NoLiveVersionError extends ConflictError {
   override name = "NoLiveVersionError";
 }
+/** An event comes of work that comes of an event, and so on, too deep. */
+export class LoopDetectedError extends ConflictError {
+  override name = "LoopDetectedError";
+}
+/** What is live of the function has no handler for this. */
+export class NoHandlerError extends ConflictError {
+  override name = "NoHandlerError";
+}
 /** It was changed since you looked at it: look again, and send your change with its `etag`. */
 export class PreconditionFailedError extends ApiError {
   override name = "PreconditionFailedError";
+}
+/** What came in at a webhook is not signed as it should be. */
+export class SignatureInvalidError extends UnauthenticatedError {
+  override name = "SignatureInvalidError";
 }
 /** The registry does not give the image to this user name and password. */
 export class RegistryDeniedError extends InvalidRequestError {
@@ -107,6 +119,22 @@ export class QuotaExceededError extends ApiError {
 /** As many invocations wait as may. */
 export class QueueFullError extends QuotaExceededError {
   override name = "QueueFullError";
+}
+/** All instances of the function that may be are busy, and none came free in time. */
+export class ConcurrencyExceededError extends QuotaExceededError {
+  override name = "ConcurrencyExceededError";
+}
+/** Your function failed while the call waited for it. */
+export class HandlerFailedError extends ApiError {
+  override name = "HandlerFailedError";
+}
+/** Your function answered more than may be. */
+export class ResultTooLargeError extends HandlerFailedError {
+  override name = "ResultTooLargeError";
+}
+/** Your function took longer than it may while the call waited for it. */
+export class HandlerTimeoutError extends ApiError {
+  override name = "HandlerTimeoutError";
 }
 /** A part of the platform does not answer now. */
 export class UnavailableError extends ApiError {
@@ -181,6 +209,13 @@ const BY_CODE: Record<string, typeof ApiError> = {
   image_not_in_registry: ImageNotInRegistryError,
   conflict: ConflictError,
   no_live_version: NoLiveVersionError,
+  loop_detected: LoopDetectedError,
+  no_handler: NoHandlerError,
+  signature_invalid: SignatureInvalidError,
+  concurrency_exceeded: ConcurrencyExceededError,
+  handler_failed: HandlerFailedError,
+  result_too_large: ResultTooLargeError,
+  timeout: HandlerTimeoutError,
   precondition_failed: PreconditionFailedError,
   too_large: TooLargeError,
   request_timeout: TooSlowError,
@@ -202,7 +237,9 @@ const BY_STATUS: Record<number, typeof ApiError> = {
   412: PreconditionFailedError,
   413: TooLargeError,
   429: QuotaExceededError,
+  502: HandlerFailedError,
   503: UnavailableError,
+  504: HandlerTimeoutError,
 };
 
 /** Returns the error that a problem is, of the class for its code. */

@@ -1,15 +1,21 @@
 /** The client of Cakework. */
 export { CakeworkClient } from "./client.js";
+export type { CloudEvent, EmitOptions } from "./emitting.js";
 export {
   ApiError,
   BuildFailedError,
   CakeworkError,
+  ConcurrencyExceededError,
   ConflictError,
   ConnectionError,
   DeployFailedError,
+  HandlerFailedError,
+  HandlerTimeoutError,
   ImageNotInRegistryError,
   InternalError,
   InvalidRequestError,
+  LoopDetectedError,
+  NoHandlerError,
   NoLiveVersionError,
   NoRoomError,
   NotFoundError,
@@ -18,6 +24,8 @@ export {
   QuotaExceededError,
   RegistryDeniedError,
   RegistryUnreachableError,
+  ResultTooLargeError,
+  SignatureInvalidError,
   TimeoutError,
   TooLargeError,
   TooSlowError,
@@ -44,6 +52,7 @@ export {
   type BuildEvent,
   type FunctionEvent,
   type InvocationEvent,
+  type TriggerEvent,
   type VerifyOptions,
   type VmEvent,
   verifyWebhook,

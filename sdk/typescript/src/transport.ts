@@ -65,6 +65,8 @@ const CLIENT_OPTIONS = [
 ] as const satisfies (keyof ClientOptions)[];
 
 type Name = keyof Operations;
+/** Calls whose body is the caller's own, of any names, and which must not be done twice. */
+const RECORDS: ReadonlySet<Name> = new Set(["applyTransform"]);
 /** What a call is given. */
 type Input<N extends Name> = Omit<Operations[N], "answer"> & More;
 
@@ -159,7 +161,8 @@ export class Transport {
   #prepare(name: Name, given: Given, idempotencyKey?: string): Prepared {
     const [method = "", template = ""] = routes[name].split(" ");
     const known = fields[name].split(" ");
-    checkNames(name, { ...given.query, ...(given.body as object | undefined) }, known);
+    const named = RECORDS.has(name) ? {} : (given.body as object | undefined);
+    checkNames(name, { ...given.query, ...named }, known);
     const headers: Record<string, string> = {
       Accept: "application/json",
       ...userAgent(),
@@ -173,7 +176,7 @@ export class Transport {
       method,
       headers,
       body: form ?? (given.body === undefined ? null : JSON.stringify(given.body)),
-      repeatable: method === "GET" || method === "POST",
+      repeatable: (method === "GET" || method === "POST") && !RECORDS.has(name),
     };
   }
 

@@ -1,6 +1,6 @@
 /** Webhooks after Standard Webhooks 1.0: who receives one can tell that Cakework sent it. */
 import { WebhookRejectedError } from "./errors.js";
-import type { Build, EventType, Invocation, Version, Vm } from "./generated/shapes.js";
+import type { Build, EventType, Invocation, Trigger, Version, Vm } from "./generated/shapes.js";
 import { checkNames } from "./known.js";
 
 const SECRET_PREFIX = "whsec_";
@@ -14,6 +14,7 @@ export type WebhookEvent =
   | VmEvent
   | FunctionEvent
   | InvocationEvent
+  | TriggerEvent
   | { type: "webhook.test"; timestamp: string; data: Record<string, unknown> };
 
 /** A build has ended. */
@@ -42,6 +43,13 @@ export interface InvocationEvent {
   type: Extract<EventType, `invocation.${string}`>;
   timestamp: string;
   data: Invocation;
+}
+
+/** A trigger has paused by itself. */
+export interface TriggerEvent {
+  type: Extract<EventType, `trigger.${string}`>;
+  timestamp: string;
+  data: Trigger;
 }
 
 /** Headers, as a server has them. */

@@ -129,7 +129,7 @@ function formOf(operation: Operation): Record<string, Schema> {
 function fieldsOf(operation: Operation): string {
   const query = (operation.parameters ?? []).filter((each) => each.in === "query");
   const body = bodyOf(operation);
-  const shape = body && schemas[referenced(body) ?? ""];
+  const shape = body && (schemas[referenced(body) ?? ""] ?? body);
   const names = [...Object.keys(shape?.properties ?? {}), ...Object.keys(formOf(operation))];
   return [...new Set([...query.map((each) => each.name), ...names])].join(" ");
 }
@@ -215,10 +215,21 @@ function typeOf(schema: Schema): string {
     case "array":
       return `${grouped(typeOf(schema.items ?? {}))}[]`;
     case "object":
+      if (schema.properties) return inline(schema, schema.properties);
       return `Record<string, ${typeof schema.additionalProperties === "object" ? typeOf(schema.additionalProperties) : "unknown"}>`;
     default:
       return "unknown";
   }
+}
+
+/** Returns the type of an object that has no name, of which a request may say more where it says so. */
+function inline(schema: Schema, properties: Record<string, Schema>): string {
+  const required = new Set(schema.required);
+  const fields = Object.entries(properties).map(([name, inner]) =>
+    required.has(name) ? `${name}: ${typeOf(inner)}` : `${name}?: ${typeOf(inner)} | undefined`,
+  );
+  if (schema.additionalProperties) fields.push("[name: string]: unknown");
+  return `{ ${fields.join("; ")} }`;
 }
 
 function grouped(type: string): string {

@@ -18,7 +18,7 @@ from cakework.cli.client import failure_of, open_client
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_deploys import Asked, Project, made, named, sent, with_settings
 from cakework.cli.function_folders import seen
-from cakework.cli.function_logs import follow_function_log
+from cakework.cli.function_logs import FunctionLog
 from cakework.cli.functions import User
 from cakework.cli.interrupts import held_interrupt
 from cakework.cli.invoke import FIRST_WAIT_S, given_event, print_result
@@ -101,6 +101,7 @@ class Dev:
     output: Output
     function: Function | None = None
     announced: bool = False
+    log: FunctionLog | None = None
 
     def check_name(self) -> None:
         """Raise CommandFailed when somebody else's function has the name."""
@@ -139,6 +140,8 @@ class Dev:
         labels = {**project.manifest.settings.get("labels", {}), LABEL: "1"}
         settings = {**project.manifest.settings, "labels": labels}
         project = replace(project, manifest=replace(project.manifest, settings=settings))
+        if self.log is not None:
+            self.log.forget()
         with held_interrupt() as interrupted:
             self.function = function = with_settings(self.client, project.manifest, self.output)
         if interrupted:
@@ -149,7 +152,7 @@ class Dev:
             self.output.progress(f"{function.url} (Ctrl-C ends it and deletes {function.name})")
         version = sent(self.client, function, project, self.asked)
         if version.state != "ready":
-            version = made(self.client, function, version, self.output)
+            version = made(self.client, function, version, self.output, self._is_shown)
         elif function.live_version != version.version:
             self.client.promote_version(function.id, version.version)
         self.output.progress(f"version {version.version} after {time.monotonic() - began:.1f} s")
@@ -163,17 +166,23 @@ class Dev:
             invocation = self.client.wait_for_invocation(invocation.id)
         took = next((each.duration_ms for each in invocation.attempts), None)
         if invocation.state != "succeeded":
-            raise handlers_failure(invocation)
+            stack = ((invocation.error and invocation.error.stack) or "").strip()
+            raise handlers_failure(invocation, stack if self._is_shown(stack) else "")
         if self.output.as_json:
             self.output.result(invocation.to_dict(), "")
         else:
             print_result(self.client, invocation, self.output)
         self.output.progress(f"answered{'' if took is None else f' in {took} ms'}")
 
+    def _is_shown(self, text: str) -> bool:
+        return self.log is not None and self.log.has_shown(text)
+
     def _delete(self, function: Function) -> None:
         try:
             with suppress(NotFound):
                 self.client.delete_function(function.id)
+            # What it failed at is nobody's to replay.
+            self.client.discard_dead_letters(filter={"functionId": function.id})
         except CakeworkError:
             told = f"{function.name} is left: cakework functions delete {function.id}"
             self.output.progress(f"\n{told}")
@@ -184,7 +193,5 @@ class Dev:
         return named(read_manifest(self.folder), self.asked)
 
     def _follow(self, function: Function) -> None:
-        follow = threading.Thread(
-            target=follow_function_log, args=(self.client, function.id, self.output), daemon=True
-        )
-        follow.start()
+        self.log = FunctionLog(self.client, function.id, self.output)
+        threading.Thread(target=self.log.follow, daemon=True).start()

@@ -1,11 +1,11 @@
 """A folder's function: made if it is not there, its settings, and a version of its code.
 
-settings of cakework.toml ──▶ code sent ──▶ dependencies built ──▶ imported ──▶ live
+settings of cakework.toml ──▶ code sent ──▶ dependencies built ──▶ imported ──▶ live ──▶ triggers
                                                   └──────────────────┴─ fails: what was live stays
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +14,9 @@ from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.cli.function_folders import read_code
 from cakework.cli.manifest import FILE, Manifest, read_manifest
 from cakework.cli.output import Output, files, shown_on_stderr
+from cakework.cli.trigger_deploys import Settled, TriggerDeploy
 from cakework.domain.functions import NEWEST, FunctionSettings
-from cakework_client import CakeworkClient, Function, NotFound, Version
+from cakework_client import CakeworkClient, Function, NotFound, Secret, Version
 from cakework_client.folders import File, Source
 from cakework_client.models import FunctionKind, Settings
 
@@ -70,11 +71,30 @@ def deploy_function(client: CakeworkClient, folder: Path, asked: Asked, output: 
         took = f"after {time.monotonic() - began:.1f} s"
     function = client.get_function(function.id)
     output.progress(_end(function, version, took))
-    answer = {"function": function.to_dict(), "version": version.to_dict()}
+    settled = _triggers(TriggerDeploy(client, function, output), project.manifest, asked)
+    answer = {
+        "function": function.to_dict(),
+        "version": version.to_dict(),
+        "triggers": settled.to_dict(),
+    }
     output.result(answer, function.url)
+    for name in _missing_secrets(client, function):
+        output.progress(
+            f"warning: there is no secret {name}, which the settings name; work fails until "
+            f"`cakework secrets set {name}{_of_user(function)}`"
+        )
     if following := _next(function, version):
         output.progress(f"now: {following}")
     return ExitCode.OK
+
+
+def _triggers(deploy: TriggerDeploy, manifest: Manifest, asked: Asked) -> Settled:
+    """Have the triggers be as the file says, unless what is live is to stay as it is."""
+    if asked.promote:
+        return deploy.settle(manifest.triggers)
+    if manifest.triggers:
+        deploy.output.progress("its triggers are left as they are, as what is live is")
+    return Settled()
 
 
 def with_settings(client: CakeworkClient, manifest: Manifest, output: Output) -> Function:
@@ -111,10 +131,16 @@ def sent(client: CakeworkClient, function: Function, project: Project, asked: As
     )
 
 
-def made(client: CakeworkClient, function: Function, version: Version, output: Output) -> Version:
+def made(
+    client: CakeworkClient,
+    function: Function,
+    version: Version,
+    output: Output,
+    is_shown: Callable[[str], bool] = lambda _: False,
+) -> Version:
     """Return a version once it is ready, having shown how its dependencies are installed.
 
-    ``function`` is as it was before the deploy.
+    ``function`` is as it was before the deploy. A traceback that ``is_shown`` anyway is not shown.
 
     Raises:
         CommandFailed: It cannot be made; with the traceback.
@@ -134,10 +160,10 @@ def made(client: CakeworkClient, function: Function, version: Version, output: O
     if version.state != "ready":
         live = function.live_version
         stays = f"Version {live} is live as before." if live else "Nothing is live."
-        raise CommandFailed(
-            f"Version {number} could not be made. {stays}\n{told_lines(version.error)}",
-            code="deploy_failed",
-        )
+        told = f"Version {number} could not be made. {stays}"
+        if not version.error or not is_shown(version.error.strip()):
+            told = f"{told}\n{told_lines(version.error)}"
+        raise CommandFailed(told, code="deploy_failed")
     return version
 
 
@@ -203,6 +229,31 @@ def _end(function: Function, version: Version, took: str) -> str:
     handlers = ", ".join(version.handlers or ())
     state = "live" if is_live else "ready, not live,"
     return f"version {version.version} is {state} {took}; it handles {handlers}"
+
+
+def _missing_secrets(client: CakeworkClient, function: Function) -> list[str]:
+    """Return the secrets that settings name and that nothing the function may see has.
+
+    Secrets are listed until all are found; the account's own come first.
+    """
+    missing = set(function.settings.secrets or ())
+    if missing:
+        for secret in client.iter_secrets():
+            if _may_see(function, secret):
+                missing.discard(secret.name)
+            if not missing:
+                break
+    return sorted(missing)
+
+
+def _may_see(function: Function, secret: Secret) -> bool:
+    """Say whether a function sees a secret; one of the account's own may see end users', for whom
+    it is invoked."""
+    if secret.function_id is not None:
+        return secret.function_id == function.id
+    if secret.user_id is not None:
+        return function.user_id in (None, secret.user_id)
+    return function.user_id is None or bool(secret.shared)
 
 
 def _next(function: Function, version: Version) -> str | None:

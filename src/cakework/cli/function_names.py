@@ -2,10 +2,11 @@
 
 from cakework.cli.exits import CommandFailed, ExitCode
 from cakework.nearest import nearest
-from cakework_client import CakeworkClient, Function
+from cakework_client import CakeworkClient, Function, NotFound
 
 ID_START = "fn_"
 """No name has such a sign in it."""
+LISTED = "`cakework functions list` shows them."
 
 
 def found(client: CakeworkClient, name: str, user: str | None = None) -> Function:
@@ -17,7 +18,10 @@ def found(client: CakeworkClient, name: str, user: str | None = None) -> Functio
         CommandFailed: There is none, or several users have one.
     """
     if name.startswith(ID_START):
-        return client.get_function(name)
+        try:
+            return client.get_function(name)
+        except NotFound as error:
+            raise CommandFailed(f"{error.detail} {LISTED}", problem=error.problem) from error
     named = list(client.iter_functions(name=name, user_id=user))
     own = [each for each in named if each.user_id == user] or named
     if len(own) == 1:
@@ -30,7 +34,7 @@ def found(client: CakeworkClient, name: str, user: str | None = None) -> Functio
         )
     meant = nearest(name, {each.name for each in client.iter_functions(user_id=user)})
     raise CommandFailed(
-        f"There is no function {name}.{f' Did you mean {meant}?' if meant else ''}",
+        f"There is no function {name}. {f'Did you mean {meant}?' if meant else LISTED}",
         code="not_found",
     )
 

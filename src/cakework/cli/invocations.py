@@ -17,6 +17,7 @@ from cakework.cli.function_names import found, names
 from cakework.cli.functions import User
 from cakework.cli.invoke import show_end
 from cakework.cli.output import Json, Output, ago, facts, shown
+from cakework.cli.trigger_names import found_trigger
 from cakework.cli.values import Time, WhyEnded
 from cakework.cli.vms import Ids, for_each
 from cakework.domain.ids import INVOCATION_ID_PATTERN
@@ -34,6 +35,16 @@ COLUMNS = {
 }
 NEWEST = 50
 IDS_AT_ONCE = 1_000
+LOOKED_AT = 100
+ORPHANS = (
+    "Some stay, whose functions are deleted: `cakework dead` lists them as (deleted), "
+    "`cakework dead discard ID` takes one off."
+)
+NOT_REPLAYED = (
+    "cannot be replayed: such a one is no dead letter, or its function is deleted; `cakework dead` "
+    "lists them."
+)
+NOT_DISCARDED = "were no dead letters."
 Limit = Annotated[int, Parameter(validator=Number(gte=1))]
 
 app = App(name="invocations", help="List invocations, show, cancel or replay some.")
@@ -49,6 +60,8 @@ def invocations(
     reason: WhyEnded = None,
     from_: Annotated[Time, Parameter(name="--from")] = None,
     to: Time = None,
+    trigger: str | None = None,
+    event: str | None = None,
     limit: Limit = NEWEST,
     as_json: Json = False,
 ) -> int:
@@ -61,6 +74,8 @@ def invocations(
         reason: Only those that ended for this reason, such as handler_error.
         from_: Only those taken since this time, such as 2026-07-19T13:32:56+0000.
         to: Only those taken before this time.
+        trigger: Only those that this trigger made, by id or name.
+        event: Only those that the event with this id made.
         limit: How many at most.
     """
     with open_client() as client:
@@ -68,6 +83,8 @@ def invocations(
         listed = client.iter_invocations(
             function_id=function_id,
             user_id=user,
+            trigger_id=found_trigger(client, trigger, function).id if trigger else None,
+            event_id=event,
             state=cast("State | None", state),
             reason=cast("Why | None", reason),
             from_=from_,
@@ -136,6 +153,8 @@ def dead_letters(
     reason: WhyEnded = None,
     from_: Annotated[Time, Parameter(name="--from")] = None,
     to: Time = None,
+    trigger: str | None = None,
+    event: str | None = None,
     limit: Limit = NEWEST,
     as_json: Json = False,
 ) -> int:
@@ -146,12 +165,19 @@ def dead_letters(
         reason: Only those that ended for this reason, such as handler_error.
         from_: Only those taken since this time, such as 2026-07-19T13:32:56+0000.
         to: Only those taken before this time.
+        trigger: Only those that this trigger made, by id or name.
+        event: Only those that the event with this id made.
         limit: How many at most.
     """
     with open_client() as client:
         function_id = found(client, function).id if function else None
         listed = client.iter_dead_letters(
-            function_id=function_id, reason=cast("Why | None", reason), from_=from_, to=to
+            function_id=function_id,
+            trigger_id=found_trigger(client, trigger, function).id if trigger else None,
+            event_id=event,
+            reason=cast("Why | None", reason),
+            from_=from_,
+            to=to,
         )
         return _listed(client, listed, limit, Output(as_json=as_json), "No dead letters.")
 
@@ -186,7 +212,10 @@ def replay_dead(
             client.replay_dead_letters(**which, per_second=per_second).matched
             for which in _which(client, ids, function, all_=all_)
         )
-    return _settled(matched, ids, "to be replayed", Output(as_json=as_json))
+        output = Output(as_json=as_json)
+        if all_ and not function and _some_are_orphans(client):
+            output.progress(ORPHANS)
+    return _settled(matched, ids, "to be replayed", NOT_REPLAYED, output)
 
 
 @dead.command(name="discard")
@@ -210,7 +239,7 @@ def discard_dead(
             client.discard_dead_letters(**which).matched
             for which in _which(client, ids, function, all_=all_)
         )
-    return _settled(matched, ids, "discarded", Output(as_json=as_json))
+    return _settled(matched, ids, "discarded", NOT_DISCARDED, Output(as_json=as_json))
 
 
 class Which(TypedDict, total=False):
@@ -237,11 +266,19 @@ def _which(
         yield Which(ids=(ids or [])[start : start + IDS_AT_ONCE])
 
 
-def _settled(matched: int, ids: list[str] | None, done: str, output: Output) -> int:
+def _some_are_orphans(client: CakeworkClient) -> bool:
+    """Say whether functions are gone of dead letters, as far as the newest tell."""
+    there = names(client)
+    return any(
+        each.function_id not in there for each in islice(client.iter_dead_letters(), LOOKED_AT)
+    )
+
+
+def _settled(matched: int, ids: list[str] | None, done: str, not_done: str, output: Output) -> int:
     output.result({"matched": matched}, f"{matched} {done}")
     if ids and matched < len(set(ids)):
         raise CommandFailed(
-            f"{len(set(ids)) - matched} of {len(set(ids))} were no dead letters.", code="not_found"
+            f"{len(set(ids)) - matched} of {len(set(ids))} {not_done}", code="not_found"
         )
     return ExitCode.OK
 
@@ -278,7 +315,9 @@ def described(client: CakeworkClient, invocation: Invocation) -> str:
         {
             "function": function,
             "state": f"{invocation.state}{reason}",
-            "trigger": invocation.trigger,
+            "trigger": " ".join(filter(None, (invocation.trigger, invocation.trigger_id))),
+            "scheduled": _time(invocation.scheduled_at),
+            "cause": _cause(invocation),
             "user": invocation.user_id,
             "replay of": invocation.replay_of,
             "taken": _time(invocation.created_at),
@@ -293,6 +332,11 @@ def described(client: CakeworkClient, invocation: Invocation) -> str:
         stack = error.stack or f"{error.type}: {error.message}"
         lines += [f"  {line}" for line in stack.splitlines()]
     return "\n".join(shown(line, sys.stdout) for text in lines for line in text.splitlines())
+
+
+def _cause(invocation: Invocation) -> str | None:
+    cause = invocation.cause
+    return cause and (cause.event_id or cause.invocation_id)
 
 
 def _attempt(attempt: Attempt) -> str:

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "invoke": ("cakework.cli.invoke:invoke", USE, "Invoke a function, print its answer."),
     "invocations": ("cakework.cli.invocations:app", USE, "List, show, cancel, replay work."),
     "dead": ("cakework.cli.invocations:dead", USE, "Replay or discard what failed for good."),
+    "triggers": ("cakework.cli.triggers:app", USE, "Have something invoke a function."),
+    "events": ("cakework.cli.events:app", USE, "Emit events, see what they led to."),
     "versions": ("cakework.cli.functions:versions", USE, "List the versions of a function."),
     "promote": ("cakework.cli.functions:promote", USE, "Make a version live."),
     "rollback": ("cakework.cli.functions:rollback", USE, "Make an older version live again."),

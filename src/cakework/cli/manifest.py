@@ -1,19 +1,23 @@
 """``cakework.toml``: what a folder says of its function.
 
-Its keys are those of ``HEAD`` and the function's settings, named as the API has them. A key that
-there is none of is refused with its line and the one that was meant; so is a value that cannot be.
+Its keys are those of ``HEAD`` and the function's settings, named as the API has them, and its
+triggers. A key that there is none of is refused with its line and the one that was meant; so is a
+value that cannot be.
 """
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from cakework.cli.exits import CommandFailed, ExitCode
+from cakework.cli.manifest_faults import Fault, Place, check_known, fault_of, line_of, names_of
+from cakework.cli.manifest_triggers import KEY as TRIGGERS
+from cakework.cli.manifest_triggers import DeclaredTrigger, read_triggers
 from cakework.domain.functions import (
     NAME_PATTERN,
     NEWEST,
@@ -22,7 +26,6 @@ from cakework.domain.functions import (
     FunctionSettings,
     Runtime,
 )
-from cakework.nearest import nearest
 
 FILE = "cakework.toml"
 _RUNTIMES = (*NEWEST, *(runtime.value for runtime in Runtime if runtime is not Runtime.IMAGE))
@@ -43,16 +46,6 @@ HEAD = {
 }
 """Keys that are no settings: what their value is like, and how that is said."""
 NEEDED = ("name", "runtime")
-Place = tuple[str, ...]
-
-
-class Fault(Exception):
-    """Something in the file is wrong: where, and what."""
-
-    def __init__(self, place: Place, said: str) -> None:
-        super().__init__(said)
-        self.place = place
-        self.said = said
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,7 @@ class Manifest:
     kind: str | None = None
     user_id: str | None = None
     signature: str | None = None
+    triggers: tuple[DeclaredTrigger, ...] = ()
 
 
 def has_manifest(folder: Path) -> bool:
@@ -88,16 +82,16 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return _manifest(given)
     except Fault as fault:
-        line = line_of(text, fault.place)
+        line = _nearest_line(text, fault.place)
         where = f"{path}, line {line}" if line else f"{path}"
-        raise _refusal(f"{where}: {'.'.join(fault.place)} {fault.said}.") from fault
+        raise _refusal(f"{where}: {fault}.") from fault
 
 
 def _manifest(given: dict[str, Any]) -> Manifest:
-    _check_known(given, (*HEAD, *_names(FunctionSettings)), ())
+    check_known(given, (*HEAD, *names_of(FunctionSettings), TRIGGERS), ())
     for name, model in _inner():
         if isinstance(given.get(name), dict):
-            _check_known(given[name], _names(model), (name,))
+            check_known(given[name], names_of(model), (name,))
     for name in NEEDED:
         if name not in given:
             raise Fault((name,), "is missing")
@@ -105,13 +99,11 @@ def _manifest(given: dict[str, Any]) -> Manifest:
         value = given.get(name)
         if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
             raise Fault((name,), said)
-    settings = {name: value for name, value in given.items() if name not in HEAD}
+    settings = {name: each for name, each in given.items() if name not in (*HEAD, TRIGGERS)}
     try:
         checked = FunctionSettings.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = tuple(part for part in first["loc"] if isinstance(part, str))
-        raise Fault(place or tuple(settings)[:1], _said(first["msg"])) from error
+        raise fault_of(error, otherwise=tuple(settings)[:1]) from error
     return Manifest(
         name=given["name"],
         runtime=given["runtime"],
@@ -120,18 +112,8 @@ def _manifest(given: dict[str, Any]) -> Manifest:
         kind=given.get("kind"),
         user_id=given.get("userId"),
         signature=given.get("signature"),
+        triggers=read_triggers(given.get(TRIGGERS, [])),
     )
-
-
-def _check_known(given: dict[str, Any], known: Sequence[str], inside: Place) -> None:
-    for name in given:
-        if name not in known:
-            meant = nearest(name, known)
-            raise Fault((*inside, name), f"is unknown{f'; did you mean {meant}?' if meant else ''}")
-
-
-def _names(model: type[BaseModel]) -> tuple[str, ...]:
-    return tuple(field.alias or name for name, field in model.model_fields.items())
 
 
 def _inner() -> Iterator[tuple[str, type[BaseModel]]]:
@@ -143,37 +125,11 @@ def _inner() -> Iterator[tuple[str, type[BaseModel]]]:
                 yield field.alias or name, kind
 
 
-def _said(message: str) -> str:
-    said = message.removeprefix("Value error, ").removeprefix("Input ")
-    return f"{said[:1].lower()}{said[1:]}"
-
-
-def line_of(text: str, place: Iterable[str]) -> int | None:
-    """Return the line, from 1, on which the value at ``place`` begins; None if it has none.
-
-    That is the line behind the longest beginning of the text that can be read and has no such
-    value.
-    """
-    wanted = tuple(place)
-    lines = text.splitlines(keepends=True)
-    without = 0
-    for count in range(len(lines) + 1):
-        try:
-            found = tomllib.loads("".join(lines[:count]))
-        except ValueError:
-            continue
-        if _has(found, wanted):
-            return without + 1
-        without = count
-    return None
-
-
-def _has(found: object, place: Place) -> bool:
-    for name in place:
-        if not isinstance(found, dict) or name not in found:
-            return False
-        found = cast("dict[str, object]", found)[name]
-    return True
+def _nearest_line(text: str, place: Place) -> int | None:
+    """Return the line of a value, or of the table of several that should have it."""
+    line = line_of(text, place)
+    numbers = [index for index, part in enumerate(place) if isinstance(part, int)]
+    return line_of(text, place[: numbers[0] + 1]) if line is None and numbers else line
 
 
 def _refusal(detail: str) -> CommandFailed:

@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from shlex import quote
+from shutil import which
 
 import anyio
 import httpx2
 
+import cakework
 from cakework.cli.configuration import environment
 from cakework.cli.exits import CommandFailed
 from cakework.cli.output import Output
@@ -229,7 +233,20 @@ def first_steps(settings: Settings, key: str) -> list[str]:
         "",
         *([f"    export CAKEWORK_URL={api_url(settings)}"] if elsewhere else []),
         f"    export CAKEWORK_API_KEY={key}",
-        "    cakework run $(cakework build examples/hello)",
+        *(f"    {each}" for each in first_commands(Path(sys.executable).parent)),
+    ]
+
+
+def first_commands(folder: Path) -> list[str]:
+    """Return what can be copied into another shell: ``folder`` has the command."""
+    on_path = which("cakework") == str(folder / "cakework")
+    example = Path(cakework.__file__).parents[2] / "examples" / "hello"
+    there = example.is_dir()
+    return [
+        *([] if on_path else [f"export PATH={quote(str(folder))}:$PATH"]),
+        f"cakework run $(cakework build {quote(str(example))})"
+        if there
+        else "cakework init hello && cakework deploy hello",
     ]
 
 

@@ -59,6 +59,11 @@ def _reason(text: str) -> None:
         raise ValueError(f"there is no such reason{f'; did you mean {meant}?' if meant else ''}")
 
 
+def _zone(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_+/-]{1,64}", text):
+        raise ValueError("a zone is named like Europe/Berlin")
+
+
 def _secret_name(text: str) -> None:
     if not re.fullmatch(UPPER_CASE_PATTERN, text) or text.startswith(OURS):
         raise ValueError(
@@ -74,6 +79,7 @@ IdleTimeout = Annotated[int | None, _between(IDLE_TIMEOUT_S_MIN, IDLE_TIMEOUT_S_
 Forks = Annotated[int, _between(FORKS_MIN, FORKS_MAX)]
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Time = Annotated[str | None, _checked(parse_time)]
+Zone = Annotated[str | None, _checked(_zone)]
 Reference = Annotated[str, _checked(whole_reference)]
 Repository = Annotated[str | None, _checked(checked_repository)]
 Branch = Annotated[str | None, _checked(checked_branch)]

@@ -19,6 +19,7 @@ Event = Literal[
     "function.failed",
     "invocation.succeeded",
     "invocation.failed",
+    "trigger.paused",
 ]
 COLUMNS = {
     "id": "ID",

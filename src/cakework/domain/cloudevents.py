@@ -29,6 +29,7 @@ from cakework.domain.event_attributes import (
     TYPE_CHARS_MAX,
     USER_ID,
     BadEvent,
+    EventTooLarge,
     check_attribute,
     joined,
 )
@@ -96,7 +97,7 @@ def of_batch(given: object) -> list[dict[str, Any]]:
         event, bytes_ = _checked(each, joined(path, str(index)))
         size += bytes_
         if size > BATCH_BYTES_MAX:
-            raise BadEvent(f"is larger than {BATCH_BYTES_MAX} bytes in all", path)
+            raise EventTooLarge(f"is larger than {BATCH_BYTES_MAX} bytes in all", path)
         events.append(event)
     return events
 
@@ -305,5 +306,5 @@ def _media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _too_large(path: str) -> BadEvent:
-    return BadEvent(f"is larger than {EVENT_BYTES_MAX} bytes as JSON", path)
+def _too_large(path: str) -> EventTooLarge:
+    return EventTooLarge(f"is larger than {EVENT_BYTES_MAX} bytes as JSON", path)

@@ -6,6 +6,7 @@
     │   ├── RegistryUnreachable  the registry cannot, or must not, be reached
     │   └── WrongPlatform        the image is not for linux/amd64
     ├── Unauthenticated   no key, or a wrong one
+    │   └── SignatureInvalid     what came in at a webhook is not signed as it has to be
     ├── NotFound          not there, or not the caller's
     │   └── ImageNotInRegistry
     ├── Conflict          the state does not allow it
@@ -65,6 +66,12 @@ class Unauthenticated(CakeworkError):
     """No API key came with the request, or it is not a valid one."""
 
     code = "unauthenticated"
+
+
+class SignatureInvalid(Unauthenticated):
+    """What came in at a webhook was not sent now by who knows its secret."""
+
+    code = "signature_invalid"
 
 
 class NotFound(CakeworkError):
@@ -197,6 +204,7 @@ ERRORS_BY_CODE: dict[str, type[CakeworkError]] = {
         CakeworkError,
         InvalidRequest,
         Unauthenticated,
+        SignatureInvalid,
         RegistryDenied,
         RegistryUnreachable,
         WrongPlatform,

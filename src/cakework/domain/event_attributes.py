@@ -51,6 +51,10 @@ class BadEvent(ValueError):
         self.path = path
 
 
+class EventTooLarge(BadEvent):
+    """An event has more bytes than are taken, or all together have."""
+
+
 def check_attribute(name: str, value: object, path: str) -> None:
     """Check an attribute of the event at ``path``.
 
@@ -119,12 +123,12 @@ def _check_time(value: object, path: str) -> None:
 
 
 def _check_user_id(value: object, path: str) -> None:
-    if not isinstance(value, str) or not re.fullmatch(USER_ID_PATTERN[1:-1], value):
+    if not isinstance(value, str) or not re.fullmatch(USER_ID_PATTERN, value):
         raise BadEvent("must be 1 to 128 of A-Z a-z 0-9 . _ : @ -", path)
 
 
 def _check_cause(value: object, path: str) -> None:
-    if not isinstance(value, str) or not re.fullmatch(INVOCATION_ID_PATTERN[1:-1], value):
+    if not isinstance(value, str) or not re.fullmatch(INVOCATION_ID_PATTERN, value):
         raise BadEvent("must be the id of an invocation", path)
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from cakework.domain.flow import Debounce, Limits
 from cakework.domain.vms import (
     CPU_DEFAULT,
     CPU_MAX,
@@ -274,6 +275,10 @@ class FunctionSettings(_Settings):
     retry: RetryPolicy = Field(
         default=RetryPolicy(), description="When queued work is tried again."
     )
+    limits: Limits = Field(
+        default=(),
+        description="Flow control: how much of its queued work runs at once, how soon, how often.",
+    )
     on_failure: FailureHandler | None = Field(
         default=None, description="The function that is told of work that failed for good."
     )
@@ -310,6 +315,9 @@ class FunctionSettings(_Settings):
             raise ValueError("minInstances is above maxInstances")
         if both := self.env_vars.keys() & set(self.secrets):
             raise ValueError(f"{min(both)} is among envVars and among secrets")
+        for rule in self.limits:
+            if isinstance(rule, Debounce) and rule.period > self.retry.max_age:
+                raise ValueError("limits: the debounce's period is above retry.maxAge")
         size = sum(len(name.encode()) + len(value.encode()) for name, value in self._env())
         if size > ENV_BYTES_MAX:
             raise ValueError(f"envVars take {size} bytes, and {ENV_BYTES_MAX} are allowed")

@@ -32,6 +32,8 @@ from cakework.server.api.github_builds import GithubBuildRoutes
 from cakework.server.api.health import HealthRoutes
 from cakework.server.api.images import ImageRoutes
 from cakework.server.api.imports import ImportRoutes
+from cakework.server.api.inbound import BODIES_BYTES_MAX, InboundRoutes
+from cakework.server.api.inbound import BODY_BYTES_MAX as INBOUND_BYTES_MAX
 from cakework.server.api.invocations import InvocationRoutes, invocation_answer
 from cakework.server.api.logs import LogRoutes
 from cakework.server.api.parsing import Parser
@@ -43,13 +45,17 @@ from cakework.server.api.transforms import STREAMS, WHOLES, TransformRoutes
 from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
+from cakework.server.automations.arrivals import Arrivals
 from cakework.server.automations.doors import Doors
 from cakework.server.automations.event_records import EventRecords
 from cakework.server.automations.event_room import EventRoom
 from cakework.server.automations.events import Events
 from cakework.server.automations.fan_out import FanOut
+from cakework.server.automations.inbound import Inbound
 from cakework.server.automations.lifecycle import Lifecycle
 from cakework.server.automations.plans import Planner
+from cakework.server.automations.refusals import PERIOD_S as REFUSAL_PERIOD_S
+from cakework.server.automations.refusals import Refusals
 from cakework.server.automations.schedules import Schedules
 from cakework.server.automations.triggers import Triggers
 from cakework.server.automations.wishes import Wishes
@@ -62,7 +68,10 @@ from cakework.server.functions.deploys import DeployLoop
 from cakework.server.functions.dispatch import DispatchLoop
 from cakework.server.functions.drafts import Drafts
 from cakework.server.functions.failures import Failures
+from cakework.server.functions.flow import Flow
+from cakework.server.functions.flow_loop import FlowLoop
 from cakework.server.functions.functions import Functions
+from cakework.server.functions.gatherings import Gatherings
 from cakework.server.functions.instances import Instances
 from cakework.server.functions.intake import Intake
 from cakework.server.functions.invocations import Endings, Invocations, without_bytes
@@ -74,6 +83,7 @@ from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
+from cakework.server.functions.meters import Meters
 from cakework.server.functions.secrets import Secrets
 from cakework.server.functions.sources import Sources
 from cakework.server.functions.starts import Job, Starts
@@ -151,6 +161,7 @@ DELIVERY_PERIOD_S = 1.0
 DEPLOY_PERIOD_S = 1.0
 DISPATCH_PERIOD_S = 1.0
 REPLAY_PERIOD_S = 1.0
+FLOW_PERIOD_S = 1.0
 INSTANCE_PERIOD_S = 1.0
 MASK_PERIOD_S = 300.0
 LENDING_PERIOD_S = 1.0
@@ -160,6 +171,7 @@ KEEPING_PERIOD_S = 30.0
 SCHEDULE_PERIOD_S = 30.0
 FAN_OUT_PERIOD_S = 1.0
 EVENTS_KEPT_PERIOD_S = 10.0
+ARRIVAL_PERIOD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,7 @@ class FunctionParts:
     dead_letters: DeadLetters
     adapter: Adapter
     dispatch: DispatchLoop
+    flow: FlowLoop
     make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
     lendings: Lendings
     holds: Holds
@@ -202,6 +215,7 @@ class AutomationParts:
     """The parts that automations are made of."""
 
     triggers: Triggers
+    inbound: Inbound
     schedules: Schedules
     events: Events
     event_records: EventRecords
@@ -265,6 +279,7 @@ class Server:
             stack.callback(self.webhooks.guard.close)
             stack.push_async_callback(self.webhooks.pending.close)
             await self.webhooks.pending.open()
+            stack.push_async_callback(self.automations.inbound.close)
             stack.push_async_callback(self.functions.adapter.close)
             stack.push_async_callback(self.functions.dispatch.close)
             stack.push_async_callback(self.functions.lendings.close)
@@ -487,6 +502,13 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         TransformRoutes(parts.functions.transforms, Turns(STREAMS), Turns(WHOLES)).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
+        InboundRoutes(
+            parts.automations.inbound,
+            parts.space,
+            Bodies(BODIES_BYTES_MAX, INBOUND_BYTES_MAX),
+            parser,
+            costs,
+        ).router(),
         HealthRoutes(parts.database, parts.node).router(),
         WaitlistForm(parts.waitlist).router(),
     ):
@@ -583,13 +605,20 @@ def _functions(
     starts = Starts(server_id, functions, instances, clock)
     begun: list[Callable[[Job], None]] = []
     limits = WaitingLimits(clock, mb_per_account=settings.max_invocations_mb_per_account)
+    flow_hint, gatherings = asyncio.Event(), Gatherings(sealer)
+    flow = Flow(
+        *(sealer, functions.settings, Meters(clock), gatherings, endings.tell, clock),
+        *(dispatch_hint.set, flow_hint.set),
+    )
+    flow_loop = FlowLoop(database, flow, gatherings, clock, flow_hint.set)
     invocations = Invocations(
-        *(database, sealer, starts, limits, endings, clock, dispatch_hint.set),
+        *(database, sealer, starts, limits, flow, endings, clock, dispatch_hint.set),
         lambda job: begun[0](job),
     )
     failures = Failures(invocations, invocations_shown)
 
     def on_end(session: Session, ids: Sequence[str]) -> None:
+        flow.ended(session, ids)
         over = failures.hand_over(session, ids)
         announcements.invocations_ended(session, [*ids, *over])
 
@@ -608,6 +637,8 @@ def _functions(
         marks,
         endings,
         masks,
+        flow,
+        gatherings,
         on_end,
         clock,
         dispatch_hint.set,
@@ -625,7 +656,12 @@ def _functions(
         clock,
         dispatch_hint.set,
     )
-    functions.changed = lendings.changed
+
+    def changed(function_id: str) -> None:
+        lendings.changed(function_id)
+        flow_loop.changed(function_id)
+
+    functions.changed = changed
     holds = Holds(lendings, server_id)
     drafts = Drafts(database, sources, clock)
     trials = Trials(
@@ -671,6 +707,7 @@ def _functions(
         dead_letters,
         adapter,
         dispatch,
+        flow_loop,
         instances.make_room,
         lendings,
         holds,
@@ -679,6 +716,7 @@ def _functions(
             Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, replay_hint),
             Loop("deploys", make, DEPLOY_PERIOD_S, deploy_hint),
             Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, dispatch_hint),
+            Loop("flow", flow_loop.one_pass, FLOW_PERIOD_S, flow_hint),
             Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
             Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
             Loop("masks", masks.tidy, MASK_PERIOD_S),
@@ -700,6 +738,7 @@ def _automations(
     schedule_hint, fan_out_hint = asyncio.Event(), asyncio.Event()
     doors = Doors(sealer, clock)
     triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
+    refusals, arrivals = Refusals(database, clock), Arrivals(database, clock)
     schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
     wishes = Wishes(database)
     planner = Planner(wishes, invocations)
@@ -710,6 +749,7 @@ def _automations(
     events = Events(database, sealer, wishes, planner, invocations, room, clock, fan_out_hint.set)
     return AutomationParts(
         triggers=triggers,
+        inbound=Inbound(database, doors, invocations, refusals, arrivals, clock),
         schedules=schedules,
         events=events,
         event_records=EventRecords(database, sealer),
@@ -718,6 +758,11 @@ def _automations(
         loops=(
             Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),
             Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, fan_out_hint),
+            Loop("refusals", refusals.one_pass, REFUSAL_PERIOD_S),
+            Loop(
+                *("arrivals", arrivals.one_pass, ARRIVAL_PERIOD_S),
+                first_after_s=ARRIVAL_PERIOD_S,
+            ),
             Loop(
                 *("events", room.one_pass, EVENTS_KEPT_PERIOD_S),
                 first_after_s=EVENTS_KEPT_PERIOD_S,

@@ -206,6 +206,37 @@ def fires(world: World, during: Callable[[], None]) -> None:
     assert len(world.parts.rows("invocations")) == before + 1
 
 
+def emits(world: World, during: Callable[[], None]) -> None:
+    """What was emitted once is there once, and makes what it makes once."""
+    _emitted(world, during, 1)
+
+
+def fans_out(world: World, during: Callable[[], None]) -> None:
+    """Each trigger gets an event once, also those to which the loop gives it."""
+    _emitted(world, during, 130)
+
+
+def _emitted(world: World, during: Callable[[], None], triggers: int) -> None:
+    kind = f"t{len(world.parts.rows('events'))}"
+    body = {"functionId": world.function_id, "type": "event", "config": {"types": [kind]}}
+    ids = {answered(world.parts, "/v1/triggers", body)["id"] for _ in range(triggers)}
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(answered, world.parts, "/v1/events", {"events": [{"type": kind}]})
+        during()
+        (event,) = asked.result()["events"]
+    assert event["duplicate"] is False
+
+    def made() -> list[Json]:
+        return [row for row in world.parts.rows("invocations") if row["event_id"] == event["id"]]
+
+    until(lambda: len(made()) >= triggers, SETTLED_S, world.parts.tail)
+    for row in made():
+        assert world.ended(row["id"])["state"] == "succeeded"
+    assert sorted(row["trigger_id"] for row in made()) == sorted(ids)
+    (kept,) = (row for row in world.parts.rows("events") if row["type"] == kind)
+    assert (kept["id"], kept["made"], kept["after"]) == (event["id"], triggers, None)
+
+
 def _due_in(world: World, wait_ms: int) -> tuple[str, int]:
     """Make a trigger that is due once, soon; return its id, and when it is."""
     while True:
@@ -248,6 +279,8 @@ PASSED_BY = {
     Step.SERVER_INVOCATION_SETTLED: (succeeds, fails, exits),
     Step.SERVER_SCHEDULE_WRITTEN: (fires,),
     Step.SERVER_SCHEDULE_FIRED: (fires,),
+    Step.SERVER_EVENT_ACCEPTED: (emits,),
+    Step.SERVER_EVENT_FANNED: (fans_out,),
 }
 LOAD = min(100, examples(8))
 STEPS = set(PASSED_BY)

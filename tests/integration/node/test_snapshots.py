@@ -492,7 +492,8 @@ async def test_a_stop_while_a_pooled_machine_goes_on_leaves_nothing(
         await made_busy(s, order)
         async with filling(s.pool):
             pass
-        (machine,) = s.pool._asked[ready_folder(s, order)].ready  # pyright: ignore[reportPrivateUsage]
+        asked = s.pool._asked[ready_folder(s, order), "internet"]  # pyright: ignore[reportPrivateUsage]
+        (machine,) = asked.ready
         began = hanging(monkeypatch, machine, "go_on")
         starting = asyncio.create_task(s.vms.start(order.model_copy(update={"run": 3})))
         await began.wait()

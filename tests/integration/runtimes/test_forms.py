@@ -14,6 +14,7 @@ EVENT = {
     "source": "shop",
     "specversion": "1.0",
     "subject": "ü %",
+    "cakeworkheaders": {"x-topic": "ü, %"},
     "data": {"total": 5},
 }
 REST_PY = """
@@ -28,6 +29,7 @@ exports.hello = async (request) => {
   return { statusCode: 201, headers: { "X-A": "1" }, body: request };
 };
 """
+TOLD = {"type": "order.paid", "subject": "%C3%BC %25", "data": {"total": 5}}
 # Entry, files, handlers that are found, what the event gives.
 FORMS: dict[str, tuple[str, dict[str, str], list[str], Any]] = {
     "py-handler": ("main.py", {"main.py": "def handler(e, c): return e['data']"}, ["event"], None),
@@ -109,11 +111,14 @@ FORMS: dict[str, tuple[str, dict[str, str], list[str], Any]] = {
     "py-http-alone": (
         "main.py",
         {
-            "main.py": "def http(r):\n  h = r.headers\n"
-            "  return {'type': h['ce-type'], 'subject': h['ce-subject'], 'data': r.json()}",
+            "main.py": "import json\nfrom urllib.parse import unquote\n"
+            "def http(r):\n  h = r.headers\n"
+            "  given = json.loads(unquote(h['ce-cakeworkheaders']))\n"
+            "  return {'type': h['ce-type'], 'subject': h['ce-subject'], 'given': given,"
+            " 'data': r.json()}",
         },
         ["http"],
-        {"type": "order.paid", "subject": "%C3%BC %25", "data": {"total": 5}},
+        {**TOLD, "given": {"x-topic": "ü, %"}},
     ),
     "py-all": (
         "main.py",
@@ -219,10 +224,11 @@ FORMS: dict[str, tuple[str, dict[str, str], list[str], Any]] = {
         "main.mjs",
         {
             "main.mjs": "export default async (r) => Response.json({ type: r.headers.get('ce-type'),"
+            " given: JSON.parse(decodeURIComponent(r.headers.get('ce-cakeworkheaders'))),"
             " subject: r.headers.get('ce-subject'), data: await r.json() })",
         },
         ["http"],
-        {"type": "order.paid", "subject": "%C3%BC %25", "data": {"total": 5}},
+        {**TOLD, "given": {"x-topic": "ü, %"}},
     ),
     "js-all": (
         "main.mjs",
@@ -399,6 +405,17 @@ def test_transforms(language: str, tmp_path: Path) -> None:
         assert told[2]["error"]["message"] == "bad record"
         bad = running.invoke({"records": ["bad"]}, kind="transform", unit="batch").answer
         assert bad["reason"] == "handler_error"
+
+
+@pytest.mark.parametrize("language", TRANSFORMS)
+def test_long_results_of_transforms_come_in_parts(language: str, tmp_path: Path) -> None:
+    """After 512 KiB of results no further record is begun; one that is too long fails alone."""
+    entry, by_record, _ = TRANSFORMS[language]
+    long, too_long = "\u20ac" * 70_000, "\u20ac" * 400_000
+    with adapter(language, entry, folder=made(tmp_path, {entry: by_record})) as running:
+        told = running.result({"records": [long, too_long, *([long] * 8)]}, kind="transform")
+        assert [list(part) for part in told["records"]] == [["out"], ["error"], ["out"], ["out"]]
+        assert told["records"][1]["error"]["type"] == "ResultTooLarge"
 
 
 @pytest.mark.parametrize(("entry", "source"), [("main.py", REST_PY), ("main.js", REST_JS)])

@@ -33,7 +33,7 @@ async def triggers_of(
     **fields: Any,
 ) -> list[str]:
     """Put triggers on record; return their ids, in order."""
-    ids, now = sorted(new_trigger_id() for _ in range(count)), now_ms()
+    ids, now = sorted(str(new_trigger_id()) for _ in range(count)), now_ms()
     config = EventConfig(types=tuple(types), source=source).model_dump_json(by_alias=True)
     async with rig.server.database.writing() as session:
         for each in ids:

@@ -42,7 +42,18 @@ BODIES: dict[str, Json] = {
     "invokeFunction": {"mode": "async"},
     "replayDeadLetters": {"filter": {}},
     "discardDeadLetters": {"filter": {}},
+    "createTrigger": {
+        "functionId": "fn_" + "0" * 26,
+        "type": "webhook",
+        "config": {"verify": {"scheme": "github"}},
+    },
+    "updateTrigger": {},
+    "previewSchedule": {"every": 60},
+    "emitEvents": {"events": [{"type": "order.paid"}]},
+    "testFilter": {"filter": {}, "event": {}},
 }
+MAKES_OF = {"startVM": "imageId", "cacheVM": "imageId", "createTrigger": "functionId"}
+"""What makes something of what its body names."""
 OF_NAMES = {"putSecret"}
 """What has a name that each account has its own of: where another's is, it makes one's own. It is
 called last: what it made would be found by the others."""
@@ -88,10 +99,26 @@ async def function_ids(rig: Rig) -> dict[str, str]:
     return {"functionId": function_id, "version": "1", "invocationId": made.id, "name": "TOKEN"}
 
 
+async def trigger_ids(rig: Rig, function_id: str) -> dict[str, str]:
+    """Make a webhook of a function, and an event that it is not for; returns their ids likewise."""
+    body = {**BODIES["createTrigger"], "functionId": function_id}
+    trigger = await rig.ok("POST", "/v1/triggers", json=body)
+    response = await rig.client.post("/v1/events", json=BODIES["emitEvents"])
+    assert response.status_code == 202, response.text
+    return {"triggerId": trigger["id"], "eventId": response.json()["events"][0]["id"]}
+
+
+async def all_ids(rig: Rig, vm: Json) -> dict[str, str]:
+    """Make one of everything; returns their ids by the names that paths have."""
+    ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
+    return {**ids, **await trigger_ids(rig, ids["functionId"])}
+
+
 def test_every_call_of_the_contract_is_there() -> None:
     """Names, methods and paths of this stage are in the document, each in every spelling."""
     assert {(method, path) for _, method, path in CALLS} == {
         ("POST", "/v1/image/import"),
+        ("POST", "/v1/transforms/{functionId}/apply"),
         ("GET", "/v1/images"),
         ("GET", "/v1/image/{imageId}"),
         ("DELETE", "/v1/image/{imageId}"),
@@ -155,6 +182,18 @@ def test_every_call_of_the_contract_is_there() -> None:
         ("GET", "/v1/secrets"),
         ("PUT", "/v1/secrets/{name}"),
         ("DELETE", "/v1/secrets/{name}"),
+        ("POST", "/v1/triggers"),
+        ("GET", "/v1/triggers"),
+        ("GET", "/v1/triggers/{triggerId}"),
+        ("PATCH", "/v1/triggers/{triggerId}"),
+        ("DELETE", "/v1/triggers/{triggerId}"),
+        ("POST", "/v1/triggers/{triggerId}/run"),
+        ("POST", "/v1/triggers/{triggerId}/rotate"),
+        ("POST", "/v1/schedules/preview"),
+        ("POST", "/v1/events"),
+        ("GET", "/v1/events"),
+        ("GET", "/v1/events/{eventId}"),
+        ("POST", "/v1/events/match"),
     }
 
 
@@ -169,7 +208,7 @@ async def test_every_call_needs_a_key_and_says_so(name: str, method: str, path: 
 async def test_no_call_answers_without_a_valid_key(rig: Rig) -> None:
     """Each call refuses a missing key, an empty and a wrong one, before it looks at anything."""
     vm = await rig.vm()
-    ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
+    ids = await all_ids(rig, vm)
     for name, method, path in CALLS:
         address = path.format(**ids)
         for key in ("", "wrong", KEY + "x", KEY[:-1], "cw_é"):
@@ -185,16 +224,18 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
     """Each call with an id gets 404 for another account's, and lists show nothing of it."""
     vm = await rig.vm()
     order = rig.node.build_orders[0]
-    ids = {**ids_of(rig, vm), **await webhook_ids(rig), **await function_ids(rig)}
+    ids = await all_ids(rig, vm)
+    trigger = await rig.ok("GET", f"/v1/triggers/{ids['triggerId']}")
     secrets = await rig.ok("GET", "/v1/secrets")
     async with await rig.other_account() as theirs:
         assert (await theirs.get("/v1/webhooks")).json() == {"webhooks": []}
         for name, method, path in sorted(CALLS, key=lambda call: call[0] in OF_NAMES):
             address = path.format(**ids)
-            makes = name in ("startVM", "cacheVM")
-            body = {"imageId": order.image_id} if makes else BODIES.get(name)
+            body = BODIES.get(name)
+            if of := MAKES_OF.get(name):
+                body = {**(body or {}), of: ids[of]}
             response = await theirs.request(method, address, json=body)
-            if ("{" in path or makes) and name not in OF_NAMES:
+            if ("{" in path or of) and name not in OF_NAMES:
                 assert response.status_code == 404, name
                 as_problem(response)
             elif name.startswith("listVMs"):
@@ -211,9 +252,15 @@ async def test_what_is_anothers_is_not_there(rig: Rig) -> None:
                 assert order.image_id not in response.text
             elif name == "listSecrets":
                 assert response.json() == {"secrets": []}
+            elif name == "listTriggers":
+                assert response.json() == {"triggers": []}
+            elif name == "listEvents":
+                assert ids["eventId"] not in response.text
         filtered = await theirs.get("/v1/vms", params={"imageId": order.image_id})
         assert filtered.json() == {"vms": []}
     assert await rig.ok("GET", "/v1/secrets") == secrets
+    assert await rig.ok("GET", "/v1/triggers") == {"triggers": [trigger]}
+    assert len((await rig.ok("GET", "/v1/events"))["events"]) == 1
     assert (await rig.ok("GET", f"/v1/vm/{vm['id']}"))["state"] == "started"
 
 

@@ -136,6 +136,10 @@ async def test_a_functions_road(commands: Commands, tmp_path: Path) -> None:
     ]
     status, _, errors = await commands.run("functions", "delete", "order")
     assert (status, "Did you mean orders?" in errors) == (1, True)
+    for other in ("nothing-like-it", "fn_00000000000000000000000000"):
+        status, _, errors = await commands.run("invoke", other)
+        told = f"There is no function {other}. `cakework functions list` shows them."
+        assert (status, told in errors) == (1, True), errors
     await commands.ok("functions", "delete", "orders")
     assert await commands.json("functions") == []
 
@@ -197,10 +201,13 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     errors = process.stderr
     assert errors
 
+    lines: list[str] = []
+
     async def told(words: str) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while words not in (line := (await errors.readline()).decode()):
-                assert line, f"it ended before it said {words}"
+            while not lines or words not in lines[-1]:
+                lines.append((await errors.readline()).decode())
+                assert lines[-1], f"it ended before it said {words}"
 
     async with asyncio.timeout(PATIENCE_S):
         assert await process.stdout.readline() == b'{"said": 1}\n'
@@ -220,3 +227,65 @@ async def test_dev_runs_what_is_saved(commands: Commands, tmp_path: Path) -> Non
     await told("deleted orders-dev")
     assert await process.wait() == 130
     assert [each["name"] for each in await commands.json("functions")] == ["theirs"]
+    assert await commands.json("dead") == [], "nor of what it failed at"
+    said = "".join([*lines, (await errors.read()).decode()])
+    assert said.count("raise KeyError(event['data'])") == 1, said
+    assert said.count("import nothing_there") == 1, said
+
+
+async def test_dead_letters_of_a_function_that_is_gone(commands: Commands, tmp_path: Path) -> None:
+    """Nobody is told that they are replayed; those of another function are."""
+    kept = project(tmp_path / "kept", more="retry.maxAttempts = 1\n")
+    gone = project(tmp_path / "gone", more="retry.maxAttempts = 1\n")
+    for folder in (kept, gone):
+        await commands.ok("deploy", folder, "--name", folder.name)
+        status, _, _ = await commands.run("invoke", folder.name, "-d", '"fail"')
+        assert status == 1
+    (dead,) = [each["id"] for each in await commands.json("dead", "--function", "gone")]
+    await commands.ok("functions", "delete", "gone")
+    status, output, errors = await commands.run("dead", "replay", dead)
+    assert (status, output) == (1, "0 to be replayed\n")
+    assert "1 of 1 cannot be replayed" in errors
+    assert "its function is deleted" in errors
+    status, output, errors = await commands.run("dead", "replay", "--all")
+    assert (status, output) == (0, "1 to be replayed\n")
+    assert "cakework dead" in errors
+    assert "(deleted)" in errors
+    assert await commands.ok("dead", "discard", dead) == "1 discarded\n"
+    status, output, errors = await commands.run("dead", "replay", "--all")
+    assert (status, errors) == (0, "")
+
+
+async def test_secrets_that_are_not_there_are_warned_of(commands: Commands, tmp_path: Path) -> None:
+    """After the deploy, with what sets them; what the function does see is not named."""
+    more = 'secrets = ["OWN", "OF_ACCOUNT", "NOWHERE"]\n'
+    folder = project(tmp_path / "orders", more=more)
+    await commands.ok("secrets", "set", "OF_ACCOUNT", given="1")
+    status, _, errors = await commands.run("deploy", folder)
+    assert status == 0
+    warnings = [line for line in errors.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "`cakework secrets set NOWHERE`" in warnings[0]
+    assert "`cakework secrets set OWN`" in warnings[1]
+    await commands.ok("secrets", "set", "OWN", "--function", "orders", given="1")
+    _, _, errors = await commands.run("deploy", folder)
+    assert errors.count("warning: ") == 1
+    _, _, errors = await commands.run("deploy", folder, "--user", "ada")
+    assert errors.count("warning: ") == 3, "the account's is not shared, and OWN another's"
+    assert "`cakework secrets set OF_ACCOUNT --user ada`" in errors
+    await commands.ok("secrets", "set", "OF_ACCOUNT", "--shared", given="1")
+    await commands.ok("secrets", "set", "NOWHERE", "--user", "ada", given="1")
+    _, _, errors = await commands.run("deploy", folder, "--user", "ada")
+    assert errors.count("warning: ") == 1
+    _, _, errors = await commands.run("deploy", folder)
+    assert errors.count("warning: ") == 0, "it has it for that end user"
+
+
+async def test_what_took_too_long_says_how_long_that_is(commands: Commands, tmp_path: Path) -> None:
+    """In seconds, as the settings have it."""
+    code = "import time\n\ndef handler(event):\n    time.sleep(900)\n"
+    folder = project(tmp_path / "orders", code, "timeout = 2\n")
+    await commands.ok("deploy", folder)
+    status, output, errors = await commands.run("invoke", "orders")
+    assert (status, output) == (1, "")
+    assert "error: TimedOut: The handler took longer than its timeout of 2 s.\n" in errors

@@ -25,7 +25,7 @@ MAKE = {
     *("startCachedVM", "forkCachedVM", "createWebhook", "rotateWebhookSecret", "testWebhook"),
     *("redeliverWebhook", "createFunction", "deployFunction", "deployFunctionFromArchive"),
     *("putDraft", "testFunction", "invokeFunction", "replayInvocation", "replayDeadLetters"),
-    "putSecret",
+    *("putSecret", "applyTransform"),
 }
 LISTS = ("/v1/vms", "/v1/image/builds", "/v1/functions", "/v1/invocations", "/v1/secrets")
 

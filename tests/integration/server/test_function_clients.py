@@ -13,12 +13,15 @@ import pytest
 from cakework_client import (
     AsyncCakeworkClient,
     CakeworkClient,
+    CronConfig,
     DeployFailed,
     Invocation,
     NoLiveVersion,
     NotFound,
     Settings,
     TimedOut,
+    TriggerSettings,
+    WebhookConfig,
 )
 
 from .function_node import FunctionNode
@@ -201,7 +204,87 @@ async def test_the_client_without_async_does_the_same(rig: Rig, code: Path) -> N
     await asyncio.to_thread(work)
 
 
-async def test_the_typescript_client_does_the_same(rig: Rig) -> None:
+@pytest.mark.contract(
+    "createTrigger",
+    "listTriggers",
+    "getTrigger",
+    "updateTrigger",
+    "deleteTrigger",
+    "runTrigger",
+    "rotateTriggerSecret",
+    "previewSchedule",
+    "emitEvents",
+    "listEvents",
+    "getEvent",
+    "testFilter",
+)
+async def test_triggers_and_events(rig: Rig, code: Path) -> None:
+    """Of the asynchronous client: every call about them, and what comes of each."""
+    async with AsyncCakeworkClient(url=address(rig), api_key=KEY) as client:
+        function = await client.create_function("f", "python3.11")
+        await client.deploy_folder(function.id, code)
+        await client.wait_for_version(function.id, 1)
+        await about_schedules(client, function.id)
+        await about_events(client, function.id)
+        config: TriggerSettings = {"verify": {"scheme": "standard"}}
+        hook = await client.create_trigger(function.id, "webhook", config)
+        assert (hook.secret or "").startswith("whsec_")
+        rotated = await client.rotate_trigger_secret(hook.id, url=True)
+        assert rotated.secret not in (None, hook.secret)
+        assert rotated.url != hook.url
+        assert isinstance(rotated.config, WebhookConfig)
+        assert rotated.config.verify.scheme == "standard"
+
+
+async def about_schedules(client: AsyncCakeworkClient, function_id: str) -> None:
+    cron, zone = "0 9 * * 1-5", "Europe/Berlin"
+    times = (await client.preview_schedule(cron, time_zone=zone, count=3)).times
+    config: TriggerSettings = {"cron": cron, "timeZone": zone, "data": {"n": 1}}
+    made = await client.create_trigger(function_id, "cron", config, external_id="mine")
+    assert (made.next or [])[:3] == times
+    again = await client.create_trigger(function_id, "cron", config, external_id="mine")
+    assert again.id == made.id
+    ran = await client.run_trigger(made.id)
+    assert (ran.trigger, ran.trigger_id) == ("cron", made.id)
+    assert (await client.wait_for_invocation(ran.id)).result == {"data": {"n": 1}}
+    of = [each.id async for each in client.iter_invocations(trigger_id=made.id)]
+    assert of == [ran.id]
+    assert (await client.update_trigger(made.id, enabled=False)).state == "paused"
+    changed = await client.update_trigger(made.id, enabled=True, config={"timeZone": None})
+    assert isinstance(changed.config, CronConfig)
+    assert (changed.state, changed.config.time_zone) == ("active", "UTC")
+    assert (await client.get_trigger(made.id)).last_result == "succeeded"
+    found = [each.id async for each in client.iter_triggers(function_id=function_id, type="cron")]
+    assert found == [made.id]
+    await client.delete_trigger(made.id)
+    with pytest.raises(NotFound):
+        await client.get_trigger(made.id)
+
+
+async def about_events(client: AsyncCakeworkClient, function_id: str) -> None:
+    large = {"data": {"total": [{"numeric": [">", 100]}]}}
+    wanted = await client.create_trigger(function_id, "event", {"types": ["o.*"]}, filter=large)
+    one = await client.emit("o.paid", data={"total": 120}, subject="o-1", id="1", source="/shop")
+    assert (one.duplicate, one.invocations) == (False, 1)
+    again = await client.emit("o.paid", data={"total": 120}, id="1", source="/shop")
+    assert (again.duplicate, again.id) == (True, one.id)
+    (led,) = (await client.get_event(one.id)).invocations or []
+    assert led.trigger_id == wanted.id
+    done = await client.wait_for_invocation(led.id)
+    assert done.result == {"data": {"total": 120}}
+    assert done.cause is not None
+    assert done.cause.event_id == one.id
+    many = [{"type": "o.paid", "data": {"total": total}} for total in (9, 900)]
+    emitted = (await client.emit_events(many)).events
+    assert [each.invocations for each in emitted] == [0, 1]
+    assert [each.id async for each in client.iter_events(subject="o-1")] == [one.id]
+    assert len((await client.list_events(type="o.paid", from_="2020-01-01")).events) == 3
+    match = await client.test_filter(large, {"data": {"total": 9}})
+    assert (match.matches, bool(match.because)) == (False, True)
+
+
+@pytest.mark.parametrize("tests", ["functions", "triggers"])
+async def test_the_typescript_client_does_the_same(rig: Rig, tests: str) -> None:
     """Its own tests, which the platform is held against, too."""
     node = shutil.which("node", path=f"{TYPESCRIPT.parents[1]}/.venv/bin:{os.environ['PATH']}")
     assert node is not None, "tools/setup installs it"
@@ -209,7 +292,7 @@ async def test_the_typescript_client_does_the_same(rig: Rig) -> None:
     given = {"URL": address(rig), "API_KEY": KEY}
     given |= dict.fromkeys(("TEST_IMAGE", "TEST_REFERENCE", "TEST_PASSWORD", "TEST_HOOKS"), "none")
     process = await asyncio.create_subprocess_exec(
-        *(node, "--test", "--test-timeout=120000", "tests/server/functions.test.ts"),
+        *(node, "--test", "--test-timeout=120000", f"tests/server/{tests}.test.ts"),
         cwd=TYPESCRIPT,
         env={**os.environ, **{f"CAKEWORK_{name}": value for name, value in given.items()}},
         stdout=asyncio.subprocess.PIPE,

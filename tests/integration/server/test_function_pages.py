@@ -1,4 +1,4 @@
-"""The examples of docs/functions.md and docs/invocations.md do what the pages say."""
+"""The examples of docs on functions, invocations, handlers and transforms do what they say."""
 
 import asyncio
 import os
@@ -22,15 +22,18 @@ BLOCK = re.compile(r"^```(sh|py|ts|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "--- end of block"
 RUN = {"sh": "{}", "py": f"cat >block.py <<'EOF'\n{{}}EOF\n{sys.executable} block.py"}
 RUN["ts"] = "cat >block.ts <<'EOF'\n{}EOF\nnode block.ts"
+PAGES = {"functions.md": {*RUN}, "invocations.md": {*RUN}, "handlers.md": {"sh"}}
+PAGES["transforms.md"] = {*RUN}
+"""Which of their blocks are run here: handlers have tests of their own."""
 
 
 def blocks() -> list[tuple[str, str | None]]:
     """Return what the pages have run, in order, as commands, and what they say that it prints."""
     found: list[tuple[str, str | None]] = []
-    for page in ("functions.md", "invocations.md"):
+    for page, kinds in PAGES.items():
         told = [match.groups() for match in BLOCK.finditer((DOCS / page).read_text())]
         for (kind, text), (after, printed) in zip(told, [*told[1:], ("", "")], strict=True):
-            if kind in RUN:
+            if kind in kinds:
                 found.append((RUN[kind].format(text), printed if after == "text" else None))
     assert len(found) >= 7
     return found

@@ -3,18 +3,19 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from cakework.domain.ids import AccountId
+from cakework.domain.errors import QuotaExceeded
+from cakework.domain.ids import AccountId, new_vm_id
 from cakework.domain.vms import VmState
 from cakework.server.clock import now_ms
 from cakework.server.functions import secrets
-from cakework.server.functions.masks import AFTER_MS, Masks
+from cakework.server.functions.masks import AFTER_MS, RECENTLY_MS, Masks
 from cakework.server.functions.secrets import VALUE_BYTES_MAX
 from cakework.server.logs.lines import LineQuery, vm_source
 from cakework.server.store.function_models import InstanceRow, MaskRow, SecretRow
@@ -476,6 +477,44 @@ async def test_masks_go_with_the_last_line_of_their_vm(functions: Functions) -> 
     assert await kept() == [vm_id]
     await later.tidy()
     assert await kept() == []
+
+
+async def test_an_account_s_masks_are_bounded(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose VMs are given no more while theirs are there; another account's are."""
+    monkeypatch.setattr("cakework.server.functions.masks.KEPT_BYTES_MAX", 10_000)
+    server, value = functions.rig.server, "x" * 4_000
+    await put(functions, value)
+    made = [
+        await functions.made(SHOW, name=name, settings={"secrets": ["KEY"]}) for name in ("a", "b")
+    ]
+    for each in made:
+        assert await seen(functions, each) == value
+
+    async def keep(account: str, clock: Callable[[], int] = now_ms) -> None:
+        masks, vm_id = Masks(server.database, server.sealer, clock), new_vm_id()
+        async with server.database.writing() as session:
+            await masks.keep(session, AccountId(account), vm_id, [value])
+
+    await keep("another")
+    with pytest.raises(QuotaExceeded):
+        await keep("default")
+    (gone,) = [row.vm_id for row in await functions.instances() if row.function_id == made[0]]
+    await functions.rig.ok("DELETE", f"/v1/functions/{made[0]}")
+
+    async def ended() -> int | None:
+        async with server.database.reading() as session:
+            row = await session.get(VmRow, gone)
+        is_over = row is not None and row.state == VmState.DESTROYED and row.log_complete
+        return row.updated_ms if row is not None and is_over else None
+
+    ended_ms = await eventually(ended, "the instance is gone, and its log is whole")
+    with pytest.raises(QuotaExceeded):
+        await keep("default", lambda: ended_ms)
+    await keep("default", lambda: ended_ms + RECENTLY_MS)
+    async with server.database.reading() as session:
+        assert await session.get(MaskRow, gone) is None
 
 
 @on_one_store

@@ -15,7 +15,7 @@ from cakework.server.clock import now_ms
 from cakework.server.functions import dead_letters as dead_letters_module
 from cakework.server.functions.invocations import NewInvocation
 from cakework.server.functions.waiting import WaitingLimits
-from cakework.server.store.function_models import InvocationRow
+from cakework.server.store.function_models import FunctionRow, InvocationRow
 
 from .fake_node import FakeNode
 from .function_node import FunctionNode, source
@@ -187,9 +187,11 @@ async def test_a_dead_letter_is_replayed_once_though_many_ask(functions: Functio
 
 
 async def test_dead_letters_without_a_live_version_stay(functions: Functions) -> None:
+    """They are tried at their turn; those whose function is deleted are not even counted."""
     function_id, rig = await functions.made(ECHO), functions.rig
     (dead,) = await dead_letters(functions, function_id, 1)
-    await rig.ok("DELETE", f"/v1/functions/{function_id}")
+    async with rig.server.database.writing() as session:
+        await session.execute(update(FunctionRow).values(live_version=None))
     response = await rig.client.post("/v1/dead-letters/replay", json={"ids": [dead]})
     assert response.json() == {"matched": 1}
 
@@ -199,6 +201,11 @@ async def test_dead_letters_without_a_live_version_stay(functions: Functions) ->
         return row is not None and row.replay_ms is None
 
     await eventually(looked_at, "it was tried")
+    await rig.ok("DELETE", f"/v1/functions/{function_id}")
+    for which in ({"ids": [dead]}, {"filter": {}}):
+        response = await rig.client.post("/v1/dead-letters/replay", json=which)
+        assert response.json() == {"matched": 0}
+    assert await looked_at(), "and not marked"
     assert await listed(rig, "/v1/dead-letters") == [dead]
 
 

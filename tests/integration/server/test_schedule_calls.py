@@ -140,6 +140,7 @@ async def previewed(rig: Rig, **body: Any) -> Json:
     return await rig.ok("POST", PATH, json=body)
 
 
+@pytest.mark.contract("previewSchedule")
 async def test_a_preview_tells_times_and_what_the_clock_does(rig: Rig) -> None:
     """The next five, or as many as are asked for, of any kind of schedule."""
     morning = await previewed(

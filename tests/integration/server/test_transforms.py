@@ -10,6 +10,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from cakework.server.transforms.calls import AHEAD
+from cakework.server.transforms.formats import JsonLines
+from cakework.server.transforms.groups import Group
+from cakework.server.transforms.sources import GROUP_BYTES, PIECE_BYTES, WINDOW_BYTES
+
 from .function_node import FunctionNode
 from .processes import serving
 from .rig import DEADLINE_S, KEY, Json, as_problem, eventually, settings_for, until
@@ -163,6 +168,7 @@ async def transforms(folder: Path, hosting: FunctionNode) -> AsyncGenerator[Tran
         yield Transforms(functions)
 
 
+@pytest.mark.contract("applyTransform")
 async def test_one_record_is_answered_and_on_record(on_both: Transforms) -> None:
     """A record is answered with what came of it; the call is one invocation, which has ended."""
     function_id = await on_both.made()
@@ -189,14 +195,15 @@ async def test_one_record_is_answered_and_on_record(on_both: Transforms) -> None
 
 async def test_json_comes_back_in_its_shape(transforms: Transforms) -> None:
     function_id = await transforms.made()
-    for sent, told in (
+    cases: list[tuple[Any, Any]] = [
         ("none", None),
         ("many", [1, 2, 3]),
         ({"records": ["none", 1, "many"]}, {"records": [{"was": 1}, 1, 2, 3]}),
         ({"records": []}, {"records": []}),
         ({"records": [1], "more": 2}, {"was": {"records": [1], "more": 2}}),
         ({"records": 7}, {"was": {"records": 7}}),
-    ):
+    ]
+    for sent, told in cases:
         response = await transforms.send(function_id, json=sent)
         assert (response.status_code, response.json()) == (200, told)
 
@@ -227,7 +234,7 @@ async def test_a_result_with_other_columns_is_an_error(transforms: Transforms) -
 
 
 async def test_what_fails_ends_the_call(transforms: Transforms) -> None:
-    """``fail``: 502, or in a stream a line that says which record; what was before it is answered."""
+    """``fail``: 502, or in a stream a line that names the record, behind what was before."""
     function_id = await transforms.made()
     response = await transforms.send(function_id, json="fail")
     assert response.status_code == 502
@@ -286,35 +293,50 @@ async def test_a_stream_is_answered_while_it_comes(transforms: Transforms) -> No
 
 
 async def test_a_long_stream_keeps_its_order_and_little_of_it_is_held(
-    transforms: Transforms,
+    transforms: Transforms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20,000 records come out as they went in, and no more is read than is taken: while nobody
-    takes the results, what waits has a bound."""
+    """20,000 records come out as they went in. While nobody takes the results, the client is kept
+    from sending; of all of it, never more is held than a window and two groups."""
+    count, filler, sent = 20_000, "x" * 1_000, 0
+    readers: list[JsonLines] = []
+    groups: list[Group] = []
+    waited = handed = 0
+    feed, ask = JsonLines.feed, Group.ask
+
+    def fed(reader: JsonLines, data: bytes) -> None:
+        nonlocal waited
+        if reader not in readers:
+            readers.append(reader)
+        feed(reader, data)
+        waited = max(waited, reader.size + reader.partial)
+
+    def asked(group: Group, *given: Any) -> None:
+        nonlocal handed
+        groups[:] = [each for each in groups if not each.answered.done()] + [group]
+        handed = max(handed, sum(len(record) for each in groups for record in each.records))
+        ask(group, *given)
+
+    monkeypatch.setattr(JsonLines, "feed", fed)
+    monkeypatch.setattr(Group, "ask", asked)
     function_id = await transforms.made("def transform(record):\n    return record\n")
-    count, filler = 20_000, "x" * 1000
-    sent = 0
 
     async def send(stream: Stream) -> None:
         nonlocal sent
         for first in range(0, count, 50):
-            records = [json.dumps([each, filler]) for each in range(first, first + 50)]
+            records = [json.dumps({"n": n, "x": filler}) for n in range(first, first + 50)]
             await stream.send("".join(each + "\n" for each in records).encode())
             sent += 50
         await stream.end()
 
     async with transforms.stream(function_id) as stream:
         sending = asyncio.create_task(send(stream))
-        # Until it stands still.
-        before = -1
-        while sent != before:
-            before = sent
-            await transforms.rig.ok("GET", f"/v1/functions/{function_id}")
-            await asyncio.sleep(0.5)
-        assert 0 < sent < count * 3 / 4
+        await until(lambda: readers and readers[0].size > WINDOW_BYTES, "nothing more is read")
         for number in range(count):
-            assert json.loads(await stream.line())[0] == number
+            assert json.loads(await stream.line())["n"] == number
         assert await stream.line() == b""
         await sending
+    assert waited <= WINDOW_BYTES + PIECE_BYTES + 2_000
+    assert handed <= AHEAD * (GROUP_BYTES + 2_000)
     record = await transforms.only_record(function_id)
     assert record["result"]["records"]["out"] == count
     await transforms.free()
@@ -396,7 +418,7 @@ async def test_a_process_that_ends_fails_what_it_had(transforms: Transforms) -> 
         # Of those that were handed over with it nothing is known.
         await stream.send(b"4\n5\n6\n7\n8\n9\n")
         await stream.end()
-        told = []
+        told: list[int] = []
         while line := await stream.line():
             told.append(json.loads(line))
     assert told
@@ -572,10 +594,7 @@ async def test_queued_work_gets_the_instance_too(transforms: Transforms) -> None
     assert (await transforms.send(function_id, json=1)).json() == {"was": 1}
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-async def test_a_server_that_ends_leaves_nothing(
-    folder: Path, hosting: FunctionNode, at_once: bool
-) -> None:
+async def test_a_server_that_is_killed_leaves_nothing(folder: Path, hosting: FunctionNode) -> None:
     """What its calls held is ended by the next, and is on record as interrupted."""
     code = "import asyncio\nasync def transform(record):\n    await asyncio.sleep(3600)\n"
     async with served(folder, hosting, None) as functions:
@@ -591,11 +610,7 @@ async def test_a_server_that_ends_leaves_nothing(
             return listed["invocations"][0]["id"] if listed["invocations"] else None
 
         invocation_id = await eventually(look, "it is on record that it is under way")
-        if at_once:
-            process.process.kill()
-        else:
-            asking.cancel()
-            process.process.kill()
+        process.process.kill()
         await process.process.wait()
         await asyncio.gather(asking, return_exceptions=True)
     async with served(folder, hosting, None) as functions:

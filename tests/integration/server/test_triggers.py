@@ -118,9 +118,9 @@ async def test_a_trigger_is_paused_changed_and_goes_on(functions: Functions) -> 
     path = f"/v1/triggers/{trigger['id']}"
     paused = await functions.rig.ok("PATCH", path, json={"enabled": False})
     assert (paused["state"], paused["enabled"]) == ("paused", False)
-    change = {"config": {"cron": None, "timeZone": None, "every": 30}, "pauseAfter": None}
+    change = {"config": {"cron": None, "timeZone": None, "every": 2_678_400}, "pauseAfter": None}
     changed = await functions.rig.ok("PATCH", path, json={**change, "enabled": True})
-    assert changed["config"]["every"] == 30
+    assert changed["config"]["every"] == 2_678_400
     assert changed["next"] != trigger["next"]
     assert "pauseAfter" not in changed
     assert changed["state"] == "active"

@@ -19,6 +19,10 @@ from cakework_client import (
     ReachableVm,
     Settings,
     SucceededBuild,
+    Trigger,
+    TriggerConfig,
+    TriggerSettings,
+    TriggerWithSecret,
     Version,
     Vm,
     VmPage,
@@ -61,7 +65,7 @@ def webhooks(client: CakeworkClient) -> None:
     assert_type(made, WebhookWithSecret)
     assert_type(client.update_webhook(made.id, events=None, enabled=False), Webhook)
     event = verify_webhook(b"{}", {}, made.secret)
-    assert_type(event.data, Build | Vm | Version | Invocation | dict[str, Any])
+    assert_type(event.data, Build | Vm | Version | Invocation | Trigger | dict[str, Any])
 
 
 def errors(client: CakeworkClient) -> None:
@@ -94,3 +98,15 @@ def about_functions(client: CakeworkClient) -> None:
         print(done.state == "failed", done.error and done.error.stack)
     for line in client.follow_logs(function.id):
         print(line.message, isinstance(line, FunctionLogLine) and line.invocation_id)
+
+
+def about_triggers(client: CakeworkClient) -> None:
+    weekdays: TriggerSettings = {"cron": "0 9 * * 1-5", "timeZone": "Europe/Berlin"}
+    made = client.create_trigger("f", "cron", weekdays, retry={"maxAttempts": 3})
+    assert_type(made, TriggerWithSecret)
+    assert_type(made.config, TriggerConfig | dict[str, Any])
+    assert_type(made.next, list[datetime] | None)
+    client.create_trigger("f", "webhook", {"verify": {"scheme": "stripe", "secret": "s"}})
+    assert_type(client.update_trigger(made.id, enabled=False, config={"every": 60}), Trigger)
+    assert_type(client.iter_triggers(type="event"), Generator[Trigger, None, None])
+    assert_type(client.emit("order.paid", data={"n": 1}).invocations, int)

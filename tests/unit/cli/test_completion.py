@@ -35,6 +35,8 @@ def bash() -> str:
     [
         (("cakework", "de"), {"dead", "deploy", "destroy", "dev"}),
         (("cakework", "dead", "re"), {"replay"}),
+        (("cakework", "triggers", "re"), {"remove", "resume"}),
+        (("cakework", "events", "e"), {"emit"}),
         (("cakework", "init", "--function", ""), {"python", "typescript"}),
         (("cakework", "webhooks", "de"), {"delete", "deliveries"}),
         (("cakework", "vms", "--st"), {"--status"}),

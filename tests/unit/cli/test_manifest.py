@@ -38,7 +38,6 @@ def test_settings_are_told_as_the_api_has_them(tmp_path: Path) -> None:
         (HEAD + "retry.factr = 1", "line 3: retry.factr is unknown; did you mean factor?"),
         (HEAD + 'x = """\ny = 1\n"""\ny = 2\n', "line 3: x is unknown."),
         (HEAD + 'entry = """a\nxyz = 1"""\nxyz = 2', "line 5: xyz is unknown."),
-        (HEAD + "[[triggers]]\ntype = 'cron'", "line 3: triggers is unknown."),
         (HEAD + "timeout = 6000", "line 3: timeout should be less than or equal to 900."),
         (HEAD + "[retry]\nmaxAttempts = 30", "line 4: retry.maxAttempts should be less than"),
         (HEAD + 'secrets = [\n"A",\n"b",\n]', "line 3: secrets"),

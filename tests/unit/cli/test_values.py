@@ -18,6 +18,7 @@ DOCUMENT: dict[str, Any] = json.loads((ROOT / "docs" / "openapi.json").read_text
 HELPED = {
     *("diskSize", "hooks", "keep", "pagination", "follow", "enabled", "files"),
     *("filter", "ids", "mode", "promote", "wait"),
+    *("managedBy",),
     *("archive", "handlerFile", "handlerFunction", "lock", "platform", "shared", "value"),
 }
 """Fields that no option gives, or that are no value: nothing can be wrong with them."""

@@ -91,10 +91,12 @@ class Call:
     method: str
     path: str
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    body: Mapping[str, Any] | None = None
+    body: Any = None
     idempotency_key: str | None = None
     more: Mapping[str, str] = field(default_factory=dict[str, str])
     form: Form | None = None
+    once: bool = False
+    """Whether it must not be done twice."""
 
     @classmethod
     def of(
@@ -132,7 +134,7 @@ class Call:
     @property
     def repeatable(self) -> bool:
         """Whether doing it twice is as doing it once."""
-        return self.method in ("GET", "POST")
+        return self.method in ("GET", "POST") and not self.once
 
 
 class Deadline(Mapping[str, float]):

@@ -7,15 +7,22 @@
     │   │   ├── RegistryUnreachable  registry_unreachable
     │   │   └── WrongPlatform        wrong_platform
     │   ├── Unauthenticated     unauthenticated
+    │   │   └── SignatureInvalid     signature_invalid
     │   ├── NotFound            not_found
     │   │   └── ImageNotInRegistry   image_not_in_registry
     │   ├── Conflict            conflict
-    │   │   └── NoLiveVersion        no_live_version
+    │   │   ├── NoLiveVersion        no_live_version
+    │   │   ├── LoopDetected         loop_detected
+    │   │   └── NoHandler            no_handler
     │   ├── PreconditionFailed  precondition_failed
     │   ├── TooLarge            too_large
     │   ├── TooSlow             request_timeout
     │   ├── QuotaExceeded       quota_exceeded
-    │   │   └── QueueFull            queue_full
+    │   │   ├── QueueFull            queue_full
+    │   │   └── ConcurrencyExceeded  concurrency_exceeded
+    │   ├── HandlerFailed       handler_failed
+    │   │   └── ResultTooLarge       result_too_large
+    │   ├── HandlerTimeout      timeout
     │   ├── Unavailable         unavailable
     │   │   └── NoRoom               no_room
     │   ├── InternalError       internal_error
@@ -110,6 +117,12 @@ class Unauthenticated(ApiError):
     code = "unauthenticated"
 
 
+class SignatureInvalid(Unauthenticated):
+    """What came in at a webhook is not signed as it should be."""
+
+    code = "signature_invalid"
+
+
 class NotFound(ApiError):
     """Not there, or not yours."""
 
@@ -132,6 +145,18 @@ class NoLiveVersion(Conflict):
     """Nothing of the function is live yet."""
 
     code = "no_live_version"
+
+
+class LoopDetected(Conflict):
+    """An event comes of work that comes of an event, and so on, too deep."""
+
+    code = "loop_detected"
+
+
+class NoHandler(Conflict):
+    """What is live of the function has no handler for this."""
+
+    code = "no_handler"
 
 
 class PreconditionFailed(ApiError):
@@ -162,6 +187,30 @@ class QueueFull(QuotaExceeded):
     """As many invocations wait as may."""
 
     code = "queue_full"
+
+
+class ConcurrencyExceeded(QuotaExceeded):
+    """All instances of the function that may be are busy, and none came free in time."""
+
+    code = "concurrency_exceeded"
+
+
+class HandlerFailed(ApiError):
+    """Your function failed while the call waited for it."""
+
+    code = "handler_failed"
+
+
+class ResultTooLarge(HandlerFailed):
+    """Your function answered more than may be."""
+
+    code = "result_too_large"
+
+
+class HandlerTimeout(ApiError):
+    """Your function took longer than it may while the call waited for it."""
+
+    code = "timeout"
 
 
 class Unavailable(ApiError):
@@ -270,6 +319,13 @@ ERRORS_BY_CODE: dict[str, type[ApiError]] = {
         ImageNotInRegistry,
         Conflict,
         NoLiveVersion,
+        NoHandler,
+        SignatureInvalid,
+        ConcurrencyExceeded,
+        HandlerFailed,
+        ResultTooLarge,
+        HandlerTimeout,
+        LoopDetected,
         PreconditionFailed,
         TooLarge,
         TooSlow,
@@ -290,7 +346,9 @@ ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
     413: TooLarge,
     429: QuotaExceeded,
     500: InternalError,
+    502: HandlerFailed,
     503: Unavailable,
+    504: HandlerTimeout,
 }
 
 

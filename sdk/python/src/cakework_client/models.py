@@ -1,9 +1,10 @@
 """What the API answers with. Fields are the API's own, in snake_case; what is absent is None."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, Required, TypedDict
 
 from cakework_client.wire import Answer, narrowed
 
@@ -49,6 +50,13 @@ Reason = Literal[
     "secrets_unavailable",
     "loop",
 ]
+TriggerType = Literal["cron", "event", "webhook", "lifecycle"]
+Overlap = Literal["skip", "queue", "allow", "replace"]
+Missed = Literal["latest", "skip", "all"]
+Scheme = Literal[
+    "standard", "stripe", "github", "slack", "shopify", "hmac", "header", "basic", "none"
+]
+ManagedBy = Literal["api", "file"]
 EventType = Literal[
     "build.succeeded",
     "build.failed",
@@ -59,6 +67,7 @@ EventType = Literal[
     "function.failed",
     "invocation.succeeded",
     "invocation.failed",
+    "trigger.paused",
     "webhook.test",
 ]
 
@@ -294,6 +303,44 @@ class Settings(TypedDict, total=False):
     labels: dict[str, str]
 
 
+class VerifySettings(TypedDict, total=False):
+    """How what comes in at a webhook is told from forgeries; ``secret`` is the provider's."""
+
+    scheme: Required[Scheme]
+    secret: str
+    header: str
+    encoding: Literal["hex", "base64"]
+    algorithm: Literal["sha256", "sha512"]
+    prefix: str
+    tolerance: int
+
+
+class TriggerSettings(TypedDict, total=False):
+    """What a trigger is told, by its type.
+
+    ``cron``: one of ``cron``, ``every`` (seconds) and ``at``; the rest up to ``endAt``. ``event``:
+    ``types``, ``source``. ``lifecycle``: ``types``. ``webhook``: ``verify`` and what follows it.
+    """
+
+    cron: str | None
+    every: int | None
+    at: datetime | str | None
+    timeZone: str | None
+    overlap: Overlap | None
+    missed: Missed | None
+    missedWindow: int | None
+    spread: int | None
+    data: Any
+    startAt: datetime | str | None
+    endAt: datetime | str | None
+    types: Sequence[str]
+    source: str | None
+    verify: VerifySettings
+    eventType: str | None
+    respond: Literal["accepted", "result"] | None
+    dedupe: bool | None
+
+
 class GithubSource(TypedDict):
     """Code in a branch on GitHub: ``org/repo``, and the folder in it that is the code's root."""
 
@@ -369,6 +416,10 @@ class FunctionSettings(Answer):
     secrets: list[str]
     secrets_at_init: bool = False
     egress: Literal["internet", "none"] = "internet"
+    on_error: Literal["fail", "pass", "drop"] | None = None
+    unit: Literal["record", "batch"] | None = None
+    max_batch: int | None = None
+    timeout_ms: int | None = None
     http: HttpSettings = HttpSettings(auth="none")
     retry: RetryPolicy
     on_failure: FailureHandler | None = None
@@ -544,17 +595,23 @@ class Cause(Answer):
     """What an invocation was made by."""
 
     invocation_id: str | None = None
+    event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation(Answer):
-    """An invocation. ``result`` is the answer if that is JSON and not large; so is ``event``."""
+    """An invocation. ``result`` is the answer if that is JSON and not large; so is ``event``.
+
+    ``scheduled_at`` is when its trigger's schedule came round, if it has one.
+    """
 
     id: str
     function_id: str
     user_id: str | None = None
     version: int | None = None
     trigger: str
+    trigger_id: str | None = None
+    scheduled_at: datetime | None = None
     kind: InvocationKind
     state: InvocationState
     reason: Reason | None = None
@@ -592,6 +649,219 @@ class Matched(Answer):
     """How many dead letters were meant."""
 
     matched: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronConfig(Answer):
+    """When a schedule comes round: by ``cron``, ``every`` so many seconds, or once ``at`` a time.
+
+    ``missed_window`` and ``spread`` are in seconds, ``data`` is that of its events.
+    """
+
+    cron: str | None = None
+    every: int | None = None
+    at: str | None = None
+    time_zone: str = "UTC"
+    overlap: Overlap = "skip"
+    missed: Missed = "latest"
+    missed_window: int = 3600
+    spread: int = 0
+    data: Any = None
+    start_at: str | None = None
+    end_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventConfig(Answer):
+    """Which events a trigger wants: ``order.*`` are all types that begin so."""
+
+    types: list[str]
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify(Answer):
+    """How what comes in at a webhook is told from forgeries; ``tolerance`` is in seconds."""
+
+    scheme: Scheme
+    header: str | None = None
+    encoding: Literal["hex", "base64"] | None = None
+    algorithm: Literal["sha256", "sha512"] | None = None
+    prefix: str | None = None
+    tolerance: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookConfig(Answer):
+    """What a provider sends to a trigger's URL, and how that is known to be from it."""
+
+    verify: Verify
+    event_type: str | None = None
+    respond: Literal["accepted", "result"] = "accepted"
+    dedupe: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleConfig(Answer):
+    """What of the platform a trigger is told, such as ``cakework.invocation.failed``."""
+
+    types: list[str]
+
+
+TriggerConfig = CronConfig | EventConfig | WebhookConfig | LifecycleConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerRefused(Answer):
+    """What came in at a webhook and was not signed as it should be; ``why`` is of the last."""
+
+    count: int
+    why: str | None = None
+    last_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger(Answer):
+    """A trigger: what makes invocations of a function.
+
+    Its ``type`` says which ``config`` it has: of one that this version does not know, a plain
+    dictionary. ``next`` are the next times of a schedule, ``url`` is where the provider of a
+    webhook sends to.
+    """
+
+    CHOICES: ClassVar[Mapping[str, tuple[str, Mapping[str, type[Answer]]]]] = {
+        "config": (
+            "type",
+            {
+                "cron": CronConfig,
+                "event": EventConfig,
+                "webhook": WebhookConfig,
+                "lifecycle": LifecycleConfig,
+            },
+        )
+    }
+
+    id: str
+    function_id: str
+    type: TriggerType
+    name: str | None = None
+    user_id: str | None = None
+    external_id: str | None = None
+    managed_by: ManagedBy
+    enabled: bool
+    state: Literal["active", "paused"]
+    paused_reason: str | None = None
+    config: TriggerConfig | dict[str, Any]
+    filter: dict[str, Any] | None = None
+    retry: RetryPolicy | None = None
+    on_failure: FailureHandler | None = None
+    pause_after: int | None = None
+    consecutive_failures: int
+    url: str | None = None
+    next: list[datetime] | None = None
+    last_fired_at: datetime | None = None
+    last_result: str | None = None
+    refused: TriggerRefused | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerWithSecret(Trigger):
+    """A trigger; of a webhook with the secret that was made for it, which is shown this once."""
+
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        """Name the trigger; the secret stays out of logs."""
+        return f"TriggerWithSecret(id={self.id!r}, type={self.type!r}, secret=…)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerPage(Answer):
+    """Triggers, newest first; ``pagination`` asks for the next page."""
+
+    triggers: list[Trigger]
+    pagination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerDeleted(Answer):
+    """Nothing is left to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulePreview(Answer):
+    """When a schedule would come round; ``remarks`` say what changes of the clock do to it."""
+
+    times: list[datetime]
+    remarks: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmittedEvent(Answer):
+    """What became of an event: ``invocations`` is how many it has made by now.
+
+    One whose ``source`` and ``id`` were there already is a ``duplicate``, and made nothing.
+    """
+
+    id: str
+    duplicate: bool
+    invocations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmittedEvents(Answer):
+    """What became of events, one for each that was sent, in order."""
+
+    events: list[EmittedEvent]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventInvocation(Answer):
+    """An invocation that an event has led to."""
+
+    id: str
+    function_id: str
+    trigger_id: str | None = None
+    state: InvocationState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Answer):
+    """An event that was emitted. ``event`` is the CloudEvent, in a list only up to 4 KiB.
+
+    ``invocations`` are the first hundred that it has ``made``, not in lists.
+    """
+
+    id: str
+    type: str
+    subject: str | None = None
+    user_id: str | None = None
+    event: dict[str, Any] | None = None
+    bytes: int
+    made: int
+    pending: bool
+    depth: int
+    cause_id: str | None = None
+    invocations: list[EventInvocation] | None = None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage(Answer):
+    """Events, newest first; ``pagination`` asks for the next page."""
+
+    events: list[Event]
+    pagination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match(Answer):
+    """Whether a filter takes an event; ``because`` says of each field how it compares."""
+
+    matches: bool
+    because: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,23 @@ from datetime import datetime
 from typing import Any, cast
 
 from cakework_client.errors import WebhookRejected
-from cakework_client.models import Build, EventType, Invocation, Version, Vm
+from cakework_client.models import Build, EventType, Invocation, Trigger, Version, Vm
 from cakework_client.wire import Answer, read
 
-WebhookData = Build | Vm | Version | Invocation | dict[str, Any]
-_DATA: dict[str, type[Build] | type[Vm] | type[Version] | type[Invocation]] = {
+WebhookData = Build | Vm | Version | Invocation | Trigger | dict[str, Any]
+_DATA: dict[str, type[Build] | type[Vm] | type[Version] | type[Invocation] | type[Trigger]] = {
     "build": Build,
     "vm": Vm,
     "function": Version,
     "invocation": Invocation,
+    "trigger": Trigger,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookEvent(Answer):
-    """What a webhook says: what happened, when, and to which build, VM, version of a function or
-    invocation.
+    """What a webhook says: what happened, when, and to which build, VM, version of a function,
+    invocation or trigger.
 
     ``id`` is the same when an event comes again. ``data`` is that thing as it then was, an
     invocation without its event and result; for a test, and for events that this version does not

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 
 A = TypeVar("A", bound="Answer")
 SPECIAL = {"from_": "from", "volume_gb": "volumeGB"}
@@ -29,7 +29,13 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What every answer of the API is."""
+    """What every answer of the API is.
+
+    ``CHOICES`` has fields that may be of one of several kinds: the field that says which, and these
+    by its words. Of a word that is not among them, the field is handed on as it is.
+    """
+
+    CHOICES: ClassVar[Mapping[str, tuple[str, Mapping[str, type["Answer"]]]]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as the API writes it: camelCase, without what is absent."""
@@ -69,7 +75,7 @@ def read(kind: type[A], value: object) -> A:
     found: dict[str, object] = {}
     for name, wire, type_, required in _fields(kind):
         if given.get(wire) is not None:
-            found[name] = _read(type_, given[wire])
+            found[name] = _read(_chosen(kind, name, given, type_), given[wire])
         elif required:
             raise ValueError(f"{wire} is missing")
     return kind(**found)
@@ -87,6 +93,14 @@ def _fields(kind: type[Answer]) -> list[tuple[str, str, Any, bool]]:
         (field.name, wire_name(field.name), _bare(hints[field.name]), field.default is MISSING)
         for field in fields(kind)
     ]
+
+
+def _chosen(kind: type[Answer], name: str, given: Mapping[str, object], type_: Any) -> Any:
+    """Return the type of a field, of which there may be several."""
+    if name not in kind.CHOICES:
+        return type_
+    word, kinds = kind.CHOICES[name]
+    return kinds.get(str(given.get(wire_name(word))), Any)
 
 
 def _bare(type_: Any) -> Any:

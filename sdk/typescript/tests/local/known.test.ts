@@ -76,6 +76,7 @@ test("neither does any other method", async () => {
       waitForVersion: ["x", 1],
       invoke: ["x", {}],
       invokeMany: ["x", []],
+      emit: ["x", {}],
     };
     const ids = firsts[name] ?? (/Logs|Deliveries|Versions|waitFor/.test(name) ? ["x"] : []);
     assert.match(await refusal(() => method(client, name)(...ids, surplus)), /"surplusName"/, name);

@@ -14,8 +14,9 @@ export const HOOKS = given("CAKEWORK_TEST_HOOKS");
 
 export const NOWHERE = "0".repeat(14);
 
-/** Calls about functions, which have tests of their own. */
-export const ABOUT_FUNCTIONS = /Function|Version|Invocation|DeadLetter|Draft|Secret/;
+/** Calls about functions and what triggers them, which have tests of their own. */
+export const ABOUT_FUNCTIONS =
+  /Function|Version|Invocation|DeadLetter|Draft|Secret|Trigger|Event|Filter|Schedule/;
 
 /** A client that remembers which of its methods were called. */
 export const called = new Set<string>();

@@ -33,7 +33,7 @@ from cakework.domain.errors import (
     TooLarge,
     Unauthenticated,
 )
-from cakework.domain.event_attributes import SUBJECT_CHARS_MAX
+from cakework.domain.event_attributes import SUBJECT_CHARS_MAX, EventTooLarge
 from cakework.domain.functions import USER_ID_PATTERN
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
@@ -308,7 +308,7 @@ async def _given(request: Request) -> Sequence[Json]:
 
     Raises:
         InvalidRequest: they are none that are taken.
-        TooLarge: one that is alone is.
+        TooLarge: one of them is, or all together.
     """
     kind = request.headers.get("content-type", "")
     media = kind.partition(";")[0].strip().lower()
@@ -335,6 +335,8 @@ async def _given(request: Request) -> Sequence[Json]:
             said = "a list of events" if media == BATCH else '{"events": [...]}'
             raise BadEvent(f"must be {said} with Content-Type: {media}")
         return await asyncio.to_thread(of_batch, value)
+    except EventTooLarge as error:
+        raise TooLarge(f"{error.path or 'The event'} {error}.") from error
     except BadEvent as error:
         raise not_valid([FieldError(error.path or "body", str(error))]) from error
 

@@ -676,7 +676,7 @@ def invocation_answer(found: Found) -> Invocation:
         trigger=row.trigger,
         kind="direct" if row.kind == "direct" else "queued",
         state=InvocationState(row.state),
-        reason=Reason(row.reason) if row.reason else None,
+        reason=Reason(row.reason) if row.reason and row.ended_ms else None,
         attempt=row.attempt,
         max_attempts=found.max_attempts,
         trigger_id=row.trigger_id,

@@ -25,6 +25,7 @@ from cakework.domain.errors import (
     NotFound,
     PreconditionFailed,
     QuotaExceeded,
+    SignatureInvalid,
     TooLarge,
     TooSlow,
     Unauthenticated,
@@ -40,6 +41,7 @@ WHAT_SHOULD = re.compile(r"^[A-Z]\w+ (?=should )")
 STATUSES: dict[type[CakeworkError], tuple[int, str]] = {
     InvalidRequest: (400, "The request is not valid"),
     Unauthenticated: (401, "A valid API key is needed"),
+    SignatureInvalid: (401, "The signature is not valid"),
     NotFound: (404, "Not found"),
     Conflict: (409, "The state does not allow it"),
     PreconditionFailed: (412, "It was changed since"),

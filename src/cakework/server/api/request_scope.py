@@ -11,6 +11,8 @@ from ulid import ULID
 from cakework.server.api.problems import problem
 
 REQUEST_ID = "X-Request-Id"
+INBOUND = "/in/"
+"""What follows is known to who may send there, and is for no log."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -42,9 +44,9 @@ class RequestScope:
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
-                _log.debug("request.left", method=scope["method"], path=scope["path"])
+                _log.debug("request.left", method=scope["method"], path=shown_path(scope))
             except Exception as error:
-                _log.exception("request.failed", method=scope["method"], path=scope["path"])
+                _log.exception("request.failed", method=scope["method"], path=shown_path(scope))
                 if status:
                     raise
                 await problem(Request(scope), error)(scope, receive, send_with_id)
@@ -52,7 +54,13 @@ class RequestScope:
                 _log.info(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=shown_path(scope),
                     status=status,
                     ms=round((time.perf_counter() - began) * 1000, 2),
                 )
+
+
+def shown_path(scope: Scope) -> str:
+    """Return the path of a request as logs may tell it."""
+    path = str(scope["path"])
+    return f"{INBOUND}…" if path.startswith(INBOUND) else path

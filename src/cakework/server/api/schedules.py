@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 from pydantic import Field
 
-from cakework.domain.errors import CakeworkError, FieldError, InvalidRequest, Unauthenticated
+from cakework.domain.errors import (
+    CakeworkError,
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from cakework.domain.occurrences import Occurrences
 from cakework.domain.schedules import (
     EVERY_S_MAX,
@@ -19,7 +26,7 @@ from cakework.domain.schedules import (
     remarks,
 )
 from cakework.domain.times import parse_time
-from cakework.server.api.account_route import Door
+from cakework.server.api.account_route import Account, Door, Token
 from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
 from cakework.server.api.wire import AnswerBody, RequestBody
@@ -86,11 +93,16 @@ class ScheduleRoutes:
             operation_id="previewSchedule",
             summary="Tell when a schedule would come round",
             response_model_exclude_none=True,
-            responses=responses(Unauthenticated, InvalidRequest, CakeworkError, *BODY_ERRORS),
+            responses=responses(
+                *(Unauthenticated, InvalidRequest, Conflict, QuotaExceeded, CakeworkError),
+                *BODY_ERRORS,
+            ),
         )
         return router
 
-    async def preview(self, body: PreviewSchedule) -> SchedulePreview:
+    async def preview(
+        self, _account: Account, _token: Token, body: PreviewSchedule
+    ) -> SchedulePreview:
         """Return the next times of a schedule, and what becomes of it where the clock of its zone
         is changed. A trigger with `spread` comes as much later as its `next` says."""
         after_ms = self.clock() if body.from_ is None else _time("from", body.from_)

@@ -120,13 +120,13 @@ class TransformRoutes:
     async def _apply(
         self, door: Door, account: AccountId, function_id: FunctionId, request: Request
     ) -> Response:
+        row, settings = await self.transforms.find(account, function_id)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != JSON and kind not in _FORMS:
             raise InvalidRequest(
                 f"Transforms take {TAKEN}. Send other bytes to the URL of a function with an http "
                 "handler."
             )
-        row, settings = await self.transforms.find(account, function_id)
         if kind == JSON:
             return await self._whole(door, account, row, settings, request)
         _take(self.streams, account)

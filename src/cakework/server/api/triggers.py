@@ -24,6 +24,7 @@ from cakework.domain.errors import (
     QuotaExceeded,
     Unauthenticated,
 )
+from cakework.domain.flow import Limits, Rule, given_limits, limits_of
 from cakework.domain.functions import USER_ID_PATTERN, FailureHandler, RetryPolicy
 from cakework.domain.ids import (
     ACCOUNT_ITSELF,
@@ -66,8 +67,10 @@ _Name = Annotated[Text, Field(pattern=_NAME)]
 _UserId = Annotated[Text, Field(pattern=USER_ID_PATTERN)]
 _Retry = Annotated[RetryPolicy, BeforeValidator(lambda value: given(RetryPolicy, value))]
 _Handler = Annotated[FailureHandler, BeforeValidator(lambda value: given(FailureHandler, value))]
+_Limits = Annotated[Limits, BeforeValidator(given_limits)]
 _PAUSE_AFTER = "Paused by itself after so many invocations in a row that failed for good."
 _RETRY = "When what it makes is tried again; as its function says if absent."
+_LIMITS = "Flow control of what it makes, before that of its function."
 _FILTER = "A pattern that its events have to match."
 
 
@@ -128,6 +131,7 @@ class CreateTrigger(RequestBody):
     )
     enabled: bool = Field(default=True, description="Whether it makes anything.")
     retry: _Retry | None = Field(default=None, description=_RETRY)
+    limits: _Limits = Field(default=(), description=_LIMITS)
     on_failure: _Handler | None = Field(
         default=None,
         description="The function that is told of what failed for good; as its function says if "
@@ -150,6 +154,7 @@ class CreateTrigger(RequestBody):
             managed_by=self.managed_by,
             filter=self.filter,
             retry=self.retry,
+            limits=_told_limits(self.limits),
             on_failure=FunctionId(self.on_failure.function_id) if self.on_failure else None,
             pause_after=self.pause_after,
             enabled=self.enabled,
@@ -170,6 +175,7 @@ class UpdateTrigger(RequestBody):
     )
     filter: dict[str, Any] | None = Field(default=None, description=_FILTER)
     retry: _Retry | None = Field(default=None, description=_RETRY)
+    limits: _Limits | None = Field(default=None, description=_LIMITS)
     on_failure: _Handler | None = Field(
         default=None, description="The function that is told of what failed for good."
     )
@@ -180,6 +186,8 @@ class UpdateTrigger(RequestBody):
         changes = {name: getattr(self, name) for name in self.model_fields_set}
         if (handler := changes.get("on_failure")) is not None:
             changes["on_failure"] = handler.function_id
+        if "limits" in changes:
+            changes["limits"] = _told_limits(self.limits or ())
         for name in ("enabled", "config"):
             if changes.get(name, 0) is None:
                 del changes[name]
@@ -250,6 +258,7 @@ class Trigger(AnswerBody):
     )
     filter: dict[str, Any] | SkipJsonSchema[None] = Field(default=None, description=_FILTER)
     retry: RetryPolicy | SkipJsonSchema[None] = Field(default=None, description=_RETRY)
+    limits: Limits | SkipJsonSchema[None] = Field(default=None, description=_LIMITS)
     on_failure: FailureHandler | SkipJsonSchema[None] = Field(
         default=None, description="The function that is told of what failed for good."
     )
@@ -262,7 +271,9 @@ class Trigger(AnswerBody):
         description="Of a webhook: where the provider sends to, behind this API's address.",
     )
     next: list[str] | SkipJsonSchema[None] = Field(
-        default=None, description="Of a schedule: the next five times."
+        default=None,
+        description="Of a schedule: the next five times.",
+        json_schema_extra={"items": {"type": "string", "format": "date-time"}},
     )
     last_fired_at: str | SkipJsonSchema[None] = Field(
         default=None,
@@ -471,6 +482,7 @@ def trigger_answer(
         config=config,
         filter=filter_of(row),
         retry=retry_of(row),
+        limits=limits_of(row.limits) or None,
         on_failure=FailureHandler(function_id=row.on_failure) if row.on_failure else None,
         pause_after=row.pause_after,
         consecutive_failures=row.failures,
@@ -482,6 +494,10 @@ def trigger_answer(
         created_at=rfc3339(row.created_ms),
         updated_at=rfc3339(row.updated_ms),
     )
+
+
+def _told_limits(limits: tuple[Rule, ...]) -> list[dict[str, Any]] | None:
+    return [rule.model_dump(by_alias=True) for rule in limits] or None
 
 
 def _refused(row: TriggerRow) -> TriggerRefused:

@@ -14,6 +14,7 @@ from cakework.server.store.database import Database
 from cakework.server.store.function_models import InvocationRow
 from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.sealing import SEAL_BYTES, Sealer
+from cakework.server.store.values import storable
 
 SHOWN_MOST = 100
 """Invocations that are told of one event."""
@@ -39,7 +40,7 @@ class EventFilter:
             (row.user_id, self.user_id),
         ):
             if value is not None:
-                given.append(column == value)
+                given.append(column == storable(value))
         if self.from_ms is not None:
             given.append(row.created_ms >= self.from_ms)
         if self.to_ms is not None:

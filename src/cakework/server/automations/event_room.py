@@ -41,8 +41,13 @@ class EventRoom:
         self._rooms = Rooms(clock)
 
     def check(self, session: Session, account: AccountId, amount: int) -> None:
-        """Count ``amount`` bytes of events that are about to be kept. Raises QueueFull."""
+        """Count ``amount`` bytes of events that are about to be kept; none are always taken.
+
+        Raises QueueFull.
+        """
         most = self._most
+        if not amount:
+            return
         if not self._rooms.take(account, lambda: max(0, most - _kept(session, account)), amount):
             raise QueueFull(
                 f"The account's events take {most >> 20} MiB, as much as they may; the "

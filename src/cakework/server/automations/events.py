@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cakework.domain.cloudevents import CAUSE
-from cakework.domain.errors import FieldError, InvalidRequest, LoopDetected, NotFound
+from cakework.domain.errors import FieldError, InvalidRequest, LoopDetected, NotFound, Unavailable
 from cakework.domain.ids import ACCOUNT_ITSELF, AccountId, UserId
 from cakework.domain.steps import Step
 from cakework.faults import step
@@ -134,10 +134,12 @@ class Events:
             )
             try:
                 emitted = await self._database.together(record)
-            except _Raced:
+            except _Raced as error:
                 races += 1
                 if races > RACES:
-                    raise
+                    raise Unavailable(
+                        "The same events come all the time; send them again."
+                    ) from error
                 continue
             if emitted is not None:
                 return emitted
@@ -218,9 +220,9 @@ class Events:
             if event.digest not in known:
                 new.setdefault(event.digest, (event, plan))
         self._room.check(session, account, sum(_weight(event) for event, _ in new.values()))
-        rows = [made.row() for _, plan in new.values() for made in plan.made]
+        entries = [made.entry for _, plan in new.values() for made in plan.made]
         try:
-            self._invocations.enter_all(session, account, rows)
+            self._invocations.enter_all(session, account, entries)
         except NotFound:
             # A function, with its triggers, went since a moment ago.
             return None

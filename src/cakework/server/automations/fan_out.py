@@ -188,11 +188,11 @@ class FanOut:
         """Take invocations, one after the other if there is no room for all; returns how many were
         taken until there was none."""
         try:
-            self._invocations.enter_all(session, account, [each.row() for each in made])
+            self._invocations.enter_all(session, account, [each.entry for each in made])
         except QueueFull:
             for number, each in enumerate(made):
                 try:
-                    self._invocations.enter_all(session, account, [each.row()])
+                    self._invocations.enter_all(session, account, [each.entry])
                 except (QueueFull, NotFound):
                     return number
         return len(made)

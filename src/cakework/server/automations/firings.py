@@ -12,7 +12,7 @@ While something is open (has not ended) that the trigger made, retries counted, 
     replace   the old one is canceled (superseded); if it runs, the new one is held until it is gone
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -33,6 +33,9 @@ from cakework.server.store.function_models import BY_TRIGGER, OPEN, FunctionRow,
 
 AGAIN_MS = 200
 """Until a trigger is looked at again that somebody else held, or changed."""
+AT_ONCE = 20
+"""Occurrences that are recorded with one transaction: on PostgreSQL nobody else has a turn while
+they are put together."""
 FULL_MS = 5_000
 """Until a function is looked at again for whose work the queue had no room."""
 _log = structlog.stdlib.get_logger(__name__)
@@ -81,10 +84,31 @@ def plan_of(row: TriggerRow, now_ms: int) -> Plan:
     except ValidationError as error:
         why = error.errors(include_url=False, include_input=False)[0]["msg"]
     else:
-        return Plan(row.id, next_ms, row.config, found, config)
+        return Plan(row.id, next_ms, row.config, _cut(found), config)
     _log.warning("schedule.broken", trigger_id=row.id, detail=why)
     broken = f"Its schedule is not valid any more: {why}."
     return Plan(row.id, next_ms, row.config, Due((), None), broken=broken)
+
+
+def pieces(plans: Iterable[Plan]) -> Iterator[list[Plan]]:
+    """Yield plans in such numbers as may be recorded with one transaction, in their order."""
+    piece: list[Plan] = []
+    count = 0
+    for plan in plans:
+        more = max(1, len(plan.due.occurrences))
+        if piece and count + more > AT_ONCE:
+            yield piece
+            piece, count = [], 0
+        piece.append(plan)
+        count += more
+    if piece:
+        yield piece
+
+
+def _cut(due: Due) -> Due:
+    """Leave for later what is too much for one transaction."""
+    first, others = due.occurrences[:AT_ONCE], due.occurrences[AT_ONCE:]
+    return Due(first, others[0].at_ms, due.lost) if others else due
 
 
 class _Piece:
@@ -196,7 +220,8 @@ class _Piece:
             self._give_up(each, InvocationState.SKIPPED if _is_held(each) else None)
         unended[:] = [each for each in unended if each.state not in FINAL]
         if config.overlap != "allow":
-            made.next_ms = HELD_MS if unended else made.next_ms
+            # What has rules of flow control is held, and let go, by these alone.
+            made.next_ms = HELD_MS if unended and not made.limited else made.next_ms
             unended.append(made)
         return True
 

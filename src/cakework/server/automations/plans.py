@@ -4,14 +4,13 @@ To compare events with what triggers want, and to write down what is made of the
 processor, which no transaction has to wait for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cakework.domain.ids import AccountId, FunctionId, UserId
 from cakework.server.automations.wishes import Look, Wish, Wishes, WishesOfAccount
-from cakework.server.functions.invocations import Invocations, NewInvocation
-from cakework.server.store.function_models import InvocationRow
+from cakework.server.functions.invocations import Entry, Invocations, NewInvocation
 
 TRIGGER = "event"
 
@@ -32,10 +31,10 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An invocation that an event leads to, by a trigger; ``row`` makes its record anew."""
+    """An invocation that an event leads to, by a trigger."""
 
     trigger_id: str
-    row: Callable[[], InvocationRow]
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +89,4 @@ class Planner:
             retry=wish.retry,
         )
         function_id = FunctionId(wish.function_id)
-        return Made(wish.id, self._invocations.new_row(account, function_id, new, None, event.told))
+        return Made(wish.id, self._invocations.entry(account, function_id, new, None, event.told))

@@ -23,7 +23,7 @@ from cakework.domain.invocations import HELD_MS, InvocationState
 from cakework.domain.steps import Step
 from cakework.domain.triggers import TriggerType
 from cakework.faults import step
-from cakework.server.automations.firings import Firings, Plan, plan_of
+from cakework.server.automations.firings import Firings, Plan, pieces, plan_of
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import Invocations
 from cakework.server.store.automation_models import TriggerRow
@@ -31,9 +31,8 @@ from cakework.server.store.database import Database
 from cakework.server.store.function_models import BY_TRIGGER, OPEN, InvocationRow
 from cakework.server.store.together import after_commit
 
-LOOKED_AT_ONCE = 500
-AT_ONCE = 50
-"""Triggers whose occurrences are recorded with one transaction."""
+LOOKED_AT_ONCE = 250
+PLANNED_AT_ONCE = 50
 HELD_LOOK_MS = 1_000
 """How often it is looked whether what is held may begin, while anything is."""
 HELD_AT_ONCE = 500
@@ -96,8 +95,8 @@ class Schedules:
                 await self._let_begin(look.free)
             if not look.due:
                 break
-            for start in range(0, len(look.due), AT_ONCE):
-                await self._fire(look.due[start : start + AT_ONCE])
+            for start in range(0, len(look.due), PLANNED_AT_ONCE):
+                await self._fire(look.due[start : start + PLANNED_AT_ONCE])
         self._wake(look)
 
     def _wake(self, look: _Look) -> None:
@@ -116,7 +115,8 @@ class Schedules:
         next_ms = session.scalar(
             select(TriggerRow.next_ms).where(*self._wanted()).order_by(TriggerRow.next_ms).limit(1)
         )
-        due = self._due(session, now) if next_ms is not None and next_ms <= now else []
+        is_due = next_ms is not None and next_ms <= now
+        due = self._due(session, now) if is_due else []
         held = session.scalar(select(InvocationRow.id).where(*_IS_HELD).limit(1)) is not None
         free = list(session.scalars(_free())) if held else []
         return _Look(due, next_ms, held, free)
@@ -152,22 +152,24 @@ class Schedules:
         return list(session.scalars(query))
 
     async def _fire(self, rows: Sequence[TriggerRow]) -> None:
-        """Record what is due of some triggers, at once; where that fails, one after the other: one
-        that cannot be recorded holds up nobody else's."""
+        """Record what is due of some triggers, piece by piece; where one fails, one trigger after
+        the other: one that cannot be recorded holds up nobody else's."""
         now = self._clock()
         plans = await asyncio.to_thread(lambda: [plan_of(row, now) for row in rows])
-        try:
-            await self._record(plans)
-        except Exception:
-            _log.exception("schedules.one_by_one", triggers=len(plans))
-        else:
-            return
-        for plan in plans:
+        for piece in pieces(plans):
             try:
-                await self._record([plan])
+                await self._record(piece)
             except Exception:
-                _log.exception("schedule.fault", trigger_id=plan.trigger_id)
-                self._put_off[plan.trigger_id] = now + PUT_OFF_MS
+                _log.exception("schedules.one_by_one", triggers=len(piece))
+                for plan in piece:
+                    await self._record_alone(plan)
+
+    async def _record_alone(self, plan: Plan) -> None:
+        try:
+            await self._record([plan])
+        except Exception:
+            _log.exception("schedule.fault", trigger_id=plan.trigger_id)
+            self._put_off[plan.trigger_id] = self._clock() + PUT_OFF_MS
 
     async def _record(self, plans: list[Plan]) -> None:
         def work(session: Session) -> dict[str, int]:

@@ -166,7 +166,8 @@ class Triggers:
             if {"enabled", "config"} & changes.keys():
                 self._schedule(row, config)
             row.digest = None
-            row.updated_ms = max(row.updated_ms, self._clock())
+            # Never the same again: by that it is known to have changed (wishes.py).
+            row.updated_ms = max(row.updated_ms + 1, self._clock())
             fired = (await self._fired(session, [row])).get(row.id)
         self._hint()
         return Shown(row, fired)

@@ -181,20 +181,21 @@ class Wishes:
         """Return which of ``wishes`` an event meets, at most ``most`` of them; it takes time of a
         processor, up to what ``look`` allows."""
         found: list[Wish] = []
+        verdicts: dict[str | None, bool] = {None: True}
         for wish in wishes:
             if len(found) == most or look.is_over():
                 return Wanted(tuple(found), after)
-            if self._meets(event, wish):
-                found.append(wish)
+            if wish.source is None or wish.source == event.get("source"):
+                # Those that a platform makes for its users are often alike.
+                if wish.filter not in verdicts:
+                    verdicts[wish.filter] = self._takes(wish.filter or "", event)
+                if verdicts[wish.filter]:
+                    found.append(wish)
             after = wish.id
         return Wanted(tuple(found), None)
 
-    def _meets(self, event: Event, wish: Wish) -> bool:
-        if wish.source is not None and event.get("source") != wish.source:
-            return False
-        if wish.filter is None:
-            return True
-        pattern = self._compiled(wish.filter)
+    def _takes(self, filter_: str, event: Event) -> bool:
+        pattern = self._compiled(filter_)
         return pattern is not None and pattern.matches(event)
 
 

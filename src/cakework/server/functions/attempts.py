@@ -47,7 +47,9 @@ from cakework.server.functions.adapter import (
     NoAnswer,
     Running,
 )
+from cakework.server.functions.flow import Flow, lock
 from cakework.server.functions.functions import Functions
+from cakework.server.functions.gatherings import Gatherings, failed_of
 from cakework.server.functions.instances import CRASH_TOLD_S, Instances
 from cakework.server.functions.invocations import (
     Endings,
@@ -68,7 +70,7 @@ from cakework.server.store.function_models import (
     InstanceRow,
     InvocationRow,
 )
-from cakework.server.store.sealing import Sealer
+from cakework.server.store.sealing import SEAL_BYTES, Sealer
 from cakework.server.store.values import storable
 
 FRESH_MS = 2_000
@@ -81,6 +83,10 @@ started: about as long as a start takes, so that it waits twice as long at most.
 LATER_S = 30.0
 """How long what a handler left to ``waitUntil`` may go on after its answer."""
 SUCCEEDED = "succeeded"
+_PARTLY = Answer(
+    outcome="error",
+    error=HandlerError(type="PartlyFailed", message="The handler names events that failed."),
+)
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -109,6 +115,8 @@ class Attempts:
         marks: Marks,
         endings: Endings,
         masks: Masks,
+        flow: Flow,
+        gatherings: Gatherings,
         on_end: OnEnd,
         clock: Clock,
         hint: Callable[[], None],
@@ -126,6 +134,8 @@ class Attempts:
         self._marks = marks
         self._endings = endings
         self._masks = masks
+        self._flow = flow
+        self._gatherings = gatherings
         self._on_end = on_end
         self._clock = clock
         self._hint = hint
@@ -232,6 +242,8 @@ class Attempts:
             query = query.where(InvocationRow.user_id == instance.user_id)
         now = self._clock()
         async with self._database.writing() as session:
+            # Before the row is locked: who has the flow may want to change that.
+            await session.run_sync(lock)
             function = await session.get(FunctionRow, instance.function_id)
             row = await session.scalar(query)
             if row is None or function is None:
@@ -251,6 +263,8 @@ class Attempts:
             _apply(row, follows, now)
             if isinstance(follows, Ended):
                 await session.run_sync(lambda session: self._on_end(session, [row.id]))
+            else:
+                await session.run_sync(lambda session: self._flow.again(session, row))
         if isinstance(follows, Ended):
             self._endings.tell(row.id)
 
@@ -312,6 +326,7 @@ class Attempts:
     async def _attempt(self, job: Job) -> None:
         row = job.row
         answer: Answer | None = None
+        rest: bytes | None = None
         why: str | None = None
         await self._mark_begin(job)
         left_s = max(0.0, ((row.deadline_ms or 0) - self._clock()) / 1000)
@@ -331,11 +346,13 @@ class Attempts:
                 deadline.reschedule(None)
                 answer = await running.read()
                 step(Step.SERVER_ATTEMPT_ANSWERED)
+                if (rest := await self._rest(row, answer)) is not None:
+                    answer = _PARTLY
                 if answer.outcome == "ok":
-                    deadline.reschedule(loop.time() + later_s)
-                    await self._answered(job, answer, running)
+                    until_s = loop.time() + later_s
+                    await self._answered(job, answer, running, lambda: deadline.reschedule(until_s))
         except TimeoutError:
-            outcome = Outcome(Reason.TIMEOUT)
+            outcome, answer = Outcome(Reason.TIMEOUT), _too_long(job.settings)
         except NoAnswer as error:
             outcome = Outcome(error.reason, reached=error.reached or job.begun)
             why = error.detail
@@ -346,13 +363,25 @@ class Attempts:
             if outcome.reason is None:
                 return
         if outcome.reason is not Reason.CRASH:
-            await self._note(job, outcome, answer)
+            await self._note(job, outcome, answer, rest)
             step(Step.SERVER_ATTEMPT_NOTED)
         await self._finish(job, outcome, answer, why)
 
-    async def _answered(self, job: Job, answer: Answer, running: Running) -> None:
+    async def _rest(self, row: InvocationRow, answer: Answer) -> bytes | None:
+        """Return what is left of events that were gathered, where only some of them failed."""
+        failed = failed_of(answer.result) if answer.outcome == "ok" else None
+        if not failed:
+            return None
+        return await asyncio.to_thread(self._gatherings.rest, row, failed)
+
+    async def _answered(
+        self, job: Job, answer: Answer, running: Running, limit: Callable[[], None]
+    ) -> None:
         """Settle an attempt that went well, and free its place when nothing of it runs any more
-        and its lines are marked: with one transaction, if that is soon after the answer."""
+        and its lines are marked: with one transaction, if that is soon after the answer.
+
+        ``limit`` bounds what may go on after it: once it is settled, as it was answered in time.
+        """
         loop = asyncio.get_running_loop()
         over = asyncio.ensure_future(self._over(job, running))
         if not job.alone:
@@ -364,6 +393,7 @@ class Attempts:
                 await self._settle(job, Outcome(), answer, over=over.result())
                 return
             settled = await self._settle(job, Outcome(), answer)
+            limit()
             lines = await over
             if settled:
                 await self._free(job, lines)
@@ -401,14 +431,19 @@ class Attempts:
         await self._settle(job, outcome, answer)
         self._hint()
 
-    async def _note(self, job: Job, outcome: Outcome, answer: Answer | None) -> None:
-        """Write how an attempt ended that is not settled yet: its instance goes before."""
+    async def _note(
+        self, job: Job, outcome: Outcome, answer: Answer | None, rest: bytes | None
+    ) -> None:
+        """Write how an attempt ended that is not settled yet: its instance goes before. ``rest`` is
+        the event of those that follow, if that is another."""
         answer = await self._masked(job, answer)
         now = self._clock()
         async with self._database.writing() as session:
             row = await session.scalar(_running(job).with_for_update())
             if row is None:
                 return
+            if rest is not None:
+                row.event_sealed, row.event_bytes = rest, len(rest) - SEAL_BYTES
             self._tell(row, answer, None)
             await session.execute(_end_of(job, outcome, answer, now))
 
@@ -451,6 +486,8 @@ class Attempts:
         first: dict[str, int],
     ) -> Found | None:
         now = self._clock()
+        if job.row.limited:
+            lock(session)
         row = session.scalar(_running(job).with_for_update())
         if row is None:
             return None
@@ -475,9 +512,11 @@ class Attempts:
         elif attempt is not None and attempt.outcome is None:
             attempt.outcome, attempt.ended_ms = outcome.reason or SUCCEEDED, now
             attempt.first_line = first.get("first_line", attempt.first_line)
-            attempt.duration_ms = None if answer is None else round(answer.duration_ms)
+            attempt.duration_ms = _took_ms(answer)
         if isinstance(follows, Ended):
             self._on_end(session, [row.id])
+        elif follows.counted:
+            self._flow.again(session, row)
         attempts = [attempt] if attempt is not None else []
         most = most_attempts(row, job.settings.retry)
         return Found(row, attempts, self._invocations.event(row), result, most)
@@ -573,7 +612,7 @@ def _end_of(job: Job, outcome: Outcome, answer: Answer | None, now: int) -> Upda
         .values(
             outcome=outcome.reason or SUCCEEDED,
             ended_ms=now,
-            duration_ms=None if answer is None else round(answer.duration_ms),
+            duration_ms=_took_ms(answer),
         )
     )
 
@@ -589,6 +628,17 @@ def _failed_start(row: InvocationRow, instance: InstanceRow, now: int) -> Attemp
         started_ms=now,
         ended_ms=now,
     )
+
+
+def _took_ms(answer: Answer | None) -> int | None:
+    """Return how long a handler took, where it answered."""
+    return round(answer.duration_ms) if answer is not None and answer.duration_ms else None
+
+
+def _too_long(settings: FunctionSettings) -> Answer:
+    """Return what is told of an attempt that was not answered in time."""
+    message = f"The handler took longer than its timeout of {settings.queued_timeout_s} s."
+    return Answer(outcome="error", error=HandlerError(type="TimedOut", message=message))
 
 
 def _broken_off(why: str | None) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import structlog
-from sqlalchemy import BigInteger, ColumnElement, CursorResult, Update, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, CursorResult, Update, exists, func, select, update
 from sqlalchemy import cast as cast_to
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -28,7 +28,7 @@ from cakework.server.functions.invocations import (
     is_dead_letter,
 )
 from cakework.server.store.database import Database
-from cakework.server.store.function_models import BY_REPLAY, InvocationRow
+from cakework.server.store.function_models import BY_REPLAY, FunctionRow, InvocationRow
 
 AT_ONCE = 50
 """In one pass, of all accounts together."""
@@ -54,12 +54,14 @@ class DeadLetters:
         """Have dead letters replayed, the oldest first, on what is live; return how many they are.
 
         ``per_second``: so many of them a second, None for all at once. They are on the list until
-        it is their turn. One that was asked for before is due as was said last.
+        it is their turn. One that was asked for before is due as was said last. Those whose
+        function is deleted are left as they are, and not counted.
         """
         gap_ms = 0.0 if per_second is None else 1000 / per_second
         oldest = func.row_number().over(order_by=(InvocationRow.created_ms, InvocationRow.id))
+        has_function = exists().where(FunctionRow.id == InvocationRow.function_id)
         chosen = select(InvocationRow.id, (oldest - 1).label("place")).where(
-            *_of(account, which), *is_dead_letter()
+            *_of(account, which), *is_dead_letter(), has_function
         )
         found = chosen.subquery()
         async with self._database.writing() as session:

@@ -7,14 +7,15 @@ an invocation has ended, by this process at once, of another's work within a sec
 import asyncio
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic_core import from_json
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, Table, case, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from cakework.domain.errors import Conflict, InvalidRequest, NoLiveVersion, NotFound, TooLarge
@@ -44,6 +45,7 @@ from cakework.domain.invocations import (
 from cakework.domain.steps import Step
 from cakework.faults import step
 from cakework.server.clock import Clock
+from cakework.server.functions.flow import Flow, lock
 from cakework.server.functions.starts import Job, Starts
 from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
@@ -63,6 +65,7 @@ EVENT_BYTES_MAX = 1 << 20
 DELAY_S_MAX = 90 * 86_400
 DEPTH_MAX = 8
 LOOK_S = 1.0
+_TABLE = cast("Table", InvocationRow.__table__)
 LOOKED_AT_ONCE = 500
 WITHOUT_BYTES = (
     defer(InvocationRow.event_sealed, raiseload=True),
@@ -162,6 +165,22 @@ class Found:
         return replace(self, event=event, result=result)
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An invocation that is to be taken: the columns of its record."""
+
+    values: dict[str, Any] = field(repr=False)
+
+    def row(self) -> InvocationRow:
+        """Return its record, a new object each time."""
+        return InvocationRow(**self.values)
+
+    def as_loop(self) -> dict[str, Any]:
+        """Return the columns of one that leads too deep."""
+        ended = {"ended_ms": self.values["updated_ms"]}
+        return {**self.values, "state": InvocationState.FAILED, "reason": Reason.LOOP, **ended}
+
+
 OnEnd = Callable[[Session, Sequence[str]], None]
 """Told, within the transaction that writes it, which invocations have come to their ends."""
 
@@ -214,6 +233,7 @@ class Invocations:
         sealer: Sealer,
         starts: Starts,
         limits: WaitingLimits,
+        flow: Flow,
         endings: Endings,
         clock: Clock,
         hint: Callable[[], None],
@@ -225,6 +245,7 @@ class Invocations:
         self._sealer = sealer
         self._starts = starts
         self._limits = limits
+        self._flow = flow
         self._begin = begin
         self._endings = endings
         self._clock = clock
@@ -251,15 +272,16 @@ class Invocations:
 
         def work(session: Session) -> InvocationRow:
             made = _made_by(session, token)
-            if made is None:
-                made = new_row()
-                self._check(session, made)
-                if new.replay_of is not None:
-                    ids = [InvocationId(new.replay_of)]
-                    if not settle(session, account, ids, made.created_ms) and new.if_dead:
-                        raise Conflict(f"{new.replay_of} is no dead letter.")
-                session.add(made)
-            return made
+            if made is not None:
+                return made
+            made = new_row()
+            function = self._function(session, made)
+            self._limits.check(session, made)
+            if new.replay_of is not None:
+                ids = [InvocationId(new.replay_of)]
+                if not settle(session, account, ids, made.created_ms) and new.if_dead:
+                    raise Conflict(f"{new.replay_of} is no dead letter.")
+            return self._recorded(session, function, made)
 
         row = await self._database.together(work)
         step(Step.SERVER_INVOCATION_ACCEPTED)
@@ -272,15 +294,26 @@ class Invocations:
         """Take an invocation within a transaction: it is durable when that commits.
 
         What leads too deep is taken as failed (``loop``). Where nothing of the function is live by
-        the time it would begin, it fails (``version_failed``); both are dead letters then.
+        the time it would begin, it fails (``version_failed``); both are dead letters then. By rules
+        of flow control it may be skipped at once, or another be returned that has its event now.
 
         Raises:
             NotFound: the account has no such function.
             TooLarge, QueueFull: as :meth:`take` does. Nothing is written then.
         """
         row = self.new_row(account, function_id, new, None)()
-        self.enter_all(session, account, [row])
-        return row
+        function = session.get(FunctionRow, function_id)
+        if function is None or function.account_id != account:
+            raise NotFound(f"There is no function {function_id}.")
+        if row.depth > DEPTH_MAX:
+            row.state, row.reason = InvocationState.FAILED, Reason.LOOP
+            row.ended_ms = row.updated_ms
+            self._limits.check_bytes(session, row)
+            session.add(row)
+            return row
+        self._limits.check(session, row)
+        after_commit(session, self._hint)
+        return self._recorded(session, function, row)
 
     def pass_over(
         self,
@@ -303,28 +336,36 @@ class Invocations:
         session.add(row)
         return row
 
-    def enter_all(
-        self, session: Session, account: AccountId, rows: Sequence[InvocationRow]
-    ) -> None:
-        """Take invocations within a transaction, all of them or none, as :meth:`enter` does; their
-        records are of :meth:`new_row`."""
-        wanted = {row.function_id for row in rows}
-        there = select(FunctionRow.id)
+    def enter_all(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> None:
+        """Take invocations within a transaction as :meth:`enter` does, all of them or none: these
+        are written when this returns, so whoever raises after it has to take them back."""
+        wanted = {each.values["function_id"] for each in entries}
+        there = select(FunctionRow)
         there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
-        for function_id in wanted.difference(session.scalars(there)):
+        functions = {row.id: row for row in session.scalars(there)}
+        for function_id in wanted - functions.keys():
             raise NotFound(f"There is no function {function_id}.")
-        waiting: list[InvocationRow] = []
-        for row in rows:
-            if row.depth > DEPTH_MAX:
-                row.state, row.reason = InvocationState.FAILED, Reason.LOOP
-                row.ended_ms = row.updated_ms
-                self._limits.check_bytes(session, row)
-            else:
-                waiting.append(row)
-        self._limits.check_all(session, waiting)
+        deep = [each for each in entries if each.values["depth"] > DEPTH_MAX]
+        waiting = [each.values for each in entries if each.values["depth"] <= DEPTH_MAX]
+        for each in deep:
+            self._limits.check_bytes(session, each.row())
+        counts = Counter[str](values["function_id"] for values in waiting)
+        size = sum(values["kept_bytes"] for values in waiting)
+        self._limits.check_all(session, account, counts, size)
+        if entries:
+            limited = self._flow.limited(session, functions, waiting)
+            # Not as objects, of which each costs as much as several rows.
+            plain = [values for values in waiting if values["id"] not in limited]
+            written = [*plain, *(each.as_loop() for each in deep)]
+            if written:
+                session.execute(insert(_TABLE), written)
+            for values in waiting:
+                if values["id"] in limited:
+                    function = functions[values["function_id"]]
+                    self._recorded(session, function, InvocationRow(**values))
+            session.flush()
         if waiting:
             after_commit(session, self._hint)
-        session.add_all(rows)
 
     async def call(
         self,
@@ -348,9 +389,18 @@ class Invocations:
             made = new_row()
             function = self._function(session, made)
             self._limits.check_bytes(session, made)
-            job = self._starts.of_new(session, function, made)
-            if job is None:
+            limited = self._flow.has_rules(session, function, made)
+            if limited:
                 self._limits.check_waiting(session, made)
+                told = self._flow.admit(session, function, made)
+                if told is not made:
+                    return told, None
+            job = None
+            if made.ended_ms is None:
+                job = self._starts.of_new(session, function, made)
+            if job is None:
+                if not limited:
+                    self._limits.check_waiting(session, made)
                 session.add(made)
             return made, job
 
@@ -362,16 +412,22 @@ class Invocations:
                 self._begin(job)
             else:
                 self._hint()
-            try:
-                async with asyncio.timeout(min(wait_s, LOOK_S)):
-                    await ending.told.wait()
-            except TimeoutError:
-                pass
+            if row.state not in FINAL:
+                await _within(ending.told, min(wait_s, LOOK_S))
         if ending.found is not None and ending.found.row.attempt == 1:
             return ending.found
         ended = await self.wait(account, InvocationId(row.id), max(0.0, wait_s - LOOK_S))
         (found,) = await self.found([ended])
         return found
+
+    def _recorded(
+        self, session: Session, function: FunctionRow, row: InvocationRow
+    ) -> InvocationRow:
+        """Record an invocation as its rules have it; return it, or the one it is part of."""
+        told = self._flow.admit(session, function, row)
+        if told is row:
+            session.add(row)
+        return told
 
     def new_row(
         self,
@@ -379,11 +435,23 @@ class Invocations:
         function_id: FunctionId,
         new: NewInvocation,
         token: str | None,
-        event: bytes | None = None,
     ) -> Callable[[], InvocationRow]:
-        """Return what makes the row of an invocation: a new object of the same each time.
+        """Return what makes the row of an invocation: a new object of the same each time."""
+        return self.entry(account, function_id, new, token).row
 
-        ``event`` is a whole event as JSON, where that is known already.
+    def entry(
+        self,
+        account: AccountId,
+        function_id: FunctionId,
+        new: NewInvocation,
+        token: str | None = None,
+        event: bytes | None = None,
+    ) -> Entry:
+        """Return an invocation that is to be taken. ``event`` is its event as JSON, where that is
+        whole already.
+
+        Raises:
+            InvalidRequest, TooLarge: the event.
         """
         invocation_id, now = new_invocation_id(), self._clock()
         if event is None:
@@ -392,37 +460,38 @@ class Invocations:
             raise TooLarge(f"The event has {len(event)} bytes, and {EVENT_BYTES_MAX} are allowed.")
         sealed = self._sealer.seal(event, f"event:{invocation_id}")
         weight = ROW_BYTES + len(sealed)
-        return lambda: InvocationRow(
-            id=invocation_id,
-            account_id=account,
-            function_id=function_id,
-            user_id=new.user_id,
-            trigger=new.trigger,
-            kind="queued",
-            state=InvocationState.QUEUED,
-            version=new.version,
-            pinned=new.version is not None,
-            attempt=0,
-            unreached=0,
-            max_attempts=new.max_attempts,
-            event_sealed=sealed,
-            event_bytes=len(event),
-            kept_bytes=weight,
-            cancel=False,
-            next_ms=now + round(new.delay_s * 1000),
-            ttl_ms=None if new.ttl_s is None else now + round(new.ttl_s * 1000),
-            depth=new.depth,
-            replay_of=new.replay_of,
-            cause_id=new.cause_id,
-            trigger_id=new.trigger_id,
-            scheduled_ms=new.scheduled_ms,
-            event_id=new.event_id,
-            retry=None if new.retry is None else new.retry.model_dump_json(by_alias=True),
-            handler=new.handler,
-            request_token=token,
-            created_ms=now,
-            updated_ms=now,
-        )
+        values: dict[str, Any] = {
+            "id": invocation_id,
+            "account_id": account,
+            "function_id": function_id,
+            "user_id": new.user_id,
+            "trigger": new.trigger,
+            "kind": "queued",
+            "state": InvocationState.QUEUED,
+            "version": new.version,
+            "pinned": new.version is not None,
+            "attempt": 0,
+            "unreached": 0,
+            "max_attempts": new.max_attempts,
+            "event_sealed": sealed,
+            "event_bytes": len(event),
+            "kept_bytes": weight,
+            "cancel": False,
+            "next_ms": now + round(new.delay_s * 1000),
+            "ttl_ms": None if new.ttl_s is None else now + round(new.ttl_s * 1000),
+            "depth": new.depth,
+            "replay_of": new.replay_of,
+            "cause_id": new.cause_id,
+            "trigger_id": new.trigger_id,
+            "scheduled_ms": new.scheduled_ms,
+            "event_id": new.event_id,
+            "retry": None if new.retry is None else new.retry.model_dump_json(by_alias=True),
+            "handler": new.handler,
+            "request_token": token,
+            "created_ms": now,
+            "updated_ms": now,
+        }
+        return Entry(values)
 
     async def get(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Return an invocation of the account, without its bytes. Raises NotFound."""
@@ -525,11 +594,13 @@ class Invocations:
 
     async def cancel(self, account: AccountId, invocation_id: InvocationId) -> InvocationRow:
         """Have an invocation given up; one that has ended stays as it is. Raises NotFound."""
-        await self.get(account, invocation_id)
+        limited = (await self.get(account, invocation_id)).limited
         now = self._clock()
         changed = not_before(InvocationRow.updated_ms, now)
         which = InvocationRow.id == invocation_id
         async with self._database.writing() as session:
+            if limited:
+                await session.run_sync(lock)
             gone = await session.execute(
                 update(InvocationRow)
                 .where(which, InvocationRow.state.in_(STARTABLE))
@@ -547,6 +618,8 @@ class Invocations:
                     .where(which, InvocationRow.state == InvocationState.RUNNING)
                     .values(cancel=True, updated_ms=changed)
                 )
+            elif limited:
+                await session.run_sync(lambda session: self._flow.ended(session, [invocation_id]))
         self._endings.tell(invocation_id)
         self._hint()
         return await self.get(account, invocation_id)
@@ -582,10 +655,6 @@ class Invocations:
             handler=handler_of(row.trigger, row.handler),
         )
         return await self.take(account, FunctionId(row.function_id), again, token)
-
-    def _check(self, session: Session, row: InvocationRow) -> None:
-        self._function(session, row)
-        self._limits.check(session, row)
 
     def _function(self, session: Session, row: InvocationRow) -> FunctionRow:
         """Return the function of an invocation that is to be recorded."""
@@ -657,6 +726,14 @@ def settle(session: Session, account: AccountId, ids: Sequence[InvocationId], no
         .returning(InvocationRow.id)
     )
     return len(settled.all())
+
+
+async def _within(told: asyncio.Event, wait_s: float) -> None:
+    try:
+        async with asyncio.timeout(wait_s):
+            await told.wait()
+    except TimeoutError:
+        return
 
 
 def _short(

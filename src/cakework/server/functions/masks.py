@@ -2,7 +2,9 @@
 
 A value is on record for its VM before it is given to it, so whatever the VM prints of it finds the
 mask there; also when the secret has another value by then, and whichever process takes the line.
-It is forgotten when the VM is gone and its log is whole.
+It is forgotten when the VM is gone and its log is whole. What is kept for an account is bounded: of
+one whose VMs come and go with ever other secrets, those of the gone ones are forgotten sooner, and
+no more VMs are given any while as much is kept for those that are there.
 """
 
 import asyncio
@@ -12,12 +14,12 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 import structlog
-from sqlalchemy import delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cakework.domain.errors import CakeworkError
+from cakework.domain.errors import CakeworkError, QuotaExceeded
 from cakework.domain.facts import AnyLine, VmLine
-from cakework.domain.ids import VmId
+from cakework.domain.ids import AccountId, VmId
 from cakework.domain.vms import VmRole, VmState
 from cakework.server.clock import Clock
 from cakework.server.functions.adapter import HandlerError
@@ -36,6 +38,10 @@ PIECE_BYTES = 16 * 1024
 """Of a line that is longer the guest makes pieces of this size."""
 AFTER_MS = 600_000
 """How long masks stay when a VM is gone, for what is still told of its attempt."""
+KEPT_BYTES_MAX = 128 << 20
+"""Of an account: twice what as many VMs as it may have can be given by default."""
+RECENTLY_MS = 10_000
+"""How long masks stay when a VM is gone, in any case."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -53,12 +59,32 @@ class Masks:
         self._going_on: set[tuple[str, str]] = set()
         """Streams of VMs whose last piece was no whole line."""
 
-    async def keep(self, session: AsyncSession, vm_id: VmId, values: Iterable[str]) -> None:
-        """Put on record what is about to be given to a VM that was given nothing yet."""
+    async def keep(
+        self, session: AsyncSession, account: AccountId, vm_id: VmId, values: Iterable[str]
+    ) -> None:
+        """Put on record what is about to be given to a VM that was given nothing yet.
+
+        Raises:
+            QuotaExceeded: there is too much of the account's on record.
+        """
         told = json.dumps(sorted(set(values))).encode()
         sealed = self._sealer.seal(told, _belongs_to(vm_id))
-        session.add(MaskRow(vm_id=vm_id, sealed=sealed))
+        await self._make_room(session, account, len(sealed))
+        row = MaskRow(vm_id=vm_id, account_id=account, bytes=len(sealed), sealed=sealed)
+        session.add(row)
         await session.flush()
+
+    async def _make_room(self, session: AsyncSession, account: AccountId, size: int) -> None:
+        of_account = MaskRow.account_id == account
+        kept = select(func.coalesce(func.sum(MaskRow.bytes), 0)).where(of_account)
+        if (await session.scalar(kept) or 0) + size <= KEPT_BYTES_MAX:
+            return
+        await session.execute(delete(MaskRow).where(of_account, self._is_over(RECENTLY_MS)))
+        if (await session.scalar(kept) or 0) + size > KEPT_BYTES_MAX:
+            raise QuotaExceeded(
+                "The values of secrets that the account's VMs were given may take "
+                f"{KEPT_BYTES_MAX >> 20} MiB together, until these VMs are gone."
+            )
 
     async def lines(self, lines: Sequence[AnyLine]) -> Sequence[AnyLine]:
         """Return lines without the secrets of their VMs, one for one."""
@@ -80,14 +106,17 @@ class Masks:
 
     async def tidy(self) -> None:
         """Forget what was given to VMs of which nothing more is to come."""
-        gone = exists().where(
+        async with self._database.writing() as session:
+            await session.execute(delete(MaskRow).where(self._is_over(AFTER_MS)))
+
+    def _is_over(self, after_ms: int) -> ColumnElement[bool]:
+        """Return what is true of a mask whose VM has been gone for so long, and its log whole."""
+        return ~exists().where(
             VmRow.id == MaskRow.vm_id,
             (VmRow.state != VmState.DESTROYED)
             | ~VmRow.log_complete
-            | (VmRow.updated_ms > self._clock() - AFTER_MS),
+            | (VmRow.updated_ms > self._clock() - after_ms),
         )
-        async with self._database.writing() as session:
-            await session.execute(delete(MaskRow).where(~gone))
 
     async def _of(self, vm_ids: Collection[str]) -> dict[str, Mask | None]:
         """Return the masks of those VMs that have one; None where it cannot be read."""

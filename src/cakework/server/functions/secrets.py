@@ -229,6 +229,7 @@ class Secrets:
 
         Raises:
             Conflict: the secrets are not those any more.
+            QuotaExceeded: the account's VMs were given as much as may be.
             NoAnswer: it does not take them.
         """
         if not sees.names:
@@ -245,6 +246,7 @@ class Secrets:
 
         Raises:
             InvalidRequest: that is not all there.
+            QuotaExceeded: the account's VMs were given as much as may be.
             NoAnswer: it does not take them.
         """
         if not sees.names:
@@ -262,7 +264,7 @@ class Secrets:
         now = self._clock()
         long_ago = SecretRow.used_ms.is_(None) | (SecretRow.used_ms < now - USED_MS)
         async with self._database.writing() as session:
-            await self.masks.keep(session, vm_id, values.values())
+            await self.masks.keep(session, AccountId(sees.account_id), vm_id, values.values())
             await session.execute(
                 update(SecretRow).where(*_chosen(sees, view), long_ago).values(used_ms=now)
             )

@@ -3,8 +3,8 @@
 What waits is counted in the store, but not for each that comes: see ``services/rooms.py``.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
@@ -38,20 +38,30 @@ class WaitingLimits:
 
     def check(self, session: Session, row: InvocationRow) -> None:
         """Count an invocation that is about to wait, and what is kept of it. Raises QueueFull."""
-        self.check_all(session, [row])
+        self.check_waiting(session, row)
+        self.check_bytes(session, row)
 
-    def check_all(self, session: Session, rows: Sequence[InvocationRow]) -> None:
-        """Count invocations of one account that are about to wait. Raises QueueFull where there is
-        no room for all."""
-        counts = Counter(row.function_id for row in rows)
+    def check_all(
+        self, session: Session, account: str, counts: Mapping[str, int], size: int
+    ) -> None:
+        """Count invocations of an account that are about to wait, so many of each function and
+        ``size`` bytes together. Raises QueueFull where there is no room for all."""
+        if not counts:
+            return
+        waiting: dict[str, int] = {}
+
+        def left(function_id: str) -> int:
+            # One count for all of them.
+            if not waiting:
+                waiting.update(dict.fromkeys(counts, 0) | _waiting(session, list(counts)))
+            return max(0, self._per_function - waiting[function_id])
+
         for function_id, count in counts.items():
-            of_function = InvocationRow.function_id == function_id
-            self._check(session, "function", function_id, of_function, count)
-        if rows:
-            account = rows[0].account_id
-            of_account = InvocationRow.account_id == account
-            self._check(session, "account", account, of_account, len(rows))
-            self._check_bytes(session, account, sum(row.weight() for row in rows))
+            if not self._rooms.take(function_id, partial(left, function_id), count):
+                raise self._full("function", self._per_function)
+        of_account = InvocationRow.account_id == account
+        self._check(session, "account", account, of_account, sum(counts.values()))
+        self._check_bytes(session, account, size)
 
     def check_waiting(self, session: Session, row: InvocationRow) -> None:
         """Count an invocation that is about to wait. Raises QueueFull."""
@@ -71,10 +81,13 @@ class WaitingLimits:
         most = self._per_function if of_function else self._per_account
         index = BY_TURN if of_function else BY_ACCOUNT
         if not self._rooms.take(key, lambda: _left(session, which, index, most), amount):
-            raise QueueFull(
-                f"The {whose} has {most} invocations waiting, as many as it may.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            raise self._full(whose, most)
+
+    def _full(self, whose: str, most: int) -> QueueFull:
+        return QueueFull(
+            f"The {whose} has {most} invocations waiting, as many as it may.",
+            retry_after_s=RETRY_AFTER_S,
+        )
 
     def _check_bytes(self, session: Session, account: str, amount: int) -> None:
         most = self._bytes_per_account
@@ -92,6 +105,14 @@ def _left(session: Session, which: ColumnElement[bool], index: str, most: int) -
     some = select(1).select_from(InvocationRow).where(WAITS, which).limit(most)
     some = some.with_hint(InvocationRow, index, "sqlite").subquery()
     return most - (session.scalar(select(func.count()).select_from(some)) or 0)
+
+
+def _waiting(session: Session, function_ids: Sequence[str]) -> dict[str, int]:
+    """Return how much waits of some functions, where there is any."""
+    of = InvocationRow.function_id
+    query = select(of, func.count()).where(WAITS, of.in_(function_ids)).group_by(of)
+    query = query.with_hint(InvocationRow, BY_TURN, "sqlite")
+    return {each[0]: each[1] for each in session.execute(query)}
 
 
 def _bytes_left(session: Session, account_id: str, most: int) -> int:

@@ -135,7 +135,10 @@ class ArrivalRow(Base):
     It led to ``invocation_id``, if a filter did not pass it over."""
 
     __tablename__ = "webhook_arrivals"
-    __table_args__ = (Index("ix_webhook_arrivals_created_ms", "created_ms"),)
+    __table_args__ = (
+        Index("ix_webhook_arrivals_created_ms", "created_ms"),
+        Index("ix_webhook_arrivals_trigger_id_created_ms", "trigger_id", "created_ms"),
+    )
 
     trigger_id: Mapped[str] = mapped_column(
         ForeignKey("triggers.id", ondelete="CASCADE"), primary_key=True

@@ -311,6 +311,7 @@ class InvocationRow(Base):
     it counts in its account (:meth:`weight`). ``trigger_id`` made it, for its occurrence at
     ``scheduled_ms`` or for the event ``event_id``; ``retry`` is that trigger's policy as JSON, in
     the place of the function's. ``handler`` is what a replay goes to: what the first went to.
+    ``limited``: it has, or had, tickets of flow control (``flow_models.py``).
     """
 
     __tablename__ = "invocations"
@@ -377,6 +378,7 @@ class InvocationRow(Base):
     scheduled_ms: Mapped[int | None] = mapped_column(BigInteger)
     event_id: Mapped[str | None] = mapped_column(String(30))
     retry: Mapped[str | None] = mapped_column(Text)
+    limited: Mapped[bool | None] = mapped_column()
     handler: Mapped[str | None] = mapped_column(String(12))
     request_token: Mapped[str | None] = mapped_column(String(32), unique=True)
     claimed_by: Mapped[str | None] = mapped_column(String(SERVER_ID))
@@ -450,9 +452,13 @@ class SecretRow(Base):
 
 
 class MaskRow(Base):
-    """Values of secrets that were given to a VM, which what it prints is not to show."""
+    """Values of secrets that were given to a VM, which what it prints is not to show. ``bytes`` is
+    what they count in its account."""
 
     __tablename__ = "function_masks"
+    __table_args__ = (Index("ix_function_masks_account_id_bytes", "account_id", "bytes"),)
 
     vm_id: Mapped[str] = mapped_column(String(14), primary_key=True)
+    account_id: Mapped[str | None] = mapped_column(String(64))
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -353,7 +353,7 @@ class Call:
             why = f"It answered {len(outs)} results, and {OUTS_MAX} of a record are taken."
             raise Failed(Reason.RESULT_TOO_LARGE, _error("ResultTooLarge", why))
         try:
-            lines = b"".join([writer.result(out) for out in outs])
+            lines = writer.results(outs)
         except BadResult as error:
             raise Failed(Reason.BAD_ANSWER, _error("BadResult", str(error))) from error
         self.counts.out += len(outs)

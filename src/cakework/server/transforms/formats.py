@@ -10,7 +10,7 @@ import json
 from collections import deque
 from typing import Any, Protocol, cast
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from cakework.domain.errors import InvalidRequest
 
@@ -81,6 +81,8 @@ class _Pieces:
         self._kept = bytearray()
         self._whole: deque[bytes] = deque()
         self._fault: BadRecord | None = None
+        self._why: str | None = None
+        """What is wrong behind what waits."""
         self._given = 0
         self.size = 0
 
@@ -92,26 +94,27 @@ class _Pieces:
     @property
     def is_ready(self) -> bool:
         """Whether there is something to be taken, or told."""
-        return bool(self._whole) or self._fault is not None
+        return bool(self._whole) or self._fault is not None or self._why is not None
 
     def feed(self, data: bytes) -> None:
         """Take bytes; what comes behind a fault is passed over."""
-        if self._fault is not None:
+        if self._fault is not None or self._why is not None:
             return
         first, *others = data.split(b"\n")
         self._kept += first
-        for line in others:
-            if len(self._kept) > RECORD_BYTES_MAX:
-                break
-            self._line(bytes(self._kept))
-            self._kept = bytearray(line)
         if len(self._kept) > RECORD_BYTES_MAX:
             self._too_long()
+        elif others:
+            *lines, last = others
+            self._lines([bytes(self._kept), *lines])
+            self._kept = bytearray(last)
+            if len(last) > RECORD_BYTES_MAX:
+                self._too_long()
 
     def end(self) -> None:
         """There are no more bytes."""
-        if self._kept and self._fault is None:
-            self._line(bytes(self._kept))
+        if self._kept and self._why is None:
+            self._lines([bytes(self._kept)])
         self._kept.clear()
 
     def take(self, most: int, bytes_max: int) -> list[bytes]:
@@ -120,7 +123,9 @@ class _Pieces:
         size = 0
         while self._whole and len(taken) < most and size < bytes_max:
             whole = self._whole.popleft()
-            self.size -= len(whole)
+            self.size -= len(whole) + 1
+            if not whole or whole.isspace():
+                continue
             try:
                 record = self._record(whole, self._given + 1)
             except BadRecord as fault:
@@ -131,26 +136,29 @@ class _Pieces:
                 self._given += 1
                 size += len(record)
                 taken.append(record)
-        if not taken and not self._whole and self._fault is not None:
+        if taken or self._whole:
+            return taken
+        if self._fault is not None:
             raise self._fault
+        if self._why is not None:
+            raise BadRecord(self._next, self._why)
         return taken
 
-    def _line(self, line: bytes) -> None:
-        self._add(line)
+    @property
+    def _next(self) -> int:
+        return self._given + 1
 
-    def _add(self, whole: bytes) -> None:
-        if whole and not whole.isspace():
-            self._whole.append(whole)
-            self.size += len(whole)
+    def _lines(self, lines: list[bytes]) -> None:
+        """Take whole lines, with what they take up: a blank one, too."""
+        self._whole.extend(lines)
+        self.size += sum(map(len, lines)) + len(lines)
 
     def _record(self, whole: bytes, number: int) -> bytes | None:
         raise NotImplementedError
 
     def _too_long(self) -> None:
         self._kept.clear()
-        number = self._given + len(self._whole) + 1
-        why = f"has more than the {RECORD_BYTES_MAX >> 20} MiB that are taken"
-        self._fault = BadRecord(number, why)
+        self._why = f"has more than the {RECORD_BYTES_MAX >> 20} MiB that are taken"
 
 
 class JsonLines(_Pieces):
@@ -184,26 +192,32 @@ class Rows(_Pieces):
     def end(self) -> None:
         """There are no more bytes."""
         super().end()
-        if self._open and self._fault is None:
-            above = 1 if self._columns is None else 0
-            number = self._given + len(self._whole) + 1 - above
-            self._fault = BadRecord(number, "has a quote that is never closed")
+        if self._open and self._why is None:
+            self._why = "has a quote that is never closed"
         self._open.clear()
 
-    def _line(self, line: bytes) -> None:
-        # Quotes come in pairs: within a row that is whole their number is even.
-        is_odd = line.count(b'"') % 2 == 1
-        if not self._open and not is_odd:
-            self._add(line)
-            return
-        closes = bool(self._open) and is_odd
-        self._open += line if closes else line + b"\n"
-        if len(self._open) > RECORD_BYTES_MAX:
-            self._open.clear()
-            self._too_long()
-        elif closes:
-            self._add(bytes(self._open))
-            self._open.clear()
+    @property
+    def _next(self) -> int:
+        return 0 if self._columns is None else self._given + 1
+
+    def _lines(self, lines: list[bytes]) -> None:
+        rows: list[bytes] = []
+        for line in lines:
+            # Quotes come in pairs: within a row that is whole their number is even.
+            is_odd = line.count(b'"') % 2 == 1
+            if not self._open and not is_odd:
+                rows.append(line)
+                continue
+            closes = bool(self._open) and is_odd
+            self._open += line if closes else line + b"\n"
+            if len(self._open) > RECORD_BYTES_MAX:
+                self._open.clear()
+                self._too_long()
+                break
+            if closes:
+                rows.append(bytes(self._open))
+                self._open.clear()
+        super()._lines(rows)
 
     def _record(self, whole: bytes, number: int) -> bytes | None:
         if self._columns is None:
@@ -241,7 +255,8 @@ def fault_of(record: bytes) -> str | None:
     """Say what is wrong with a record as JSON; None: nothing is."""
     if len(record) > RECORD_BYTES_MAX:
         return f"has more than the {RECORD_BYTES_MAX >> 20} MiB that are taken"
-    if len(record) - len(record.translate(None, b",:[{")) > VALUES_MAX:
+    is_long = len(record) > VALUES_MAX
+    if is_long and len(record) - len(record.translate(None, b",:[{")) > VALUES_MAX:
         return f"has more than {VALUES_MAX} values"
     try:
         from_json(record, allow_inf_nan=False)
@@ -253,8 +268,8 @@ def fault_of(record: bytes) -> str | None:
 class Writer(Protocol):
     """Gives bytes for results."""
 
-    def result(self, out: Any) -> bytes:
-        """Return a result as it is answered. Raises BadResult."""
+    def results(self, outs: list[Any]) -> bytes:
+        """Return the results of a record as they are answered. Raises BadResult."""
         ...
 
     def unchanged(self, record: bytes) -> bytes:
@@ -269,9 +284,12 @@ class Writer(Protocol):
 class LinesOut:
     """A result of JSON on each line."""
 
-    def result(self, out: Any) -> bytes:
-        """Return a result as it is answered."""
-        return written(out) + b"\n"
+    def results(self, outs: list[Any]) -> bytes:
+        """Return results as they are answered."""
+        try:
+            return b"".join([to_json(out, inf_nan_mode="null") + b"\n" for out in outs])
+        except ValueError as error:
+            raise BadResult("A result is no JSON.") from error
 
     def unchanged(self, record: bytes) -> bytes:
         """Return a record as it came."""
@@ -288,8 +306,17 @@ class RowsOut:
     def __init__(self) -> None:
         self._columns: list[str] | None = None
 
-    def result(self, out: Any) -> bytes:
-        """Return a row. Raises BadResult for what does not fit the columns."""
+    def results(self, outs: list[Any]) -> bytes:
+        """Return rows. Raises BadResult for what does not fit the columns."""
+        before = self._columns
+        try:
+            return b"".join([self._result(out) for out in outs])
+        except BadResult:
+            # Where none is written of a record, none of it has named the columns.
+            self._columns = before
+            raise
+
+    def _result(self, out: Any) -> bytes:
         if not isinstance(out, dict) or not out:
             raise BadResult("A result has to be an object with the row's cells.")
         cells = cast("dict[str, Any]", out)
@@ -305,7 +332,7 @@ class RowsOut:
 
     def unchanged(self, record: bytes) -> bytes:
         """Return a record as it came, if it fits the columns. Raises BadResult."""
-        return self.result(json.loads(record))
+        return self.results([json.loads(record)])
 
     def error(self, told: dict[str, Any]) -> bytes:
         """Return a row of one cell, with JSON."""
@@ -315,8 +342,8 @@ class RowsOut:
 def written(out: Any) -> bytes:
     """Return a result as JSON. Raises BadResult."""
     try:
-        return dumps(out).encode()
-    except (ValueError, RecursionError) as error:
+        return to_json(out, inf_nan_mode="null")
+    except ValueError as error:
         raise BadResult("A result is no JSON.") from error
 
 

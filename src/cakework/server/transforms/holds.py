@@ -172,7 +172,7 @@ class Holds:
 
     async def close(self) -> None:
         """Give everything back; what is under way is on record as interrupted soon."""
-        for pool in self._pools.values():
+        for pool in [*self._pools.values()]:
             for hold in [each for each in pool.holds if not each.busy]:
                 self._leave(hold)
             for waiter in pool.waiting:

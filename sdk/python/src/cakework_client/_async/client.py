@@ -3,11 +3,14 @@
 from typing import Unpack
 
 from cakework_client._async.builds import AsyncBuilds
+from cakework_client._async.events import AsyncEvents
 from cakework_client._async.functions import AsyncFunctions
 from cakework_client._async.images import AsyncImages
 from cakework_client._async.invocations import AsyncInvocations
 from cakework_client._async.running import AsyncRunning
 from cakework_client._async.secrets import AsyncSecrets
+from cakework_client._async.transforms import AsyncTransforms
+from cakework_client._async.triggers import AsyncTriggers
 from cakework_client._async.webhooks import AsyncWebhooks
 from cakework_client.calls import Options
 from cakework_client.models import Health, Readiness
@@ -19,6 +22,9 @@ class AsyncCakeworkClient(
     AsyncRunning,
     AsyncFunctions,
     AsyncInvocations,
+    AsyncTriggers,
+    AsyncEvents,
+    AsyncTransforms,
     AsyncSecrets,
     AsyncWebhooks,
 ):

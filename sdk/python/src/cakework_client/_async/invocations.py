@@ -186,6 +186,8 @@ class AsyncInvocations(AsyncTransport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         state: InvocationState | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
@@ -197,6 +199,8 @@ class AsyncInvocations(AsyncTransport):
         params = given(
             function_id=function_id,
             user_id=user_id,
+            trigger_id=trigger_id,
+            event_id=event_id,
             state=state,
             reason=reason,
             from_=from_,
@@ -210,6 +214,8 @@ class AsyncInvocations(AsyncTransport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         state: InvocationState | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
@@ -222,6 +228,8 @@ class AsyncInvocations(AsyncTransport):
             page = await self.list_invocations(
                 function_id=function_id,
                 user_id=user_id,
+                trigger_id=trigger_id,
+                event_id=event_id,
                 state=state,
                 reason=reason,
                 from_=from_,
@@ -333,6 +341,8 @@ class AsyncInvocations(AsyncTransport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
         to: Moment | None = None,
@@ -343,6 +353,8 @@ class AsyncInvocations(AsyncTransport):
         params = given(
             function_id=function_id,
             user_id=user_id,
+            trigger_id=trigger_id,
+            event_id=event_id,
             reason=reason,
             from_=from_,
             to=to,
@@ -355,6 +367,8 @@ class AsyncInvocations(AsyncTransport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
         to: Moment | None = None,
@@ -366,6 +380,8 @@ class AsyncInvocations(AsyncTransport):
             page = await self.list_dead_letters(
                 function_id=function_id,
                 user_id=user_id,
+                trigger_id=trigger_id,
+                event_id=event_id,
                 reason=reason,
                 from_=from_,
                 to=to,
@@ -393,7 +409,7 @@ class AsyncInvocations(AsyncTransport):
         Args:
             ids: Ids of dead letters, up to 1,000; or
             filter: those that it fits, all of them if it is empty: ``functionId``, ``userId``,
-                ``reason``, ``from``, ``to``.
+                ``triggerId``, ``reason``, ``from``, ``to``.
             per_second: So many of them a second; as fast as may be if absent.
             options: ``timeout``, ``idempotency_key``.
         """

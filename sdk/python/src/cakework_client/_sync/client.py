@@ -5,11 +5,14 @@ All calls together."""
 from typing import Unpack
 
 from cakework_client._sync.builds import Builds
+from cakework_client._sync.events import Events
 from cakework_client._sync.functions import Functions
 from cakework_client._sync.images import Images
 from cakework_client._sync.invocations import Invocations
 from cakework_client._sync.running import Running
 from cakework_client._sync.secrets import Secrets
+from cakework_client._sync.transforms import Transforms
+from cakework_client._sync.triggers import Triggers
 from cakework_client._sync.webhooks import Webhooks
 from cakework_client.calls import Options
 from cakework_client.models import Health, Readiness
@@ -21,6 +24,9 @@ class CakeworkClient(
     Running,
     Functions,
     Invocations,
+    Triggers,
+    Events,
+    Transforms,
     Secrets,
     Webhooks,
 ):

@@ -186,6 +186,8 @@ class Invocations(Transport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         state: InvocationState | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
@@ -197,6 +199,8 @@ class Invocations(Transport):
         params = given(
             function_id=function_id,
             user_id=user_id,
+            trigger_id=trigger_id,
+            event_id=event_id,
             state=state,
             reason=reason,
             from_=from_,
@@ -210,6 +214,8 @@ class Invocations(Transport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         state: InvocationState | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
@@ -222,6 +228,8 @@ class Invocations(Transport):
             page = self.list_invocations(
                 function_id=function_id,
                 user_id=user_id,
+                trigger_id=trigger_id,
+                event_id=event_id,
                 state=state,
                 reason=reason,
                 from_=from_,
@@ -326,6 +334,8 @@ class Invocations(Transport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
         to: Moment | None = None,
@@ -336,6 +346,8 @@ class Invocations(Transport):
         params = given(
             function_id=function_id,
             user_id=user_id,
+            trigger_id=trigger_id,
+            event_id=event_id,
             reason=reason,
             from_=from_,
             to=to,
@@ -348,6 +360,8 @@ class Invocations(Transport):
         *,
         function_id: str | None = None,
         user_id: str | None = None,
+        trigger_id: str | None = None,
+        event_id: str | None = None,
         reason: Reason | None = None,
         from_: Moment | None = None,
         to: Moment | None = None,
@@ -359,6 +373,8 @@ class Invocations(Transport):
             page = self.list_dead_letters(
                 function_id=function_id,
                 user_id=user_id,
+                trigger_id=trigger_id,
+                event_id=event_id,
                 reason=reason,
                 from_=from_,
                 to=to,
@@ -385,7 +401,7 @@ class Invocations(Transport):
         Args:
             ids: Ids of dead letters, up to 1,000; or
             filter: those that it fits, all of them if it is empty: ``functionId``, ``userId``,
-                ``reason``, ``from``, ``to``.
+                ``triggerId``, ``reason``, ``from``, ``to``.
             per_second: So many of them a second; as fast as may be if absent.
             options: ``timeout``, ``idempotency_key``.
         """

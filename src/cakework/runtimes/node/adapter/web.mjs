@@ -69,7 +69,7 @@ export function eventRequest(event, signal) {
     if (["data", "data_base64", "datacontenttype"].includes(name) || value === null) continue;
     headers.set(
       `ce-${name}`,
-      encodeURI(String(value).toWellFormed()).replaceAll(
+      encodeURI(textOf(value).toWellFormed()).replaceAll(
         /%(20|5B|5D|7C|5E|60|7B|7D|3C|3E)/g,
         decodeURIComponent,
       ),
@@ -83,6 +83,10 @@ export function eventRequest(event, signal) {
     body: dataOf(attributes, type),
     signal,
   });
+}
+
+function textOf(value) {
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 function dataOf({ data, data_base64: base64 }, type) {

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import Any, cast
 
 RESULT_MAX_BYTES = 1024 * 1024
+_json = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 
 
 class BadAnswer(Exception):
@@ -69,8 +70,7 @@ def encoded(answer: object) -> bytes:
     if isinstance(answer, bytes | bytearray | memoryview):
         return encoded_bytes(bytes(cast("bytes", answer)), "application/octet-stream")
     try:
-        text = json.dumps(answer, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        result = text.encode()
+        result = _json(answer).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BadAnswer(f"the answer is no JSON: {error}") from error
     _check_size(len(result))

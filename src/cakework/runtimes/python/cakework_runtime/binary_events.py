@@ -87,7 +87,8 @@ def _request(event: Any) -> tuple[Head, bytes]:
     told = cast("dict[str, Any]", event if isinstance(event, dict) else {"data": event})
     for name, value in told.items():
         if name not in ("data", "data_base64", "datacontenttype") and value is not None:
-            text = quote(str(value), safe=" !#$&'()*+,/:;=?@[]^_`{|}~-.<>")
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = quote(shown, safe=" !#$&'()*+,/:;=?@[]^_`{|}~-.<>")
             headers.append((f"ce-{name}".lower().encode("latin-1"), text.encode()))
     kind = str(told.get("datacontenttype") or "application/json")
     body = b""

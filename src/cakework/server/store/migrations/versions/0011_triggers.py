@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("scheduled_ms", sa.BigInteger(), nullable=True),
         sa.Column("event_id", sa.String(length=30), nullable=True),
         sa.Column("retry", sa.Text(), nullable=True),
+        sa.Column("limited", sa.Boolean(), nullable=True),
         sa.Column("handler", sa.String(length=12), nullable=True),
     ):
         op.add_column("invocations", column)
@@ -47,6 +48,7 @@ def upgrade() -> None:
         postgresql_where=_OPEN,
     )
     op.create_index("ix_invocations_event_id", "invocations", ["event_id"])
+    _count_masks()
     _make_triggers()
     _make_events()
     op.create_table(
@@ -64,22 +66,46 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("trigger_id", "digest", name=op.f("pk_webhook_arrivals")),
     )
     op.create_index("ix_webhook_arrivals_created_ms", "webhook_arrivals", ["created_ms"])
+    op.create_index(
+        "ix_webhook_arrivals_trigger_id_created_ms",
+        "webhook_arrivals",
+        ["trigger_id", "created_ms"],
+    )
+    _make_flow()
 
 
 def downgrade() -> None:
+    for table in ("flow_members", "flow_meters", "flow_tickets"):
+        op.drop_table(table)
     op.drop_table("webhook_arrivals")
     op.drop_table("events")
     op.drop_table("triggers")
+    op.drop_index("ix_function_masks_account_id_bytes", "function_masks")
+    with op.batch_alter_table("function_masks") as table:
+        table.drop_column("bytes")
+        table.drop_column("account_id")
     op.drop_index("ix_invocations_event_id", "invocations")
     op.drop_index("ix_invocations_open_trigger_id", "invocations")
     op.drop_index("ix_invocations_occurrence", "invocations")
     op.drop_index("ix_invocations_trigger_id_created_ms_id", "invocations")
     with op.batch_alter_table("invocations") as table:
-        for column in ("handler", "retry", "event_id", "scheduled_ms", "trigger_id"):
+        for column in ("handler", "limited", "retry", "event_id", "scheduled_ms", "trigger_id"):
             table.drop_column(column)
     with op.batch_alter_table("vms") as table:
         table.drop_constraint(op.f("ck_vms_egress"), type_="check")
         table.drop_column("egress")
+
+
+def _count_masks() -> None:
+    op.add_column("function_masks", sa.Column("account_id", sa.String(length=64), nullable=True))
+    op.add_column(
+        "function_masks", sa.Column("bytes", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.execute(
+        "UPDATE function_masks SET bytes = length(sealed), account_id = "
+        "(SELECT account_id FROM vms WHERE vms.id = function_masks.vm_id)"
+    )
+    op.create_index("ix_function_masks_account_id_bytes", "function_masks", ["account_id", "bytes"])
 
 
 def _make_triggers() -> None:
@@ -189,4 +215,74 @@ def _make_events() -> None:
         ["account_id", "created_ms", "id"],
         sqlite_where=sa.text(_UNFINISHED),
         postgresql_where=sa.text(_UNFINISHED),
+    )
+
+
+def _make_flow() -> None:
+    op.create_table(
+        "flow_tickets",
+        sa.Column(
+            "seq",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("account_id", sa.String(length=64), nullable=False),
+        sa.Column("function_id", sa.String(length=29), nullable=False),
+        sa.Column("user_id", sa.String(length=128), nullable=False),
+        sa.Column("invocation_id", sa.String(length=30), nullable=False),
+        sa.Column("stage", sa.Integer(), nullable=False),
+        sa.Column("scope_id", sa.String(length=30), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=8), nullable=False),
+        sa.Column("turn", sa.BigInteger(), nullable=False),
+        sa.Column("ready_ms", sa.BigInteger(), nullable=False),
+        sa.Column("since_ms", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "state IN ('held', 'later', 'line', 'timer')", name=op.f("ck_flow_tickets_state")
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_flow_tickets_account_id_accounts")
+        ),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_flow_tickets")),
+    )
+    for name, columns, unique in (
+        ("invocation_id", ["invocation_id", "stage"], True),
+        ("key_turn", ["key", "state", "turn", "ready_ms", "seq"], False),
+        ("key_user_id", ["key", "state", "user_id", "turn"], False),
+        ("state_account_id", ["state", "account_id", "ready_ms", "seq"], False),
+        ("scope_id", ["scope_id"], False),
+    ):
+        op.create_index(f"ix_flow_tickets_{name}", "flow_tickets", columns, unique=unique)
+    op.create_table(
+        "flow_meters",
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("account_id", sa.String(length=64), nullable=False),
+        sa.Column("until_us", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_flow_meters_account_id_accounts")
+        ),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_flow_meters")),
+    )
+    op.create_index("ix_flow_meters_account_id", "flow_meters", ["account_id"])
+    op.create_index("ix_flow_meters_until_us", "flow_meters", ["until_us"])
+    op.create_table(
+        "flow_members",
+        sa.Column("invocation_id", sa.String(length=30), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("account_id", sa.String(length=64), nullable=False),
+        sa.Column("event_sealed", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_flow_members_account_id_accounts")
+        ),
+        sa.ForeignKeyConstraint(
+            ["invocation_id"],
+            ["invocations.id"],
+            name=op.f("fk_flow_members_invocation_id_invocations"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("invocation_id", "number", name=op.f("pk_flow_members")),
     )
