@@ -33,7 +33,7 @@ const DOCUMENTS = [
   ["sdk/python/README.md", "reference/python", "Python", "The Python client."],
 ] as const;
 
-const examples = `${read("web/examples/rest.md")}\n${read("web/examples/functions.md")}`;
+const examples = ["rest", "functions", "automations"].map((each) => read(`web/examples/${each}.md`)).join("\n");
 write("reference/rest", restReference(JSON.parse(read("docs/openapi.json")), examples));
 for (const [file, page, title, description] of DOCUMENTS) {
   write(page, fromDocument(read(file), title, description));

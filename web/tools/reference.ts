@@ -59,6 +59,18 @@ export const ORDER: Record<string, string[]> = {
     "replayDeadLetters",
     "discardDeadLetters",
   ],
+  Triggers: [
+    "createTrigger",
+    "listTriggers",
+    "getTrigger",
+    "updateTrigger",
+    "runTrigger",
+    "rotateTriggerSecret",
+    "deleteTrigger",
+    "previewSchedule",
+  ],
+  Events: ["emitEvents", "listEvents", "getEvent", "testFilter"],
+  Transforms: ["applyTransform"],
   Secrets: ["putSecret", "listSecrets", "deleteSecret"],
   Webhooks: [
     "createWebhook",
@@ -204,7 +216,7 @@ function errors(operation: Json): string {
 type Row = [name: string, type: string, required: boolean, description: string];
 
 function fields(openapi: Json, schema: Json): string {
-  const rows = [...rowsOf(openapi, resolved(openapi, schema), "")];
+  const rows = [...rowsOf(openapi, withoutNull(openapi, schema), "")];
   return rows.length ? table(rows) : "An empty object.\n";
 }
 

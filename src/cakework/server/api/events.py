@@ -193,10 +193,22 @@ _ONE: Json = {
     "filled in. `cakeworkuserid` says of which end user it is, `cakeworkcause` which invocation "
     "emits it.",
     "required": ["type"],
-    "properties": {"type": {"type": "string", "minLength": 1, "maxLength": TYPE_CHARS_MAX}},
+    "properties": {
+        "type": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": TYPE_CHARS_MAX,
+            "description": "What happened, such as `order.paid`; not `cakework.…`.",
+        }
+    },
     "example": {"type": "order.paid", "subject": "order-17", "data": {"total": 120}},
 }
-_MANY: Json = {"type": "array", "maxItems": BATCH_MAX, "items": _ONE}
+_MANY: Json = {
+    "type": "array",
+    "maxItems": BATCH_MAX,
+    "items": _ONE,
+    "description": "CloudEvents; all of them are taken, or none.",
+}
 _BODY: Json = {
     "requestBody": {
         "required": True,
