@@ -21,6 +21,9 @@ KVM = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TRIAL = "trial-"
 TRIAL_DISK_GB = 1
+TRIAL_S = 30.0
+"""How long a guest may take to answer: with KVM that takes a second or two. There are hosts where
+it never does, as where a hypervisor below offers what it cannot do."""
 log = structlog.get_logger("cakework.node.accelerator")
 
 
@@ -69,7 +72,7 @@ def _remove_trials(folder: Path) -> None:
 async def _trial(folder: Path, host: Host) -> None:
     with tempfile.TemporaryDirectory(prefix=TRIAL, dir=folder) as trial:
         path = Path(trial)
-        workshop = Workshop(path, host, "kvm", disk_gb=TRIAL_DISK_GB, most=1)
+        workshop = Workshop(path, host, "kvm", disk_gb=TRIAL_DISK_GB, most=1, boots_s=(TRIAL_S,))
         await workshop.template(Shape())
 
 

@@ -55,7 +55,10 @@ class Workshop:
         disk_gb: int,
         most: int,
         role: str = "",
+        boots_s: tuple[float, ...] | None = None,
     ) -> None:
+        """``boots_s``: how long a guest may take to answer, the first time and the next."""
+        self._boots_s = boots_s
         self._folder = folder
         self._host = host
         self._disk_gb = disk_gb
@@ -133,14 +136,15 @@ class Workshop:
             _remove(folder)
 
     async def _boot(self, template: Template) -> None:
-        for timeout_s in BOOTS_S[:-1]:
+        *before, last_s = self._boots_s or BOOTS_S
+        for timeout_s in before:
             try:
                 await self._make(template, timeout_s)
             except GuestError as error:
                 log.warning("template.silent", why=error.detail)
             else:
                 return
-        await self._make(template, BOOTS_S[-1])
+        await self._make(template, last_s)
 
     async def _make(self, template: Template, timeout_s: float) -> None:
         shape = template.spec.shape
