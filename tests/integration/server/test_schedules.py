@@ -286,7 +286,6 @@ def crowded(on: Bench, **limits: int) -> Schedules:
         WaitingLimits(lambda: on.now, **limits),
         flow,
         cast("Any", None),
-        cast("Any", None),
         lambda: on.now,
         lambda: None,
         lambda _: None,
