@@ -22,6 +22,8 @@ IDS = {
     "{version}": "version",
     "{invocationId}": "invocation",
     "{name}": "secret",
+    "{triggerId}": "trigger",
+    "{eventId}": "event",
 }
 SOURCE = files({"main.py": "def handler(event, context):\n    return 1\n"})
 BODIES: dict[str, Json] = {
@@ -59,13 +61,19 @@ def mine(api: Api, busybox: str) -> Iterator[dict[str, str]]:
 
 
 def of_functions(api: Api) -> dict[str, str]:
-    """Make a function with a draft, an invocation that waits, and a secret; return their ids."""
+    """Make a function with a draft, an invocation that waits, a secret, a trigger and an event that
+    it does not want; return their ids."""
     function_id = made(api, f"mine-{time.time_ns()}", SOURCE["files"][0]["content"])
     draft = f"/v1/functions/{function_id}/draft"
     api.http.put(draft, json=SOURCE, headers={"If-Match": '"0"'}).raise_for_status()
     api.http.put("/v1/secrets/TOKEN", json={"value": "of mine"}).raise_for_status()
+    wanted = {"type": "event", "config": {"types": ["nothing.of.all"]}}
+    trigger = api.post("/v1/triggers", {"functionId": function_id, **wanted})
+    (emitted,) = api.post("/v1/events", {"events": [{"type": "of.mine"}]})["events"]
     return {
         "function": function_id,
+        "trigger": trigger["id"],
+        "event": emitted["id"],
         "version": "1",
         "invocation": waiting(api, function_id),
         "secret": "TOKEN",
@@ -135,7 +143,7 @@ def test_another_account_cannot_use_or_see_mine(api: Api, other: Api, mine: dict
     assert other.vms() == []
     assert other.vms(imageId=mine["image"]) == []
     assert mine["vm"] in [vm["id"] for vm in api.vms(imageId=mine["image"])]
-    for path in ("/v1/functions", "/v1/invocations", "/v1/secrets"):
+    for path in ("/v1/functions", "/v1/invocations", "/v1/secrets", "/v1/triggers", "/v1/events"):
         (listed,) = other.get(path).values()
         assert listed == [], path
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from cakework.server.functions import failures, waiting
+from cakework.server.functions import failures
+from cakework.server.services.rooms import Rooms
 from cakework.server.store.function_models import InvocationRow
 
 from .function_node import FunctionNode, source
@@ -138,7 +139,7 @@ async def test_what_is_too_deep_too_large_too_late_or_too_much(
     def has_room(_: object, key: str, *__: object) -> bool:
         return key != handler
 
-    monkeypatch.setattr(waiting.WaitingLimits, "_has_room", has_room)
+    monkeypatch.setattr(Rooms, "take", has_room)
     before = len(await of(functions, handler, "failure"))
     failed = await functions.invoke(function_id, FAILS)
     assert (failed["state"], failed["reason"]) == ("failed", "handler_error")

@@ -4,6 +4,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
+
+from cakework.server.store.automation_models import TriggerRow
 
 from .function_node import FunctionNode
 from .rig import Json, eventually
@@ -124,18 +127,31 @@ async def test_only_what_matches_is_told(functions: Functions) -> None:
     assert await functions.rig.ok("GET", "/v1/invocations", params=query) == {"invocations": []}
 
 
-async def test_a_listener_that_fails_at_its_own_failures_comes_to_an_end(
-    functions: Functions,
-) -> None:
-    """Each failure leads deeper, and what is too deep is a dead letter that nobody is told of."""
+async def test_what_a_listener_fails_at_is_told_to_none(functions: Functions) -> None:
+    """Not to itself and not to others, whose failures would be twice as many each time."""
     code = "def handler(event, context):\n    raise ValueError('again')\n"
     listener = await functions.made(code, settings=ONCE)
     config = {"types": ["cakework.invocation.failed"]}
-    await trigger(functions, listener, type="lifecycle", config=config)
+    for _ in range(2):
+        await trigger(functions, listener, type="lifecycle", config=config)
     await functions.invoke(listener, "begin")
-    found = await told(functions, listener, 9)
-    assert [each["depth"] for each in found] == list(range(1, 10))
-    assert [each["reason"] for each in found] == ["handler_error"] * 8 + ["loop"]
+    found = await told(functions, listener, 2)
+    assert [(each["depth"], each["reason"]) for each in found] == [(1, "handler_error")] * 2
+    dead = (await functions.rig.ok("GET", "/v1/dead-letters"))["invocations"]
+    assert len(dead) == 3
+
+
+async def test_what_cannot_be_told_counts_all_the_same(functions: Functions) -> None:
+    """A trigger's row that cannot be read any more, or a queue that is full: the end is written."""
+    listener = await tells(functions, "cakework.invocation.failed")
+    works = await functions.made(FAILS, settings=ONCE)
+    async with functions.rig.server.database.writing() as session:
+        of_it = update(TriggerRow).where(TriggerRow.function_id == listener)
+        await session.execute(of_it.values(filter='{"data": [{"nothing": "of ours"}]}'))
+    failed = await functions.invoke(works, "fails")
+    assert (failed["state"], failed["reason"]) == ("failed", "handler_error")
+    query = {"functionId": listener}
+    assert await functions.rig.ok("GET", "/v1/invocations", params=query) == {"invocations": []}
 
 
 async def test_a_triggers_failures_go_to_its_own_handler(functions: Functions) -> None:

@@ -248,6 +248,20 @@ async def test_triggers_are_bounded(functions: Functions, monkeypatch: pytest.Mo
         assert whose in problem["detail"]
 
 
+async def test_lifecycle_triggers_are_few(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is looked at within whatever it may be told of."""
+    monkeypatch.setattr(limits, "LIFECYCLE_PER_ACCOUNT", 2)
+    function_id = await empty(functions)
+    for _ in range(2):
+        await made(functions, function_id, **LIFECYCLE)
+    asked = {"functionId": function_id, **LIFECYCLE}
+    problem = await functions.rig.refused(429, "POST", "/v1/triggers", json=asked)
+    assert "2 lifecycle triggers" in problem["detail"]
+    await made(functions, function_id, **EVENT)
+
+
 async def test_a_retried_creation_makes_one(functions: Functions) -> None:
     """With an Idempotency-Key; the secret is told again."""
     function_id = await empty(functions)

@@ -150,6 +150,8 @@ def make_bare_namespace(slot: int) -> Namespace:
     def inside() -> Namespace:
         made = Namespace(slot, _own_namespace())
         try:
+            # A new namespace forwards what the host does.
+            _write("net/ipv4/ip_forward", "0")
             made.tap = _open_tap(TAP)
         except BaseException:
             made.close()

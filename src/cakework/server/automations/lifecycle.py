@@ -4,27 +4,30 @@
 
 Each is taken in the transaction that writes what it tells of: so once, and only if that counts. A
 trigger whose function keeps failing pauses itself (``pause_after``); that its work succeeds again
-is told, too. Work that fails for what it was told of leads deeper each time, and so to an end.
+is told, too. What these triggers' own work fails at is told to none of them: three that listen to
+each other's failures would tell of twice as many each time.
+
+Whatever cannot be told, what it would have told of counts all the same.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from cakework.domain.builds import BuildStatus
-from cakework.domain.errors import CakeworkError
-from cakework.domain.functions import VersionState
+from cakework.domain.functions import RetryPolicy, VersionState
 from cakework.domain.ids import AccountId, FunctionId, UserId
-from cakework.domain.invocations import DEAD, TEST, InvocationState
+from cakework.domain.invocations import DEAD, FAILURE, TEST, InvocationState
 from cakework.domain.patterns import Pattern, matches_type
 from cakework.domain.triggers import LIFECYCLE, LifecycleConfig, TriggerType
 from cakework.domain.vms import Ending, VmRole
-from cakework.server.automations.rows import config_of, filter_of, retry_of
 from cakework.server.functions.invocations import WITHOUT_BYTES, Invocations, NewInvocation
 from cakework.server.services.announcements import Announcements
 from cakework.server.store.automation_models import TriggerRow
@@ -33,7 +36,12 @@ from cakework.server.store.models import BuildRow, VmRow
 from cakework.server.store.values import storable
 from cakework.server.webhooks.outbox import Shapes
 
+PATTERNS_MOST = 1_000
+"""Filters that are kept compiled."""
 Json = dict[str, Any]
+_Trigger = Row[str, str, str, str, str | None, str | None]
+_UNTOLD = frozenset({TEST, FAILURE, TriggerType.LIFECYCLE.value})
+"""What makes invocations whose ends are told to nobody."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -110,10 +118,12 @@ class Lifecycle:
             row = session.get(InvocationRow, invocation_id, options=WITHOUT_BYTES)
             if row is None or row.kind != "queued" or row.trigger == TEST:
                 continue
+            told = row.trigger not in _UNTOLD
             if row.state in DEAD:
-                self._fire(session, self._of_invocation(session, row, "invocation.failed"))
+                if told:
+                    self._fire(session, self._of_invocation(session, row, "invocation.failed"))
                 self._failed(session, row)
-            elif row.state == InvocationState.SUCCEEDED and self._recovered(session, row):
+            elif row.state == InvocationState.SUCCEEDED and self._recovered(session, row) and told:
                 self._fire(session, self._of_invocation(session, row, "invocation.recovered"))
 
     def trigger_paused(self, session: Session, row: TriggerRow) -> None:
@@ -178,48 +188,68 @@ class Lifecycle:
 
         Where as much waits as may, one makes none: what happened has happened all the same.
         """
-        query = select(TriggerRow).where(
-            TriggerRow.account_id == told.account_id,
-            TriggerRow.type == TriggerType.LIFECYCLE,
-            TriggerRow.enabled,
-            TriggerRow.paused_reason.is_(None),
-            TriggerRow.user_id.in_({"", told.user_id}),
+        try:
+            wanted = self._wanted(session, told)
+            if wanted:
+                with session.begin_nested():
+                    self._enter(session, wanted, told)
+        except Exception as error:
+            _log.warning(
+                "lifecycle.untold", type=told.type, subject=told.subject, detail=str(error)
+            )
+
+    def _wanted(self, session: Session, told: _Told) -> list[tuple[_Trigger, Json]]:
+        """Return the triggers that want to be told, each with its event."""
+        row = TriggerRow
+        query = select(row.id, row.function_id, row.user_id, row.config, row.filter, row.retry)
+        query = query.where(
+            row.account_id == told.account_id,
+            row.type == TriggerType.LIFECYCLE,
+            row.enabled,
+            row.paused_reason.is_(None),
+            row.user_id.in_({"", told.user_id}),
         )
-        triggers = [row for row in session.scalars(query) if _wants(row, LIFECYCLE + told.type)]
+        kind = LIFECYCLE + told.type
+        triggers = [each for each in session.execute(query) if _wants(each.config, kind)]
         if not triggers:
-            return
+            return []
         event = {
-            "type": LIFECYCLE + told.type,
+            "type": kind,
             "source": "/cakework",
             "subject": told.subject,
             "time": self._shapes.time(self._clock()),
             "data": told.data(),
         }
-        for row in triggers:
-            pattern = filter_of(row)
-            if pattern is None or Pattern.compile(pattern).matches(event):
-                self._enter(session, row, event, told)
+        return [(each, event) for each in triggers if _matches(each.filter, event)]
 
-    def _enter(self, session: Session, row: TriggerRow, event: Json, told: _Told) -> None:
-        new = NewInvocation(
-            event,
-            UserId(row.user_id or told.user_id),
-            TriggerType.LIFECYCLE,
-            trigger_id=row.id,
-            retry=retry_of(row),
-            depth=told.depth,
-            cause_id=told.cause_id,
-        )
-        try:
-            account, function = AccountId(row.account_id), FunctionId(row.function_id)
+    def _enter(
+        self, session: Session, wanted: Sequence[tuple[_Trigger, Json]], told: _Told
+    ) -> None:
+        for trigger, event in wanted:
+            retry = trigger.retry
+            new = NewInvocation(
+                event,
+                UserId(trigger.user_id or told.user_id),
+                TriggerType.LIFECYCLE,
+                trigger_id=trigger.id,
+                retry=None if retry is None else RetryPolicy.model_validate_json(retry),
+                depth=told.depth,
+                cause_id=told.cause_id,
+            )
+            account, function = AccountId(told.account_id), FunctionId(trigger.function_id)
             self._invocations.enter(session, account, function, new)
-            session.flush()
-        except CakeworkError as error:
-            _log.warning("lifecycle.untold", trigger_id=row.id, detail=error.detail)
+        session.flush()
 
 
-def _wants(row: TriggerRow, kind: str) -> bool:
-    config = config_of(row)
-    return isinstance(config, LifecycleConfig) and any(
-        matches_type(each, kind) for each in config.types
-    )
+def _wants(config: str, kind: str) -> bool:
+    types = LifecycleConfig.model_validate_json(config).types
+    return any(matches_type(each, kind) for each in types)
+
+
+def _matches(pattern: str | None, event: Json) -> bool:
+    return pattern is None or _compiled(pattern).matches(event)
+
+
+@lru_cache(PATTERNS_MOST)
+def _compiled(pattern: str) -> Pattern:
+    return Pattern.compile(json.loads(pattern))

@@ -22,7 +22,13 @@ from cakework.domain.ids import (
     new_trigger_id,
 )
 from cakework.domain.occurrences import next_due
-from cakework.domain.triggers import DONE, CronConfig, TriggerConfig, WebhookConfig
+from cakework.domain.triggers import (
+    DONE,
+    CronConfig,
+    TriggerConfig,
+    TriggerType,
+    WebhookConfig,
+)
 from cakework.server.automations.declarations import (
     NewTrigger,
     TriggerFilter,
@@ -45,6 +51,8 @@ from cakework.server.store.sealing import Sealer
 
 PER_ACCOUNT = 10_000
 PER_FUNCTION = 1_000
+LIFECYCLE_PER_ACCOUNT = 20
+"""Each of them is looked at within each change that they may be told of."""
 Json = dict[str, Any]
 
 
@@ -111,7 +119,7 @@ class Triggers:
                     f"The function has a trigger with this externalId that is another: {known.id}. "
                     "Change that, or delete it."
                 )
-            await self._check_room(session, account, new.function_id)
+            await self._check_room(session, account, new)
             row = self._row(trigger_id, account, user, new, secret)
             row.digest, row.request_token = digest, token
             session.add(row)
@@ -316,16 +324,19 @@ class Triggers:
             await _check_handler(session, account, function, new.on_failure)
         return UserId(new.user_id or function.user_id)
 
-    async def _check_room(
-        self, session: AsyncSession, account: AccountId, function_id: FunctionId
-    ) -> None:
-        for which, whose, most in (
-            (TriggerRow.account_id == account, "account", PER_ACCOUNT),
-            (TriggerRow.function_id == function_id, "function", PER_FUNCTION),
-        ):
+    async def _check_room(self, session: AsyncSession, account: AccountId, new: NewTrigger) -> None:
+        theirs = TriggerRow.account_id == account
+        rooms = [
+            (theirs, "account", "triggers", PER_ACCOUNT),
+            (TriggerRow.function_id == new.function_id, "function", "triggers", PER_FUNCTION),
+        ]
+        if type_of(new.config) is TriggerType.LIFECYCLE:
+            of_lifecycle = theirs & (TriggerRow.type == TriggerType.LIFECYCLE)
+            rooms.append((of_lifecycle, "account", "lifecycle triggers", LIFECYCLE_PER_ACCOUNT))
+        for which, whose, what, most in rooms:
             count = select(func.count()).select_from(TriggerRow).where(which)
             if (await session.scalar(count) or 0) >= most:
-                raise QuotaExceeded(f"The {whose} has {most} triggers, as many as it may.")
+                raise QuotaExceeded(f"The {whose} has {most} {what}, as many as it may.")
 
     async def _fired(self, session: AsyncSession, rows: Sequence[TriggerRow]) -> dict[str, Fired]:
         """Return what some triggers made last."""

@@ -15,7 +15,6 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cakework.domain.errors import CakeworkError
 from cakework.domain.functions import FunctionSettings
 from cakework.domain.ids import AccountId, FunctionId, UserId
 from cakework.domain.invocations import DEAD, FAILURE, TEST, InvocationState
@@ -66,9 +65,11 @@ class Failures:
             if handler is None:
                 continue
             try:
-                row = self._taken(session, failed, function, handler)
-            except CakeworkError as error:
-                _log.warning("failure.untold", invocation_id=failed.id, detail=error.detail)
+                with session.begin_nested():
+                    row = self._taken(session, failed, function, handler)
+            except Exception as error:
+                # That it failed counts, whoever can be told of it.
+                _log.warning("failure.untold", invocation_id=failed.id, detail=str(error))
                 continue
             if row.state == InvocationState.FAILED:
                 over.append(row.id)
@@ -100,10 +101,11 @@ class Failures:
         shown = self._shapes(session, [failed.id])[failed.id]
         why = f"It {failed.state}: {failed.reason}."
         error: Json = shown.get("error") or {"type": "NotDone", "message": why, "retriable": False}
-        event = json.loads(self._invocations.event(failed))
-        whole = {"invocation": shown, "event": event, "error": error}
-        if _fits(whole):
-            return whole
+        if failed.event_bytes <= EVENT_BYTES_MAX:
+            event = json.loads(self._invocations.event(failed))
+            whole = {"invocation": shown, "event": event, "error": error}
+            if _fits(whole):
+                return whole
         without = {
             "invocation": shown,
             "eventPath": f"/v1/invocations/{failed.id}/event",
