@@ -4,7 +4,7 @@ set. With instances: test_flow_instances.py."""
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy import delete
 from cakework.domain.flow import HELD_MS, Meter
 from cakework.domain.ids import AccountId, FunctionId, InvocationId
 from cakework.domain.invocations import Reason
-from cakework.server.functions import flow_loop
+from cakework.server.functions import flow, flow_loop
 from cakework.server.functions.gatherings import BYTES_MAX
 from cakework.server.functions.invocations import Entry
 from cakework.server.functions.meters import Key, Meters
@@ -521,6 +521,37 @@ async def test_rules_that_change_hold_what_they_hold_otherwise(bench: Bench) -> 
     for each in (first, second):
         await bench.end(each)
     await bench.is_clean()
+
+
+async def test_a_limit_that_is_raised_lets_in_so_many_at_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others do not wait meanwhile; all are let in by the loop, also by another server's."""
+    monkeypatch.setattr(flow, "FEW", 2)
+    monkeypatch.setattr(flow, "GIVEN_AT_ONCE", 4)
+    let_in: list[int] = []
+
+    async def count_after(done: Awaitable[Any]) -> None:
+        await done
+        let_in.append(len(await bench.begin_due()))
+
+    function_id = await bench.function([ONE])
+    for _ in range(40):
+        await bench.take(function_id, of("a"))
+    await count_after(bench.flow())
+    # One transaction has the tickets go by the rule, the next finds the key with places left.
+    await count_after(bench.set_limits(function_id, [{**ONE, "limit": 10_000}]))
+    for _ in range(2):
+        await count_after(bench.flow())
+    assert let_in == [1, 8, 4, 4]
+    await count_after(bench.take(function_id, of("a")))
+    async with bench.another() as other:
+        await count_after(other.sweep())
+        while sum(let_in) < 41:
+            await count_after(other.flow())
+            assert let_in[-1] > 0
+    assert let_in[4:6] == [2, 4]
+    assert max(let_in) == 8
 
 
 async def test_a_rule_that_is_gone_leaves_those_that_hold(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 | What | When | Then |
 |---|---|---|
 | what waits for a time | that is over | goes on |
+| places that are left to be given | soon | go to who is next, so many at a time |
 | events that are gathered | as many as may be, or long enough | are put together, and go on |
 | what is held for a rule | that is gone, or another | goes on, or is held by that |
 | tickets | of what has ended | go, and their places to who is next |
@@ -20,10 +21,10 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import ColumnElement, delete, exists, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session
 
-from cakework.domain.flow import Rule, is_same, rule_of, told_rule
+from cakework.domain.flow import Concurrency, Rule, is_same, rule_of, told_rule
 from cakework.server.clock import Clock
 from cakework.server.functions.flow import Flow
 from cakework.server.functions.gatherings import Gathered, Gatherings
@@ -99,11 +100,23 @@ class FlowLoop:
 
     async def one_pass(self) -> None:
         """Have go on what is to, and look through what is held from time to time."""
+        await self._fill()
         await self._go_on()
         now = self._clock()
         if self._after or not self._swept_ms <= now < self._swept_ms + SWEEP_MS:
             self._swept_ms = now
             await self._sweep()
+
+    async def _fill(self) -> None:
+        """Give places that were too many for one transaction; of what is left it is told again."""
+        for key in self._flow.unfilled():
+            try:
+                await self._database.together(
+                    lambda session, key=key: self._flow.passage(session).fill(key)
+                )
+            except Exception:
+                # The sweep finds it.
+                _log.exception("flow.not_filled")
 
     async def _go_on(self) -> None:
         due, are_more = await self._found()
@@ -276,7 +289,7 @@ class FlowLoop:
             await self._database.together(work)
 
     async def _unblock(self, held: Sequence[_Held]) -> None:
-        """Give places to who waits in lines of which nobody has a place, or too few have."""
+        """Give places to who waits in lines of which places are free."""
         for some in _chunks(list({each.key for each in held}), TOGETHER):
 
             def work(session: Session, some: Sequence[str] = some) -> None:
@@ -286,12 +299,19 @@ class FlowLoop:
 
             await self._database.together(work)
 
-    def _blocked(self, session: Session, keys: Sequence[str]) -> Sequence[str]:
-        has_place = aliased(TicketRow)
-        there = exists().where(has_place.key == TicketRow.key, has_place.state == TicketState.HELD)
-        in_line = TicketRow.state == TicketState.LINE
-        query = select(TicketRow.key).where(TicketRow.key.in_(keys), in_line, ~there).distinct()
-        return session.scalars(query).all()
+    def _blocked(self, session: Session, keys: Sequence[str]) -> list[str]:
+        """Return of which of some keys fewer have places than may, though somebody waits."""
+        row = TicketRow
+        of_line = select(row.key, row.rule).where(row.key.in_(keys), row.state == TicketState.LINE)
+        of_held = select(row.key, func.count())
+        of_held = of_held.where(row.key.in_(keys), row.state == TicketState.HELD)
+        held = {each[0]: each[1] for each in session.execute(of_held.group_by(row.key))}
+        blocked: dict[str, None] = {}
+        for key, told in session.execute(of_line.distinct()).all():
+            rule = rule_of(told)
+            if isinstance(rule, Concurrency) and held.get(key, 0) < rule.limit:
+                blocked[key] = None
+        return list(blocked)
 
     async def _put_back(self) -> None:
         """Put together what was gathered for what has ended before it was to start."""
