@@ -340,6 +340,27 @@ async def test_a_hundred_and_fifty_triggers(
         assert len(shown["invocations"]) == 100
 
 
+async def test_what_has_rules_to_pass_is_made_in_smaller_pieces(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules of a trigger, and of a function: each counts as twenty. The loop makes the rest."""
+    monkeypatch.setattr(events_module, "MADE_MOST", 70)
+    rule = {"type": "concurrency", "limit": 1}
+    plain = await function_of(rig)
+    ruled = await function_of(rig, "ruled", settings={"limits": [rule]})
+    await triggers_of(rig, plain, ["plain"], count=30)
+    ids = await triggers_of(rig, plain, ["own"], count=5, limits=json.dumps([rule]))
+    await triggers_of(rig, ruled, ["ruled"], count=5)
+    # 30 of 70, then two of 20 each, and then none.
+    kinds = ("plain", "own", "ruled")
+    answer = await emit(rig, *({"type": each} for each in kinds))
+    assert [each["invocations"] for each in answer["events"]] == [30, 2, 0]
+    for each, count in zip(answer["events"], (30, 5, 5), strict=True):
+        await reached(rig, each["id"], made=count, pending=False)
+    rows = [row.trigger_id for row in await made(rig) if row.trigger_id in ids]
+    assert rows == ids
+
+
 async def test_servers_share_what_is_left(rig: Rig) -> None:
     """However many go on with the same events, each invocation is made once."""
     ids = await triggers_of(rig, await function_of(rig), count=250)

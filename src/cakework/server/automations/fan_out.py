@@ -21,7 +21,7 @@ from cakework.domain.errors import NotFound, QueueFull
 from cakework.domain.ids import AccountId
 from cakework.domain.steps import Step
 from cakework.faults import step
-from cakework.server.automations.events import AT_ONCE, LOOK_WITHIN_S
+from cakework.server.automations.events import LIMITED_COST, LOOK_WITHIN_S, MADE_MOST
 from cakework.server.automations.plans import Incoming, Made, Plan, Planner
 from cakework.server.automations.wishes import Look, Wishes, WishesOfAccount, edition_of
 from cakework.server.functions.invocations import Invocations
@@ -30,6 +30,8 @@ from cakework.server.store.database import Database
 from cakework.server.store.pages import Place
 from cakework.server.store.sealing import Sealer
 
+MADE_AT_ONCE = MADE_MOST // LIMITED_COST
+"""Invocations that are made in one transaction, at most: all of them may have rules to pass."""
 EVENTS_AT_ONCE = 8
 """Of one account, before the next one's turn."""
 LOOK_S = 0.2
@@ -143,7 +145,7 @@ class FanOut:
         look_s: float,
     ) -> Plan:
         look, after = Look(look_s), unfinished.after
-        return self._planner.plan(account, unfinished.incoming, wishes, look, AT_ONCE, after)
+        return self._planner.plan(account, unfinished.incoming, wishes, look, MADE_AT_ONCE, after)
 
     def _write(
         self,
