@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
 from sqlalchemy import select, true, tuple_, update
 from sqlalchemy.orm import Session
 
@@ -37,6 +38,7 @@ EVENTS_AT_ONCE = 8
 LOOK_S = 0.2
 """Time of a processor to compare one event with triggers, before the next one's turn."""
 TRIES = 2
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +76,26 @@ class FanOut:
         query = select(row.account_id).where(row.after.is_not(None)).distinct()
         async with self._database.reading() as session:
             accounts = [AccountId(each) for each in await session.scalars(query)]
-        moved = [await self._of_account(each) for each in accounts]
+        moved = False
+        for each in accounts:
+            try:
+                moved |= await self._of_account(each)
+            except Exception:
+                _log.exception("event.account_not_given", account_id=each)
         self._places = {each: at for each, at in self._places.items() if each in accounts}
-        if any(moved):
+        if moved:
             self._hint()
 
     async def _of_account(self, account: AccountId) -> bool:
         """Go on with events of an account; say whether any got further."""
         moved = False
         for event_id, after in await self._next(account):
-            unfinished = await self._opened(event_id, after)
-            if unfinished is not None:
-                moved |= await self._go_on(account, unfinished)
+            try:
+                unfinished = await self._opened(event_id, after)
+                if unfinished is not None:
+                    moved |= await self._go_on(account, unfinished)
+            except Exception:
+                _log.exception("event.not_given", event_id=event_id)
         return moved
 
     async def _next(self, account: AccountId) -> list[tuple[str, str]]:
