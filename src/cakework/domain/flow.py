@@ -40,6 +40,7 @@ HELD_MS = 253_402_300_799_000
 that of what a schedule holds (``invocations.HELD_MS``), so that each lets go its own."""
 USER_ID = "userId"
 _PER_S = 1_000_000
+_FAR_US = HELD_MS * 1_000
 Path = Annotated[str, StringConstraints(max_length=PATH_CHARS_MAX, pattern=PATH_PATTERN)]
 
 
@@ -215,7 +216,8 @@ class Meter:
     """How fast something may go: one in ``interval_us``, and ``burst`` at once after a rest.
 
     What is kept of it is one time, until which all that came is accounted for; when that is over
-    it is as good as new. (This is the generic cell rate algorithm, GCRA.) Times are microseconds.
+    it is as good as new. (This is the generic cell rate algorithm, GCRA.) Times are microseconds,
+    up to when nothing is due any more: a store has room for that.
     """
 
     interval_us: int
@@ -229,9 +231,9 @@ class Meter:
 
     def next_start(self, until_us: int, now_us: int) -> tuple[int, int]:
         """Return when what comes now may start, and until when all is accounted for then."""
-        until_us = max(until_us, now_us)
+        until_us = min(max(until_us, now_us), _FAR_US)
         start_us = max(now_us, until_us - (self.burst - 1) * self.interval_us)
-        return start_us, until_us + self.interval_us
+        return start_us, min(until_us + self.interval_us, _FAR_US)
 
     def admit(self, until_us: int, now_us: int) -> int | None:
         """Return until when all is accounted for with what comes now; None: it is too much."""

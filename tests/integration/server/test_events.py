@@ -15,10 +15,11 @@ from cakework.domain.functions import RetryPolicy
 from cakework.domain.ids import AccountId
 from cakework.server.app import build_server
 from cakework.server.automations import events as events_module
+from cakework.server.automations.fan_out import FanOut
 from cakework.server.automations.wishes import Wishes
 from cakework.server.clock import now_ms
 from cakework.server.functions.waiting import WaitingLimits
-from cakework.server.store.automation_models import TriggerRow
+from cakework.server.store.automation_models import EventRow, TriggerRow
 from cakework.server.store.function_models import FunctionRow
 from cakework.server.store.models import IdempotencyRow
 
@@ -338,6 +339,58 @@ async def test_a_hundred_and_fifty_triggers(
         assert [row.trigger_id for row in await made(rig)] == ids
         shown = await rig.ok("GET", f"/v1/events/{emitted['id']}")
         assert len(shown["invocations"]) == 100
+
+
+async def test_what_has_rules_to_pass_is_made_in_smaller_pieces(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules of a trigger, and of a function: each counts as twenty. The loop makes the rest."""
+    monkeypatch.setattr(events_module, "MADE_MOST", 70)
+    rule = {"type": "concurrency", "limit": 1}
+    plain = await function_of(rig)
+    ruled = await function_of(rig, "ruled", settings={"limits": [rule]})
+    await triggers_of(rig, plain, ["plain"], count=30)
+    ids = await triggers_of(rig, plain, ["own"], count=5, limits=json.dumps([rule]))
+    await triggers_of(rig, ruled, ["ruled"], count=5)
+    # 30 of 70, then two of 20 each, and then none.
+    kinds = ("plain", "own", "ruled")
+    answer = await emit(rig, *({"type": each} for each in kinds))
+    assert [each["invocations"] for each in answer["events"]] == [30, 2, 0]
+    for each, count in zip(answer["events"], (30, 5, 5), strict=True):
+        await reached(rig, each["id"], made=count, pending=False)
+    rows = [row.trigger_id for row in await made(rig) if row.trigger_id in ids]
+    assert rows == ids
+
+
+async def test_an_event_that_cannot_be_given_holds_up_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one of its account, nor that of another; nor does an account that cannot."""
+    read, turn = FanOut._read, FanOut._next  # pyright: ignore[reportPrivateUsage]
+    passes = 0
+
+    def fails(self: FanOut, row: EventRow, after: str) -> Any:
+        if row.type == "broken":
+            raise RuntimeError("a fault of ours")
+        return read(self, row, after)
+
+    async def once_not(self: FanOut, account: AccountId) -> Any:
+        nonlocal passes
+        passes += 1
+        if passes == 1:
+            raise RuntimeError("a fault of ours")
+        return await turn(self, account)
+
+    monkeypatch.setattr(FanOut, "_read", fails)
+    monkeypatch.setattr(events_module, "MADE_MOST", 0)
+    await triggers_of(rig, await function_of(rig))
+    broken, whole = (await emit(rig, {"type": "broken"}, {"type": "whole"}))["events"]
+    await rig.server.automations.fan_out.one_pass()
+    await reached(rig, whole["id"], made=1, pending=False)
+    await reached(rig, broken["id"], made=0, pending=True)
+    monkeypatch.setattr(FanOut, "_next", once_not)
+    await rig.server.automations.fan_out.one_pass()
+    assert passes > 0
 
 
 async def test_servers_share_what_is_left(rig: Rig) -> None:

@@ -4,23 +4,24 @@ set. With instances: test_flow_instances.py."""
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, select, update
 
 from cakework.domain.flow import HELD_MS, Meter
 from cakework.domain.ids import AccountId, FunctionId, InvocationId
 from cakework.domain.invocations import Reason
-from cakework.server.functions import flow_loop
+from cakework.server.functions import flow, flow_loop
 from cakework.server.functions.gatherings import BYTES_MAX
 from cakework.server.functions.invocations import Entry
 from cakework.server.functions.meters import Key, Meters
+from cakework.server.functions.passages import Passage
 from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.flow_models import MemberRow, MeterRow, TicketRow
-from cakework.server.store.function_models import InvocationRow
+from cakework.server.store.function_models import FunctionRow, InvocationRow
 
 from .flow_bench import Bench, bench_of, heard
 
@@ -523,6 +524,37 @@ async def test_rules_that_change_hold_what_they_hold_otherwise(bench: Bench) -> 
     await bench.is_clean()
 
 
+async def test_a_limit_that_is_raised_lets_in_so_many_at_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others do not wait meanwhile; all are let in by the loop, also by another server's."""
+    monkeypatch.setattr(flow, "FEW", 2)
+    monkeypatch.setattr(flow, "GIVEN_AT_ONCE", 4)
+    let_in: list[int] = []
+
+    async def count_after(done: Awaitable[Any]) -> None:
+        await done
+        let_in.append(len(await bench.begin_due()))
+
+    function_id = await bench.function([ONE])
+    for _ in range(40):
+        await bench.take(function_id, of("a"))
+    await count_after(bench.flow())
+    # One transaction has the tickets go by the rule, the next finds the key with places left.
+    await count_after(bench.set_limits(function_id, [{**ONE, "limit": 10_000}]))
+    for _ in range(2):
+        await count_after(bench.flow())
+    assert let_in == [1, 8, 4, 4]
+    await count_after(bench.take(function_id, of("a")))
+    async with bench.another() as other:
+        await count_after(other.sweep())
+        while sum(let_in) < 41:
+            await count_after(other.flow())
+            assert let_in[-1] > 0
+    assert let_in[4:6] == [2, 4]
+    assert max(let_in) == 8
+
+
 async def test_a_rule_that_is_gone_leaves_those_that_hold(bench: Bench) -> None:
     """Not what is done with one rule, nor what is to come, has what another holds go on."""
     limits = [{"type": "debounce", "period": 10}, ONE, {"type": "concurrency", "limit": 1}]
@@ -580,6 +612,50 @@ async def test_what_cannot_be_put_together_holds_up_nobody(bench: Bench) -> None
     await bench.set(broken, event_sealed=sealed)
     await bench.flow(after_ms=flow_loop.PUT_OFF_MS)
     assert await bench.begin_due() == [broken]
+
+
+async def test_rules_that_cannot_be_read_hold_up_nobody_else(bench: Bench) -> None:
+    """What they hold goes on by the rules on record."""
+    broken, whole = [await bench.function([ONE], account=each) for each in ("default", "other")]
+    first, second = [(await bench.take(broken, of("a"))).id for _ in range(2)]
+    theirs = [(await bench.take(whole, of("a"))).id for _ in range(2)]
+    async with bench.server.database.writing() as session:
+        of_broken = update(FunctionRow).where(FunctionRow.id == broken)
+        await session.execute(of_broken.values(settings='{"limits":1}'))
+    await bench.set_limits(whole, [])
+    assert set(await bench.begin_due()) == {first, *theirs}
+    assert (await bench.row(second)).next_ms == HELD_MS
+
+
+@pytest.mark.parametrize("step", ["leave", "fill"])
+async def test_a_fault_with_one_account_does_not_end_a_sweep(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    functions = [await bench.function([ONE], account=each) for each in ("default", "other")]
+    taken = [[(await bench.take(each, of("a"))).id for _ in range(2)] for each in functions]
+    for first, _ in taken:
+        await bench.set(first, state="canceled", ended_ms=bench.clock.now)
+    if step == "fill":
+        # Nobody has a place, and nobody was told.
+        async with bench.server.database.writing() as session:
+            ended = [first for first, _ in taken]
+            await session.execute(delete(TicketRow).where(TicketRow.invocation_id.in_(ended)))
+    async with bench.server.database.reading() as session:
+        in_line = select(TicketRow.key).where(TicketRow.invocation_id == taken[0][1])
+        key = await session.scalar(in_line)
+    do: Callable[..., None] = getattr(Passage, step)
+
+    def fails(self: Passage, of_whom: Any) -> None:
+        if key == of_whom or taken[0][0] in of_whom:
+            raise RuntimeError("a fault of ours")
+        do(self, of_whom)
+
+    monkeypatch.setattr(Passage, step, fails)
+    await bench.sweep()
+    assert await bench.begin_due() == [taken[1][1]]
+    monkeypatch.undo()
+    await bench.sweep()
+    assert await bench.begin_due() == [taken[0][1]]
 
 
 async def test_keys_of_strangers_cost_little(bench: Bench) -> None:

@@ -111,6 +111,34 @@ async def test_an_unknown_field_is_refused_at_every_depth(rig: Rig) -> None:
     assert (rig.node.vm_orders, rig.node.build_orders) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("method", "address", "place"),
+    [
+        ("POST", "/v1/functions", "settings.limits"),
+        ("PATCH", f"/v1/functions/{IDS['functionId']}", "settings.limits"),
+        ("POST", "/v1/triggers", "limits"),
+        ("PATCH", f"/v1/triggers/{IDS['triggerId']}", "limits"),
+    ],
+)
+async def test_what_is_unknown_of_a_rule_is_named(
+    rig: Rig, method: str, address: str, place: str
+) -> None:
+    """By its place alone, whichever type of rule it is; and so is a type that there is not."""
+    types = "concurrency, throttle, rate, debounce, batch"
+    for rule, field, told in (
+        ({"type": "rate", SURPLUS: 1}, SURPLUS, "is unknown; there are key, type, limit, period"),
+        ({"type": "batch", "maxSzie": 1}, "maxSzie", "is unknown; did you mean maxSize?"),
+        ({"type": "rat"}, "type", f"should be one of {types}"),
+        ({"type": ["rate"]}, "type", f"should be one of {types}"),
+        ({"limit": 1}, "type", f"should be one of {types}"),
+    ):
+        limits: Json = {"limits": [rule]}
+        body = {"settings": limits} if place.startswith("settings") else limits
+        faults = faults_of(await rig.refused(400, method, address, json=body))
+        assert faults[f"{place}.0.{field}"] == told, faults
+        assert {each for each in faults if place in each} == {f"{place}.0.{field}"}
+
+
 async def test_an_unknown_parameter_is_refused_by_every_call(rig: Rig) -> None:
     """So is one that is nearly right, and one that is there more than once."""
     for method, address, operation in CALLS:

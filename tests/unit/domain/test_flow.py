@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cakework.domain.flow import (
+    HELD_MS,
     Concurrency,
     Debounce,
     Meter,
@@ -196,6 +197,21 @@ def test_a_rate_admits_what_a_throttle_would_start_at_once(
         then = meter.admit(until, now)
         assert (then is not None) == (start == now)
         until = until if then is None else then
+
+
+@pytest.mark.parametrize("rule", [Throttle, Rate])
+def test_what_is_accounted_for_is_never_later_than_a_store_can_hold(
+    rule: type[Throttle | Rate],
+) -> None:
+    """However much comes: what is so far ahead starts never, and the next one can still be told."""
+    meter = Meter.of(
+        rule.model_validate({"type": rule.__name__.lower(), "limit": 1, "period": 604_800})
+    )
+    far_us = HELD_MS * 1_000
+    for until_us in (far_us - 1, far_us, 2**63 - 1):
+        start_us, then_us = meter.next_start(until_us, 0)
+        assert start_us <= then_us == far_us < 2**63
+    assert meter.admit(0, far_us) == far_us
 
 
 def test_a_quiet_period_ends_in_time() -> None:

@@ -52,7 +52,7 @@ from cakework.server.api.invocations import Invocation, InvocationRoutes
 from cakework.server.api.paging import GivenToken, Page, place_of, token_of
 from cakework.server.api.problems import BODY_ERRORS, responses
 from cakework.server.api.times import rfc3339
-from cakework.server.api.wire import AnswerBody, RequestBody, Text, given
+from cakework.server.api.wire import AnswerBody, RequestBody, Text, check_each, given
 from cakework.server.automations.declarations import NewTrigger, TriggerFilter
 from cakework.server.automations.rows import config_of, filter_of, is_active, retry_of
 from cakework.server.automations.triggers import Fired, Shown, Triggers
@@ -67,7 +67,14 @@ _Name = Annotated[Text, Field(pattern=_NAME)]
 _UserId = Annotated[Text, Field(pattern=USER_ID_PATTERN)]
 _Retry = Annotated[RetryPolicy, BeforeValidator(lambda value: given(RetryPolicy, value))]
 _Handler = Annotated[FailureHandler, BeforeValidator(lambda value: given(FailureHandler, value))]
-_Limits = Annotated[Limits, BeforeValidator(given_limits)]
+
+
+def _given_limits(value: object) -> tuple[Rule, ...]:
+    check_each(Rule, value)
+    return given_limits(value)
+
+
+_Limits = Annotated[Limits, BeforeValidator(_given_limits)]
 _PAUSE_AFTER = "Paused by itself after so many invocations in a row that failed for good."
 _RETRY = "When what it makes is tried again; as its function says if absent."
 _LIMITS = "Flow control of what it makes, before that of its function."

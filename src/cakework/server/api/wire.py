@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, LiteralString, TypeVar, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -72,11 +72,51 @@ def _check_known(model: type[BaseModel], value: object, place: tuple[str, ...]) 
         others = (name for name in fields if name not in names)
         raise _unknown_fields(islice(others, FAULTS_MAX), names, place)
     for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is tuple:
+            wire = field.alias or name
+            items = get_args(field.annotation)[0]
+            check_each(
+                get_args(items)[0] if get_args(items) else items, fields.get(wire), (*place, wire)
+            )
         kinds = [field.annotation, *get_args(field.annotation)]
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 wire = field.alias or name
                 _check_known(kind, fields.get(wire), (*place, wire))
+
+
+def check_each(union: object, value: object, place: tuple[str, ...] = ()) -> None:
+    """Check that each object in a list is one of a union's that are told apart by their ``type``,
+    with names that this one has; of another union, or what is no list, nothing is said.
+
+    Raises:
+        ValidationError: one is not.
+    """
+    models = _by_type(union)
+    if not models or not isinstance(value, list):
+        return
+    for number, each in enumerate(cast("list[object]", value)[:FAULTS_MAX]):
+        if not isinstance(each, dict):
+            continue
+        kind, at = cast("dict[str, object]", each).get("type"), (*place, str(number))
+        if not isinstance(kind, str) or kind not in models:
+            said = f"should be one of {', '.join(models)}"
+            raise _faults([((*at, "type"), "unknown_type", said)])
+        _check_known(models[kind], cast("object", each), at)
+
+
+@cache
+def _by_type(union: object) -> dict[str, type[BaseModel]]:
+    """Return the models of a union by what the type of each may be; none, where it is another."""
+    found: dict[str, type[BaseModel]] = {}
+    for model in get_args(union):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return {}
+        field = model.model_fields.get("type")
+        if field is None or get_origin(field.annotation) is not Literal:
+            return {}
+        found.update(dict.fromkeys(get_args(field.annotation), model))
+    return found
 
 
 class RequestBody(BaseModel):
@@ -115,12 +155,17 @@ class AnswerBody(BaseModel):
 def _unknown_fields(
     names: Iterable[str], known: Collection[str], place: tuple[str, ...] = ()
 ) -> ValidationError:
+    return _faults(
+        ((*place, shown_name(name)), "unknown_field", unknown(name, known)) for name in names
+    )
+
+
+def _faults(told: Iterable[tuple[tuple[str, ...], LiteralString, str]]) -> ValidationError:
+    """Return faults, each with its place, its type and what is said of it."""
     faults = [
         InitErrorDetails(
-            type=PydanticCustomError("unknown_field", "{said}", {"said": unknown(name, known)}),
-            loc=(*place, shown_name(name)),
-            input=None,
+            type=PydanticCustomError(kind, "{said}", {"said": said}), loc=place, input=None
         )
-        for name in names
+        for place, kind, said in told
     ]
     return ValidationError.from_exception_data("body", faults)

@@ -40,6 +40,8 @@ AT_ONCE = 100
 MADE_MOST = 2_000
 """Invocations that are made in one such transaction, of all events in it; on SQLite nobody else
 writes meanwhile."""
+LIMITED_COST = 20
+"""As so many of those one counts that has rules of flow control to pass."""
 LOOK_S = 1.0
 LOOK_WITHIN_S = 0.05
 """Time of a processor to compare events with triggers, before a transaction and within one. What is
@@ -220,8 +222,9 @@ class Events:
             if event.digest not in known:
                 new.setdefault(event.digest, (event, plan))
         self._room.check(session, account, sum(_weight(event) for event, _ in new.values()))
-        entries = [made.entry for _, plan in new.values() for made in plan.made]
         try:
+            new = self._affordable(session, account, new)
+            entries = [made.entry for _, plan in new.values() for made in plan.made]
             self._invocations.enter_all(session, account, entries)
         except NotFound:
             # A function, with its triggers, went since a moment ago.
@@ -230,6 +233,26 @@ class Events:
         if any(plan.after is not None for _, plan in new.values()):
             after_commit(session, self._hint)
         return _told(events, known, new, token)
+
+    def _affordable(
+        self, session: Session, account: AccountId, new: dict[str, tuple[Arrived, Plan]]
+    ) -> dict[str, tuple[Arrived, Plan]]:
+        """Return as much of what is planned as one transaction may take, by what the store says of
+        rules; of each event the rest is left. Raises NotFound: a function is gone."""
+        entries = [made.entry for _, plan in new.values() for made in plan.made]
+        if len(entries) * LIMITED_COST <= MADE_MOST:
+            return new
+        limited = self._invocations.limited(session, account, entries)
+        left, affordable = MADE_MOST, dict[str, tuple[Arrived, Plan]]()
+        for digest, (event, plan) in new.items():
+            count = 0
+            for made in plan.made:
+                left -= LIMITED_COST if made.entry.values["id"] in limited else 1
+                if left < 0:
+                    break
+                count += 1
+            affordable[digest] = event, plan.first(count)
+        return affordable
 
 
 def _known(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
 from sqlalchemy import select, true, tuple_, update
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,7 @@ from cakework.domain.errors import NotFound, QueueFull
 from cakework.domain.ids import AccountId
 from cakework.domain.steps import Step
 from cakework.faults import step
-from cakework.server.automations.events import AT_ONCE, LOOK_WITHIN_S
+from cakework.server.automations.events import LIMITED_COST, LOOK_WITHIN_S, MADE_MOST
 from cakework.server.automations.plans import Incoming, Made, Plan, Planner
 from cakework.server.automations.wishes import Look, Wishes, WishesOfAccount, edition_of
 from cakework.server.functions.invocations import Invocations
@@ -30,11 +31,14 @@ from cakework.server.store.database import Database
 from cakework.server.store.pages import Place
 from cakework.server.store.sealing import Sealer
 
+MADE_AT_ONCE = MADE_MOST // LIMITED_COST
+"""Invocations that are made in one transaction, at most: all of them may have rules to pass."""
 EVENTS_AT_ONCE = 8
 """Of one account, before the next one's turn."""
 LOOK_S = 0.2
 """Time of a processor to compare one event with triggers, before the next one's turn."""
 TRIES = 2
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +76,26 @@ class FanOut:
         query = select(row.account_id).where(row.after.is_not(None)).distinct()
         async with self._database.reading() as session:
             accounts = [AccountId(each) for each in await session.scalars(query)]
-        moved = [await self._of_account(each) for each in accounts]
+        moved = False
+        for each in accounts:
+            try:
+                moved |= await self._of_account(each)
+            except Exception:
+                _log.exception("event.account_not_given", account_id=each)
         self._places = {each: at for each, at in self._places.items() if each in accounts}
-        if any(moved):
+        if moved:
             self._hint()
 
     async def _of_account(self, account: AccountId) -> bool:
         """Go on with events of an account; say whether any got further."""
         moved = False
         for event_id, after in await self._next(account):
-            unfinished = await self._opened(event_id, after)
-            if unfinished is not None:
-                moved |= await self._go_on(account, unfinished)
+            try:
+                unfinished = await self._opened(event_id, after)
+                if unfinished is not None:
+                    moved |= await self._go_on(account, unfinished)
+            except Exception:
+                _log.exception("event.not_given", event_id=event_id)
         return moved
 
     async def _next(self, account: AccountId) -> list[tuple[str, str]]:
@@ -143,7 +155,7 @@ class FanOut:
         look_s: float,
     ) -> Plan:
         look, after = Look(look_s), unfinished.after
-        return self._planner.plan(account, unfinished.incoming, wishes, look, AT_ONCE, after)
+        return self._planner.plan(account, unfinished.incoming, wishes, look, MADE_AT_ONCE, after)
 
     def _write(
         self,

@@ -44,6 +44,12 @@ class Plan:
     made: tuple[Made, ...]
     after: str | None
 
+    def first(self, count: int) -> "Plan":
+        """Return what the first ``count`` triggers of an event make; others are left."""
+        if count >= len(self.made):
+            return self
+        return Plan(self.made[:count], self.made[count - 1].trigger_id if count else "")
+
 
 LATER = Plan((), "")
 """Everything is left."""

@@ -29,7 +29,7 @@ from cakework.domain.functions import FunctionSettings
 from cakework.server.clock import Clock
 from cakework.server.functions.gatherings import Gatherings
 from cakework.server.functions.meters import Meters
-from cakework.server.functions.passages import Effects, Passage
+from cakework.server.functions.passages import FEW, GIVEN_AT_ONCE, Effects, Passage
 from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.flow_models import TicketRow, TicketState
 from cakework.server.store.function_models import FunctionRow, InvocationRow
@@ -65,7 +65,10 @@ class Flow:
             lambda session, ended: after_commit(session, partial(tell, ended)),
             lambda session: after_commit(session, due),
             lambda session: after_commit(session, soon),
+            lambda session, key: after_commit(session, partial(self._more, key)),
         )
+        self._soon = soon
+        self._unfilled: dict[str, None] = {}
 
     def has_rules(self, session: Session, function: FunctionRow, row: InvocationRow) -> bool:
         """Say whether an invocation that is to be recorded has rules to pass."""
@@ -99,7 +102,7 @@ class Flow:
         scoped = self._scoped(session, function, row)
         if not scoped:
             return row
-        passage = self.passage(session)
+        passage = self.passage(session, FEW)
         event = self._event(row, scoped)
         way = [self._ticket(row, scope, rule, event) for scope, rule in scoped]
         if row.next_ms > self._clock():
@@ -111,20 +114,28 @@ class Flow:
     def ended(self, session: Session, ids: Sequence[str]) -> None:
         """Take back what invocations hold that have come to their ends."""
         if limited := _limited(session, ids):
-            self.passage(session).leave(limited)
+            self.passage(session, max(FEW, len(limited))).leave(limited)
 
     def again(self, session: Session, row: InvocationRow) -> None:
         """Have an invocation let others pass until its next attempt, if it is to."""
         if row.limited:
-            self.passage(session).pause(row)
+            self.passage(session, FEW).pause(row)
 
-    def passage(self, session: Session) -> Passage:
-        """Return who lets invocations pass within a transaction, which has the flow from then on.
+    def unfilled(self) -> list[str]:
+        """Return the keys of which places are left to be given, each once; to be done now."""
+        keys, self._unfilled = list(self._unfilled), {}
+        return keys
+
+    def passage(self, session: Session, most: int | None = None) -> Passage:
+        """Return who lets invocations pass within a transaction, which has the flow from then on;
+        of those in line at most ``most``, or as many as one transaction may.
 
         What else it changes of invocations it does after this, lest two wait for each other.
         """
         lock(session)
-        return Passage(session, self._meters, self._gatherings, self._effects, self._clock())
+        most = GIVEN_AT_ONCE if most is None else most
+        now = self._clock()
+        return Passage(session, self._meters, self._gatherings, self._effects, now, most)
 
     def rules(self, function: FunctionRow | None, trigger: TriggerRow | None) -> Scoped:
         """Return the rules of a trigger and of a function, as they are now, in their order."""
@@ -135,6 +146,10 @@ class Flow:
             limits = self._settings(function).limits
             scoped += [(function.id, rule) for rule in in_turn(limits)]
         return scoped
+
+    def _more(self, key: str) -> None:
+        self._unfilled[key] = None
+        self._soon()
 
     def _scoped(self, session: Session, function: FunctionRow, row: InvocationRow) -> Scoped:
         trigger = session.get(TriggerRow, row.trigger_id) if row.trigger_id else None

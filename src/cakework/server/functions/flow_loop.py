@@ -3,6 +3,7 @@
 | What | When | Then |
 |---|---|---|
 | what waits for a time | that is over | goes on |
+| places that are left to be given | soon | go to who is next, so many at a time |
 | events that are gathered | as many as may be, or long enough | are put together, and go on |
 | what is held for a rule | that is gone, or another | goes on, or is held by that |
 | tickets | of what has ended | go, and their places to who is next |
@@ -17,13 +18,14 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import ColumnElement, delete, exists, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session
 
-from cakework.domain.flow import Rule, is_same, rule_of, told_rule
+from cakework.domain.flow import Concurrency, Rule, is_same, rule_of, told_rule
 from cakework.server.clock import Clock
 from cakework.server.functions.flow import Flow
 from cakework.server.functions.gatherings import Gathered, Gatherings
@@ -99,17 +101,28 @@ class FlowLoop:
 
     async def one_pass(self) -> None:
         """Have go on what is to, and look through what is held from time to time."""
+        await self._fill()
         await self._go_on()
         now = self._clock()
         if self._after or not self._swept_ms <= now < self._swept_ms + SWEEP_MS:
             self._swept_ms = now
             await self._sweep()
 
+    async def _fill(self) -> None:
+        """Give places that were too many for one transaction; of what is left it is told again, and
+        what could not be given the sweep finds."""
+        for key in self._flow.unfilled():
+            await self._done([key], self._fill_one)
+
+    def _fill_one(self, session: Session, keys: Sequence[str]) -> None:
+        passage = self._flow.passage(session)
+        for key in keys:
+            passage.fill(key)
+
     async def _go_on(self) -> None:
         due, are_more = await self._found()
         plain = [each.seq for each in due if not each.size]
-        for some in _chunks(plain, TOGETHER):
-            await self._each(some, self._pass)
+        await self._each(plain, self._pass)
         gathered = [each for each in due if each.size]
         for each in gathered[:GATHERED_AT_ONCE]:
             try:
@@ -174,19 +187,30 @@ class FlowLoop:
         return session.scalars(query.order_by(TicketRow.ready_ms, TicketRow.seq)).all()
 
     async def _each(self, seqs: Sequence[int], work: Work) -> None:
-        """Do ``work`` with tickets, at once; where that fails, with one after the other."""
-        try:
-            await self._database.together(lambda session: work(session, seqs))
-        except Exception:
-            _log.exception("flow.one_by_one", tickets=len(seqs))
-        else:
-            return
-        for seq in seqs:
+        """Do ``work`` with tickets; what could not go on is put off."""
+        for seq in await self._done(seqs, work):
+            await self._put_off(seq)
+
+    async def _done(
+        self, given: Sequence[_T], work: Callable[[Session, Sequence[_T]], None]
+    ) -> list[_T]:
+        """Do ``work`` with some of what is given at once; where that fails, with one after the
+        other, so that nobody's fault is another's. Return with which it failed."""
+        failed: list[_T] = []
+        for some in _chunks(given, TOGETHER):
             try:
-                await self._database.together(lambda session, seq=seq: work(session, [seq]))
+                await self._database.together(lambda session, some=some: work(session, some))
             except Exception:
-                _log.exception("flow.not_gone_on", ticket=seq)
-                await self._put_off(seq)
+                _log.exception("flow.one_by_one", count=len(some))
+            else:
+                continue
+            for each in some:
+                try:
+                    await self._database.together(lambda session, each=each: work(session, [each]))
+                except Exception:
+                    _log.exception("flow.not_done", of=each)
+                    failed.append(each)
+        return failed
 
     async def _put_off(self, seq: int) -> None:
         put_off = (
@@ -201,10 +225,7 @@ class FlowLoop:
         held = await self._held()
         self._after = held[-1].seq if len(held) == SWEPT_AT_ONCE else 0
         ended = list({each.invocation_id for each in held if not each.goes_on})
-        for some in _chunks(ended, TOGETHER):
-            await self._database.together(
-                lambda session, ids=some: self._flow.passage(session).leave(ids)
-            )
+        await self._done(ended, lambda session, ids: self._flow.passage(session).leave(ids))
         await self._renew([each for each in held if each.goes_on])
         await self._unblock([each for each in held if each.state == TicketState.LINE])
         await self._put_back()
@@ -235,28 +256,39 @@ class FlowLoop:
         scopes = list({scope for scope, _, _ in told})
         of_functions = list({function_id for _, function_id, _ in told})
 
-        def look(session: Session) -> dict[str, list[Rule]]:
+        def look(session: Session) -> dict[str, list[Rule] | None]:
             functions = select(FunctionRow).where(FunctionRow.id.in_(of_functions))
             triggers = select(TriggerRow).where(TriggerRow.id.in_(scopes))
-            now: dict[str, list[Rule]] = {}
+            now: dict[str, list[Rule] | None] = {}
             for function in session.scalars(functions):
-                for scope, rule in self._flow.rules(function, None):
-                    now.setdefault(scope, []).append(rule)
+                now[function.id] = self._rules_of(function, None)
             for trigger in session.scalars(triggers):
-                for scope, rule in self._flow.rules(None, trigger):
-                    now.setdefault(scope, []).append(rule)
+                now[trigger.id] = self._rules_of(None, trigger)
             return now
 
         now = await self._database.look(look)
         for scope, _, rule in told:
             theirs = now.get(scope, [])
+            if theirs is None:
+                continue
             same = next((each for each in theirs if is_same(each, rule_of(rule))), None)
             seqs = [each.seq for each in held if (each.scope_id, each.rule) == (scope, rule)]
             if same is None:
-                for some in _chunks(seqs, TOGETHER):
-                    await self._each(some, self._pass_by)
+                await self._each(seqs, self._pass_by)
             elif not _is_as(same, rule):
                 await self._change(seqs, told_rule(same))
+
+    def _rules_of(
+        self, function: FunctionRow | None, trigger: TriggerRow | None
+    ) -> list[Rule] | None:
+        """Return rules as they are now; None: they cannot be read, and those on record go on."""
+        try:
+            return [rule for _, rule in self._flow.rules(function, trigger)]
+        except Exception:
+            _log.exception(
+                "flow.rules_not_read", of=[each.id for each in (function, trigger) if each]
+            )
+            return None
 
     def _pass_by(self, session: Session, seqs: Sequence[int]) -> None:
         """Have invocations go on for which a rule is none any more."""
@@ -265,33 +297,37 @@ class FlowLoop:
             passage.pass_by(ticket)
 
     async def _change(self, seqs: Sequence[int], rule: str) -> None:
-        for some in _chunks(seqs, TOGETHER):
+        def work(session: Session, some: Sequence[int]) -> None:
+            passage = self._flow.passage(session)
+            changed = update(TicketRow).where(TicketRow.seq.in_(some)).values(rule=rule)
+            for key in set(session.scalars(changed.returning(TicketRow.key))):
+                passage.fill(key)
 
-            def work(session: Session, some: Sequence[int] = some) -> None:
-                passage = self._flow.passage(session)
-                changed = update(TicketRow).where(TicketRow.seq.in_(some)).values(rule=rule)
-                for key in set(session.scalars(changed.returning(TicketRow.key))):
-                    passage.fill(key)
-
-            await self._database.together(work)
+        await self._done(seqs, work)
 
     async def _unblock(self, held: Sequence[_Held]) -> None:
-        """Give places to who waits in lines of which nobody has a place, or too few have."""
-        for some in _chunks(list({each.key for each in held}), TOGETHER):
+        """Give places to who waits in lines of which places are free."""
 
-            def work(session: Session, some: Sequence[str] = some) -> None:
-                passage = self._flow.passage(session)
-                for key in self._blocked(session, some):
-                    passage.fill(key)
+        def work(session: Session, some: Sequence[str]) -> None:
+            passage = self._flow.passage(session)
+            for key in self._blocked(session, some):
+                passage.fill(key)
 
-            await self._database.together(work)
+        await self._done(list({each.key for each in held}), work)
 
-    def _blocked(self, session: Session, keys: Sequence[str]) -> Sequence[str]:
-        has_place = aliased(TicketRow)
-        there = exists().where(has_place.key == TicketRow.key, has_place.state == TicketState.HELD)
-        in_line = TicketRow.state == TicketState.LINE
-        query = select(TicketRow.key).where(TicketRow.key.in_(keys), in_line, ~there).distinct()
-        return session.scalars(query).all()
+    def _blocked(self, session: Session, keys: Sequence[str]) -> list[str]:
+        """Return of which of some keys fewer have places than may, though somebody waits."""
+        row = TicketRow
+        of_line = select(row.key, row.rule).where(row.key.in_(keys), row.state == TicketState.LINE)
+        of_held = select(row.key, func.count())
+        of_held = of_held.where(row.key.in_(keys), row.state == TicketState.HELD)
+        held = {each[0]: each[1] for each in session.execute(of_held.group_by(row.key))}
+        blocked: dict[str, None] = {}
+        for key, told in session.execute(of_line.distinct()).all():
+            rule = rule_of(told)
+            if isinstance(rule, Concurrency) and held.get(key, 0) < rule.limit:
+                blocked[key] = None
+        return list(blocked)
 
     async def _put_back(self) -> None:
         """Put together what was gathered for what has ended before it was to start."""
@@ -307,16 +343,10 @@ class FlowLoop:
         for each in ids:
             try:
                 gathered = await self._put_together(each)
+                if gathered is not None:
+                    await self._database.together(partial(_put, gathered))
             except Exception:
                 _log.exception("flow.not_put_back", invocation_id=each)
-                continue
-
-            def work(session: Session, gathered: Gathered | None = gathered) -> None:
-                row = session.get(InvocationRow, gathered.invocation_id) if gathered else None
-                if row is not None and gathered is not None:
-                    gathered.put(session, row)
-
-            await self._database.together(work)
 
     async def _forget_meters(self) -> None:
         over = select(MeterRow.key).where(MeterRow.until_us < self._clock() * US_PER_MS)
@@ -326,6 +356,11 @@ class FlowLoop:
                 .where(MeterRow.key.in_(over.limit(METERS_AT_ONCE)))
                 .execution_options(synchronize_session=False)
             )
+
+
+def _put(gathered: Gathered, session: Session) -> None:
+    if (row := session.get(InvocationRow, gathered.invocation_id)) is not None:
+        gathered.put(session, row)
 
 
 def _is_due(now_ms: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

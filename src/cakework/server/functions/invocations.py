@@ -339,12 +339,7 @@ class Invocations:
     def enter_all(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> None:
         """Take invocations within a transaction as :meth:`enter` does, all of them or none: these
         are written when this returns, so whoever raises after it has to take them back."""
-        wanted = {each.values["function_id"] for each in entries}
-        there = select(FunctionRow)
-        there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
-        functions = {row.id: row for row in session.scalars(there)}
-        for function_id in wanted - functions.keys():
-            raise NotFound(f"There is no function {function_id}.")
+        functions = _functions_of(session, account, entries)
         deep = [each for each in entries if each.values["depth"] > DEPTH_MAX]
         waiting = [each.values for each in entries if each.values["depth"] <= DEPTH_MAX]
         for each in deep:
@@ -366,6 +361,15 @@ class Invocations:
             session.flush()
         if waiting:
             after_commit(session, self._hint)
+
+    def limited(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> set[str]:
+        """Return the ids of those that have rules to pass, which takes many times as long to write.
+
+        Raises:
+            NotFound: the function of one is gone.
+        """
+        functions = _functions_of(session, account, entries)
+        return self._flow.limited(session, functions, [each.values for each in entries])
 
     async def call(
         self,
@@ -744,6 +748,19 @@ def _short(
     if bytes_max is None:
         return cast("ColumnElement[bytes | None]", column)
     return case((func.length(column) <= bytes_max + SEAL_BYTES, column), else_=None)
+
+
+def _functions_of(
+    session: Session, account: AccountId, entries: Sequence[Entry]
+) -> dict[str, FunctionRow]:
+    """Return the functions of some invocations by their ids. Raises NotFound: one is gone."""
+    wanted = {each.values["function_id"] for each in entries}
+    there = select(FunctionRow)
+    there = there.where(FunctionRow.id.in_(wanted), FunctionRow.account_id == account)
+    functions = {row.id: row for row in session.scalars(there)}
+    for function_id in wanted - functions.keys():
+        raise NotFound(f"There is no function {function_id}.")
+    return functions
 
 
 def _made_by(session: Session, token: str | None) -> InvocationRow | None:

@@ -38,6 +38,10 @@ from cakework.server.store.function_models import InvocationRow
 SPARE = 5
 """Of those in line more are looked at than there are places: some may have ended meanwhile."""
 REPLACED_AT_ONCE = 100
+GIVEN_AT_ONCE = 50
+"""Places that are given in one passage, at most: others wait for that. The flow loop goes on."""
+FEW = 5
+"""So many where one invocation comes or ends: of those there are many in one transaction."""
 WITHOUT_BYTES = (
     defer(InvocationRow.event_sealed, raiseload=True),
     defer(InvocationRow.result_sealed, raiseload=True),
@@ -47,15 +51,17 @@ WITHOUT_BYTES = (
 @dataclass(frozen=True, slots=True)
 class Effects:
     """What is called when something has come of a passage: an invocation has ended; one is due;
-    something is to be done at a time that is now."""
+    something is to be done at a time that is now; places of a key are to be given."""
 
     ended: Callable[[Session, str], None]
     due: Callable[[Session], None]
     soon: Callable[[Session], None]
+    more: Callable[[Session, str], None]
 
 
 class Passage:
-    """Lets invocations pass, within one transaction that has locked the flow, at ``now_ms``."""
+    """Lets invocations pass, within one transaction that has locked the flow, at ``now_ms``; of
+    those in line at most ``most``, and what is left it tells."""
 
     def __init__(
         self,
@@ -64,12 +70,14 @@ class Passage:
         gatherings: Gatherings,
         effects: Effects,
         now_ms: int,
+        most: int,
     ) -> None:
         self._session = session
         self._meters = meters
         self._gatherings = gatherings
         self._effects = effects
         self._now = now_ms
+        self._left = most
         self._freed: deque[str] = deque()
 
     def enter(self, row: InvocationRow, way: Sequence[TicketRow]) -> InvocationRow:
@@ -329,10 +337,13 @@ class Passage:
         rule = _rule(first[0]) if first else None
         if not isinstance(rule, Concurrency) or (room := self._room(key, rule)) <= 0:
             return
-        for ticket in self._line(key, room + SPARE):
+        for ticket in self._line(key, min(room, self._left) + SPARE):
+            if not self._left:
+                self._effects.more(self._session, key)
+                return
             if (row := self.locked(ticket.invocation_id)) is None:
                 continue
-            ticket.state, room = TicketState.HELD, room - 1
+            ticket.state, room, self._left = TicketState.HELD, room - 1, self._left - 1
             self._walk(row, self._way(row.id, ticket.stage + 1))
             if not room:
                 return
