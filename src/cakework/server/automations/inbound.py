@@ -186,13 +186,17 @@ class Inbound:
         Raises:
             InvalidRequest, TooLarge: it makes no event.
             NotFound, Unavailable: the webhook is gone meanwhile, or paused.
-            QueueFull: as many wait as may. Then it is as if it had not come.
+            QueueFull, QuotaExceeded: as many wait, or are remembered, as may. Then it is as if it
+                had not come.
         """
         arguments = webhook, said, headers, data, body
         if len(body) > LARGE_BYTES:
             digest, entry = await asyncio.to_thread(self._prepare, *arguments)
         else:
             digest, entry = self._prepare(*arguments)
+        if entry is None:
+            # When it comes again the filter says the same: nothing is to be remembered.
+            return Taken(None)
         taken = await self._database.together(
             lambda session: self._enter(session, webhook, digest, entry)
         )
@@ -234,8 +238,8 @@ class Inbound:
         data: Data,
         body: bytes,
     ) -> tuple[str | None, Entry | None]:
-        """Return by what a delivery is known again, and the invocation that it is to be; None for
-        either if there is to be none."""
+        """Return by what a delivery is known again, None if by nothing; and the invocation that it
+        is to be, None if the filter passes it over."""
         event = event_of(webhook, said, headers, data, self._clock())
         digest = None
         if said.delivery_id is not None:
@@ -253,16 +257,14 @@ class Inbound:
         )
         return digest, self._invocations.entry(webhook.account, webhook.function_id, new)
 
-    def _enter(
-        self, session: Session, webhook: Webhook, digest: str | None, entry: Entry | None
-    ) -> Taken:
+    def _enter(self, session: Session, webhook: Webhook, digest: str | None, entry: Entry) -> Taken:
         self._check_still(session, webhook)
         if digest is not None and (before := self._arrivals.find(session, webhook.id, digest)):
             return _again(before.invocation_id)
-        made = None
-        if entry is not None:
-            made = InvocationId(entry.values["id"])
-            self._invocations.enter_all(session, webhook.account, [entry])
+        if digest is not None:
+            self._arrivals.check(session, webhook.account)
+        made = InvocationId(entry.values["id"])
+        self._invocations.enter_all(session, webhook.account, [entry])
         if digest is None or self._arrivals.note(session, webhook.id, digest, made):
             return Taken(made)
         # Another server was first.
