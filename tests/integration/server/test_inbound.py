@@ -21,10 +21,11 @@ from cakework.server.automations.inbound import AT_ONCE_EACH
 from cakework.server.functions import waiting
 from cakework.server.store.automation_models import ArrivalRow, TriggerRow
 from cakework.server.store.function_models import InvocationRow
+from cakework.turns import Turns
 
 from .function_node import FunctionNode
 from .inbound_rig import ECHO, JSON, SECRET, STANDARD, Hook, hook, signed, told
-from .rig import as_problem, eventually
+from .rig import as_problem, eventually, until
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
@@ -268,6 +269,36 @@ async def test_an_answer_that_takes_too_long(
     assert answer.status_code == 202
     done = await functions.settled(answer.json()["invocationId"])
     assert done["result"] == "done"
+
+
+async def test_results_are_waited_for_outside_the_turns(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While one waits for its result, others have the turn; who would wait too, beyond what may, is
+    answered at once that it is taken."""
+    inbound = functions.rig.server.automations.inbound
+    single: Turns[str] = Turns(1)
+    results: Turns[AccountId] = Turns(1)
+    monkeypatch.setattr(inbound, "_webhooks", single)
+    monkeypatch.setattr(inbound, "_results", results)
+    go = tmp_path / "go"
+    code = f"""\
+import os, time
+def handler(event):
+    while not os.path.exists({str(go)!r}):
+        time.sleep(0.01)
+    return "done"
+"""
+    made = await hook(functions, "hmac", await functions.made(code), respond="result")
+    waiting = asyncio.create_task(made.send(told(n=1)))
+    await until(lambda: not results.free, "the first waits")
+    assert single.free == 1
+    answer = await made.send(told(n=2))
+    assert (answer.status_code, answer.json()["accepted"]) == (202, True)
+    assert not waiting.done()
+    go.touch()
+    assert (await waiting).json() == "done"
+    assert results.free == 1
 
 
 async def test_slack_asks_whose_url_it_is(functions: Functions) -> None:

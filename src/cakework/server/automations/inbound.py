@@ -51,6 +51,10 @@ TURN_S = 10.0
 LOOKS_AT_ONCE = 8
 """Doors that are looked up, half of them for one address."""
 RESULT_S = 10.0
+RESULTS_AT_ONCE = 512
+"""Results that are waited for, apart from deliveries at work; ``RESULTS_ACCOUNT`` of one account.
+Where more are wanted, it is answered that the delivery is taken."""
+RESULTS_ACCOUNT = 64
 PAUSED_RETRY_S = 300
 """Providers send again what is answered 503, most of them for hours."""
 LARGE_BYTES = 128 * 1024
@@ -109,6 +113,7 @@ class Inbound:
         self._clock = clock
         self._looks: Turns[str] = Turns(LOOKS_AT_ONCE)
         self._accounts: Turns[AccountId] = Turns(AT_ONCE, each=AT_ONCE_ACCOUNT)
+        self._results: Turns[AccountId] = Turns(RESULTS_AT_ONCE, each=RESULTS_ACCOUNT)
         self._webhooks: Turns[str] = Turns(AT_ONCE, each=AT_ONCE_EACH, waiting=WAITING_EACH)
 
     async def find(self, door: str, caller: str) -> Webhook:
@@ -204,8 +209,14 @@ class Inbound:
         return taken
 
     async def result(self, webhook: Webhook, invocation_id: InvocationId) -> Found | None:
-        """Return an invocation with its result if it ends soon (``RESULT_S``); else None."""
-        row = await self._invocations.wait(webhook.account, invocation_id, RESULT_S)
+        """Return an invocation with its result if it ends soon (``RESULT_S``), and not too many wait
+        for one; else None."""
+        if not self._results.take(webhook.account):
+            return None
+        try:
+            row = await self._invocations.wait(webhook.account, invocation_id, RESULT_S)
+        finally:
+            self._results.give_back(webhook.account)
         if row.state not in FINAL:
             return None
         (found,) = await self._invocations.found([row])
