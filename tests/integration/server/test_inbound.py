@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from cakework.domain.errors import QuotaExceeded
 from cakework.domain.ids import AccountId
+from cakework.domain.patterns import Pattern
 from cakework.server.automations.arrivals import KEPT_MS, Arrivals
 from cakework.server.automations.inbound import AT_ONCE_EACH
 from cakework.server.functions import waiting
@@ -153,6 +154,27 @@ async def test_a_filter_passes_over(functions: Functions) -> None:
         assert answer.json() == {"accepted": True, "matched": False, "duplicate": False}
     assert (await made.made(), await made.arrivals()) == (0, 0)
     assert (await made.event(await made.send(told(total=101))))["data"] == {"total": 101}
+
+
+async def test_a_filter_is_made_ready_once_and_after_the_signature(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger who knows the door has nothing opened or compiled but what a signature takes."""
+    made = await hook(functions, "hmac", filter={"data": {"n": [1, 2]}})
+    compiled: list[Any] = []
+    compile_ = Pattern.compile
+
+    def counted(pattern: Any) -> Pattern:
+        compiled.append(pattern)
+        return compile_(pattern)
+
+    monkeypatch.setattr(Pattern, "compile", counted)
+    assert (await made.send(told(n=1), secret="another one")).status_code == 401
+    assert not compiled
+    for n in (1, 2, 3):
+        answer = await made.send(told(n=n))
+        assert answer.json()["matched"] is (n < 3)
+    assert len(compiled) == 1
 
 
 async def test_types_users_and_policies(functions: Functions) -> None:

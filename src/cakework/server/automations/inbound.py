@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -24,7 +25,6 @@ from cakework.domain.errors import NotFound, QuotaExceeded, SignatureInvalid, Un
 from cakework.domain.functions import RetryPolicy
 from cakework.domain.ids import AccountId, FunctionId, InvocationId, UserId
 from cakework.domain.invocations import FINAL
-from cakework.domain.patterns import Pattern
 from cakework.domain.signatures import KEPT_HEADERS, Arrived, Refused, arrived, verify
 from cakework.domain.steps import Step
 from cakework.domain.triggers import LIFECYCLE, TriggerType, WebhookConfig
@@ -33,7 +33,8 @@ from cakework.server.automations.arrivals import Arrivals, digest_of_body, diges
 from cakework.server.automations.data import Data
 from cakework.server.automations.doors import Doors, is_door
 from cakework.server.automations.refusals import Refusals
-from cakework.server.automations.rows import filter_of, is_active, retry_of
+from cakework.server.automations.rows import is_active, retry_of
+from cakework.server.automations.wishes import compiled
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import Entry, Found, Invocations, NewInvocation
 from cakework.server.store.automation_models import TriggerRow
@@ -55,6 +56,8 @@ RESULTS_AT_ONCE = 512
 """Results that are waited for, apart from deliveries at work; ``RESULTS_ACCOUNT`` of one account.
 Where more are wanted, it is answered that the delivery is taken."""
 RESULTS_ACCOUNT = 64
+PATTERNS_MOST = 250
+"""Filters that are kept compiled, of webhooks to which something signed came."""
 PAUSED_RETRY_S = 300
 """Providers send again what is answered 503, most of them for hours."""
 LARGE_BYTES = 128 * 1024
@@ -77,11 +80,11 @@ class Webhook:
     function_id: FunctionId
     user_id: UserId
     config: WebhookConfig
-    wanted: Pattern | None
+    filter: str | None
     retry: RetryPolicy | None
     paused: bool
     door: bytes = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
+    row: TriggerRow = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Inbound:
         self._refusals = refusals
         self._arrivals = arrivals
         self._clock = clock
+        self._compiled = lru_cache(PATTERNS_MOST)(compiled)
         self._looks: Turns[str] = Turns(LOOKS_AT_ONCE)
         self._accounts: Turns[AccountId] = Turns(AT_ONCE, each=AT_ONCE_ACCOUNT)
         self._results: Turns[AccountId] = Turns(RESULTS_AT_ONCE, each=RESULTS_ACCOUNT)
@@ -166,8 +170,8 @@ class Inbound:
         Raises:
             SignatureInvalid: they do not. What was wrong is for the owner alone.
         """
-        config, secrets, now_s = webhook.config.verify, webhook.secrets, self._clock() / 1000
-
+        config, now_s = webhook.config.verify, self._clock() / 1000
+        secrets = self._doors.secrets_of(webhook.row)
         arguments = config, secrets, headers, body, now_s
         try:
             if len(body) > LARGE_BYTES:
@@ -227,18 +231,17 @@ class Inbound:
         await self._refusals.one_pass()
 
     def _webhook(self, row: TriggerRow) -> Webhook:
-        wanted = filter_of(row)
         return Webhook(
             id=row.id,
             account=AccountId(row.account_id),
             function_id=FunctionId(row.function_id),
             user_id=UserId(row.user_id),
             config=WebhookConfig.model_validate_json(row.config),
-            wanted=None if wanted is None else Pattern.compile(wanted),
+            filter=row.filter,
             retry=retry_of(row),
             paused=not is_active(row),
             door=row.door or b"",
-            secrets=self._doors.secrets_of(row),
+            row=row,
         )
 
     def _prepare(
@@ -257,8 +260,10 @@ class Inbound:
             digest = digest_of_id(said.delivery_id)
         elif webhook.config.dedupe:
             digest = digest_of_body(body)
-        if webhook.wanted is not None and not webhook.wanted.matches(event):
-            return digest, None
+        if webhook.filter is not None:
+            wanted = self._compiled(webhook.filter)
+            if wanted is None or not wanted.matches(event):
+                return digest, None
         new = NewInvocation(
             event=event,
             user_id=webhook.user_id,
