@@ -213,8 +213,8 @@ class Inbound:
         return taken
 
     async def result(self, webhook: Webhook, invocation_id: InvocationId) -> Found | None:
-        """Return an invocation with its result if it ends soon (``RESULT_S``), and not too many wait
-        for one; else None."""
+        """Return an invocation with its result if it ends soon (``RESULT_S``); None if it does not,
+        or too many wait for theirs."""
         if not self._results.take(webhook.account):
             return None
         try:
