@@ -41,7 +41,7 @@ from cakework.server.api.request_scope import RequestScope
 from cakework.server.api.schedules import ScheduleRoutes
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
-from cakework.server.api.transforms import STREAMS, WHOLES, TransformRoutes
+from cakework.server.api.transforms import STREAMS, STREAMS_EACH, WHOLES, TransformRoutes
 from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
@@ -543,7 +543,9 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
         TriggerRoutes(parts.automations.triggers, invocations).router(door),
         ScheduleRoutes(parts.automations.triggers.now_ms).router(door),
         EventRoutes(parts.automations.events, parts.automations.event_records).router(door),
-        TransformRoutes(parts.functions.transforms, Turns(STREAMS), Turns(WHOLES)).router(door),
+        TransformRoutes(
+            parts.functions.transforms, Turns(STREAMS, each=STREAMS_EACH), Turns(WHOLES)
+        ).router(door),
         SecretRoutes(parts.functions.secrets).router(door),
         FunctionLogRoutes(parts.functions.functions, parts.logs, parts.function_logs).router(door),
         InboundRoutes(

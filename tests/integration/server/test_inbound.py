@@ -12,16 +12,21 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
+from cakework.domain.errors import QuotaExceeded
+from cakework.domain.ids import AccountId
+from cakework.domain.patterns import Pattern
 from cakework.server.automations.arrivals import KEPT_MS, Arrivals
 from cakework.server.automations.inbound import AT_ONCE_EACH
 from cakework.server.functions import waiting
 from cakework.server.store.automation_models import ArrivalRow, TriggerRow
 from cakework.server.store.function_models import InvocationRow
+from cakework.turns import Turns
 
 from .function_node import FunctionNode
 from .inbound_rig import ECHO, JSON, SECRET, STANDARD, Hook, hook, signed, told
-from .rig import as_problem, eventually
+from .rig import as_problem, eventually, until
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
@@ -141,16 +146,35 @@ async def test_without_dedupe_equal_bodies_are_two(functions: Functions) -> None
 
 
 async def test_a_filter_passes_over(functions: Functions) -> None:
-    """What it does not ask for is answered as taken, makes nothing, and is remembered."""
+    """What it does not ask for is answered as taken, makes nothing, and leaves nothing."""
     made = await hook(functions, "hmac", filter={"data": {"total": [{"numeric": [">", 100]}]}})
-    answer = await made.send(told(total=99))
-    assert answer.status_code == 202
-    assert answer.json() == {"accepted": True, "matched": False, "duplicate": False}
-    answer = await made.send(told(total=99))
-    assert answer.status_code == 200
-    assert answer.json() == {"accepted": True, "matched": False, "duplicate": True}
-    assert (await made.made(), await made.arrivals()) == (0, 1)
+    for _ in range(2):
+        answer = await made.send(told(total=99))
+        assert answer.status_code == 202
+        assert answer.json() == {"accepted": True, "matched": False, "duplicate": False}
+    assert (await made.made(), await made.arrivals()) == (0, 0)
     assert (await made.event(await made.send(told(total=101))))["data"] == {"total": 101}
+
+
+async def test_a_filter_is_made_ready_once_and_after_the_signature(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger who knows the door has nothing opened or compiled but what a signature takes."""
+    made = await hook(functions, "hmac", filter={"data": {"n": [1, 2]}})
+    compiled: list[Any] = []
+    compile_ = Pattern.compile
+
+    def counted(pattern: Any) -> Pattern:
+        compiled.append(pattern)
+        return compile_(pattern)
+
+    monkeypatch.setattr(Pattern, "compile", counted)
+    assert (await made.send(told(n=1), secret="another one")).status_code == 401
+    assert not compiled
+    for n in (1, 2, 3):
+        answer = await made.send(told(n=n))
+        assert answer.json()["matched"] is (n < 3)
+    assert len(compiled) == 1
 
 
 async def test_types_users_and_policies(functions: Functions) -> None:
@@ -267,6 +291,36 @@ async def test_an_answer_that_takes_too_long(
     assert answer.status_code == 202
     done = await functions.settled(answer.json()["invocationId"])
     assert done["result"] == "done"
+
+
+async def test_results_are_waited_for_outside_the_turns(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While one waits for its result, others have the turn; who would wait too, beyond what may, is
+    answered at once that it is taken."""
+    inbound = functions.rig.server.automations.inbound
+    single: Turns[str] = Turns(1)
+    results: Turns[AccountId] = Turns(1)
+    monkeypatch.setattr(inbound, "_webhooks", single)
+    monkeypatch.setattr(inbound, "_results", results)
+    go = tmp_path / "go"
+    code = f"""\
+import os, time
+def handler(event):
+    while not os.path.exists({str(go)!r}):
+        time.sleep(0.01)
+    return "done"
+"""
+    made = await hook(functions, "hmac", await functions.made(code), respond="result")
+    waiting = asyncio.create_task(made.send(told(n=1)))
+    await until(lambda: not results.free, "the first waits")
+    assert single.free == 1
+    answer = await made.send(told(n=2))
+    assert (answer.status_code, answer.json()["accepted"]) == (202, True)
+    assert not waiting.done()
+    go.touch()
+    assert (await waiting).json() == "done"
+    assert results.free == 1
 
 
 async def test_slack_asks_whose_url_it_is(functions: Functions) -> None:
@@ -448,6 +502,51 @@ async def test_what_is_old_is_forgotten(functions: Functions) -> None:
         oldest = await session.scalar(select(func.min(ArrivalRow.created_ms)))
     # Those of one moment go or stay together.
     assert (await made.arrivals(), oldest) == (1_000, now)
+
+
+async def test_an_account_is_remembered_so_much_of(functions: Functions) -> None:
+    """Of all its webhooks together; what is known already is still known, and others have theirs.
+    When it is forgotten again, there is room."""
+    function_id = await functions.made(ECHO)
+    first, second = [await hook(functions, "hmac", function_id) for _ in range(2)]
+    database = functions.rig.server.database
+    now = 10 * KEPT_MS
+    arrivals = Arrivals(database, lambda: now, per_account=3)
+    account, other = AccountId("default"), AccountId("other")
+
+    async def come(hook: Hook, n: int, account: AccountId = account) -> bool:
+        def work(session: Session) -> bool:
+            if arrivals.find(session, hook.id, f"{n:064}") is not None:
+                return False
+            arrivals.check(session, account)
+            return arrivals.note(session, hook.id, f"{n:064}", None)
+
+        return await database.together(work)
+
+    assert [await come(first, n) for n in (1, 2)] == [True, True]
+    assert await come(second, 1)
+    with pytest.raises(QuotaExceeded):
+        await come(second, 2)
+    assert not await come(second, 1)
+    assert await come(second, 3, other)
+    now += KEPT_MS + 1
+    await arrivals.one_pass()
+    assert await come(second, 2)
+
+
+async def test_few_arrivals_are_not_counted_for_ever(functions: Functions) -> None:
+    """Of a webhook to which little comes nothing is kept in memory after a day."""
+    made = await hook(functions, "hmac")
+    database = functions.rig.server.database
+    now = 10 * KEPT_MS
+    arrivals = Arrivals(database, lambda: now)
+    await database.together(lambda session: arrivals.note(session, made.id, "1" * 64, None))
+    came = arrivals._came  # pyright: ignore[reportPrivateUsage]
+    await arrivals.one_pass()
+    assert came[made.id] == 1
+    now += KEPT_MS + 1
+    await arrivals.one_pass()
+    assert not came
 
 
 async def test_the_door_is_in_no_log(

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from cakework.server.api.transforms import STREAMS_EACH
 from cakework.server.transforms.calls import AHEAD
 from cakework.server.transforms.formats import JsonLines
 from cakework.server.transforms.groups import Group
@@ -575,6 +576,32 @@ async def test_a_record_that_never_comes_is_waited_for_so_long(
         assert await stream.line() == b'{"was":1}\n'
         assert json.loads(await stream.line())["$error"]["code"] == "request_timeout"
     await transforms.free()
+
+
+async def test_who_does_not_take_the_answer_is_gone(
+    transforms: Transforms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the connection stays, the call ends, and holds no instance."""
+    monkeypatch.setattr("cakework.server.api.connection.WRITE_S", 3600.0)
+    monkeypatch.setattr("cakework.server.api.transforms.SEND_S", 0.2)
+    code = "def transform(record):\n    return 'x' * 200_000\n"
+    function_id = await transforms.made(code)
+    async with transforms.stream(function_id) as stream:
+        await stream.send(b"1\n" * 500)
+        record = await transforms.only_record(function_id)
+        assert (record["state"], record["reason"]) == ("canceled", "canceled_by_caller")
+
+
+async def test_an_account_has_few_streams(transforms: Transforms) -> None:
+    """Four: the next is told to come later, and another account has its own."""
+    function_id = await transforms.made("def transform(record):\n    return record\n")
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(STREAMS_EACH):
+            stream = await stack.enter_async_context(transforms.stream(function_id))
+            await stream.send(b"1\n")
+            assert await stream.line() == b"1\n"
+        refused = await transforms.send(function_id, content=b"1\n", headers=NDJSON)
+        assert (refused.status_code, as_problem(refused)["code"]) == (429, "concurrency_exceeded")
 
 
 async def test_one_instance_serves_calls_in_turn(transforms: Transforms) -> None:

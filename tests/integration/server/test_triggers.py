@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from cakework.domain.ids import AccountId, FunctionId, TriggerId
+from cakework.domain.triggers import WebhookConfig
 from cakework.server.automations import triggers as limits
+from cakework.server.automations.declarations import NewTrigger
 
 from .function_node import FunctionNode
 from .rig import Json
@@ -271,3 +274,17 @@ async def test_a_retried_creation_makes_one(functions: Functions) -> None:
     two = await functions.rig.ok("POST", "/v1/triggers", json=body, headers=headers)
     assert one == two
     assert len((await functions.rig.ok("GET", "/v1/triggers"))["triggers"]) == 1
+
+
+async def test_a_creation_carried_on_tells_no_later_secret(functions: Functions) -> None:
+    """By a server whose first answer is lost: the secret that was made then, or none."""
+    function_id = FunctionId(await empty(functions))
+    triggers, account = functions.rig.server.automations.triggers, AccountId("default")
+    new = NewTrigger(function_id, WebhookConfig.model_validate(GITHUB["config"]))
+    one = await triggers.create(account, new, "once")
+    two = await triggers.create(account, new, "once")
+    assert one.secret is not None
+    assert (two.row.id, two.secret) == (one.row.id, one.secret)
+    await triggers.rotate(account, TriggerId(one.row.id), url=False, secret=True)
+    three = await triggers.create(account, new, "once")
+    assert (three.row.id, three.secret) == (one.row.id, None)

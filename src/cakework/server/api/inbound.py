@@ -70,9 +70,9 @@ class InboundRoutes:
         self.space.check()
         async with self.inbound.turn(webhook):
             answer = await self._taken(request, webhook)
-            if isinstance(answer, Response):
-                return answer
-            found = await self.inbound.result(webhook, answer)
+        if isinstance(answer, Response):
+            return answer
+        found = await self.inbound.result(webhook, answer)
         if found is None:
             return _accepted(answer)
         is_large = len(found.result or b"") > LARGE_BYTES

@@ -8,7 +8,7 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from cakework.domain.errors import (
     CakeworkError,
@@ -51,8 +51,12 @@ from cakework.turns import Turns
 JSON = "application/json"
 ANSWER_BYTES_MAX = 4 << 20
 """Of an answer that is given as a whole."""
-STREAMS = 32
+STREAMS = 128
+STREAMS_EACH = 4
+"""Of one account: who sends slowly holds one for an hour."""
 WHOLES = 256
+SEND_S = 30.0
+"""Within which who called takes what there is of the answer; else nobody is there."""
 TAKEN = f"{JSON}, {NDJSON} and {CSV}"
 _Form = Callable[[], tuple[Reader, Writer]]
 _FORMS: dict[str, _Form] = {
@@ -254,13 +258,15 @@ class _Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
         try:
-            await self._answer(Request(scope, receive), receive, send)
+            await self._answer(Request(scope, receive), receive, _in_time(send))
+        except CallerGone:
+            return
         finally:
             self._routes.streams.give_back(self._account)
 
     async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
         reader, writer = _FORMS[self._kind]()
-        body = Body(receive, reader, self._paced)
+        body = Body(receive, reader, self._paced, self._call.idle_since_s)
         reading = asyncio.create_task(body.run())
 
         async def emit(lines: bytes) -> None:
@@ -272,8 +278,6 @@ class _Stream(Response):
             await self._call.run(body, writer, emit, body.gone)
             await self._begin(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except CallerGone:
-            return
         except (RecordFailed, CakeworkError) as error:
             await self._end(error, writer, request, receive, send)
         finally:
@@ -308,6 +312,19 @@ class _Stream(Response):
         await self._begin(send)
         told = _told(error, self._call)
         await send({"type": "http.response.body", "body": writer.error(told), "more_body": False})
+
+
+def _in_time(send: Send) -> Send:
+    """Return what sends as ``send`` does, and raises CallerGone where nobody takes it."""
+
+    async def sent(message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_S):
+                await send(message)
+        except TimeoutError as error:
+            raise CallerGone from error
+
+    return sent
 
 
 def _told(error: RecordFailed | CakeworkError, call: Call) -> dict[str, Any]:

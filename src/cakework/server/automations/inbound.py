@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -24,7 +25,6 @@ from cakework.domain.errors import NotFound, QuotaExceeded, SignatureInvalid, Un
 from cakework.domain.functions import RetryPolicy
 from cakework.domain.ids import AccountId, FunctionId, InvocationId, UserId
 from cakework.domain.invocations import FINAL
-from cakework.domain.patterns import Pattern
 from cakework.domain.signatures import KEPT_HEADERS, Arrived, Refused, arrived, verify
 from cakework.domain.steps import Step
 from cakework.domain.triggers import LIFECYCLE, TriggerType, WebhookConfig
@@ -33,7 +33,8 @@ from cakework.server.automations.arrivals import Arrivals, digest_of_body, diges
 from cakework.server.automations.data import Data
 from cakework.server.automations.doors import Doors, is_door
 from cakework.server.automations.refusals import Refusals
-from cakework.server.automations.rows import filter_of, is_active, retry_of
+from cakework.server.automations.rows import is_active, retry_of
+from cakework.server.automations.wishes import compiled
 from cakework.server.clock import Clock
 from cakework.server.functions.invocations import Entry, Found, Invocations, NewInvocation
 from cakework.server.store.automation_models import TriggerRow
@@ -51,6 +52,12 @@ TURN_S = 10.0
 LOOKS_AT_ONCE = 8
 """Doors that are looked up, half of them for one address."""
 RESULT_S = 10.0
+RESULTS_AT_ONCE = 512
+"""Results that are waited for, apart from deliveries at work; ``RESULTS_ACCOUNT`` of one account.
+Where more are wanted, it is answered that the delivery is taken."""
+RESULTS_ACCOUNT = 64
+PATTERNS_MOST = 250
+"""Filters that are kept compiled, of webhooks to which something signed came."""
 PAUSED_RETRY_S = 300
 """Providers send again what is answered 503, most of them for hours."""
 LARGE_BYTES = 128 * 1024
@@ -73,11 +80,11 @@ class Webhook:
     function_id: FunctionId
     user_id: UserId
     config: WebhookConfig
-    wanted: Pattern | None
+    filter: str | None
     retry: RetryPolicy | None
     paused: bool
     door: bytes = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
+    row: TriggerRow = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,10 @@ class Inbound:
         self._refusals = refusals
         self._arrivals = arrivals
         self._clock = clock
+        self._compiled = lru_cache(PATTERNS_MOST)(compiled)
         self._looks: Turns[str] = Turns(LOOKS_AT_ONCE)
         self._accounts: Turns[AccountId] = Turns(AT_ONCE, each=AT_ONCE_ACCOUNT)
+        self._results: Turns[AccountId] = Turns(RESULTS_AT_ONCE, each=RESULTS_ACCOUNT)
         self._webhooks: Turns[str] = Turns(AT_ONCE, each=AT_ONCE_EACH, waiting=WAITING_EACH)
 
     async def find(self, door: str, caller: str) -> Webhook:
@@ -161,8 +170,8 @@ class Inbound:
         Raises:
             SignatureInvalid: they do not. What was wrong is for the owner alone.
         """
-        config, secrets, now_s = webhook.config.verify, webhook.secrets, self._clock() / 1000
-
+        config, now_s = webhook.config.verify, self._clock() / 1000
+        secrets = self._doors.secrets_of(webhook.row)
         arguments = config, secrets, headers, body, now_s
         try:
             if len(body) > LARGE_BYTES:
@@ -186,13 +195,17 @@ class Inbound:
         Raises:
             InvalidRequest, TooLarge: it makes no event.
             NotFound, Unavailable: the webhook is gone meanwhile, or paused.
-            QueueFull: as many wait as may. Then it is as if it had not come.
+            QueueFull, QuotaExceeded: as many wait, or are remembered, as may. Then it is as if it
+                had not come.
         """
         arguments = webhook, said, headers, data, body
         if len(body) > LARGE_BYTES:
             digest, entry = await asyncio.to_thread(self._prepare, *arguments)
         else:
             digest, entry = self._prepare(*arguments)
+        if entry is None:
+            # When it comes again the filter says the same: nothing is to be remembered.
+            return Taken(None)
         taken = await self._database.together(
             lambda session: self._enter(session, webhook, digest, entry)
         )
@@ -200,8 +213,14 @@ class Inbound:
         return taken
 
     async def result(self, webhook: Webhook, invocation_id: InvocationId) -> Found | None:
-        """Return an invocation with its result if it ends soon (``RESULT_S``); else None."""
-        row = await self._invocations.wait(webhook.account, invocation_id, RESULT_S)
+        """Return an invocation with its result if it ends soon (``RESULT_S``); None if it does not,
+        or too many wait for theirs."""
+        if not self._results.take(webhook.account):
+            return None
+        try:
+            row = await self._invocations.wait(webhook.account, invocation_id, RESULT_S)
+        finally:
+            self._results.give_back(webhook.account)
         if row.state not in FINAL:
             return None
         (found,) = await self._invocations.found([row])
@@ -212,18 +231,17 @@ class Inbound:
         await self._refusals.one_pass()
 
     def _webhook(self, row: TriggerRow) -> Webhook:
-        wanted = filter_of(row)
         return Webhook(
             id=row.id,
             account=AccountId(row.account_id),
             function_id=FunctionId(row.function_id),
             user_id=UserId(row.user_id),
             config=WebhookConfig.model_validate_json(row.config),
-            wanted=None if wanted is None else Pattern.compile(wanted),
+            filter=row.filter,
             retry=retry_of(row),
             paused=not is_active(row),
             door=row.door or b"",
-            secrets=self._doors.secrets_of(row),
+            row=row,
         )
 
     def _prepare(
@@ -234,16 +252,18 @@ class Inbound:
         data: Data,
         body: bytes,
     ) -> tuple[str | None, Entry | None]:
-        """Return by what a delivery is known again, and the invocation that it is to be; None for
-        either if there is to be none."""
+        """Return by what a delivery is known again, None if by nothing; and the invocation that it
+        is to be, None if the filter passes it over."""
         event = event_of(webhook, said, headers, data, self._clock())
         digest = None
         if said.delivery_id is not None:
             digest = digest_of_id(said.delivery_id)
         elif webhook.config.dedupe:
             digest = digest_of_body(body)
-        if webhook.wanted is not None and not webhook.wanted.matches(event):
-            return digest, None
+        if webhook.filter is not None:
+            wanted = self._compiled(webhook.filter)
+            if wanted is None or not wanted.matches(event):
+                return digest, None
         new = NewInvocation(
             event=event,
             user_id=webhook.user_id,
@@ -253,16 +273,14 @@ class Inbound:
         )
         return digest, self._invocations.entry(webhook.account, webhook.function_id, new)
 
-    def _enter(
-        self, session: Session, webhook: Webhook, digest: str | None, entry: Entry | None
-    ) -> Taken:
+    def _enter(self, session: Session, webhook: Webhook, digest: str | None, entry: Entry) -> Taken:
         self._check_still(session, webhook)
         if digest is not None and (before := self._arrivals.find(session, webhook.id, digest)):
             return _again(before.invocation_id)
-        made = None
-        if entry is not None:
-            made = InvocationId(entry.values["id"])
-            self._invocations.enter_all(session, webhook.account, [entry])
+        if digest is not None:
+            self._arrivals.check(session, webhook.account)
+        made = InvocationId(entry.values["id"])
+        self._invocations.enter_all(session, webhook.account, [entry])
         if digest is None or self._arrivals.note(session, webhook.id, digest, made):
             return Taken(made)
         # Another server was first.

@@ -305,7 +305,8 @@ class Triggers:
         row.paused_reason = DONE if row.next_ms is None else None
 
     def _made_secret(self, row: TriggerRow, *, made_here: bool) -> str | None:
-        if not made_here or row.secret_sealed is None:
+        """Return the secret that was made with a trigger; None once it has had another."""
+        if not made_here or row.secret_sealed is None or row.former_sealed is not None:
             return None
         return self._doors.secrets_of(row)[0]
 

@@ -142,7 +142,7 @@ class Wishes:
         """Read triggers from ``database``."""
         self._database = database
         self._kept: OrderedDict[AccountId, WishesOfAccount] = OrderedDict()
-        self._compiled = lru_cache(PATTERNS_MOST)(_compiled)
+        self._compiled = lru_cache(PATTERNS_MOST)(compiled)
 
     async def of(
         self, account: AccountId, *, unless: WishesOfAccount | None = None
@@ -251,7 +251,7 @@ def _wish(row: _Row) -> Wish:
     )
 
 
-def _compiled(text: str) -> Pattern | None:
+def compiled(text: str) -> Pattern | None:
     """Return a filter; None where it is none any more, and takes nothing."""
     try:
         return Pattern.compile(json.loads(text))

@@ -15,7 +15,7 @@ SERVERS_MOST = 10
 """As many may give out of the same room."""
 COUNTED_MS = 1_000
 FULL_MS = 100
-"""How long a count holds, and one that found no room."""
+"""How long a count holds, and one that found no room, unless it is said."""
 KNOWN_MOST = 10_000
 
 
@@ -31,8 +31,11 @@ class _Room:
 class Rooms:
     """Rooms by name, each as large as its last count said."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, counted_ms: int = COUNTED_MS, full_ms: int = FULL_MS) -> None:
+        """Have a count hold for ``counted_ms``, one that found no room for ``full_ms``."""
         self._clock = clock
+        self._counted_ms = counted_ms
+        self._full_ms = full_ms
         self._known: OrderedDict[str, _Room] = OrderedDict()
 
     def take(self, key: str, count: Callable[[], int], amount: int = 1) -> bool:
@@ -44,7 +47,7 @@ class Rooms:
             left = count()
             share = max(left // SERVERS_MOST, min(left, amount))
             full = share < amount
-            room = _Room(share, now + (FULL_MS if full else COUNTED_MS), full)
+            room = _Room(share, now + (self._full_ms if full else self._counted_ms), full)
             self._known[key] = room
             self._known.move_to_end(key)
             if len(self._known) > KNOWN_MOST:

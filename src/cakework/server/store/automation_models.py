@@ -132,7 +132,7 @@ class EventRow(Base):
 
 class ArrivalRow(Base):
     """What came in at a webhook, by the digest of the provider's id of it, so that it is done once.
-    It led to ``invocation_id``, if a filter did not pass it over."""
+    It led to ``invocation_id``."""
 
     __tablename__ = "webhook_arrivals"
     __table_args__ = (

@@ -9,6 +9,7 @@ with it what it had; the rest goes to another, unless a failure ends the call.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -134,10 +135,16 @@ class Call:
         self._lost = 0
         self._without = False
         self._orders = 0
+        self._open = 0
+        self._idle_since_s = asyncio.get_running_loop().time()
         self._groups: list[Group] = []
         """Those of which something may still run."""
         self._why: Failed | None = None
         self._begun: asyncio.TimerHandle | None = None
+
+    def idle_since_s(self) -> float:
+        """Return since when no records are at work, as the loop's time; infinity if some are."""
+        return math.inf if self._open else self._idle_since_s
 
     @property
     def word(self) -> str:
@@ -206,6 +213,8 @@ class Call:
                 if isinstance(group, Exception):
                     raise group
                 await self._settle(group, writer, emit)
+                self._open -= 1
+                self._idle_since_s = asyncio.get_running_loop().time()
                 self._slots.release()
         finally:
             sending.cancel()
@@ -222,6 +231,7 @@ class Call:
                     break
                 group = Group(self.counts.taken + 1, records)
                 self.counts.taken += len(records)
+                self._open += 1
                 await self._hand_over(group)
                 groups.put_nowait(group)
             groups.put_nowait(None)

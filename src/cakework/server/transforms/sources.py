@@ -17,6 +17,7 @@ PIECE_BYTES = 32 * 1024
 FIRST_S = 30.0
 """For the next record to come, and besides so long for its bytes as a slow line takes."""
 BYTES_PER_S = 64 * 1024
+"""Both bound, too, how long a sender is waited for in all while nothing is at the handler."""
 
 
 class Source(Protocol):
@@ -53,16 +54,24 @@ class Given:
 class Body:
     """Records of a body, read by ``reader`` as they come; :meth:`run` beside it.
 
-    ``paced`` is asked before so many bytes are looked into. ``gone`` is set when the client has
-    left.
+    ``paced`` is asked before so many bytes are looked into; ``idle_since`` says since when nothing
+    but the sender is waited for, as the loop's time, infinity if something is. ``gone`` is set when
+    the client has left.
     """
 
     def __init__(
-        self, receive: Receive, reader: Reader, paced: Callable[[int], Awaitable[None]]
+        self,
+        receive: Receive,
+        reader: Reader,
+        paced: Callable[[int], Awaitable[None]],
+        idle_since: Callable[[], float],
     ) -> None:
         self._receive = receive
         self._reader = reader
         self._paced = paced
+        self._idle_since = idle_since
+        self._size = 0
+        self._waited_s = 0.0
         self._ended = False
         self._came = asyncio.Event()
         self._taken = asyncio.Event()
@@ -107,19 +116,35 @@ class Body:
                 await self._wait(due)
 
     async def _wait(self, due_s: float) -> None:
+        began = asyncio.get_running_loop().time()
+        left_s = FIRST_S + self._size / BYTES_PER_S - self._waited_s
+        idle_s = max(began, self._idle_since())
         try:
-            async with asyncio.timeout_at(due_s):
+            async with asyncio.timeout_at(min(due_s, idle_s + left_s)):
                 await self._came.wait()
+            self._count(began)
         except TimeoutError as error:
             raise TooSlow(
                 f"The next record came too slowly: one within {FIRST_S:.0f} seconds is expected, "
-                f"and {BYTES_PER_S >> 10} KiB a second of a long one."
+                f"and {BYTES_PER_S >> 10} KiB a second of a long one; nor is a call waited for "
+                "longer than that in all."
             ) from error
+
+    def _count(self, began_s: float) -> None:
+        """Count how long was waited for the sender alone. Raises TimeoutError: it is too long."""
+        now = asyncio.get_running_loop().time()
+        self._waited_s += max(0.0, now - max(began_s, self._idle_since()))
+        if self._waited_s > FIRST_S + self._size / BYTES_PER_S:
+            raise TimeoutError
 
     async def _feed(self, body: bytes) -> None:
         for start in range(0, len(body), PIECE_BYTES):
             piece = body[start : start + PIECE_BYTES]
+            waits = asyncio.get_running_loop().time()
             await self._paced(len(piece))
+            # That was not the sender.
+            self._waited_s -= asyncio.get_running_loop().time() - waits
+            self._size += len(piece)
             self._reader.feed(piece)
             self._came.set()
             while self._reader.size > WINDOW_BYTES:
