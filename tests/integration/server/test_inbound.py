@@ -534,6 +534,20 @@ async def test_an_account_is_remembered_so_much_of(functions: Functions) -> None
     assert await come(second, 2)
 
 
+async def test_too_many_remembered_are_told(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """429, and nothing is made of what comes."""
+    made = await hook(functions, "hmac")
+    arrivals = functions.rig.server.automations.inbound._arrivals  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(arrivals, "_per_account", 1)
+    assert (await made.send(told(n=1))).status_code == 202
+    problem = as_problem(await made.send(told(n=2)))
+    assert (problem["status"], problem["code"]) == (429, "quota_exceeded")
+    assert (await made.send(told(n=1))).status_code == 200
+    assert (await made.made(), await made.arrivals()) == (1, 1)
+
+
 async def test_few_arrivals_are_not_counted_for_ever(functions: Functions) -> None:
     """Of a webhook to which little comes nothing is kept in memory after a day."""
     made = await hook(functions, "hmac")
