@@ -21,7 +21,7 @@ KVM = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TRIAL = "trial-"
 TRIAL_DISK_GB = 1
-TRIAL_S = 30.0
+TRIAL_S = 20.0
 """How long a guest may take to answer: with KVM that takes a second or two. There are hosts where
 it never does, as where a hypervisor below offers what it cannot do."""
 log = structlog.get_logger("cakework.node.accelerator")
