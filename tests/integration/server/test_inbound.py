@@ -49,9 +49,16 @@ DELIVERIES: list[tuple[str, dict[str, str], bytes, str, str | None]] = [
 
 
 @pytest.fixture
-async def functions(
+async def functions(folder: Path, hosting: FunctionNode) -> AsyncGenerator[Functions]:
+    async with served(folder, hosting, None) as made:
+        yield made
+
+
+@pytest.fixture
+async def on_either(
     folder: Path, hosting: FunctionNode, database_url: str | None
 ) -> AsyncGenerator[Functions]:
+    """For what the store decides: on SQLite, and on PostgreSQL."""
     async with served(folder, hosting, database_url) as made:
         yield made
 
@@ -84,13 +91,13 @@ async def test_each_scheme_from_the_signature_to_the_handler(functions: Function
         assert await made.arrivals() == 1
 
 
-async def test_what_comes_again_is_done_once(functions: Functions) -> None:
+async def test_what_comes_again_is_done_once(on_either: Functions) -> None:
     """By the provider's id, by the body where there is none; also 20 at once; and after a day
     it is another."""
-    function_id = await functions.made(ECHO)
+    function_id = await on_either.made(ECHO)
     by_id, by_body = (
-        await hook(functions, "github", function_id),
-        await hook(functions, "hmac", function_id),
+        await hook(on_either, "github", function_id),
+        await hook(on_either, "hmac", function_id),
     )
     for made, headers in ((by_id, GITHUB), (by_body, {})):
         answers = await asyncio.gather(*(made.send(told(n=1), headers) for _ in range(20)))
@@ -104,7 +111,7 @@ async def test_what_comes_again_is_done_once(functions: Functions) -> None:
         assert await made.made() == 1
     assert (await by_id.send(told(n=2), GITHUB)).status_code == 200
     assert (await by_body.send(told(n=2))).status_code == 202
-    async with functions.rig.server.database.writing() as session:
+    async with on_either.rig.server.database.writing() as session:
         of = ArrivalRow.trigger_id == by_id.id
         aged = ArrivalRow.created_ms - KEPT_MS
         await session.execute(update(ArrivalRow).where(of).values(created_ms=aged))
@@ -113,11 +120,11 @@ async def test_what_comes_again_is_done_once(functions: Functions) -> None:
 
 
 async def test_two_servers_take_a_delivery_once(
-    functions: Functions, monkeypatch: pytest.MonkeyPatch
+    on_either: Functions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where neither finds it when it looks, the key of the table says which was first: the other
     makes nothing."""
-    made = await hook(functions, "hmac")
+    made = await hook(on_either, "hmac")
     first = (await made.send(told(n=1))).json()
     find, looks = Arrivals.find, 0
 
@@ -449,9 +456,9 @@ async def test_a_paused_webhook_asks_for_later(functions: Functions) -> None:
     assert (await function.send(told(n=1))).status_code == 404
 
 
-async def test_a_full_queue_is_told(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_is_told(on_either: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     """429, and nothing is remembered: so it is taken when it comes again."""
-    made = await hook(functions, "hmac")
+    made = await hook(on_either, "hmac")
     monkeypatch.setattr(waiting, "_left", _nothing)
     problem = as_problem(await made.send(told(n=1)))
     assert (problem["status"], problem["code"]) == (429, "queue_full")
@@ -475,10 +482,10 @@ async def test_a_full_disk_is_told(functions: Functions, monkeypatch: pytest.Mon
     assert (await made.send(told(n=1))).status_code == 202
 
 
-async def test_what_is_old_is_forgotten(functions: Functions) -> None:
+async def test_what_is_old_is_forgotten(on_either: Functions) -> None:
     """After a day; and of one webhook no more is kept than may be, the newest of it."""
-    made = await hook(functions, "hmac")
-    database = functions.rig.server.database
+    made = await hook(on_either, "hmac")
+    database = on_either.rig.server.database
     now = 10 * KEPT_MS
     async with database.writing() as session:
         session.add_all(
@@ -504,12 +511,12 @@ async def test_what_is_old_is_forgotten(functions: Functions) -> None:
     assert (await made.arrivals(), oldest) == (1_000, now)
 
 
-async def test_an_account_is_remembered_so_much_of(functions: Functions) -> None:
+async def test_an_account_is_remembered_so_much_of(on_either: Functions) -> None:
     """Of all its webhooks together; what is known already is still known, and others have theirs.
     When it is forgotten again, there is room."""
-    function_id = await functions.made(ECHO)
-    first, second = [await hook(functions, "hmac", function_id) for _ in range(2)]
-    database = functions.rig.server.database
+    function_id = await on_either.made(ECHO)
+    first, second = [await hook(on_either, "hmac", function_id) for _ in range(2)]
+    database = on_either.rig.server.database
     now = 10 * KEPT_MS
     arrivals = Arrivals(database, lambda: now, per_account=3)
     account, other = AccountId("default"), AccountId("other")

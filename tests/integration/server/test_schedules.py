@@ -28,6 +28,7 @@ from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import InvocationRow
 from cakework.server.store.together import Work
+from tests.properties import examples
 
 from .rig import settings_for
 from .scheduling import HOUR, MINUTE, NOON, SECOND, Bench, bench
@@ -512,13 +513,13 @@ class Mortal:
 
 
 async def test_no_crash_loses_or_doubles_an_occurrence(on: Bench) -> None:
-    """A thousand passes, in each of which the server may die; another goes on. Each occurrence is
+    """Hundreds of passes, in each of which the server may die; another goes on. Each occurrence is
     one invocation."""
     ids = await on.triggers(4, await on.function(), **MINUTES, overlap="allow")
     mortal = Mortal(on.database, random.Random(7))
     invocations = on.servers[0].functions.invocations
     on.now = NOON
-    for number in range(1_000):
+    for number in range(examples(300)):
         schedules = Schedules(
             cast("Database", mortal), invocations, lambda: on.now, asyncio.Event(), lambda: None
         )
@@ -535,4 +536,4 @@ async def test_no_crash_loses_or_doubles_an_occurrence(on: Bench) -> None:
     assert counts.keys() == {
         (each, at_ms) for each in ids for at_ms in range(NOON, on.now + 1, MINUTE)
     }
-    assert min(mortal.died[each] for each in ("looks", "written", "committed")) > 50, mortal.died
+    assert min(mortal.died[each] for each in ("looks", "written", "committed")) > 15, mortal.died
