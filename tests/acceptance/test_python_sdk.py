@@ -78,6 +78,7 @@ def test_every_call_of_the_contract(
     about_secrets(sdk, function_id)
     about_triggers(sdk, function_id)
     about_events(sdk, function_id)
+    about_transforms(sdk)
     sdk.delete_function(function_id)
     assert (sdk.healthz().status, sdk.readyz().node) == ("ok", "ok")
     operations = {snake_case(name) for name in set(OPERATIONS) - set(SECOND_NAMES)}
@@ -290,6 +291,21 @@ def about_events(sdk: CakeworkClient, function_id: str) -> None:
     assert len(sdk.list_events(type=kind).events) == len(list(sdk.iter_events(type=kind))) == 2
     assert sdk.test_filter({"data": ["a"]}, {"type": kind, "data": "a"}).matches
     sdk.delete_trigger(wanted.id)
+
+
+def about_transforms(sdk: CakeworkClient) -> None:
+    code = "def transform(record):\n    return {**record, 'cents': 100 * record['total']}\n"
+    made = sdk.create_function(
+        *(f"t-{uuid4()}", "python"),
+        kind="transform",
+        settings={"timeoutMs": 30_000},
+        source={"files": {"main.py": code}},
+    )
+    assert sdk.wait_for_version(made.id, 1, timeout=300).handlers == ["transform"]
+    assert sdk.apply_transform(made.id, {"total": 5}) == {"total": 5, "cents": 500}
+    told = sdk.apply_transform_to_all(made.id, [{"total": 1}, {"total": 2}])
+    assert [each["cents"] for each in told] == [100, 200]
+    sdk.delete_function(made.id)
 
 
 def about_webhooks(sdk: CakeworkClient) -> None:

@@ -296,7 +296,8 @@ class LimitRule(TypedDict, total=False):
 
 
 class Settings(TypedDict, total=False):
-    """Settings of a function: ``memory`` in MB, ``timeout`` and ``idleTimeout`` in seconds."""
+    """Settings of a function: ``memory`` in MB, ``timeout`` and ``idleTimeout`` in seconds;
+    ``onError``, ``unit``, ``maxBatch`` and ``timeoutMs`` are of transforms alone."""
 
     memory: int
     cpu: int
@@ -316,6 +317,10 @@ class Settings(TypedDict, total=False):
     limits: Sequence[LimitRule]
     onFailure: FailureFunction | None
     labels: dict[str, str]
+    onError: Literal["fail", "pass", "drop"]
+    unit: Literal["record", "batch"]
+    maxBatch: int
+    timeoutMs: int
 
 
 class VerifySettings(TypedDict, total=False):

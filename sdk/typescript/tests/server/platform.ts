@@ -16,7 +16,7 @@ export const NOWHERE = "0".repeat(14);
 
 /** Calls about functions and what triggers them, which have tests of their own. */
 export const ABOUT_FUNCTIONS =
-  /Function|Version|Invocation|DeadLetter|Draft|Secret|Trigger|Event|Filter|Schedule/;
+  /Function|Version|Invocation|DeadLetter|Draft|Secret|Trigger|Event|Filter|Schedule|Transform/;
 
 /** A client that remembers which of its methods were called. */
 export const called = new Set<string>();
