@@ -15,6 +15,7 @@ where a guest did not answer in time. An instance whose lines cannot be marked s
 
 import asyncio
 import contextlib
+from functools import partial
 
 import structlog
 from sqlalchemy import ColumnElement, update
@@ -116,11 +117,11 @@ class Marks:
     async def _write(self) -> None:
         keys, self._unwritten = self._unwritten, set()
         begun = [(key, self._begun[key]) for key in sorted(keys) if key in self._begun]
-        if not begun:
-            return
-        async with self._database.writing() as session:
-            for key, first in begun:
-                await session.execute(update(AttemptRow).where(_is(key)).values(first_line=first))
+        # With what else this process writes of attempts, one after the other: two transactions that
+        # each have several may wait for each other.
+        await asyncio.gather(
+            *(self._database.together(partial(_write_begin, *one)) for one in begun)
+        )
 
     async def _mark(self, vm_id: VmId, within_s: float) -> int | None:
         with contextlib.suppress(TimeoutError):
@@ -141,6 +142,10 @@ def note_vm(
     session.add(
         FunctionVmRow(vm_id=vm_id, function_id=function_id, version=version, created_ms=now_ms)
     )
+
+
+def _write_begin(key: Key, first: int, session: Session) -> None:
+    session.execute(update(AttemptRow).where(_is(key)).values(first_line=first))
 
 
 def _is(key: Key) -> ColumnElement[bool]:
