@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.conftest import HOOKS
 from tests.acceptance.platform import Platform
 from tests.integration.node.registries import PASSWORD
@@ -13,6 +15,7 @@ SDK = ROOT / "sdk" / "typescript"
 NODE = ROOT / ".venv" / "bin" / "node"
 
 
+@pytest.mark.timeout(600)
 def test_the_client_does_what_it_says(platform: Platform, busybox: str, shell: str) -> None:
     """Every call of the contract, refusals, and each block of the README, from sources of now."""
     subprocess.run([NODE, "tools/build.ts"], cwd=SDK, check=True)

@@ -104,6 +104,8 @@ test("records go through a function, whatever their names", async () => {
     name: `cents-${randomUUID()}`,
     kind: "transform",
     runtime: "python",
+    // Where VMs are emulated, the first record waits for its instance for longer than a second.
+    settings: { timeoutMs: 30_000 },
     source: { files: [{ dir: ".", name: "main.py", content: code }] },
   });
   await client.waitForVersion(id, 1);
