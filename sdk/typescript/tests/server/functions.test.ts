@@ -59,7 +59,7 @@ test("a folder becomes a function, whose work is asked for, followed and done ag
   assert.deepEqual([made.state, made.settings.retry?.maxAttempts], ["empty", 1]);
   await assert.rejects(client.invoke(id), NoLiveVersionError);
   const { version } = await deployFolder(client, id, folder, { message: "first" });
-  const ready = await client.waitForVersion(id, version, { timeout: 120_000 });
+  const ready = await client.waitForVersion(id, version, { timeout: 280_000 });
   assert.deepEqual([ready.state, ready.message], ["ready", "first"]);
   const { files } = await client.getVersionSource(id, version);
   assert.deepEqual(files.map((file) => file.name).sort(), [".dockerignore", "main.py"]);
@@ -75,7 +75,7 @@ test("a folder becomes a function, whose work is asked for, followed and done ag
   const { content, contentType } = await client.getInvocationResult(raw.id);
   assert.deepEqual([[...content], contentType], [[0, 255], "application/octet-stream"]);
 
-  const following = client.followInvocations({ functionId: id, timeout: 120_000 });
+  const following = client.followInvocations({ functionId: id, timeout: 280_000 });
   const first = following.next();
   const results: unknown[] = [];
   for await (const each of client.invokeMany(id, [1, 2, 3, 4, 5], { atOnce: 2 })) {
