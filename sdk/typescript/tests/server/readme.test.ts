@@ -20,7 +20,7 @@ const PRINTS = [
   /^image [0-9A-Z]{26}\n$/,
   /^2 .*\btwo\n/s,
   /^succeeded { hello: 'you' }\n(succeeded { hello: '[abc]' }\n){3}$/,
-  /^\[\n[^]*\nhttp\S+\/in\/\S+ whsec_\S+\n$/,
+  /^\[\n.*\nhttp\S+\/in\/\S+ whsec_\S+\n$/s,
   /^not_found 404 There is no VM .*\nmemory should be .*\n$/,
   "webhooks",
   /^\d+ images\n$/,
