@@ -146,11 +146,17 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def open(self, **changes: object) -> AsyncGenerator[Builds]:
+        """Have a node's builds; those that a failure cuts short do not go on with the next."""
         self.ledger = Ledger()
         settings = self.settings(**changes)
         network = NetworkOfNothing(self.netns, reach_of(settings))
         async with Builds(settings, self.images(), network, self.ledger) as builds:
-            yield builds
+            try:
+                yield builds
+            except BaseException:
+                for build_id in builds.known():
+                    await builds.cancel(build_id)
+                raise
 
     def build(self, order: BuildOrder, **changes: object) -> BuildSucceeded | BuildFailed:
         """Carry one order out."""

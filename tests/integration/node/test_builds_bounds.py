@@ -72,7 +72,8 @@ def test_processors_are_bounded_for_all_builds(bench: Bench) -> None:
             (group,) = Cgroup.existing(group_name)
             for each in wanted:
                 (own,) = Cgroup.existing(prefix + each.build_id)
-                assert own.pids() and own.pids() <= group.pids()
+                assert own.pids()
+                assert {folder.parent for folder in own.folders} == set(group.folders)
             before = throttled(group)
             async with asyncio.timeout(DEADLINE_S):
                 while throttled(group) < before + 3:  # noqa: ASYNC110 - the kernel tells nobody
