@@ -16,15 +16,13 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 
+from cakework.domain.configured import Configured
 from cakework.domain.patterns import ABSENT, PATH_CHARS_MAX, PATH_PATTERN, key_of, value_at
 
 RULES_MAX = 4
@@ -44,16 +42,7 @@ _FAR_US = HELD_MS * 1_000
 Path = Annotated[str, StringConstraints(max_length=PATH_CHARS_MAX, pattern=PATH_PATTERN)]
 
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(
-        json_schema_mode_override="validation",
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
-
+class _Rule(Configured):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, fields: Any) -> Any:

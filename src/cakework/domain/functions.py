@@ -14,14 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 
+from cakework.domain.configured import Configured
 from cakework.domain.flow import Debounce, Limits
 from cakework.domain.vms import (
     CPU_DEFAULT,
@@ -108,22 +106,10 @@ class Isolation(StrEnum):
     INVOCATION = "invocation"
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        # One shape of what is asked and what is answered: that has all fields, with defaults.
-        json_schema_mode_override="validation",
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
-
-
 RetryOn = Literal["error", "timeout", "crash", "interrupted"]
 
 
-class RetryPolicy(_Settings):
+class RetryPolicy(Configured):
     """When queued work is tried again. Delays and ``max_age`` are in seconds.
 
     The delay before attempt n+1 is ``min_delay · factor^(n-1)``, at most ``max_delay``, times a
@@ -164,7 +150,7 @@ def policy_of(retry: str | None, otherwise: RetryPolicy) -> RetryPolicy:
     return otherwise if retry is None else RetryPolicy.model_validate_json(retry)
 
 
-class FailureHandler(_Settings):
+class FailureHandler(Configured):
     """The function that is told of queued work that failed for good."""
 
     function_id: str = Field(max_length=29, description="Id of the function.")
@@ -174,7 +160,7 @@ Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,32}$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^\s/,]{1,255})$")]
 
 
-class CorsSettings(_Settings):
+class CorsSettings(Configured):
     """Which origins' pages may read what a function answers; ``*`` is any."""
 
     origins: Annotated[tuple[Origin, ...], Field(min_length=1, max_length=32)] = Field(
@@ -182,7 +168,7 @@ class CorsSettings(_Settings):
     )
 
 
-class HttpSettings(_Settings):
+class HttpSettings(Configured):
     """Who may come in at a function's URL, and how."""
 
     auth: Literal["none", "key"] = Field(
@@ -209,7 +195,7 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,63}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=255)]
 
 
-class FunctionSettings(_Settings):
+class FunctionSettings(Configured):
     """What may be changed about a function at any time; the next attempt sees it.
 
     ``memory`` is in MB. ``timeout`` and ``idle_timeout`` are in seconds. ``isolation`` None: as

@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints, model_validator
+
+from cakework.domain.configured import Configured
 
 Scheme = Literal[
     "standard", "stripe", "github", "slack", "shopify", "hmac", "header", "basic", "none"
@@ -75,20 +76,11 @@ HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Prefix = Annotated[str, StringConstraints(pattern=r"^[!-~][ -~]{0,31}$")]
 
 
-class Verify(BaseModel):
+class Verify(Configured):
     """How deliveries to a webhook's URL are told from forgeries. The secret is not in it.
 
     Fields that are absent have the defaults of the scheme; those of other schemes are None.
     """
-
-    model_config = ConfigDict(
-        json_schema_mode_override="validation",
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
 
     scheme: Scheme = Field(description="Whose way of signing it is; `none`: all are taken.")
     header: HeaderName | None = Field(

@@ -14,16 +14,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     StringConstraints,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 
 from cakework.domain.cloudevents import TYPE_CHARS_MAX
+from cakework.domain.configured import Configured
 from cakework.domain.patterns import TYPE_PATTERN
 from cakework.domain.schedules import BadSchedule, Cron, Every, Once, Schedule
 from cakework.domain.signatures import Verify
@@ -49,17 +47,6 @@ class TriggerType(StrEnum):
     LIFECYCLE = "lifecycle"
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(
-        json_schema_mode_override="validation",
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
-
-
 def _instant(text: str) -> str:
     parse_time(text)
     return text
@@ -73,7 +60,7 @@ Overlap = Literal["skip", "queue", "allow", "replace"]
 Missed = Literal["latest", "skip", "all"]
 
 
-class CronConfig(_Config):
+class CronConfig(Configured):
     """When a schedule comes round: one of ``cron``, ``every`` and ``at``."""
 
     cron: Annotated[str, StringConstraints(max_length=256)] | None = Field(
@@ -152,7 +139,7 @@ class CronConfig(_Config):
         return None if self.end_at is None else parse_time(self.end_at)
 
 
-class EventConfig(_Config):
+class EventConfig(Configured):
     """Which events are wanted; with the trigger's filter."""
 
     types: Annotated[tuple[EventTypePattern, ...], Field(min_length=1, max_length=TYPES_MAX)] = (
@@ -163,7 +150,7 @@ class EventConfig(_Config):
     )
 
 
-class WebhookAnswers(_Config):
+class WebhookAnswers(Configured):
     """What becomes of what a provider sends."""
 
     event_type: Annotated[str, StringConstraints(max_length=TYPE_CHARS_MAX)] | None = Field(
@@ -208,7 +195,7 @@ def _check_lifecycle(kind: str) -> str:
 LifecycleType = Annotated[EventTypePattern, AfterValidator(_check_lifecycle)]
 
 
-class LifecycleConfig(_Config):
+class LifecycleConfig(Configured):
     """What of the platform is told; with the trigger's filter."""
 
     types: Annotated[tuple[LifecycleType, ...], Field(min_length=1, max_length=TYPES_MAX)] = Field(

@@ -1,8 +1,10 @@
-"""Where the server is put together: everything gets what it needs here, and nowhere else."""
+"""Where the server is put together: everything gets what it needs here, and nowhere else.
+
+What webhooks, functions and automations are made of is in the ``assembly`` of each.
+"""
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +13,6 @@ from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
 import cakework
-from cakework.dialer import NodeDialer
-from cakework.domain.errors import CakeworkError
 from cakework.domain.ids import AccountId
 from cakework.server.api import problems
 from cakework.server.api.account_builds import AccountBuildRoutes
@@ -45,51 +45,17 @@ from cakework.server.api.transforms import STREAMS, STREAMS_EACH, WHOLES, Transf
 from cakework.server.api.triggers import TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
-from cakework.server.automations.arrivals import Arrivals
-from cakework.server.automations.doors import Doors
-from cakework.server.automations.event_records import EventRecords
-from cakework.server.automations.event_room import EventRoom
-from cakework.server.automations.events import Events
-from cakework.server.automations.fan_out import FanOut
-from cakework.server.automations.inbound import Inbound
+from cakework.server.automations.assembly import AutomationParts, automation_parts
 from cakework.server.automations.lifecycle import Lifecycle
-from cakework.server.automations.plans import Planner
-from cakework.server.automations.refusals import PERIOD_S as REFUSAL_PERIOD_S
-from cakework.server.automations.refusals import Refusals
-from cakework.server.automations.schedules import Schedules
-from cakework.server.automations.triggers import Triggers
-from cakework.server.automations.wishes import Wishes
 from cakework.server.clock import Clock, now_ms
-from cakework.server.functions.adapter import Adapter
-from cakework.server.functions.attempts import Attempts
+from cakework.server.functions.assembly import FunctionParts, function_parts
 from cakework.server.functions.changes import Changes
-from cakework.server.functions.dead_letters import DeadLetters
-from cakework.server.functions.deploys import DeployLoop
-from cakework.server.functions.dispatch import DispatchLoop
-from cakework.server.functions.drafts import Drafts
-from cakework.server.functions.failures import Failures
-from cakework.server.functions.flow import Flow
-from cakework.server.functions.flow_loop import FlowLoop
-from cakework.server.functions.functions import Functions
-from cakework.server.functions.gatherings import Gatherings
-from cakework.server.functions.instances import Instances
-from cakework.server.functions.intake import Intake
-from cakework.server.functions.invocations import Endings, Invocations, OnEnd, without_bytes
-from cakework.server.functions.keeping import KeepingLoop, KeptOfFunctions
-from cakework.server.functions.layers import Layers
+from cakework.server.functions.invocations import without_bytes
 from cakework.server.functions.leases import take_back
-from cakework.server.functions.lendings import Lendings
 from cakework.server.functions.logs import FunctionLogs
 from cakework.server.functions.machines import Machines
 from cakework.server.functions.marks import Marks
 from cakework.server.functions.masks import Masks
-from cakework.server.functions.meters import Meters
-from cakework.server.functions.secrets import Secrets
-from cakework.server.functions.sources import Sources
-from cakework.server.functions.starts import Job, Starts
-from cakework.server.functions.trials import Trials
-from cakework.server.functions.visits import Visits
-from cakework.server.functions.waiting import WaitingLimits
 from cakework.server.logs.file import Kept
 from cakework.server.logs.followers import Followers
 from cakework.server.logs.store import LogStore
@@ -107,7 +73,7 @@ from cakework.server.node.client import NodeClient
 from cakework.server.routers.desk import Desk
 from cakework.server.routers.gates import Gates
 from cakework.server.services.account_builds import AccountBuilds
-from cakework.server.services.announcements import All, Announcements
+from cakework.server.services.announcements import All
 from cakework.server.services.build_states import BuildStates
 from cakework.server.services.builds import Builds
 from cakework.server.services.cached_vms import CachedVms
@@ -133,18 +99,11 @@ from cakework.server.services.waitlist import Waitlist
 from cakework.server.services.wakes import Wakes
 from cakework.server.store.database import Database, database_url
 from cakework.server.store.free_space import FreeSpace
-from cakework.server.store.models import VmRow
 from cakework.server.store.sealing import Sealer
-from cakework.server.transforms.apply import Transforms
-from cakework.server.transforms.holds import HOLD_PERIOD_S, Holds
 from cakework.server.web.site import Site
 from cakework.server.web.waitlist import WaitlistForm
-from cakework.server.webhooks.addresses import Guard, parse_allowed
-from cakework.server.webhooks.deliveries import Deliveries
-from cakework.server.webhooks.endpoints import Endpoints
-from cakework.server.webhooks.loop import DeliveryLoop
-from cakework.server.webhooks.outbox import Outbox, Shapes
-from cakework.server.webhooks.sender import Sender, trusted
+from cakework.server.webhooks.assembly import WebhookParts, webhook_parts
+from cakework.server.webhooks.outbox import Shapes
 from cakework.settings import Settings
 from cakework.turns import Turns
 
@@ -157,115 +116,6 @@ LEFTOVER_PERIOD_S = 60.0
 RETENTION_PERIOD_S = 600.0
 RETENTION_FIRST_S = 30.0
 """After a start there are more urgent things to do than to forget what is old."""
-DELIVERY_PERIOD_S = 1.0
-DEPLOY_PERIOD_S = 1.0
-DISPATCH_PERIOD_S = 1.0
-REPLAY_PERIOD_S = 1.0
-FLOW_PERIOD_S = 1.0
-INSTANCE_PERIOD_S = 1.0
-MASK_PERIOD_S = 300.0
-LENDING_PERIOD_S = 1.0
-LENDING_FIRST_S = 3.0
-"""After a start routers come back first to what they hold."""
-KEEPING_PERIOD_S = 30.0
-SCHEDULE_PERIOD_S = 30.0
-FAN_OUT_PERIOD_S = 1.0
-EVENTS_KEPT_PERIOD_S = 10.0
-ARRIVAL_PERIOD_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Webhooks:
-    """The parts that webhooks are made of."""
-
-    guard: Guard
-    outbox: Outbox
-    endpoints: Endpoints
-    deliveries: Deliveries
-    pending: DeliveryLoop
-    loop: Loop
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionGround:
-    """What the parts of functions stand on."""
-
-    settings: Settings
-    server_id: str
-    database: Database
-    sealer: Sealer
-    machines: Machines
-    adapter: Adapter
-    secrets: Secrets
-    masks: Masks
-    endings: Endings
-    announcements: Announcements
-    clock: Clock
-    deploy_hint: asyncio.Event
-    dispatch_hint: asyncio.Event
-
-
-@dataclass(frozen=True, slots=True)
-class CodeParts:
-    """The parts of functions that make versions of code."""
-
-    sources: Sources
-    layers: Layers
-    functions: Functions
-    deploys: DeployLoop
-
-
-@dataclass(frozen=True, slots=True)
-class WorkParts:
-    """The parts of functions that see work to its end."""
-
-    instances: Instances
-    invocations: Invocations
-    attempts: Attempts
-    dispatch: DispatchLoop
-    flow: FlowLoop
-    flow_hint: asyncio.Event
-    dead_letters: DeadLetters
-    replay_hint: asyncio.Event
-    on_end: OnEnd
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionParts:
-    """The parts that functions are made of."""
-
-    functions: Functions
-    sources: Sources
-    drafts: Drafts
-    intake: Intake
-    deploys: DeployLoop
-    trials: Trials
-    keeping: KeepingLoop
-    invocations: Invocations
-    secrets: Secrets
-    dead_letters: DeadLetters
-    adapter: Adapter
-    dispatch: DispatchLoop
-    flow: FlowLoop
-    make_room: Callable[[VmRow, CakeworkError], Awaitable[bool]]
-    lendings: Lendings
-    holds: Holds
-    transforms: Transforms
-    loops: tuple[Loop, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AutomationParts:
-    """The parts that automations are made of."""
-
-    triggers: Triggers
-    inbound: Inbound
-    schedules: Schedules
-    events: Events
-    event_records: EventRecords
-    event_room: EventRoom
-    fan_out: FanOut
-    loops: tuple[Loop, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +147,7 @@ class Server:
     function_logs: FunctionLogs
     waitlist: Waitlist
     idempotency: Idempotency
-    webhooks: Webhooks
+    webhooks: WebhookParts
     functions: FunctionParts
     automations: AutomationParts
     changes: Changes
@@ -367,7 +217,7 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     orders = VmOrders(sealer, log_store.last_seq)
     rules = VmRules(admission, orders, settings.base_domain, clock)
     shapes = _shapes(settings, clock)
-    webhooks = _webhooks(settings, database, sealer, shapes, clock)
+    webhooks = webhook_parts(settings, database, sealer, shapes, clock)
     announcements = All(webhooks.outbox)
     states = States(
         VmStates(routes, followers, announcements, clock),
@@ -419,13 +269,13 @@ def build_server(settings: Settings, clock: Clock = now_ms) -> Server:
     masks = Masks(database, sealer, clock)
     marks = Marks(database, node, log_store, stretches)
     keys = Keys(database, clock)
-    functions = _functions(
+    functions = function_parts(
         *(settings, database, sealer, keys, builds, machines, images, node, masks, marks),
-        *(announcements, clock, deploy_hint, dispatch_hint),
+        *(announcements, shapes.invocations, clock, deploy_hint, dispatch_hint),
     )
     invocations = functions.invocations
     announcements.others.append(Lifecycle(invocations, shapes, webhooks.outbox, clock))
-    automations = _automations(settings, database, sealer, invocations, clock, dispatch_hint)
+    automations = automation_parts(settings, database, sealer, invocations, clock, dispatch_hint)
     vms.make_room = functions.make_room
     facts = Facts(database, log_store, followers, states, build_ended, masks.lines)
     logs = Logs(database, log_store, followers, settings.max_followed_logs_per_account)
@@ -583,252 +433,6 @@ def _shapes(settings: Settings, clock: Clock) -> Shapes:
         trigger=lambda row: trigger_answer(row, clock()).model_dump(mode="json", exclude_none=True),
         invocations=invocations_shown,
         time=rfc3339,
-    )
-
-
-def _webhooks(
-    settings: Settings, database: Database, sealer: Sealer, shapes: Shapes, clock: Clock
-) -> Webhooks:
-    hint = asyncio.Event()
-    guard = Guard(parse_allowed(settings.webhook_allow))
-    outbox = Outbox(shapes, clock, hint.set)
-    endpoints = Endpoints(database, sealer, guard, clock)
-    sender = Sender(guard, trusted(settings.extra_ca))
-    pending = DeliveryLoop(database, endpoints, sender, clock, hint.set)
-    return Webhooks(
-        guard=guard,
-        outbox=outbox,
-        endpoints=endpoints,
-        deliveries=Deliveries(database, outbox),
-        pending=pending,
-        loop=Loop("webhooks", pending.one_pass, DELIVERY_PERIOD_S, hint),
-    )
-
-
-def _functions(
-    settings: Settings,
-    database: Database,
-    sealer: Sealer,
-    keys: Keys,
-    builds: Builds,
-    machines: Machines,
-    images: Images,
-    node: NodeClient,
-    masks: Masks,
-    marks: Marks,
-    announcements: Announcements,
-    clock: Clock,
-    deploy_hint: asyncio.Event,
-    dispatch_hint: asyncio.Event,
-) -> FunctionParts:
-    adapter = Adapter(NodeDialer(settings.dial_socket))
-    most = settings.max_secrets_per_account
-    ground = FunctionGround(
-        settings=settings,
-        server_id=secrets.token_hex(16),
-        database=database,
-        sealer=sealer,
-        machines=machines,
-        adapter=adapter,
-        secrets=Secrets(database, sealer, adapter, masks, most, clock),
-        masks=masks,
-        endings=Endings(),
-        announcements=announcements,
-        clock=clock,
-        deploy_hint=deploy_hint,
-        dispatch_hint=dispatch_hint,
-    )
-    code = _code(ground, builds)
-    work = _work(ground, code, marks)
-    visits = Visits(sealer, ground.endings, masks, work.on_end)
-    lendings = Lendings(
-        *(database, code.functions, work.instances, visits, keys, clock, dispatch_hint.set)
-    )
-
-    def changed(function_id: str) -> None:
-        lendings.changed(function_id)
-        work.flow.changed(function_id)
-
-    code.functions.changed = changed
-    holds = Holds(lendings, ground.server_id)
-    drafts = Drafts(database, code.sources, clock)
-    trials = _trials(ground, code, work)
-    kept = _kept_of_functions(settings)
-    keeping = KeepingLoop(database, code.sources, machines, images, ground.endings, kept, clock)
-    return FunctionParts(
-        functions=code.functions,
-        sources=code.sources,
-        drafts=drafts,
-        intake=Intake(code.functions, drafts, node, clock),
-        deploys=code.deploys,
-        trials=trials,
-        keeping=keeping,
-        invocations=work.invocations,
-        secrets=ground.secrets,
-        dead_letters=work.dead_letters,
-        adapter=adapter,
-        dispatch=work.dispatch,
-        flow=work.flow,
-        make_room=work.instances.make_room,
-        lendings=lendings,
-        holds=holds,
-        transforms=Transforms(code.functions, holds, adapter, masks, clock),
-        loops=(
-            *_loops_of_work(ground, code, work, trials),
-            Loop("masks", masks.tidy, MASK_PERIOD_S),
-            Loop("lendings", lendings.one_pass, LENDING_PERIOD_S, first_after_s=LENDING_FIRST_S),
-            Loop("holds", holds.one_pass, HOLD_PERIOD_S),
-            Loop("keeping", keeping.one_pass, KEEPING_PERIOD_S, first_after_s=KEEPING_PERIOD_S),
-        ),
-    )
-
-
-def _code(ground: FunctionGround, builds: Builds) -> CodeParts:
-    database, sealer, clock = ground.database, ground.sealer, ground.clock
-    sources = Sources(sealer, clock, ground.settings.max_code_mb_per_account)
-    layers, domain = Layers(clock), ground.settings.base_domain
-    functions = Functions(database, sealer, sources, layers, domain, clock, ground.deploy_hint.set)
-    deploys = DeployLoop(
-        *(database, ground.server_id, functions, sources, layers, builds, ground.machines),
-        *(ground.adapter, ground.secrets, ground.announcements, clock, ground.dispatch_hint.set),
-    )
-    return CodeParts(sources, layers, functions, deploys)
-
-
-def _work(ground: FunctionGround, code: CodeParts, marks: Marks) -> WorkParts:
-    settings, database, sealer = ground.settings, ground.database, ground.sealer
-    machines, adapter, endings, clock = (
-        ground.machines,
-        ground.adapter,
-        ground.endings,
-        ground.clock,
-    )
-    functions, hint = code.functions, ground.dispatch_hint
-    instances = Instances(
-        *(database, ground.server_id, functions, machines, adapter, code.deploys),
-        *(ground.secrets, clock),
-    )
-    starts = Starts(ground.server_id, functions, instances, clock)
-    begun: list[Callable[[Job], None]] = []
-    limits = WaitingLimits(clock, mb_per_account=settings.max_invocations_mb_per_account)
-    flow_hint, gatherings = asyncio.Event(), Gatherings(sealer)
-    flow = Flow(
-        *(sealer, functions.settings, Meters(clock), gatherings, endings.tell, clock),
-        *(hint.set, flow_hint.set),
-    )
-    flow_loop = FlowLoop(database, flow, gatherings, clock, flow_hint.set)
-    invocations = Invocations(
-        *(database, sealer, starts, limits, flow, endings, clock, hint.set),
-        lambda job: begun[0](job),
-    )
-    failures = Failures(invocations, invocations_shown)
-
-    def on_end(session: Session, ids: Sequence[str]) -> None:
-        flow.ended(session, ids)
-        over = failures.hand_over(session, ids)
-        ground.announcements.invocations_ended(session, [*ids, *over])
-
-    attempts = Attempts(
-        *(database, ground.server_id, sealer, functions, invocations, instances, starts),
-        *(machines, adapter, marks, endings, ground.masks, flow, gatherings, on_end),
-        *(clock, hint.set),
-    )
-    begun.append(attempts.begin)
-    dispatch = DispatchLoop(
-        database, functions, instances, starts, attempts, endings, on_end, clock, hint
-    )
-    replay_hint = asyncio.Event()
-    dead_letters = DeadLetters(database, invocations, clock, replay_hint.set)
-    return WorkParts(
-        instances=instances,
-        invocations=invocations,
-        attempts=attempts,
-        dispatch=dispatch,
-        flow=flow_loop,
-        flow_hint=flow_hint,
-        dead_letters=dead_letters,
-        replay_hint=replay_hint,
-        on_end=on_end,
-    )
-
-
-def _trials(ground: FunctionGround, code: CodeParts, work: WorkParts) -> Trials:
-    return Trials(
-        *(ground.database, ground.server_id, ground.sealer, code.functions, code.sources),
-        *(code.layers, code.deploys, work.instances, work.attempts, ground.machines),
-        *(ground.adapter, ground.endings, ground.secrets, ground.clock, ground.deploy_hint.set),
-    )
-
-
-def _loops_of_work(
-    ground: FunctionGround, code: CodeParts, work: WorkParts, trials: Trials
-) -> tuple[Loop, ...]:
-    async def make() -> None:
-        await code.deploys.one_pass()
-        await trials.one_pass()
-
-    dead_letters, dispatch, instances = work.dead_letters, work.dispatch, work.instances
-    return (
-        Loop("replays", dead_letters.one_pass, REPLAY_PERIOD_S, work.replay_hint),
-        Loop("deploys", make, DEPLOY_PERIOD_S, ground.deploy_hint),
-        Loop("dispatch", dispatch.one_pass, DISPATCH_PERIOD_S, ground.dispatch_hint),
-        Loop("flow", work.flow.one_pass, FLOW_PERIOD_S, work.flow_hint),
-        Loop("instances", instances.tidy, INSTANCE_PERIOD_S),
-        Loop("hang_ups", instances.hang_up, INSTANCE_PERIOD_S),
-    )
-
-
-def _kept_of_functions(settings: Settings) -> KeptOfFunctions:
-    return KeptOfFunctions(
-        versions=settings.max_function_versions,
-        version_days=settings.retain_function_versions_days,
-        invocation_days=settings.retain_invocations_days,
-        dead_letter_days=settings.retain_dead_letters_days,
-        invocations_mb=settings.max_invocations_mb_per_account,
-    )
-
-
-def _automations(
-    settings: Settings,
-    database: Database,
-    sealer: Sealer,
-    invocations: Invocations,
-    clock: Clock,
-    dispatch_hint: asyncio.Event,
-) -> AutomationParts:
-    schedule_hint, fan_out_hint = asyncio.Event(), asyncio.Event()
-    doors = Doors(sealer, clock)
-    triggers = Triggers(database, sealer, doors, invocations, clock, schedule_hint.set)
-    refusals, arrivals = Refusals(database, clock), Arrivals(database, clock)
-    schedules = Schedules(database, invocations, clock, schedule_hint, dispatch_hint.set)
-    wishes = Wishes(database)
-    planner = Planner(wishes, invocations)
-    room = EventRoom(
-        database, settings.max_events_mb_per_account, settings.retain_events_hours, clock
-    )
-    fan_out = FanOut(database, sealer, wishes, planner, invocations, fan_out_hint.set)
-    events = Events(database, sealer, wishes, planner, invocations, room, clock, fan_out_hint.set)
-    return AutomationParts(
-        triggers=triggers,
-        inbound=Inbound(database, doors, invocations, refusals, arrivals, clock),
-        schedules=schedules,
-        events=events,
-        event_records=EventRecords(database, sealer),
-        event_room=room,
-        fan_out=fan_out,
-        loops=(
-            Loop("schedules", schedules.one_pass, SCHEDULE_PERIOD_S, schedule_hint),
-            Loop("fan_out", fan_out.one_pass, FAN_OUT_PERIOD_S, fan_out_hint),
-            Loop("refusals", refusals.one_pass, REFUSAL_PERIOD_S),
-            Loop(
-                *("arrivals", arrivals.one_pass, ARRIVAL_PERIOD_S),
-                first_after_s=ARRIVAL_PERIOD_S,
-            ),
-            Loop(
-                *("events", room.one_pass, EVENTS_KEPT_PERIOD_S),
-                first_after_s=EVENTS_KEPT_PERIOD_S,
-            ),
-        ),
     )
 
 

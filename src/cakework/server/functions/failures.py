@@ -26,6 +26,8 @@ from cakework.server.store.function_models import FunctionRow, InvocationRow
 EVENT_BYTES_MAX = 256 << 10
 TYPE = "cakework.invocation.failed"
 Json = dict[str, Any]
+Shown = Callable[[Session, Sequence[str]], dict[str, Json]]
+"""How the API shows invocations, by their ids."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -35,7 +37,7 @@ class Failures:
     def __init__(
         self,
         invocations: Invocations,
-        shapes: Callable[[Session, Sequence[str]], dict[str, Json]],
+        shapes: Shown,
     ) -> None:
         """Show what failed as ``shapes`` do."""
         self._invocations = invocations

@@ -7,6 +7,7 @@ it is its turn, behind all that was right before it.
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Protocol, cast
 
@@ -74,7 +75,7 @@ class Reader(Protocol):
         ...
 
 
-class _Pieces:
+class _Pieces(ABC):
     """Whole lines, or rows of several lines, out of bytes."""
 
     def __init__(self) -> None:
@@ -153,8 +154,9 @@ class _Pieces:
         self._whole.extend(lines)
         self.size += sum(map(len, lines)) + len(lines)
 
+    @abstractmethod
     def _record(self, whole: bytes, number: int) -> bytes | None:
-        raise NotImplementedError
+        """Return what is whole as a record of JSON; None if it is none. Raises BadRecord."""
 
     def _too_long(self) -> None:
         self._kept.clear()
