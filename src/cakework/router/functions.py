@@ -481,6 +481,9 @@ class Functions:
 
     async def _borrow(self, pool: _Pool) -> None:
         answer: wire.Message | None = None
+        if self._returned:
+            # One of these may be what is lent.
+            self._flush()
         try:
             answer = await self._link.ask(
                 lambda ask: wire.Borrow(

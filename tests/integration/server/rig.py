@@ -204,6 +204,8 @@ async def listening(
 ) -> AsyncGenerator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # As where the loop listens by itself; what is accepted has it, too.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         api = Served(api_config(app, connections, untaken_bytes_max))
         task = asyncio.create_task(api.serve([listener]))
         await until(lambda: api.started or task.done(), "the server has started")

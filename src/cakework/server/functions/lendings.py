@@ -12,7 +12,7 @@ See docs/decisions/0016.
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -74,6 +74,9 @@ LOOK_S = 0.1
 NOT_NOW_S = 0.25
 """Until an instance is tried again whose snapshot is not there yet."""
 CLOSE_S = 5.0
+TOLD_S = 0.25
+"""How long an instance is not lent for what its router told before: what it gave back may be the
+one, and is there sooner than another that would be started."""
 HTTP = ("http",)
 ROUTERS_MAX = 100
 """Of which it is remembered what they told last."""
@@ -658,7 +661,7 @@ class Borrower:
         self._lendings = lendings
         self._known = asyncio.Event()
         """Set when it has said what it holds."""
-        self._told: asyncio.Queue[wire.Hold | wire.Work] = asyncio.Queue()
+        self._told: asyncio.Queue[wire.Hold | wire.Work | asyncio.Event] = asyncio.Queue()
 
     def close(self) -> None:
         """Take note that the connection is over, and its router maybe."""
@@ -674,6 +677,9 @@ class Borrower:
         """Do what is told, one after the other, until cancelled."""
         while True:
             message = await self._told.get()
+            if isinstance(message, asyncio.Event):
+                message.set()
+                continue
             # What fails is told again, when nothing is heard of it.
             await self._lendings.to_its_end(self._do(message))
 
@@ -718,8 +724,17 @@ class Borrower:
         async with self._answering(question.ask):
             async with asyncio.timeout(CLOSE_S):
                 await self._known.wait()
+            await self._caught_up()
             lent = await self._lendings.lend(self, question.function_id, question.version)
             self.tell(lent.model_copy(update={"ask": question.ask}))
+
+    async def _caught_up(self) -> None:
+        """Return when what was told until now is done; within ``TOLD_S``, be it done or not."""
+        done = asyncio.Event()
+        self._told.put_nowait(done)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_S):
+                await done.wait()
 
     async def _do(self, message: wire.Hold | wire.Work) -> None:
         if isinstance(message, wire.Work):
