@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from cakework.server import app
+from cakework.server.functions import assembly
 from cakework.server.store.models import VmRow
 
 from .function_node import FunctionNode, source
@@ -88,7 +88,7 @@ async def test_vms_that_nothing_names_are_ended_and_no_others(
 ) -> None:
     """Of a function that was deleted, its version's VM with its snapshot; looked for all the time,
     what is made and serves meanwhile goes on."""
-    monkeypatch.setattr(app, "KEEPING_PERIOD_S", 0.05)
+    monkeypatch.setattr(assembly, "KEEPING_PERIOD_S", 0.05)
     async with served(folder, hosting, database_url) as functions:
         kept = await functions.made(name="kept")
         for _ in range(3):
