@@ -67,6 +67,7 @@ async def test_a_schedules_road(commands: Commands, orders: Path) -> None:
     shown = await commands.ok("triggers", "show", "every morning")
     assert re.search(r"\n  function +orders \(fn_", shown)
     assert re.search(r"\n  state +active\n", shown)
+    assert re.search(r"\n  next( +)20\S+ \S+ UTC\n      \1(20\S+ \S+ UTC\n?)", shown)
     assert shown.count(":00:00 UTC") == 5
     assert json.loads(await commands.ok("triggers", "run", id_, "--wait")) == {"said": "x"}
     ran = (await commands.ok("triggers", "run", "every morning", "-d", "1")).strip()
