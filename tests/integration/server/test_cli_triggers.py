@@ -83,13 +83,15 @@ async def test_a_schedules_road(commands: Commands, orders: Path) -> None:
     assert (status, "Did you mean every morning?" in errors) == (1, True)
     assert await commands.ok("triggers", "remove", "every morning") == "every morning is deleted.\n"
     assert await commands.json("triggers") == []
+    _, _, errors = await commands.run("triggers", "add", "orders", "--at", "2020-01-01T00:00:00Z")
+    assert "invokes orders; it never comes round: its time has passed" in errors
 
 
 async def test_what_the_server_refuses_is_told_by_options(commands: Commands, orders: Path) -> None:
     """And what cannot be is not asked for."""
     for words, said in (
         (("--cron", "61 * * * *"), "The trigger:"),
-        (("--event", "cakework.x", "--filter", '{"a": [{"nmeric": 1}]}'), "filter"),
+        (("--event", "order.x", "--filter", '{"a": [{"nmeric": 1}]}'), "filter"),
         (("--every", "30", "--on-failure", "order"), "Did you mean orders?"),
     ):
         status, output, errors = await commands.run("triggers", "add", "orders", *words)
