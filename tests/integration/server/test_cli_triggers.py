@@ -59,6 +59,9 @@ async def test_a_schedules_road(commands: Commands, orders: Path) -> None:
     assert len(times.splitlines()) == 2
     assert all(re.search(r" 09:00:00 CES?T  .* UTC$", line) for line in times.splitlines())
 
+    status, _, errors = await commands.run("triggers", "preview", "0", "9", "a.txt", "1-5")
+    assert (status, "put it in quotes" in errors) == (2, True)
+
     cron = ("--cron", "0 9 * * 1-5", *zone, "--name", "every morning", "--data", '"x"')
     status, output, errors = await commands.run("triggers", "add", "orders", *cron)
     assert (status, output[:4]) == (0, "trg_"), errors

@@ -1,5 +1,4 @@
-"""The examples of docs on functions, invocations, handlers, transforms, triggers, schedules, events,
-webhooks that come in and flow control do what they say."""
+"""The examples of docs on functions, and on what invokes them, do what they say."""
 
 import asyncio
 import os
@@ -23,9 +22,17 @@ BLOCK = re.compile(r"^```(sh|py|ts|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "--- end of block"
 RUN = {"sh": "{}", "py": f"cat >block.py <<'EOF'\n{{}}EOF\n{sys.executable} block.py"}
 RUN["ts"] = "cat >block.ts <<'EOF'\n{}EOF\nnode block.ts"
-PAGES = {"functions.md": {*RUN}, "webhooks-in.md": {*RUN}, "invocations.md": {*RUN}}
-PAGES |= {"handlers.md": {"sh"}, "transforms.md": {*RUN}, "triggers.md": {*RUN}}
-PAGES |= {"schedules.md": {"sh"}, "events.md": {*RUN}, "flow-control.md": {*RUN}}
+PAGES = {
+    "functions.md": {*RUN},
+    "webhooks-in.md": {*RUN},
+    "invocations.md": {*RUN},
+    "handlers.md": {"sh"},
+    "transforms.md": {*RUN},
+    "triggers.md": {*RUN},
+    "schedules.md": {"sh"},
+    "events.md": {*RUN},
+    "flow-control.md": {*RUN},
+}
 """Which of their blocks are run here, in this order: handlers have tests of their own."""
 REFUSED = "urn:cakework:problem:"
 
