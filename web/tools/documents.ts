@@ -4,12 +4,10 @@
 const PAGES: Record<string, string> = {
   "base-images.md": "/docs/reference/base-images/",
   "cli.md": "/docs/reference/cli/",
-  "flow-control.md": "/docs/functions/flow-control/",
   "function-urls.md": "/docs/functions/urls/",
   "functions.md": "/docs/functions/",
   "handlers.md": "/docs/functions/handlers/",
   "invocations.md": "/docs/functions/invocations/",
-  "transforms.md": "/docs/functions/transforms/",
   "secrets.md": "/docs/functions/secrets/",
   "triggers.md": "/docs/automations/",
   "schedules.md": "/docs/automations/schedules/",

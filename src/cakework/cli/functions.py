@@ -31,7 +31,7 @@ VERSION_COLUMNS = {
     "age": "AGE",
     "error": "ERROR",
 }
-WIDTH, INDENT = 60, " " * 17
+WIDTH = 60
 """Of settings that take several lines."""
 User = Annotated[str | None, Parameter(name="--user")]
 Number1 = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -198,7 +198,9 @@ def _described(function: Function, newest: Version | None) -> str:
 def _value(value: object) -> str | None:
     if isinstance(value, dict):
         pairs = [f"{name}={_value(each)}" for name, each in value.items()]  # pyright: ignore
-        return textwrap.fill(", ".join(pairs), WIDTH, subsequent_indent=INDENT)
+        return textwrap.fill(", ".join(pairs), WIDTH)
     if isinstance(value, list):
-        return ", ".join(sorted(map(str, value)))  # pyright: ignore
+        several = any(isinstance(each, dict) for each in value)  # pyright: ignore
+        told = [str(_value(each)) for each in value]  # pyright: ignore
+        return "\n".join(told) if several else ", ".join(sorted(told))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -109,11 +109,14 @@ def files(count: int) -> str:
 
 
 def facts(lines: Mapping[str, object]) -> str:
-    """Return what is known of a thing, a line each, without what is not known."""
+    """Return what is known of a thing, a line each or several, without what is not known."""
     told = {name: cell(value) for name, value in lines.items()}
     width = max(map(len, told))
+    more = "\n".ljust(width + 5)
     return "\n".join(
-        f"  {name.ljust(width)}  {value}" for name, value in told.items() if value != "-"
+        f"  {name.ljust(width)}  {value.replace(chr(10), more)}"
+        for name, value in told.items()
+        if value != "-"
     )
 
 

@@ -17,9 +17,7 @@ COUNT_MAX = 50
 
 
 def preview(
-    cron: str | None = None,
-    /,
-    *,
+    *cron: str,
     every: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     at: Time = None,
     time_zone: Zone = None,
@@ -37,11 +35,16 @@ def preview(
         count: How many times to show, up to 50.
         from_: Those after this time, instead of now.
     """
-    if sum(each is not None for each in (cron, every, at)) != 1:
+    if len(cron) > 1:
+        raise CommandFailed(
+            'A schedule is one word for the shell: put it in quotes, "0 9 * * 1-5".', ExitCode.USAGE
+        )
+    rule = cron[0] if cron else None
+    if sum(each is not None for each in (rule, every, at)) != 1:
         raise CommandFailed('Give a schedule, "0 9 * * 1-5", or --every, or --at.', ExitCode.USAGE)
     with open_client() as client:
         found = client.preview_schedule(
-            cron, every=every, at=at, time_zone=time_zone, count=count, from_=from_
+            rule, every=every, at=at, time_zone=time_zone, count=count, from_=from_
         )
     output = Output(as_json=as_json)
     lines = [_line(time, time_zone) for time in found.times]

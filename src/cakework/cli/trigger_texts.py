@@ -65,7 +65,7 @@ def described(trigger: Trigger, function: str | None) -> str:
         "refused": refused.count if refused and refused.count else None,
         "why": refused and refused.why,
         "from": "cakework.toml" if trigger.managed_by == "file" else None,
-        "external id": trigger.external_id,
+        "external id": None if trigger.managed_by == "file" else trigger.external_id,
         "next": "\n".join(moment(each) for each in trigger.next or ()) or None,
     }
     told = facts(lines).splitlines()

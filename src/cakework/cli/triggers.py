@@ -22,6 +22,7 @@ from cakework_client import Trigger, TriggerSettings, TriggerType, WebhookConfig
 
 Of = Annotated[str | None, Parameter(name="--function")]
 ONCE = "the secret is shown this once"
+DONE, NEVER = "done", "; it never comes round: its time has passed"
 
 app = App(name="triggers", help="Have something make invocations of a function.")
 app.command(preview)
@@ -123,7 +124,7 @@ def add(
             pause_after=pause_after,
         )
     output = Output(as_json=as_json)
-    after = f"; next {moment(made.next[0])}" if made.next else ""
+    after = f"; next {moment(made.next[0])}" if made.next else NEVER * (made.paused_reason == DONE)
     output.progress(shown_on_stderr(f"{what(made)} invokes {of.name}{after}"))
     if made.secret:
         output.progress(ONCE)

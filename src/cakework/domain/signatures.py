@@ -165,13 +165,11 @@ def check_secret(verify: Verify, secret: str | None) -> None:
         _standard_key(secret)
         return
     if not SECRET_CHARACTERS_MIN <= len(secret) <= SECRET_CHARACTERS_MAX:
-        raise ValueError(
-            f"the secret has to have {SECRET_CHARACTERS_MIN} to {SECRET_CHARACTERS_MAX} characters"
-        )
+        raise ValueError(f"must have {SECRET_CHARACTERS_MIN} to {SECRET_CHARACTERS_MAX} characters")
     if not secret.isprintable() or secret != secret.strip():
-        raise ValueError("the secret has a line break, a blank at its end or the like; remove it")
+        raise ValueError("has a line break, a blank at its end or the like; remove it")
     if verify.scheme == "header" and not secret.isascii():
-        raise ValueError("the secret is sent in a header, so it can have ASCII characters only")
+        raise ValueError("is sent in a header, so it can have ASCII characters only")
     if verify.scheme == "basic":
         _check_basic(secret)
 
@@ -235,15 +233,14 @@ def _check_basic(secret: str) -> None:
     user, colon, password = secret.partition(":")
     if not (user and colon and len(password) >= SECRET_CHARACTERS_MIN):
         raise ValueError(
-            "the secret has to be user:password, with a password of "
-            f"{SECRET_CHARACTERS_MIN} characters or more"
+            f"must be user:password, with a password of {SECRET_CHARACTERS_MIN} characters or more"
         )
 
 
 def _standard_key(secret: str) -> bytes:
     """Return the key that ``whsec_…`` spells; the padding may be missing."""
     fault = (
-        f"the secret has to be {_STANDARD_PREFIX} and the base64 of "
+        f"must be {_STANDARD_PREFIX} and the base64 of "
         f"{STANDARD_BYTES_MIN} to {STANDARD_BYTES_MAX} bytes"
     )
     spelled = secret.removeprefix(_STANDARD_PREFIX)

@@ -22,14 +22,28 @@ from pydantic import (
 
 from cakework.domain.cloudevents import TYPE_CHARS_MAX
 from cakework.domain.configured import Configured
-from cakework.domain.patterns import TYPE_PATTERN
+from cakework.domain.patterns import TYPE_PATTERN, matches_type
 from cakework.domain.schedules import BadSchedule, Cron, Every, Once, Schedule
 from cakework.domain.signatures import Verify
 from cakework.domain.times import parse_time
+from cakework.nearest import nearest
 
 EXTERNAL_ID_PATTERN = r"^[A-Za-z0-9._:@/-]{1,128}$"
 LIFECYCLE = "cakework."
 """Types of events that begin so are the platform's own."""
+LIFECYCLE_TYPES = (
+    "cakework.build.failed",
+    "cakework.build.succeeded",
+    "cakework.function.deployed",
+    "cakework.function.failed",
+    "cakework.invocation.failed",
+    "cakework.invocation.recovered",
+    "cakework.trigger.paused",
+    "cakework.vm.destroyed",
+    "cakework.vm.started",
+    "cakework.vm.stopped",
+)
+"""What lifecycle triggers are told."""
 MISSED_MAX = 100
 """Missed occurrences that are made up for, where all are to be."""
 DONE = "done"
@@ -139,11 +153,22 @@ class CronConfig(Configured):
         return None if self.end_at is None else parse_time(self.end_at)
 
 
+def _check_emitted(kind: str) -> str:
+    if kind.startswith(LIFECYCLE):
+        raise ValueError(
+            f"begins with {LIFECYCLE}, and nobody emits such: a lifecycle trigger is told of them"
+        )
+    return kind
+
+
+EmittedType = Annotated[EventTypePattern, AfterValidator(_check_emitted)]
+
+
 class EventConfig(Configured):
     """Which events are wanted; with the trigger's filter."""
 
-    types: Annotated[tuple[EventTypePattern, ...], Field(min_length=1, max_length=TYPES_MAX)] = (
-        Field(description="Types of events; `order.*` is all that begin so, and `*` all.")
+    types: Annotated[tuple[EmittedType, ...], Field(min_length=1, max_length=TYPES_MAX)] = Field(
+        description="Types of events; `order.*` is all that begin so, and `*` all."
     )
     source: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
         default=None, description="Only events of this source."
@@ -187,8 +212,10 @@ class WebhookConfig(WebhookAnswers):
 
 
 def _check_lifecycle(kind: str) -> str:
-    if kind != "*" and not kind.startswith(LIFECYCLE):
-        raise ValueError(f"types of lifecycle triggers begin with {LIFECYCLE}")
+    if not any(matches_type(kind, each) for each in LIFECYCLE_TYPES):
+        meant = nearest(kind, LIFECYCLE_TYPES)
+        said = f"did you mean {meant}?" if meant else f"there are {', '.join(LIFECYCLE_TYPES)}."
+        raise ValueError(f"is nothing that the platform tells; {said}")
     return kind
 
 

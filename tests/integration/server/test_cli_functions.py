@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -114,6 +115,14 @@ async def test_a_functions_road(commands: Commands, tmp_path: Path) -> None:
     assert "version 1 is live as it was: no code has changed" in errors
     shown = await commands.json("functions", "show", "orders")
     assert (shown["liveVersion"], shown["settings"]["timeout"]) == (1, 30)
+    one, two = ('[[limits]]\ntype = "concurrency"\nlimit = 2\n', 'type = "rate"\nlimit = 5\n')
+    project(folder, MAIN, f"timeout = 30\n{one}[[limits]]\n{two}period = 60\n")
+    await commands.ok("deploy", folder)
+    told = await commands.ok("functions", "show", "orders")
+    assert re.search(r"\n  limits( +)type=concurrency, .*\n(?: +\S.*\n)*      ", told)
+    assert re.search(r"\n {17}type=rate, limit=5, period=60\n?", told)
+    project(folder, MAIN, "timeout = 30\nlimits = []\n")
+    await commands.ok("deploy", folder)
 
     project(folder, "import nothing_there\n")
     status, output, errors = await commands.run("deploy", folder)

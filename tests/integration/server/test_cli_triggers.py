@@ -59,6 +59,9 @@ async def test_a_schedules_road(commands: Commands, orders: Path) -> None:
     assert len(times.splitlines()) == 2
     assert all(re.search(r" 09:00:00 CES?T  .* UTC$", line) for line in times.splitlines())
 
+    status, _, errors = await commands.run("triggers", "preview", "0", "9", "a.txt", "1-5")
+    assert (status, "put it in quotes" in errors) == (2, True)
+
     cron = ("--cron", "0 9 * * 1-5", *zone, "--name", "every morning", "--data", '"x"')
     status, output, errors = await commands.run("triggers", "add", "orders", *cron)
     assert (status, output[:4]) == (0, "trg_"), errors
@@ -67,6 +70,7 @@ async def test_a_schedules_road(commands: Commands, orders: Path) -> None:
     shown = await commands.ok("triggers", "show", "every morning")
     assert re.search(r"\n  function +orders \(fn_", shown)
     assert re.search(r"\n  state +active\n", shown)
+    assert re.search(r"\n  next( +)20\S+ \S+ UTC\n      \1(20\S+ \S+ UTC\n?)", shown)
     assert shown.count(":00:00 UTC") == 5
     assert json.loads(await commands.ok("triggers", "run", id_, "--wait")) == {"said": "x"}
     ran = (await commands.ok("triggers", "run", "every morning", "-d", "1")).strip()
@@ -82,13 +86,15 @@ async def test_a_schedules_road(commands: Commands, orders: Path) -> None:
     assert (status, "Did you mean every morning?" in errors) == (1, True)
     assert await commands.ok("triggers", "remove", "every morning") == "every morning is deleted.\n"
     assert await commands.json("triggers") == []
+    _, _, errors = await commands.run("triggers", "add", "orders", "--at", "2020-01-01T00:00:00Z")
+    assert "invokes orders; it never comes round: its time has passed" in errors
 
 
 async def test_what_the_server_refuses_is_told_by_options(commands: Commands, orders: Path) -> None:
     """And what cannot be is not asked for."""
     for words, said in (
         (("--cron", "61 * * * *"), "The trigger:"),
-        (("--event", "cakework.x", "--filter", '{"a": [{"nmeric": 1}]}'), "filter"),
+        (("--event", "order.x", "--filter", '{"a": [{"nmeric": 1}]}'), "filter"),
         (("--every", "30", "--on-failure", "order"), "Did you mean orders?"),
     ):
         status, output, errors = await commands.run("triggers", "add", "orders", *words)

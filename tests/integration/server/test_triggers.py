@@ -96,6 +96,8 @@ async def test_what_is_declared_again_is_the_same_trigger(functions: Functions) 
         ({**GITHUB, "config": {"verify": {"scheme": "gitlab"}}}, "config.verify"),
         ({**GITHUB, "config": {"verify": {"scheme": "stripe"}}}, "config.verify.secret"),
         ({**LIFECYCLE, "config": {"types": ["order.paid"]}}, "config.types"),
+        ({**LIFECYCLE, "config": {"types": ["cakework.invocation.fail"]}}, "config.types"),
+        ({**EVENT, "config": {"types": ["cakework.invocation.failed"]}}, "config.types"),
         ({"type": "http", "config": {}}, "type"),
         ({**CRON, "onFailure": {"functionId": "fn_" + "0" * 26}}, "onFailure"),
         ({**CRON, "pauseAfter": 0}, "pauseAfter"),
@@ -110,6 +112,7 @@ async def test_what_cannot_be_is_refused_and_named(
     function_id = await empty(functions)
     asked = {"functionId": function_id, **body}
     problem = await functions.rig.refused(400, "POST", "/v1/triggers", json=asked)
+    assert len(problem["errors"]) == 1, problem
     assert problem["errors"][0]["field"].startswith(field), problem
     assert await functions.rig.ok("GET", "/v1/triggers") == {"triggers": []}
 
@@ -227,6 +230,11 @@ async def test_a_webhook_gets_another_secret_and_another_url(functions: Function
     assert "secret" not in stripe["config"]["verify"]
     problem = await functions.rig.refused(400, "POST", f"/v1/triggers/{stripe['id']}/rotate")
     assert problem["errors"][0]["field"] == "secret"
+    short = {"json": {"secret": "whsec_…"}}
+    problem = await functions.rig.refused(
+        400, "POST", f"/v1/triggers/{stripe['id']}/rotate", **short
+    )
+    assert problem["errors"] == [{"field": "secret", "message": "must have 8 to 1024 characters"}]
 
 
 async def test_an_end_users_function_has_its_triggers_for_that_user(functions: Functions) -> None:

@@ -113,7 +113,7 @@ def test_each_is_known_again(tmp_path: Path) -> None:
         ("[[triggers]]\ntype = 'event'\ntypes = []", "line 5: triggers.types should have at"),
         (
             "[[triggers]]\ntype = 'lifecycle'\ntypes = ['order.paid']",
-            "line 5: triggers.types types of lifecycle triggers begin with cakework.",
+            "line 5: triggers.types is nothing that the platform tells; there are cakework.build",
         ),
         ("[[triggers]]\ntype = 'webhook'", "line 3: triggers.name is missing: by its name a"),
         (f"{HOOK}verify.scheme = 'strip'", "line 6: triggers.verify.scheme should be"),

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cakework.cli.exits import CommandFailed
-from cakework.cli.output import Output, paint, shown
+from cakework.cli.output import Output, facts, paint, shown
 
 
 class Terminal(io.StringIO):
@@ -61,3 +61,9 @@ def test_an_empty_table_is_an_empty_array_in_json(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("[]\n", "")
     Output().table([], {"a": "A"}, empty="None.")
     assert capsys.readouterr() == ("", "None.\n")
+
+
+def test_what_takes_several_lines_stays_in_its_column() -> None:
+    """So that no line of a value looks like another one."""
+    told = facts({"id": "a", "next": "one\ntwo\nnow  never", "gone": None})
+    assert told.splitlines() == ["  id    a", "  next  one", "        two", "        now  never"]

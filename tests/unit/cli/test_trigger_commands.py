@@ -99,6 +99,13 @@ def test_all_that_is_known_is_shown() -> None:
     assert lines["filter"].strip() == '{"data": ["x"]}'
 
 
+def test_what_deploy_calls_a_trigger_is_not_shown() -> None:
+    """It says nothing to people; their own id does."""
+    for who, seen in (("file", False), ("api", True)):
+        found = trigger("cron", {"every": 60}, managedBy=who, externalId="file:name:267eb4")
+        assert ("file:name:267eb4" in described(found, None)) is seen
+
+
 def test_what_a_later_server_has_is_shown() -> None:
     """As it is told."""
     found = trigger("queue", {"url": "http://a/", "at": {"once": 3}})

@@ -223,7 +223,17 @@ def _status(error: CakeworkError) -> tuple[int, str]:
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> CakeworkError:
     if any(error["loc"][0] == "path" for error in errors):
         return NotFound("There is nothing with this id.")
-    return not_valid([_field(error) for error in errors[:FAULTS_MAX]])
+    return not_valid([_field(error) for error in _causes(errors)[:FAULTS_MAX]])
+
+
+def _causes(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out lists that are said to be too short because of what is wrong with their entries."""
+    entries = {tuple(error["loc"][:-1]) for error in errors}
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short" or tuple(error["loc"]) not in entries
+    ]
 
 
 def not_valid(fields: Sequence[FieldError]) -> InvalidRequest:

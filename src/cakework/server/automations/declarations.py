@@ -96,15 +96,15 @@ def secret_of(new: NewTrigger) -> tuple[str | None, bool]:
         return None, False
     verify = new.config.verify
     secret = new.secret if new.secret is not None else new_secret(verify)
-    _check_secret(verify, secret)
+    _check_secret(verify, secret, "config.verify.secret")
     return secret, secret is not None and new.secret is None
 
 
-def _check_secret(verify: Verify, secret: str | None) -> None:
+def _check_secret(verify: Verify, secret: str | None, field: str) -> None:
     try:
         check_secret(verify, secret)
     except ValueError as error:
-        raise refused("config.verify.secret", str(error)) from error
+        raise refused(field, str(error)) from error
 
 
 def other_secret(verify: Verify, secret: str | bool, drawn: bytes | None = None) -> str:
@@ -113,7 +113,7 @@ def other_secret(verify: Verify, secret: str | bool, drawn: bytes | None = None)
     made = secret if isinstance(secret, str) else new_secret(verify, drawn)
     if made is None:
         raise refused("secret", f"is made by the provider for {verify.scheme}: give that")
-    _check_secret(verify, made)
+    _check_secret(verify, made, "secret")
     return made
 
 
