@@ -1,5 +1,5 @@
 /** Writes the pages that are made from the project's own files, so that they cannot disagree with them. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { fromDocument } from "./documents.ts";
@@ -32,6 +32,10 @@ const DOCUMENTS = [
 ] as const;
 
 const examples = ["rest", "functions", "automations"].map((each) => read(`web/examples/${each}.md`)).join("\n");
+// What is in folders is made here, all of it; a page that is no more goes.
+for (const entry of readdirSync(pages, { withFileTypes: true })) {
+  if (entry.isDirectory()) rmSync(join(pages, entry.name), { recursive: true });
+}
 write("reference/rest", restReference(JSON.parse(read("docs/openapi.json")), examples));
 for (const [file, page, title, description] of DOCUMENTS) {
   write(page, fromDocument(read(file), title, description));
