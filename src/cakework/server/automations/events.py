@@ -135,7 +135,7 @@ class Events:
                 self._record, account, events, None if last else plans, wishes.edition, token
             )
             try:
-                emitted = await self._database.together(record)
+                emitted = await self._database.together(record, account)
             except _Raced as error:
                 races += 1
                 if races > RACES:

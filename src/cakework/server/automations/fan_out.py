@@ -136,14 +136,14 @@ class FanOut:
         for _ in range(TRIES):
             plan = await asyncio.to_thread(self._planned, account, unfinished, wishes, LOOK_S)
             work = partial(self._write, account, unfinished, plan, wishes)
-            moved = await self._database.together(work)
+            moved = await self._database.together(work, account)
             if moved is not None:
                 break
             wishes = await self._wishes.of(account, unless=wishes)
         else:
             # Triggers of this account change all the time.
             work = partial(self._write, account, unfinished, None, wishes)
-            moved = await self._database.together(work)
+            moved = await self._database.together(work, account)
         step(Step.SERVER_EVENT_FANNED)
         return bool(moved)
 

@@ -207,7 +207,7 @@ class Inbound:
             # When it comes again the filter says the same: nothing is to be remembered.
             return Taken(None)
         taken = await self._database.together(
-            lambda session: self._enter(session, webhook, digest, entry)
+            lambda session: self._enter(session, webhook, digest, entry), webhook.account
         )
         step(Step.SERVER_INVOCATION_ACCEPTED)
         return taken

@@ -283,7 +283,7 @@ class Invocations:
                     raise Conflict(f"{new.replay_of} is no dead letter.")
             return self._recorded(session, function, made)
 
-        row = await self._database.together(work)
+        row = await self._database.together(work, account)
         step(Step.SERVER_INVOCATION_ACCEPTED)
         self._hint()
         return row
@@ -408,7 +408,7 @@ class Invocations:
                 session.add(made)
             return made, job
 
-        row, job = await self._database.together(work)
+        row, job = await self._database.together(work, account)
         step(Step.SERVER_INVOCATION_ACCEPTED)
         with self._endings.of(row.id) as ending:
             if job is not None:
