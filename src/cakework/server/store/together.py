@@ -207,7 +207,7 @@ def _each(
     began_s = time.monotonic()
     for work in works:
         since_s = time.monotonic()
-        if since_s - began_s > LONG_S:
+        if outcomes and since_s - began_s > LONG_S:
             break
         try:
             outcomes.append(_one(work, connection, after))
