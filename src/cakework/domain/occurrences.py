@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cakework.domain.schedules import Schedule, occurrences
+from cakework.domain.schedules import AT_MS_MAX, Schedule, occurrences
 from cakework.domain.triggers import MISSED_MAX, CronConfig
 
 EVENT_TYPE = "cakework.trigger.cron"
@@ -36,14 +36,17 @@ class Occurrences:
         return cls(config.schedule(), offset_ms, config.start_ms, config.end_ms)
 
     def after(self, at_ms: int) -> int | None:
-        """Return the first after ``at_ms``, in unix milliseconds; None: there is none."""
+        """Return the first after ``at_ms``, in unix milliseconds; None: there is none, up to the
+        end of 9999."""
         if self.start_ms is not None:
             at_ms = max(at_ms, self.start_ms - 1)
         found = self.schedule.after(at_ms - self.offset_ms)
         if found is None:
             return None
         found += self.offset_ms
-        return found if self.end_ms is None or found < self.end_ms else None
+        if found > AT_MS_MAX or (self.end_ms is not None and found >= self.end_ms):
+            return None
+        return found
 
     def has(self, at_ms: int) -> bool:
         """Say whether there is one at that time."""

@@ -26,6 +26,9 @@ TEXT_SHOWN_MAX = 64
 NUMBER_BITS_MAX = 1024
 ADDRESS_CHARS_MAX = 64
 _CIDR_LOOKS = 20
+_CIDR6_LOOKS = 80
+_CHARS_A_FOLD = 8
+"""Of ASCII; of others one takes a look."""
 _CHARS_A_LOOK = 128
 _PAIRS_A_LOOK = 512
 _TEXTS_A_LOOK = 24
@@ -137,7 +140,7 @@ class EqualsIgnoreCase:
         # Folding makes no text shorter.
         if not isinstance(value, str) or len(value) > self.longest:
             return False
-        looks.spend(2 + len(value) // 8)
+        looks.spend(2 + len(value) // (_CHARS_A_FOLD if value.isascii() else 1))
         return value.casefold() in self.texts
 
 
@@ -233,7 +236,7 @@ class Cidr:
         """See :class:`Rule`."""
         if not isinstance(value, str) or len(value) > ADDRESS_CHARS_MAX:
             return False
-        looks.spend(_CIDR_LOOKS)
+        looks.spend(_CIDR6_LOOKS if ":" in value else _CIDR_LOOKS)
         try:
             address = ipaddress.ip_address(value)
         except ValueError:

@@ -6,6 +6,7 @@ work finished, routers sent away and the stores closed.
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Generator
 
@@ -72,7 +73,8 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, api.end)
     try:
-        _log.info("server.starting", port=settings.port)
+        _spare_what_stays()
+        _log.info("server.starting", port=settings.port, spared=gc.get_freeze_count())
         await api.serve()
     except asyncio.CancelledError:
         if not api.should_exit:
@@ -80,6 +82,14 @@ async def serve(settings: Settings) -> None:
     if not (api.started or api.should_exit):
         raise SystemExit(1)
     _log.info("server.ended")
+
+
+def _spare_what_stays() -> None:
+    """Have Python look for garbage among what comes from now on. To look through all that the
+    server is made of takes a tenth of a second, whenever somebody sends JSON of many lists; nobody
+    else has a turn meanwhile."""
+    gc.collect()
+    gc.freeze()
 
 
 def main() -> None:

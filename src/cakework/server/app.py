@@ -42,7 +42,7 @@ from cakework.server.api.schedules import ScheduleRoutes
 from cakework.server.api.secrets import SecretRoutes
 from cakework.server.api.times import rfc3339
 from cakework.server.api.transforms import STREAMS, STREAMS_EACH, WHOLES, TransformRoutes
-from cakework.server.api.triggers import TriggerRoutes, trigger_answer
+from cakework.server.api.triggers import PAGES_AT_ONCE, TriggerRoutes, trigger_answer
 from cakework.server.api.vms import VmRoutes, vm_answer
 from cakework.server.api.webhooks import WebhookRoutes
 from cakework.server.automations.assembly import AutomationParts, automation_parts
@@ -390,7 +390,7 @@ def create_app(settings: Settings, server: Server | None = None) -> FastAPI:
             invocations,
         ).router(door),
         invocations.router(door),
-        TriggerRoutes(parts.automations.triggers, invocations).router(door),
+        TriggerRoutes(parts.automations.triggers, invocations, Turns(PAGES_AT_ONCE)).router(door),
         ScheduleRoutes(parts.automations.triggers.now_ms).router(door),
         EventRoutes(parts.automations.events, parts.automations.event_records).router(door),
         TransformRoutes(

@@ -632,3 +632,24 @@ def doled(functions: Functions, limits: Doled) -> Rig:
     """Have a server take no more than there is room for."""
     functions.rig.server.functions.invocations._limits = limits  # pyright: ignore[reportPrivateUsage]
     return functions.rig
+
+
+async def test_large_events_are_given_to_a_few_triggers_at_a_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each invocation has the event for itself: what that takes in one transaction is bounded, of
+    all events in it together, and the rest is the loop's."""
+    size = 2_000
+    monkeypatch.setattr(events_module, "MADE_BYTES", 7 * size)
+    await triggers_of(rig, await function_of(rig), count=20)
+    large = [{"type": "a", "data": "x" * size} for _ in range(2)]
+    told = await emit(rig, *large, {"type": "a"})
+    first, second, small = (each["invocations"] for each in told["events"])
+    assert (first, second) == (6, 0)
+    assert 0 < small < 20
+
+    async def whole() -> bool:
+        return len(await made(rig)) == 60
+
+    await eventually(whole, "all triggers have all events")
+    assert {each.made for each in await kept(rig)} == {20}

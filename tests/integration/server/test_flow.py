@@ -2,6 +2,7 @@
 set. With instances: test_flow_instances.py."""
 
 import asyncio
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,7 +17,7 @@ from cakework.domain.ids import AccountId, FunctionId, InvocationId
 from cakework.domain.invocations import Reason
 from cakework.server.functions import flow, flow_loop
 from cakework.server.functions.gatherings import BYTES_MAX
-from cakework.server.functions.invocations import Entry
+from cakework.server.functions.invocations import Entry, NewInvocation
 from cakework.server.functions.meters import Key, Meters
 from cakework.server.functions.passages import Passage
 from cakework.server.store.automation_models import TriggerRow
@@ -765,3 +766,37 @@ async def test_what_has_no_rules_asks_nothing_of_flow(bench: Bench) -> None:
     end()
     assert not [each for each in statements if "flow_" in each or "advisory" in each]
     assert "invocations" in "".join(statements)
+
+
+async def test_what_is_gathered_is_no_larger_than_what_came(bench: Bench) -> None:
+    """Whatever text is in it: the events are put together as they are."""
+    function_id = await bench.function([{"type": "batch", "maxSize": 3, "maxWait": 5}])
+    event = {"type": "a", "data": "\U0001f600" * 10_000}
+    told = json.dumps(event, ensure_ascii=False).encode()
+    invocations = bench.server.functions.invocations
+    account, of_function = AccountId("default"), FunctionId(function_id)
+    entries = [
+        invocations.entry(account, of_function, NewInvocation(event), None, told) for _ in range(3)
+    ]
+    await bench.server.database.together(
+        lambda session: invocations.enter_all(session, account, entries)
+    )
+    await bench.flow()
+    (row,) = await bench.due()
+    whole = await bench.row(row.id)
+    assert whole.event_bytes <= 3 * len(told) + 1_000
+    assert (await bench.event(row.id))["data"] == [event] * 3
+
+
+async def test_a_dead_letter_that_cannot_be_read_holds_up_no_other(bench: Bench) -> None:
+    """It is looked at again later."""
+    function_id = await bench.function([])
+    rows = [await bench.take(function_id) for _ in range(2)]
+    for number, row in enumerate(rows):
+        ended: Json = {"state": "failed", "reason": "handler_error", "ended_ms": bench.clock()}
+        await bench.set(row.id, **ended, replay_ms=bench.clock() - 2 + number)
+    await bench.set(rows[0].id, event_sealed=b"nothing")
+    await bench.server.functions.dead_letters.one_pass()
+    first, second = [await bench.row(row.id) for row in rows]
+    assert (first.settled_ms, second.settled_ms is None) == (None, False)
+    assert (first.replay_ms or 0) > bench.clock()

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cakework.turns import Turns
 
 from .function_node import FunctionNode
 from .inbound_rig import ECHO, JSON, SECRET, STANDARD, Hook, hook, signed, told
-from .rig import as_problem, eventually, until
+from .rig import Json, as_problem, eventually, until
 from .test_functions import Functions, served
 
 pytestmark = pytest.mark.anyio
@@ -646,3 +647,45 @@ def hostile(scheme: str, secret: str) -> list[tuple[bytes, dict[str, str]]]:
         if scheme != "standard" or bad.isascii():
             made.append((bad, {**form, **signed(scheme, secret, bad, {})}))
     return made
+
+
+async def test_what_is_gathered_is_known_by_what_has_it(functions: Functions) -> None:
+    """Deliveries that become one invocation are answered with that, and so are repetitions."""
+    made = await hook(functions, "hmac", respond="result")
+    limits = [{"type": "batch", "maxSize": 2, "maxWait": 60}]
+    await functions.rig.ok("PATCH", f"/v1/triggers/{made.id}", json={"limits": limits})
+    answers = await asyncio.gather(*(made.send(told(n=number)) for number in range(2)))
+    assert [each.status_code for each in answers] == [200, 200]
+    (one,) = {each.headers["cakework-invocation-id"] for each in answers}
+    assert len(answers[0].json()["event"]["data"]) == 2
+    for number in range(2):
+        again = await made.send(told(n=number))
+        assert (again.status_code, again.json()["invocationId"]) == (200, one)
+
+
+async def test_the_secret_before_is_taken_whatever_it_was(functions: Functions) -> None:
+    """Also where the new one is one that was there already."""
+    made = await hook(functions, "hmac")
+    rotate = f"/v1/triggers/{made.id}/rotate"
+    await functions.rig.ok("POST", rotate, json={"secret": "another secret"})
+    for _ in range(2):
+        await functions.rig.ok("POST", rotate, json={"secret": made.secret})
+    assert (await made.send(told(n=1))).status_code == 202
+    assert (await made.send(told(n=2), secret="another secret")).status_code == 202
+
+
+async def test_filters_are_compared_beside_the_loop(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a filter and a body of a stranger's take keeps nobody else waiting."""
+    threads: list[bool] = []
+    matches = Pattern.matches
+
+    def matching(pattern: Pattern, given: Json) -> bool:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return matches(pattern, given)
+
+    monkeypatch.setattr(Pattern, "matches", matching)
+    made = await hook(functions, "hmac", filter={"data": {"n": [1]}})
+    assert (await made.send(told(n=1))).status_code == 202
+    assert threads == [False]

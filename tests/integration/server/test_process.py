@@ -1,6 +1,7 @@
 """The server as a process of its own: killed, ended, started again."""
 
 import asyncio
+import json
 import random
 import resource
 import signal
@@ -255,3 +256,11 @@ async def test_as_many_files_as_allowed_may_be_open(folder: Path, node: FakeNode
         async with serving(settings_for(folder, None), node) as server:
             limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     assert limits == (most, most)
+
+
+async def test_garbage_is_looked_for_among_what_came_alone(folder: Path, node: FakeNode) -> None:
+    """Not in all that the server is made of, which keeps everybody waiting."""
+    async with serving(settings_for(folder, None), node) as server:
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    (spared,) = [line["spared"] for line in lines if line["event"] == "server.starting"]
+    assert spared > 50_000

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from cakework.domain.invocations import HELD_MS
 from cakework.domain.occurrences import LATE_MS, offset_s
 from cakework.server.automations import schedules as loop
-from cakework.server.automations.firings import AGAIN_MS, AT_ONCE, FULL_MS
+from cakework.server.automations.firings import AGAIN_MS, AT_ONCE, FULL_MS, Plan
 from cakework.server.automations.schedules import Schedules
 from cakework.server.functions.flow import Flow
 from cakework.server.functions.gatherings import Gatherings
@@ -25,6 +25,7 @@ from cakework.server.functions.invocations import Invocations
 from cakework.server.functions.meters import Meters
 from cakework.server.functions.starts import Starts
 from cakework.server.functions.waiting import WaitingLimits
+from cakework.server.store.automation_models import TriggerRow
 from cakework.server.store.database import Database
 from cakework.server.store.function_models import InvocationRow
 from cakework.server.store.together import Work
@@ -537,3 +538,47 @@ async def test_no_crash_loses_or_doubles_an_occurrence(on: Bench) -> None:
         (each, at_ms) for each in ids for at_ms in range(NOON, on.now + 1, MINUTE)
     }
     assert min(mortal.died[each] for each in ("looks", "written", "committed")) > 15, mortal.died
+
+
+async def test_of_what_is_open_few_are_looked_at(
+    on: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much a trigger was made to do: of more, those that are to be replaced stay until the
+    next time, and the new one is held."""
+    monkeypatch.setattr("cakework.server.automations.firings.OPEN_MOST", 3)
+    trigger_id = await on.trigger(await on.function(), **MINUTES, overlap="allow")
+    for minute in range(6):
+        await on.at(NOON + minute * MINUTE)
+    await on.change(trigger_id, config=json.dumps({**MINUTES, "overlap": "skip"}))
+    await on.at(NOON + 6 * MINUTE)
+    await on.change(trigger_id, config=json.dumps({**MINUTES, "overlap": "replace"}))
+    await on.at(NOON + 7 * MINUTE)
+    told = [(state, why) for _, state, why in await on.told(trigger_id)]
+    gone = [("canceled", "superseded")] * 3
+    assert told[:7] == [*gone, *[("queued", None)] * 3, ("skipped", "overlap")]
+    (held,) = (await on.made(trigger_id))[7:]
+    assert (held.state, held.next_ms) == ("queued", HELD_MS)
+    await on.at(NOON + 8 * MINUTE)
+    open_ = [row.scheduled_ms for row in await on.made(trigger_id) if row.state == "queued"]
+    assert open_ == [NOON + 5 * MINUTE, NOON + 8 * MINUTE]
+
+
+async def test_what_cannot_be_planned_holds_up_nobody(
+    on: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is put off, whatever is wrong with it."""
+    function_id = await on.function()
+    first, second = await on.triggers(2, function_id, **MINUTES)
+    plan_of = loop.plan_of
+
+    def broken(row: TriggerRow, now_ms: int) -> Plan:
+        if row.id == first:
+            raise ZeroDivisionError
+        return plan_of(row, now_ms)
+
+    monkeypatch.setattr(loop, "plan_of", broken)
+    await on.at(NOON)
+    assert [row.trigger_id for row in await on.made()] == [second]
+    monkeypatch.undo()
+    await on.at(NOON + loop.PUT_OFF_MS + 1)
+    assert len(await on.made(first)) == 1

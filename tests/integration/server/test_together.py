@@ -1,12 +1,14 @@
 """Transactions of many that are committed at once; what waits, found and bounded."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, event, func, insert, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import Conflict, QuotaExceeded
@@ -85,7 +87,10 @@ async def count(store: Database) -> int:
     return await store.look(lambda session: session.scalar(query)) or 0
 
 
-async def test_what_comes_meanwhile_is_committed_together(store: Database) -> None:
+async def test_what_comes_meanwhile_is_committed_together(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cakework.server.store.together.LONG_S", 60.0)
     commits: list[object] = []
     for engine in store.engines:
         event.listen(engine, "commit", commits.append)
@@ -383,3 +388,43 @@ async def test_a_query_takes_the_index_that_it_is_told(folder: Path) -> None:
         await store.close()
     counts = [query for query in queries if "count" in query]
     assert ["INDEXED BY" in query for query in counts] == [True, True]
+
+
+async def test_accounts_have_as_much_of_the_time(store: Database) -> None:
+    """However much comes of one before it, another's is done next; in its turn, when it comes again
+    and again; and what is of one account is done in the order in which it came."""
+    done: list[str] = []
+
+    def long(name: str) -> None:
+        time.sleep(0.02)
+        done.append(name)
+
+    loud = [f"loud {number}" for number in range(30)]
+    whole = [store.together(lambda _, name=name: long(name), "loud") for name in loud]
+    waits = asyncio.gather(*whole, store.together(lambda _: done.append("first"), "quiet"))
+    await asyncio.sleep(0)
+    for name in ("second", "third"):
+        await store.together(lambda _, name=name: done.append(name), "quiet")
+    assert len(done) < 30
+    await waits
+    assert [each for each in done if each.startswith("loud")] == loud
+    assert done.index("first") < 3
+
+
+async def test_a_transaction_that_took_long_is_ended(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is done in the next, and where one fails that is so for it alone."""
+    monkeypatch.setattr("cakework.server.store.together.LONG_S", 0.0)
+    commits: list[object] = []
+    for engine in store.engines:
+        event.listen(engine, "commit", commits.append)
+    rows = [waiting(new_function_id()) for _ in range(10)]
+    rows[4]["id"] = rows[3]["id"]
+    ends = await asyncio.gather(
+        *(store.together(lambda session, row=row: add(session, row)) for row in rows),
+        return_exceptions=True,
+    )
+    assert [isinstance(end, IntegrityError) for end in ends] == [n == 4 for n in range(10)]
+    assert len(commits) == 9
+    assert await count(store) == 9

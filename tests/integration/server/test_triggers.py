@@ -1,5 +1,6 @@
 """Triggers as the API has them: made, declared again and again, changed, paused, run, removed."""
 
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from cakework.domain.ids import AccountId, FunctionId, TriggerId
 from cakework.domain.triggers import WebhookConfig
+from cakework.server.api import triggers as api
 from cakework.server.automations import triggers as limits
 from cakework.server.automations.declarations import NewTrigger
 
@@ -296,3 +298,50 @@ async def test_a_creation_carried_on_tells_no_later_secret(functions: Functions)
     await triggers.rotate(account, TriggerId(one.row.id), url=False, secret=True)
     three = await triggers.create(account, new, "once")
     assert (three.row.id, three.secret) == (one.row.id, None)
+
+
+async def test_a_schedule_ends_with_the_calendar(functions: Functions) -> None:
+    """What would come after the year 9999 does not come; it is shown, alone and in the list."""
+    function_id = await empty(functions)
+    for config in (
+        {"at": "9999-12-31T23:59:59Z", "spread": 86_400},
+        {"every": 60, "startAt": "9999-12-31T23:59:59Z"},
+        {"every": 60, "startAt": "9999-12-31T23:59:59-23:59"},
+    ):
+        told = await made(functions, function_id, type="cron", config=config)
+        shown = (told["state"], told.get("pausedReason"), told["next"])
+        assert shown in (("paused", "done", []), ("active", None, ["9999-12-31T23:59:59.000Z"]))
+    assert len((await functions.rig.ok("GET", "/v1/triggers"))["triggers"]) == 3
+    asked = {"every": 60, "from": "9999-12-31T23:59:59Z"}
+    preview = await functions.rig.ok("POST", "/v1/schedules/preview", json=asked)
+    assert preview["times"] == []
+
+
+async def test_a_page_is_put_together_beside_the_loop(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a hundred triggers are told takes long to be read and written; others go on."""
+    function_id = await empty(functions)
+    told = [await made(functions, function_id, **each) for each in (CRON, EVENT, LIFECYCLE)]
+    threads: list[bool] = []
+    answer = api.trigger_answer
+
+    def answering(*given: Any) -> api.Trigger:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return answer(*given)
+
+    monkeypatch.setattr(api, "trigger_answer", answering)
+    page = await functions.rig.ok("GET", "/v1/triggers")
+    assert page == {"triggers": told[::-1]}
+    assert threads == [False] * 3
+
+
+async def test_names_that_no_store_can_hold_find_nothing(
+    folder: Path, hosting: FunctionNode, database_url: str | None
+) -> None:
+    async with served(folder, hosting, database_url) as functions:
+        for name in ("externalId", "functionId", "userId"):
+            found = await functions.rig.ok("GET", f"/v1/triggers?{name}=%00")
+            assert found == {"triggers": []}
+        found = await functions.rig.ok("GET", "/v1/invocations?functionId=%00")
+        assert found == {"invocations": []}

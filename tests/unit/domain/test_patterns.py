@@ -603,3 +603,17 @@ def test_keys_stay_what_they_are() -> None:
     assert key_of({"data": "x" * 100}, "data") == (
         "#345e10be3c2a0164cd1ca46673e175df82f12f17a7bdca6813b2bd64"
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "few", "many"),
+    [
+        ({"equalsIgnoreCase": "x" * 3_000}, "\u0130" * 3_000, 5, 10),
+        ({"cidr": "2001:db8::/32"}, "1111:2222:3333:4444:5555:6666:7777:8888", 200, 400),
+    ],
+)
+def test_what_takes_long_is_given_up_sooner(rule: object, value: str, few: int, many: int) -> None:
+    """Text that is not ASCII is folded, and addresses of IPv6 are read, many times as slowly."""
+    pattern = Pattern.compile({"data": [rule, {"prefix": "last"}]})
+    assert pattern.matches({"data": [*[value] * few, "last"]})
+    assert not pattern.matches({"data": [*[value] * many, "last"]})

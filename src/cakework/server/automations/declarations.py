@@ -13,6 +13,7 @@ from cakework.domain.patterns import BadPattern, Pattern
 from cakework.domain.signatures import Verify, check_secret, new_secret
 from cakework.domain.triggers import CronConfig, TriggerConfig, TriggerType, WebhookConfig
 from cakework.server.store.automation_models import TriggerRow
+from cakework.server.store.values import storable
 
 CONFIG_BYTES_MAX = 16 * 1024
 """Of what a trigger is told: its configuration and its filter."""
@@ -63,7 +64,7 @@ class TriggerFilter:
         return [
             TriggerRow.account_id == account,
             *(
-                column == value
+                column == storable(value)
                 for column, value in (
                     (TriggerRow.function_id, self.function_id),
                     (TriggerRow.user_id, self.user_id),

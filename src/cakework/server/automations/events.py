@@ -40,6 +40,8 @@ AT_ONCE = 100
 MADE_MOST = 2_000
 """Invocations that are made in one such transaction, of all events in it; on SQLite nobody else
 writes meanwhile."""
+MADE_BYTES = 8 << 20
+"""Of the events of these invocations, each of which has it for itself."""
 LIMITED_COST = 20
 """As so many of those one counts that has rules of flow control to pass."""
 LOOK_S = 1.0
@@ -135,7 +137,7 @@ class Events:
                 self._record, account, events, None if last else plans, wishes.edition, token
             )
             try:
-                emitted = await self._database.together(record)
+                emitted = await self._database.together(record, account)
             except _Raced as error:
                 races += 1
                 if races > RACES:
@@ -192,12 +194,14 @@ class Events:
         wishes: WishesOfAccount,
         look_s: float,
     ) -> list[Plan]:
-        look, left = Look(look_s), MADE_MOST
+        look, left, left_bytes = Look(look_s), MADE_MOST, MADE_BYTES
         plans: list[Plan] = []
         for each in events:
-            most = min(AT_ONCE, left)
+            size = len(each.incoming.told)
+            most = min(AT_ONCE, left, left_bytes // size)
             plans.append(self._planner.plan(account, each.incoming, wishes, look, most))
             left -= len(plans[-1].made)
+            left_bytes -= size * len(plans[-1].made)
         return plans
 
     def _record(

@@ -22,7 +22,12 @@ from cakework.domain.errors import NotFound, QueueFull
 from cakework.domain.ids import AccountId
 from cakework.domain.steps import Step
 from cakework.faults import step
-from cakework.server.automations.events import LIMITED_COST, LOOK_WITHIN_S, MADE_MOST
+from cakework.server.automations.events import (
+    LIMITED_COST,
+    LOOK_WITHIN_S,
+    MADE_BYTES,
+    MADE_MOST,
+)
 from cakework.server.automations.plans import Incoming, Made, Plan, Planner
 from cakework.server.automations.wishes import Look, Wishes, WishesOfAccount, edition_of
 from cakework.server.functions.invocations import Invocations
@@ -136,14 +141,14 @@ class FanOut:
         for _ in range(TRIES):
             plan = await asyncio.to_thread(self._planned, account, unfinished, wishes, LOOK_S)
             work = partial(self._write, account, unfinished, plan, wishes)
-            moved = await self._database.together(work)
+            moved = await self._database.together(work, account)
             if moved is not None:
                 break
             wishes = await self._wishes.of(account, unless=wishes)
         else:
             # Triggers of this account change all the time.
             work = partial(self._write, account, unfinished, None, wishes)
-            moved = await self._database.together(work)
+            moved = await self._database.together(work, account)
         step(Step.SERVER_EVENT_FANNED)
         return bool(moved)
 
@@ -154,8 +159,9 @@ class FanOut:
         wishes: WishesOfAccount,
         look_s: float,
     ) -> Plan:
-        look, after = Look(look_s), unfinished.after
-        return self._planner.plan(account, unfinished.incoming, wishes, look, MADE_AT_ONCE, after)
+        look, after, incoming = Look(look_s), unfinished.after, unfinished.incoming
+        most = min(MADE_AT_ONCE, MADE_BYTES // len(incoming.told))
+        return self._planner.plan(account, incoming, wishes, look, most, after)
 
     def _write(
         self,

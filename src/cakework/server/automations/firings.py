@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from cakework.domain.errors import CakeworkError, QueueFull
@@ -36,6 +36,9 @@ AGAIN_MS = 200
 AT_ONCE = 20
 """Occurrences that are recorded with one transaction: on PostgreSQL nobody else has a turn while
 they are put together."""
+OPEN_MOST = 50
+"""Of what a trigger made and has not ended so many are looked at with an occurrence; of more, one
+that is to be replaced stays until the next."""
 FULL_MS = 5_000
 """Until a function is looked at again for whose work the queue had no room."""
 _log = structlog.stdlib.get_logger(__name__)
@@ -160,14 +163,8 @@ class _Piece:
         functions = select(FunctionRow).join(TriggerRow, TriggerRow.function_id == FunctionRow.id)
         functions = functions.where(TriggerRow.id.in_(ids)).distinct()
         self._functions = list(self._session.scalars(functions))
-        unended = (
-            select(InvocationRow)
-            .where(InvocationRow.trigger_id.in_(wary), OPEN)
-            .options(*WITHOUT_BYTES)
-            .with_hint(InvocationRow, BY_TRIGGER, "sqlite")
-        )
-        for row in self._session.scalars(unended):
-            self._open.setdefault(row.trigger_id or "", []).append(row)
+        for each in wary:
+            self._open[each] = list(self._session.scalars(_open_of(each)))
 
     def _fire(self, row: TriggerRow, plan: Plan, config: CronConfig) -> None:
         for number, each in enumerate(plan.due.occurrences):
@@ -211,6 +208,7 @@ class _Piece:
         old: list[InvocationRow] = []
         if config.overlap in ("queue", "replace"):
             old = [each for each in unended if config.overlap == "replace" or _is_held(each)]
+            old = old[:OPEN_MOST]
             if not self._lock(old):
                 return False
         made = self._invocations.enter(self._session, *whose, new)
@@ -253,6 +251,19 @@ class _Piece:
         else:
             row.state = how or InvocationState.CANCELED
             row.ended_ms = self._now
+
+
+def _open_of(trigger_id: str) -> Select[InvocationRow]:
+    """Ask for what a trigger made and has not ended: what is held, then the oldest; one more than
+    is looked at."""
+    return (
+        select(InvocationRow)
+        .where(InvocationRow.trigger_id == trigger_id, OPEN)
+        .options(*WITHOUT_BYTES)
+        .with_hint(InvocationRow, BY_TRIGGER, "sqlite")
+        .order_by(InvocationRow.next_ms != HELD_MS, InvocationRow.id)
+        .limit(OPEN_MOST + 1)
+    )
 
 
 def _is_held(row: InvocationRow) -> bool:

@@ -61,7 +61,9 @@ PATTERNS_MOST = 250
 PAUSED_RETRY_S = 300
 """Providers send again what is answered 503, most of them for hours."""
 LARGE_BYTES = 128 * 1024
-"""What is larger is hashed, compared and sealed in threads."""
+"""What is larger is hashed in threads."""
+WRITTEN_BYTES = 16 * 1024
+"""What is larger, or compared with a filter, is written and sealed in threads."""
 KEPT_HEADER_CHARS_MAX = 1_024
 """Longer headers are not told of."""
 RECEIVED = "received"
@@ -199,7 +201,7 @@ class Inbound:
                 had not come.
         """
         arguments = webhook, said, headers, data, body
-        if len(body) > LARGE_BYTES:
+        if webhook.filter is not None or len(body) > WRITTEN_BYTES:
             digest, entry = await asyncio.to_thread(self._prepare, *arguments)
         else:
             digest, entry = self._prepare(*arguments)
@@ -207,7 +209,7 @@ class Inbound:
             # When it comes again the filter says the same: nothing is to be remembered.
             return Taken(None)
         taken = await self._database.together(
-            lambda session: self._enter(session, webhook, digest, entry)
+            lambda session: self._enter(session, webhook, digest, entry), webhook.account
         )
         step(Step.SERVER_INVOCATION_ACCEPTED)
         return taken
@@ -280,9 +282,10 @@ class Inbound:
         if digest is not None:
             self._arrivals.check(session, webhook.account)
         made = InvocationId(entry.values["id"])
-        self._invocations.enter_all(session, webhook.account, [entry])
-        if digest is None or self._arrivals.note(session, webhook.id, digest, made):
-            return Taken(made)
+        parts = self._invocations.enter_all(session, webhook.account, [entry])
+        told = parts.get(made, made)
+        if digest is None or self._arrivals.note(session, webhook.id, digest, told):
+            return Taken(told)
         # Another server was first.
         session.execute(delete(InvocationRow).where(InvocationRow.id == made))
         first = self._arrivals.find(session, webhook.id, digest)

@@ -155,8 +155,11 @@ class Schedules:
         """Record what is due of some triggers, piece by piece; where one fails, one trigger after
         the other: one that cannot be recorded holds up nobody else's."""
         now = self._clock()
-        plans = await asyncio.to_thread(lambda: [plan_of(row, now) for row in rows])
-        for piece in pieces(plans):
+        plans = await asyncio.to_thread(lambda: [_plan(row, now) for row in rows])
+        for row, plan in zip(rows, plans, strict=True):
+            if plan is None:
+                self._put_off[row.id] = now + PUT_OFF_MS
+        for piece in pieces(plan for plan in plans if plan is not None):
             try:
                 await self._record(piece)
             except Exception:
@@ -199,6 +202,15 @@ class Schedules:
             after_commit(session, self._hint)
 
         await self._database.together(work)
+
+
+def _plan(row: TriggerRow, now: int) -> Plan | None:
+    """Return what is due of a trigger; None: that cannot be said, for a fault of ours."""
+    try:
+        return plan_of(row, now)
+    except Exception:
+        _log.exception("schedule.not_planned", trigger_id=row.id)
+        return None
 
 
 _IS_HELD = InvocationRow.state == InvocationState.QUEUED, InvocationRow.next_ms == HELD_MS

@@ -238,7 +238,7 @@ class Triggers:
             if secret:
                 drawn = self._doors.draw("secret", row.id, token)
                 given = other_secret(config.verify, secret, drawn)
-                if row.secret_sealed is not None and given not in self._doors.secrets_of(row):
+                if row.secret_sealed is not None and given != self._doors.secrets_of(row)[0]:
                     row.former_sealed = row.secret_sealed
                     row.former_until_ms = self._clock() + FORMER_MS
                 row.secret_sealed = self._doors.seal_secret(trigger_id, given)

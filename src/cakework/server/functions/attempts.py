@@ -14,6 +14,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from sqlalchemy import Select, Update, and_, or_, select, update
@@ -461,7 +462,7 @@ class Attempts:
                 return found, False
             return found, self._freed(session, job, over)
 
-        found, wanted = await self._database.together(work)
+        found, wanted = await self._database.together(work, job.row.account_id)
         step(Step.SERVER_INVOCATION_SETTLED)
         if found is not None and found.row.state in FINAL:
             self._endings.tell(job.row.id, found)
@@ -527,7 +528,8 @@ class Attempts:
         return after(outcome, work, policy_of(row.retry, job.settings.retry), now, luck)
 
     async def _free(self, job: Job, over: Over) -> None:
-        if await self._database.together(lambda session: self._freed(session, job, over)):
+        work = partial(self._freed, job=job, over=over)
+        if await self._database.together(work, job.row.account_id):
             self._hint()
 
     def _freed(self, session: Session, job: Job, over: Over) -> bool:

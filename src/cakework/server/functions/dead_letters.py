@@ -32,6 +32,7 @@ from cakework.server.store.function_models import BY_REPLAY, FunctionRow, Invoca
 
 AT_ONCE = 50
 """In one pass, of all accounts together."""
+PUT_OFF_MS = 60_000
 LATER_MS = 5_000
 """Until one for which the queue has no room is looked at again."""
 Which = InvocationFilter | Sequence[InvocationId]
@@ -104,7 +105,12 @@ class DeadLetters:
                 )
                 rows += await session.scalars(due)
         for row in rows:
-            await self._replay(row)
+            try:
+                await self._replay(row)
+            except Exception:
+                # One that cannot be replayed, for a fault of ours, holds up nobody else's.
+                _log.exception("dead_letter.not_replayed", invocation_id=row.id)
+                await self._due(row, self._clock() + PUT_OFF_MS)
         if len(rows) >= share:
             self._hint()
 

@@ -267,12 +267,15 @@ class FlowLoop:
             return now
 
         now = await self._database.look(look)
+        of: dict[tuple[str, str], list[int]] = {}
+        for each in held:
+            of.setdefault((each.scope_id, each.rule), []).append(each.seq)
         for scope, _, rule in told:
             theirs = now.get(scope, [])
             if theirs is None:
                 continue
-            same = next((each for each in theirs if is_same(each, rule_of(rule))), None)
-            seqs = [each.seq for each in held if (each.scope_id, each.rule) == (scope, rule)]
+            known, seqs = rule_of(rule), of[scope, rule]
+            same = next((each for each in theirs if is_same(each, known)), None)
             if same is None:
                 await self._each(seqs, self._pass_by)
             elif not _is_as(same, rule):

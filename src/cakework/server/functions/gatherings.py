@@ -111,9 +111,9 @@ class Gatherings:
             "source": f"/functions/{parts.function_id}",
             "type": TYPE,
             "time": time,
-            "data": [json.loads(each) for each in told],
         }
-        whole = json.dumps(event).encode()
+        # As they are: written anew, text that is not ASCII could have three times as many bytes.
+        whole = json.dumps(event).encode()[:-1] + b', "data": [' + b", ".join(told) + b"]}"
         sealed = self._sealer.seal(whole, f"event:{parts.invocation_id}")
         return Gathered(parts.invocation_id, len(told), sealed, len(whole))
 

@@ -59,7 +59,7 @@ from cakework.server.store.function_models import (
 from cakework.server.store.pages import Place, cut, newest_first
 from cakework.server.store.sealing import SEAL_BYTES, Sealer
 from cakework.server.store.together import after_commit
-from cakework.server.store.values import not_before
+from cakework.server.store.values import not_before, storable
 
 EVENT_BYTES_MAX = 1 << 20
 DELAY_S_MAX = 90 * 86_400
@@ -121,7 +121,7 @@ class InvocationFilter:
         given = [
             InvocationRow.account_id == account,
             *(
-                column == value
+                column == storable(value)
                 for column, value in (
                     (InvocationRow.function_id, self.function_id),
                     (InvocationRow.user_id, self.user_id),
@@ -283,7 +283,7 @@ class Invocations:
                     raise Conflict(f"{new.replay_of} is no dead letter.")
             return self._recorded(session, function, made)
 
-        row = await self._database.together(work)
+        row = await self._database.together(work, account)
         step(Step.SERVER_INVOCATION_ACCEPTED)
         self._hint()
         return row
@@ -336,9 +336,15 @@ class Invocations:
         session.add(row)
         return row
 
-    def enter_all(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> None:
+    def enter_all(
+        self, session: Session, account: AccountId, entries: Sequence[Entry]
+    ) -> dict[str, InvocationId]:
         """Take invocations within a transaction as :meth:`enter` does, all of them or none: these
-        are written when this returns, so whoever raises after it has to take them back."""
+        are written when this returns, so whoever raises after it has to take them back.
+
+        Returns which others have the events of those that are none by themselves, by their ids.
+        """
+        parts: dict[str, InvocationId] = {}
         functions = _functions_of(session, account, entries)
         deep = [each for each in entries if each.values["depth"] > DEPTH_MAX]
         waiting = [each.values for each in entries if each.values["depth"] <= DEPTH_MAX]
@@ -357,10 +363,13 @@ class Invocations:
             for values in waiting:
                 if values["id"] in limited:
                     function = functions[values["function_id"]]
-                    self._recorded(session, function, InvocationRow(**values))
+                    told = self._recorded(session, function, InvocationRow(**values))
+                    if told.id != values["id"]:
+                        parts[values["id"]] = InvocationId(told.id)
             session.flush()
         if waiting:
             after_commit(session, self._hint)
+        return parts
 
     def limited(self, session: Session, account: AccountId, entries: Sequence[Entry]) -> set[str]:
         """Return the ids of those that have rules to pass, which takes many times as long to write.
@@ -408,7 +417,7 @@ class Invocations:
                 session.add(made)
             return made, job
 
-        row, job = await self._database.together(work)
+        row, job = await self._database.together(work, account)
         step(Step.SERVER_INVOCATION_ACCEPTED)
         with self._endings.of(row.id) as ending:
             if job is not None:

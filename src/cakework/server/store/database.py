@@ -33,7 +33,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cakework.server.store.migrate import upgrade
-from cakework.server.store.together import Together, Work, let_go
+from cakework.server.store.together import NOBODY, Together, Work, let_go
 from cakework.settings import Settings
 
 _WRITES = "cakework_writes"
@@ -98,11 +98,12 @@ class Database:
         async with self._writers, self._writing() as session, session.begin():
             yield session
 
-    async def together(self, work: Work[_T]) -> _T:
-        """Do ``work`` in a transaction, which is shared with what others do meanwhile; returns what
-        it returns, when that is committed. It must not wait for anything but the store.
+    async def together(self, work: Work[_T], whose: str = NOBODY) -> _T:
+        """Do ``work`` of the account ``whose`` in a transaction, which is shared with what others
+        do meanwhile; returns what it returns, when that is committed. It must not wait for anything
+        but the store.
         """
-        return await self._together.do(work)
+        return await self._together.do(work, whose)
 
     async def look(self, work: Work[_T]) -> _T:
         """Have ``work`` read, from one snapshot on SQLite; returns what it returns."""

@@ -2,13 +2,17 @@
 
 What comes while one is being committed is done in the next, one after the other on one connection:
 a disk's wait is shared, and so are the ways to the store and back.
+
+Accounts have as much of the time, however much each asks for: what is done next is that of whose
+work took least of late, and a transaction that took long has no more put into it.
 """
 
 import asyncio
+import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
@@ -17,6 +21,11 @@ from sqlalchemy.orm import Session
 from cakework.domain.errors import CakeworkError
 
 MOST_AT_ONCE = 64
+LONG_S = 0.1
+"""After which a transaction is committed: what is left is for the next."""
+NOBODY = ""
+"""For whom work is done that is of no one account."""
+_USUAL_S = 0.001
 _T = TypeVar("_T")
 _AFTER = "after_commit"
 Work = Callable[[Session], _T]
@@ -28,6 +37,69 @@ else is raised takes back what was written with it."""
 class _Job:
     work: Work[Any]
     done: asyncio.Future[Any]
+    whose: str
+
+
+@dataclass(slots=True)
+class _Share:
+    """What of one account waits, how long its work took in all, and each of it at last."""
+
+    spent_s: float
+    each_s: float = _USUAL_S
+    jobs: deque[_Job] = field(default_factory=deque[_Job])
+
+
+class _Line:
+    """What waits. Whoever comes has had as much time as who of those that wait had least: nobody
+    saves any, and nothing is kept of who owes none."""
+
+    def __init__(self) -> None:
+        self._shares: dict[str, _Share] = {}
+        self._now_s = 0.0
+
+    def __bool__(self) -> bool:
+        return any(share.jobs for share in self._shares.values())
+
+    def add(self, job: _Job) -> None:
+        """Have a job wait."""
+        self._of(job.whose).jobs.append(job)
+
+    def next(self, most: int) -> list[_Job]:
+        """Take the jobs that are to be done next; of each it is supposed how long it takes."""
+        jobs: list[_Job] = []
+        waiting = [share for share in self._shares.values() if share.jobs]
+        while waiting and len(jobs) < most:
+            share = min(waiting, key=lambda share: share.spent_s)
+            share.spent_s += share.each_s
+            jobs.append(share.jobs.popleft())
+            if not share.jobs:
+                waiting.remove(share)
+        return jobs
+
+    def took(self, jobs: Sequence[_Job], times_s: Sequence[float]) -> None:
+        """Count how long the first of some jobs took; the others wait again, as before."""
+        for job, time_s in zip(jobs, times_s, strict=False):
+            share = self._of(job.whose)
+            share.spent_s += time_s - share.each_s
+        for job in reversed(jobs[len(times_s) :]):
+            share = self._of(job.whose)
+            share.spent_s -= share.each_s
+            share.jobs.appendleft(job)
+        for job, time_s in zip(jobs, times_s, strict=False):
+            self._of(job.whose).each_s = time_s
+        waiting = [share.spent_s for share in self._shares.values() if share.jobs]
+        self._now_s = max(self._now_s, min(waiting, default=self._now_s))
+        self._shares = {
+            whose: share
+            for whose, share in self._shares.items()
+            if share.jobs or share.spent_s > self._now_s
+        }
+
+    def _of(self, whose: str) -> _Share:
+        share = self._shares.setdefault(whose, _Share(self._now_s))
+        if not share.jobs:
+            share.spent_s = max(share.spent_s, self._now_s)
+        return share
 
 
 class _WorkFailed(Exception):
@@ -66,16 +138,18 @@ class Together:
     ) -> None:
         """``transaction`` calls what it is given with a connection, and commits."""
         self._transaction = transaction
-        self._waiting: deque[_Job] = deque()
+        self._line = _Line()
+        self._alone = 0
+        """So many are to be done by themselves, since one of several failed."""
         self._running: asyncio.Task[None] | None = None
 
-    async def do(self, work: Work[_T]) -> _T:
-        """Do ``work``, and return what that does when it is committed.
+    async def do(self, work: Work[_T], whose: str = NOBODY) -> _T:
+        """Do ``work`` of the account ``whose``, and return what that does when it is committed.
 
         It is done to its end, whoever waits for it.
         """
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(work, done))
+        self._line.add(_Job(work, done, whose))
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         return await done
@@ -86,42 +160,60 @@ class Together:
             await asyncio.wait({self._running})
 
     async def _run(self) -> None:
-        while self._waiting:
-            count = min(len(self._waiting), MOST_AT_ONCE)
-            jobs = [self._waiting.popleft() for _ in range(count)]
-            if not await self._all(jobs):
-                for job in jobs:
-                    await self._all([job])
+        while self._line:
+            jobs = self._line.next(1 if self._alone else MOST_AT_ONCE)
+            self._alone = max(0, self._alone - 1)
+            self._line.took(jobs, await self._all(jobs))
 
-    async def _all(self, jobs: list[_Job]) -> bool:
-        """Do jobs in one transaction; False: one failed of several, and none was done."""
+    async def _all(self, jobs: list[_Job]) -> list[float]:
+        """Do jobs in one transaction, as many as there is time for; return how long each took that
+        was done. Where one of several fails, none was."""
         works = [job.work for job in jobs]
         after: dict[Callable[[], None], None] = {}
+        times_s: list[float] = []
         try:
-            outcomes = await self._transaction(lambda connection: _each(works, connection, after))
+            outcomes = await self._transaction(
+                lambda connection: _each(works, connection, after, times_s)
+            )
         except _WorkFailed as failed:
             if len(jobs) > 1:
-                return False
+                self._alone = len(times_s)
+                return []
             outcomes = [failed.__cause__]
         except Exception as error:  # whoever waits has it raised
-            outcomes = [error] * len(jobs)
+            outcomes = [error] * len(times_s or jobs)
         else:
             for call in after:
                 call()
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        for job, outcome in zip(jobs, outcomes, strict=False):
             if job.done.done():
                 continue
             if isinstance(outcome, BaseException):
                 job.done.set_exception(outcome)
             else:
                 job.done.set_result(outcome)
-        return True
+        return (times_s + [_USUAL_S] * len(outcomes))[: len(outcomes)]
 
 
 def _each(
-    works: list[Work[Any]], connection: Connection, after: dict[Callable[[], None], None]
+    works: list[Work[Any]],
+    connection: Connection,
+    after: dict[Callable[[], None], None],
+    times_s: list[float],
 ) -> list[Any]:
-    return [_one(work, connection, after) for work in works]
+    """Do work until that took long; ``times_s`` gets what each took."""
+    times_s.clear()
+    outcomes: list[Any] = []
+    began_s = time.monotonic()
+    for work in works:
+        since_s = time.monotonic()
+        if outcomes and since_s - began_s > LONG_S:
+            break
+        try:
+            outcomes.append(_one(work, connection, after))
+        finally:
+            times_s.append(time.monotonic() - since_s)
+    return outcomes
 
 
 def _one(work: Work[Any], connection: Connection, after: dict[Callable[[], None], None]) -> Any:
