@@ -275,7 +275,12 @@ class FunctionNode(FakeNode):
         return status
 
     async def _dial(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = DialRequest.model_validate_json(await reader.readline())
+        # Who asked may be killed before it has asked, or is answered.
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            if line := await reader.readline():
+                self._answer(DialRequest.model_validate_json(line), writer)
+
+    def _answer(self, request: DialRequest, writer: asyncio.StreamWriter) -> None:
         hosted = self.hosted.get(request.vm_id)
         dialed = None
         try:
@@ -290,13 +295,13 @@ class FunctionNode(FakeNode):
             answer = DialAnswer(ok=False, code="refused", detail="nothing listens")
         line = answer.model_dump_json().encode() + b"\n"
         raw = writer.get_extra_info("socket")
-        with socket.socket(fileno=socket.dup(raw.fileno())) as sock:
+        with (
+            socket.socket(fileno=socket.dup(raw.fileno())) as sock,
+            dialed or contextlib.nullcontext(),
+        ):
             sock.setblocking(True)
             fds = [dialed.fileno()] if dialed is not None else []
             socket.send_fds(sock, [line], fds)
-        if dialed is not None:
-            dialed.close()
-        writer.close()
 
 
 async def _listens(port: int) -> bool:
