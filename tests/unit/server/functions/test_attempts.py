@@ -63,7 +63,7 @@ class Parts:
         self.removed = asyncio.Event()
         self.ended = asyncio.Event()
 
-    async def together(self, work: Callable[[Any], Any]) -> Any:
+    async def together(self, work: Callable[[Any], Any], whose: str) -> Any:
         """Do work on the one row."""
         return work(self)
 
