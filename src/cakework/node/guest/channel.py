@@ -1,6 +1,7 @@
 """One connection to a guest, over the unix socket that QEMU opens for its port."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -136,7 +137,9 @@ class GuestChannel:
         try:
             self.hello = await self._greet(acked)
         except BaseException:
-            self._writer.close()
+            self._writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
             raise
 
     async def _greet(self, acked: int) -> GuestHello:

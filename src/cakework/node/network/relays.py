@@ -65,10 +65,27 @@ async def pass_on(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: Address
 ) -> None:
     """Connect to ``address`` and pass bytes both ways until both have ended, or one is lost."""
-    with contextlib.closing(writer), contextlib.suppress(OSError):
-        far_reader, far_writer = await asyncio.open_connection(*address)
-        with contextlib.closing(far_writer):
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+    with contextlib.suppress(OSError):
+        async with _ending(writer):
+            far_reader, far_writer = await asyncio.open_connection(*address)
+            async with _ending(far_writer):
+                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+
+@asynccontextmanager
+async def _ending(writer: asyncio.StreamWriter) -> AsyncGenerator[None]:
+    """Within, use ``writer``; then it is closed, when what was written is sent."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
+    finally:
+        writer.close()
+        # What ended a connection is asked for: asyncio reports it, else, as of no interest to
+        # anybody, where the garbage is looked through in another order than it counts on.
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
