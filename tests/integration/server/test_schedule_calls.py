@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,11 @@ async def scheduled(folder: Path, hosting: FunctionNode) -> AsyncGenerator[Sched
 
 async def test_a_schedule_runs_its_function(scheduled: Scheduled) -> None:
     """When it is due, with its data, in the handler for schedules."""
-    trigger_id = await scheduled.trigger(cron="* * * * *", data={"a": 1})
+    trigger_id = await scheduled.trigger(cron="0 0 1 1 *", data={"a": 1})
     rig = scheduled.functions.rig
     due = (await rig.ok("GET", f"/v1/triggers/{trigger_id}"))["next"][0]
-    await scheduled.ahead(60_000)
+    at = datetime.fromisoformat(due)
+    await scheduled.ahead(round(at.timestamp() * 1000) - now_ms())
     (made,) = await scheduled.made(trigger_id, "succeeded")
     assert made["trigger"] == "cron"
     assert made["result"] == {"time": due, "data": {"a": 1}}
@@ -111,10 +113,10 @@ async def test_one_begins_when_the_one_before_has_ended(
 ) -> None:
     """With ``queue``: it waits for no time that could be told meanwhile."""
     gate = tmp_path / "gate"
-    trigger_id = await scheduled.trigger(every=10, overlap="queue", data={"gate": str(gate)})
-    await scheduled.ahead(10_000)
+    trigger_id = await scheduled.trigger(every=60, overlap="queue", data={"gate": str(gate)})
+    await scheduled.ahead(60_000)
     await scheduled.made(trigger_id, "running")
-    await scheduled.ahead(10_000)
+    await scheduled.ahead(60_000)
     _, waits = await scheduled.made(trigger_id, "running", "queued")
     assert "nextAttemptAt" not in waits
     await scheduled.functions.rig.ok("PATCH", f"/v1/triggers/{trigger_id}", json={"enabled": False})
@@ -125,10 +127,10 @@ async def test_one_begins_when_the_one_before_has_ended(
 async def test_one_takes_the_place_of_what_runs(scheduled: Scheduled, tmp_path: Path) -> None:
     """With ``replace``: that is canceled, and says why."""
     gate = tmp_path / "gate"
-    trigger_id = await scheduled.trigger(every=10, overlap="replace", data={"gate": str(gate)})
-    await scheduled.ahead(10_000)
+    trigger_id = await scheduled.trigger(every=60, overlap="replace", data={"gate": str(gate)})
+    await scheduled.ahead(60_000)
     (first,) = await scheduled.made(trigger_id, "running")
-    await scheduled.ahead(10_000)
+    await scheduled.ahead(60_000)
     await scheduled.functions.rig.ok("PATCH", f"/v1/triggers/{trigger_id}", json={"enabled": False})
     old, _ = await scheduled.made(trigger_id, "canceled", "running")
     assert (old["id"], old["reason"]) == (first["id"], "superseded")
