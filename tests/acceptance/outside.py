@@ -26,6 +26,9 @@ NAME = "cakework-test"
 """Of the namespace, and of the host's link to it. One at a time; a killed test's is taken away."""
 
 DNS_PORT = 53
+BACKLOG = 4096
+"""Of who listens at all addresses of the host, is tried at each, and accepts nothing: the host has
+one for each machine of each platform on it."""
 LISTEN = """
 import select, socket, sys
 heard = open(sys.argv[1], "a", buffering=1)

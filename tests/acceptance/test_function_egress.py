@@ -16,6 +16,7 @@ from tests.acceptance.api import Api, Json
 from tests.acceptance.footprint import slot_addresses
 from tests.acceptance.functions import made
 from tests.acceptance.outside import (
+    BACKLOG,
     PUBLIC,
     REACHED_BY_SETTING,
     WALLED_OFF,
@@ -209,7 +210,7 @@ def test_what_a_function_reaches_is_its_setting(
     web = {"SCRIPT": guests.WEB, "NAME": "other"}
     with (
         platform.api() as api,
-        socket.create_server(("0.0.0.0", 0)) as listener,
+        socket.create_server(("0.0.0.0", 0), backlog=BACKLOG) as listener,
         api.running(busybox, port=8000, envVars=web) as other,
     ):
         assert api.visit_when_up(other).text == "hello from other\n"

@@ -21,6 +21,7 @@ from tests.acceptance import guests
 from tests.acceptance.api import Api
 from tests.acceptance.footprint import machine_of, slot_addresses
 from tests.acceptance.outside import (
+    BACKLOG,
     DNS_PORT,
     PUBLIC,
     REACHED_BY_SETTING,
@@ -79,7 +80,7 @@ def test_what_a_build_reaches(platform: Platform, api: Api, world: Outside) -> N
     allows, no address for metadata, none that the host has, where all have a listener."""
     reached = [PUBLIC, REACHED_BY_SETTING]
     api_port = int(platform.url.rpartition(":")[2])
-    with socket.create_server(("0.0.0.0", 0)) as listener:
+    with socket.create_server(("0.0.0.0", 0), backlog=BACKLOG) as listener:
         port = listener.getsockname()[1]
         beyond = [(host, world.port) for host in (*reached, *WALLED_OFF)]
         own = [(address, port) for address in (*host_addresses(), "127.0.0.1")]
@@ -91,7 +92,7 @@ def test_what_a_build_reaches(platform: Platform, api: Api, world: Outside) -> N
 def test_the_host_itself(platform: Platform, api: Api, python: str, world: Outside) -> None:
     """No address that the host has is reached, its API and its slots' ends included."""
     api_port = int(platform.url.rpartition(":")[2])
-    with socket.create_server(("0.0.0.0", 0)) as listener:
+    with socket.create_server(("0.0.0.0", 0), backlog=BACKLOG) as listener:
         port = listener.getsockname()[1]
         targets = reached_by_host([(address, port) for address in host_addresses()])
         found = tried(api, python, [*targets, ("127.0.0.1", api_port), ("localhost", api_port)])
