@@ -2,23 +2,19 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import HOOKS
 from tests.acceptance.platform import Platform
+from tests.acceptance.typescript import NODE, SDK, build
 from tests.integration.node.registries import PASSWORD
-
-ROOT = Path(__file__).resolve().parents[2]
-SDK = ROOT / "sdk" / "typescript"
-NODE = ROOT / ".venv" / "bin" / "node"
 
 
 @pytest.mark.timeout(900)
 def test_the_client_does_what_it_says(platform: Platform, busybox: str, shell: str) -> None:
     """Every call of the contract, refusals, and each block of the README, from sources of now."""
-    subprocess.run([NODE, "tools/build.ts"], cwd=SDK, check=True)
+    build()
     given = {
         "URL": platform.url,
         "API_KEY": platform.key,

@@ -1,15 +1,12 @@
 """The TypeScript client in a browser, bundled as a web page would have it."""
 
 import subprocess
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.acceptance.browsers import browser_for
 from tests.acceptance.platform import Platform
+from tests.acceptance.typescript import NODE, SDK, build
 
-ROOT = Path(__file__).resolve().parents[2]
-SDK = ROOT / "sdk" / "typescript"
-NODE = ROOT / ".venv" / "bin" / "node"
 HAS_RUN = """async ([url, apiKey, imageId]) => {
   const client = new cakework.CakeworkClient({ url, apiKey });
   const vm = await client.startVM({ imageId, envVars: { SCRIPT: "echo one; echo two" } });
@@ -23,7 +20,7 @@ HAS_RUN = """async ([url, apiKey, imageId]) => {
 
 def test_a_page_starts_a_vm_and_follows_its_log(platform: Platform, busybox: str) -> None:
     """Calls, a followed log and errors work with what a browser has."""
-    subprocess.run([NODE, "tools/build.ts"], cwd=SDK, check=True)
+    build()
     bundle = subprocess.run(
         [
             *(NODE, "node_modules/esbuild/bin/esbuild", "dist/esm/index.js"),
