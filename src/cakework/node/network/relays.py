@@ -84,8 +84,13 @@ async def _ending(writer: asyncio.StreamWriter) -> AsyncGenerator[None]:
         writer.close()
         # What ended a connection is asked for: asyncio reports it, else, as of no interest to
         # anybody, where the garbage is looked through in another order than it counts on.
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        try:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        except asyncio.CancelledError:
+            # Who takes nothing is waited for no longer than the relay is there.
+            writer.transport.abort()
+            raise
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
